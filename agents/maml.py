@@ -1,0 +1,366 @@
+"""MAML policy gradient: MAML-TRPO, ProMP, FOMAML, Meta-SGD and per-step rates, as options of one implementation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from agents import objectives
+from agents.meta_learner import Adapted
+from agents.objectives import Batch, mean_over_steps
+from agents.parameters import (
+    Parameters,
+    detach,
+    expand_to_tasks,
+    flatten,
+    map_parameters,
+    require_grad,
+    unflatten_like,
+)
+from agents.policy import ActionDistribution, MLPPolicy, PolicyConfig
+from agents.trust_region import TrustRegionConfig, trpo_step
+from envs.rollout import Episodes
+
+
+@dataclass(frozen=True)
+class MAMLConfig:
+    """MAML policy gradient.
+
+    Attributes:
+        policy: the policy network.
+        adaptation_steps: K, policy-gradient steps on a new task that training optimises for.
+        inner_lr: rate of the inner step, plain SGD on advantages normalised per task and step.
+        inner_lr_decay: factor by which the rate shrinks from one inner step to the next.
+        inner_lr_mode: "fixed"; "meta-sgd" learns a rate for every single parameter, shared by the steps (Li et al.
+            2017); "per-step" learns one for every tensor and step (LSLR of MAML++, Antoniou et al. 2019).
+        estimator: inner surrogate: "lvc" likelihood ratio (ProMP's low-variance curvature), "dice" unbiased,
+            "plain" log-likelihood, which drops the credit to pre-update sampling.
+        first_order: FOMAML: ignore how the inner step depends on the meta-parameters.
+        objective_steps: "last": improve the return after step K; "all": the mean over the returns after steps
+            1 … K, the support batches serving as queries of the step before them (multi-step loss of MAML++).
+        outer: "trpo" (MAML-TRPO) or "ppo" (ProMP: clipped surrogate, Adam, inner KL penalty).
+        outer_lr: ppo: Adam's rate.
+        outer_epochs: ppo: gradient steps on each batch.
+        clip: ppo: clip range ε of the likelihood ratio.
+        inner_kl_penalty: ppo: weight η of the KL between each support batch's policy and its new counterpart.
+        trust_region: trpo: bounds and iterations.
+        gamma: discount γ.
+        gae_lambda: λ of the advantages; 1 gives returns minus baseline.
+        task_chunk: tasks that one backward pass holds in memory; changes neither result nor statistics.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    adaptation_steps: int = 1
+    inner_lr: float = 0.1
+    inner_lr_decay: float = 1.0
+    inner_lr_mode: Literal["fixed", "meta-sgd", "per-step"] = "fixed"
+    estimator: Literal["lvc", "dice", "plain"] = "lvc"
+    first_order: bool = False
+    objective_steps: Literal["last", "all"] = "last"
+    outer: Literal["trpo", "ppo"] = "trpo"
+    outer_lr: float = 1e-3
+    outer_epochs: int = 5
+    clip: float = 0.3
+    inner_kl_penalty: float = 5e-4
+    trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    gamma: float = 0.99
+    gae_lambda: float = 1.0
+    task_chunk: int = 10
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        for name in ("adaptation_steps", "outer_epochs", "task_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("inner_lr", "inner_lr_decay", "outer_lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.inner_kl_penalty < 0:
+            raise ValueError(f"inner_kl_penalty must not be negative, got {self.inner_kl_penalty}")
+
+
+_RATE = "inner_lr."  # prefix of learned rates among the meta-parameters
+
+
+class MAML:
+    """Model-agnostic meta-learning of a policy, batched over tasks.
+
+    Inner step, for each task:  θ_{k+1} = θ_k + α_k ∇ J_inner(θ_k; support_k)
+    Outer:                      maximise over θ_0  mean over tasks of J_outer(θ_K; query)
+
+    Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", algorithm 3; Rothfuss et al. 2019, "ProMP".
+
+    Args:
+        observation_space: Box (O,).
+        action_space: Box (A,) or Discrete.
+        config: hyper-parameters.
+        generator: draws the initial parameters; they lie on its device.
+    """
+
+    def __init__(
+        self,
+        observation_space: Box,
+        action_space: Box | Discrete,
+        config: MAMLConfig,
+        generator: torch.Generator,
+    ) -> None:
+        self.config = config
+        self.policy = MLPPolicy(observation_space, action_space, config.policy)
+        self.adaptation_steps = config.adaptation_steps
+        initial = self.policy.init(generator)
+        self._meta = initial | self._initial_rates(initial)
+        self._optimizer = torch.optim.Adam(self._meta.values(), lr=config.outer_lr)
+        self._objective = objectives.INNER_OBJECTIVES[config.estimator]
+
+    # ------------------------------------------------------------------ adaptation
+
+    def begin(self, num_tasks: int) -> Adapted:
+        """See MetaLearner.begin."""
+        return Adapted(expand_to_tasks(detach(self._policy_part(self._meta)), num_tasks), steps=0)
+
+    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
+        """See MetaLearner.adapt."""
+        with torch.no_grad():
+            batch = self._batch(episodes)
+            params = self._inner_step(self._meta, adapted.params, batch, adapted.steps)
+        return Adapted(detach(params), adapted.steps + 1)
+
+    def _inner_step(self, meta: Parameters, params: Parameters, batch: Batch, step: int) -> Parameters:
+        """One gradient step per task; task-batched P -> task-batched P. The per-task objectives are summed."""
+
+        def total(p: Parameters) -> Tensor:
+            return self._objective(batch, self._act(p, batch)).sum()
+
+        gradient = torch.func.grad(total)(params)
+        if self.config.first_order:
+            gradient = detach(gradient)
+        return {
+            name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in params.items()
+        }
+
+    def _initial_rates(self, parameters: Parameters) -> Parameters:
+        """Learned rates, leaves (1, …) shared by the steps, or (K, 1, …) one for each."""
+        config = self.config
+        schedule = config.inner_lr * config.inner_lr_decay ** torch.arange(config.adaptation_steps)
+        if config.inner_lr_mode == "meta-sgd":
+            return {_RATE + n: torch.full_like(p, config.inner_lr).unsqueeze(0) for n, p in parameters.items()}
+        if config.inner_lr_mode == "per-step":
+            return {
+                _RATE + n: schedule.reshape(-1, *(1,) * p.ndim).to(p) for n, p in parameters.items()
+            }
+        return {}
+
+    def _rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
+        """Inner rate of a parameter; steps beyond those trained use the last learned rate."""
+        config = self.config
+        learned = meta.get(_RATE + name)
+        if learned is None:
+            return config.inner_lr * config.inner_lr_decay**step
+        return learned[min(step, len(learned) - 1)]
+
+    # ------------------------------------------------------------------ meta-update
+
+    def meta_update(self, support: list[Episodes], query: Episodes) -> dict[str, float]:
+        """See MetaLearner.meta_update."""
+        batches = [self._batch(episodes) for episodes in (*support, query)]
+        metrics = self._ppo_update(batches) if self.config.outer == "ppo" else self._trpo_update(batches)
+        with torch.no_grad():
+            entropy = self.policy.distribution(query.behaviour).entropy()
+            metrics["entropy"] = float(mean_over_steps(batches[-1], entropy).mean())
+        return metrics
+
+    def meta_gradient(self, support: list[Episodes], query: Episodes) -> Parameters:
+        """Gradient of the outer objective (to be maximised) at the current meta-parameters, by leaf."""
+        batches = [self._batch(episodes) for episodes in (*support, query)]
+        _, gradient = self._value_and_gradient(batches)
+        return gradient
+
+    def _trpo_update(self, batches: list[Batch]) -> dict[str, float]:
+        value, gradient = self._value_and_gradient(batches)
+        flat_gradient = flatten(gradient.values())
+        start = flatten(self._meta.values())
+
+        def evaluate(candidate: Tensor) -> tuple[float, float]:
+            surrogate, kl = self._surrogate_and_kl(unflatten_like(candidate, self._meta), batches)
+            return surrogate - value, kl
+
+        step = trpo_step(
+            start, flat_gradient, self._fisher_product(batches), evaluate, self.config.trust_region
+        )
+        if step.accepted:
+            self._assign(unflatten_like(step.parameters, self._meta))
+        return {
+            "surrogate": value,
+            "surrogate_improvement": step.improvement,
+            "kl": step.kl,
+            "gradient_norm": float(flat_gradient.norm()),
+            "line_search_trials": float(step.trials),
+            "step_accepted": float(step.accepted),
+        }
+
+    def _ppo_update(self, batches: list[Batch]) -> dict[str, float]:
+        values, norms = [], []
+        for _ in range(self.config.outer_epochs):
+            value, gradient = self._value_and_gradient(batches)
+            for name, leaf in self._meta.items():
+                leaf.grad = -gradient[name]
+            self._optimizer.step()
+            values.append(value)
+            norms.append(float(flatten(gradient.values()).norm()))
+        _, kl = self._surrogate_and_kl(self._meta, batches)
+        return {
+            "surrogate": values[0],
+            "surrogate_improvement": values[-1] - values[0],
+            "kl": kl,
+            "gradient_norm": norms[0],
+        }
+
+    def _value_and_gradient(self, batches: list[Batch]) -> tuple[float, Parameters]:
+        """Outer objective (mean over tasks) and its gradient by leaf, accumulated over chunks of tasks.
+
+        Raises:
+            FloatingPointError: either is not finite.
+        """
+        num_tasks = len(batches[0].obs)
+        meta = require_grad(self._meta)
+        value = 0.0
+        for chunk in self._chunks(batches):
+            objective = self._outer_objective(meta, chunk).sum() / num_tasks
+            objective.backward()  # type: ignore[no-untyped-call]
+            value += float(objective.detach())
+        gradient = {
+            name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in meta.items()
+        }
+        if not bool(torch.isfinite(flatten(gradient.values())).all()):
+            raise FloatingPointError("the meta-gradient is not finite")
+        return value, gradient
+
+    def _outer_objective(self, meta: Parameters, batches: list[Batch]) -> Tensor:
+        """Outer objective of each task, (M,)."""
+        config = self.config
+        policies = self._policies(meta, batches)
+        scored = range(1, len(batches)) if config.objective_steps == "all" else [len(batches) - 1]
+        total = torch.zeros(len(batches[0].obs), device=batches[0].obs.device, dtype=batches[0].obs.dtype)
+        for k in scored:
+            if config.outer == "ppo":
+                total = total + objectives.clipped_surrogate(batches[k], policies[k], config.clip)
+            else:
+                total = total + objectives.likelihood_ratio(batches[k], policies[k])
+        total = total / len(scored)
+        if config.outer == "ppo" and config.inner_kl_penalty > 0:
+            for batch, new in zip(batches[:-1], policies[:-1], strict=True):
+                kl = mean_over_steps(batch, self.policy.distribution(batch.behaviour).kl(new))
+                total = total - config.inner_kl_penalty / (len(batches) - 1) * kl
+        return total
+
+    def _policies(self, meta: Parameters, batches: list[Batch]) -> list[ActionDistribution]:
+        """Adapt from the meta-parameters and act on every batch: the policies after 0 … K steps."""
+        params = expand_to_tasks(self._policy_part(meta), len(batches[0].obs))
+        acting = [self._act(params, batches[0])]
+        for step, (batch, following) in enumerate(zip(batches[:-1], batches[1:], strict=True)):
+            params = self._inner_step(meta, params, batch, step)
+            acting.append(self._act(params, following))
+        return acting
+
+    def _surrogate_and_kl(self, meta: Parameters, batches: list[Batch]) -> tuple[float, float]:
+        """Outer objective and mean KL from the adapted policies that collected the query, over all tasks."""
+        num_tasks = len(batches[0].obs)
+        surrogate = kl = 0.0
+        with torch.no_grad():
+            for chunk in self._chunks(batches):
+                surrogate += float(self._outer_objective(meta, chunk).sum()) / num_tasks
+                query = chunk[-1]
+                old, new = self.policy.distribution(query.behaviour), self._policies(meta, chunk)[-1]
+                kl += float(mean_over_steps(query, old.kl(new)).sum()) / num_tasks
+        return surrogate, kl
+
+    def _fisher_product(self, batches: list[Batch]) -> "objectives.Callable[[Tensor], Tensor]":
+        """v ↦ F v for the mean KL of the adapted policies: Gauss–Newton, Jᵀ F_π J with J through the adaptation.
+
+        Equal to the Hessian of the mean KL at the current parameters, where the KL's own gradient vanishes.
+        """
+        num_tasks = len(batches[0].obs)
+        chunks = list(self._chunks(batches))
+        meta = detach(self._meta)
+
+        def product(vector: Tensor) -> Tensor:
+            tangent = unflatten_like(vector, meta)
+            total = torch.zeros_like(vector)
+            for chunk in chunks:
+
+                def outputs(m: Parameters, chunk: list[Batch] = chunk) -> dict[str, Tensor]:
+                    return self._policies(m, chunk)[-1].parameters()
+
+                query = chunk[-1]
+                _, output_tangent = torch.func.jvp(outputs, (meta,), (tangent,))
+                old = self.policy.distribution(query.behaviour)
+                weighted = {
+                    name: leaf * query.weight.unsqueeze(-1)
+                    for name, leaf in old.fisher_product(output_tangent).items()
+                }
+                _, pull_back = torch.func.vjp(outputs, meta)
+                total = total + flatten(pull_back(weighted)[0].values())
+            return total / num_tasks
+
+        return product
+
+    # ------------------------------------------------------------------ small parts
+
+    def _act(self, params: Parameters, batch: Batch) -> ActionDistribution:
+        distribution, _ = self.policy.apply(params, batch.obs)
+        return distribution
+
+    def _batch(self, episodes: Episodes) -> Batch:
+        return Batch.of(self.policy, episodes, self.config.gamma, self.config.gae_lambda)
+
+    def _chunks(self, batches: list[Batch]) -> Iterator[list[Batch]]:
+        size = self.config.task_chunk
+        for start in range(0, len(batches[0].obs), size):
+            yield [batch.tasks(slice(start, start + size)) for batch in batches]
+
+    def _policy_part(self, meta: Parameters) -> Parameters:
+        return {name: leaf for name, leaf in meta.items() if not name.startswith(_RATE)}
+
+    def _assign(self, values: Parameters) -> None:
+        """Write new meta-parameters in place, so that the optimizer goes on holding them."""
+        with torch.no_grad():
+            for name, leaf in self._meta.items():
+                leaf.copy_(values[name])
+
+    # ------------------------------------------------------------------ persistence
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See MetaLearner.state_dict: "meta.*", and "adam.<moment>.*" once the optimizer has stepped."""
+        state = {f"meta.{name}": leaf.detach().clone() for name, leaf in self._meta.items()}
+        for name, leaf in self._meta.items():
+            for moment, value in self._optimizer.state.get(leaf, {}).items():
+                state[f"adam.{moment}.{name}"] = value.detach().clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See MetaLearner.load_state_dict."""
+        values = {name.removeprefix("meta."): v for name, v in state.items() if name.startswith("meta.")}
+        expected = map_shapes(self._meta)
+        if map_shapes(values) != expected:
+            raise ValueError(f"the state's parameters {map_shapes(values)} are not this learner's {expected}")
+        self._assign(values)
+        self._optimizer.state.clear()
+        for name, leaf in self._meta.items():
+            moments = {
+                key.split(".", 2)[1]: value.clone()
+                for key, value in state.items()
+                if key.startswith("adam.") and key.split(".", 2)[2] == name
+            }
+            if moments:
+                self._optimizer.state[leaf] = moments
+
+
+def map_shapes(parameters: Parameters) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf."""
+    return {name: tuple(leaf.shape) for name, leaf in parameters.items()}

@@ -1,0 +1,71 @@
+"""What the training loop and the evaluator need of a learner."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from agents.parameters import Parameters
+from agents.policy import MLPPolicy
+from envs.rollout import Episodes
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A policy under adaptation to M tasks.
+
+    Attributes:
+        params: task-batched P, leaves (M, …).
+        steps: adaptation steps taken so far.
+    """
+
+    params: Parameters
+    steps: int
+
+
+class MetaLearner(Protocol):
+    """A meta-learner. It never samples: `metarl.train` and `metarl.evaluate` do.
+
+    Attributes:
+        policy: the functional policy that acts with `Adapted.params`.
+        adaptation_steps: K, the number of adaptation steps it is trained for.
+    """
+
+    policy: MLPPolicy
+    adaptation_steps: int
+
+    def begin(self, num_tasks: int) -> Adapted:
+        """The meta-trained parameters, before any adaptation."""
+        ...
+
+    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
+        """One adaptation step on episodes collected with `adapted`; builds no graph, changes nothing in place."""
+        ...
+
+    def meta_update(self, support: list[Episodes], query: Episodes) -> dict[str, float]:
+        """Improve the meta-parameters in place from K support batches and the query batch; returns metrics.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; the meta-parameters are as they were.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that training needs to go on, as copies."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`.
+
+        Raises:
+            ValueError: names or shapes are not this learner's.
+        """
+        ...
+
+
+class AgentConfig(Protocol):
+    """Hyper-parameters of an agent: a frozen dataclass whose docstring describes each field."""
+
+    def __replace__(self, **changes: Any) -> Any:
+        """As `dataclasses.replace`."""
+        ...

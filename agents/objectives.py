@@ -1,0 +1,106 @@
+"""Per-task objectives of policy gradients, all to be maximised, all (M,)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from agents.advantages import advantages_of
+from agents.policy import ActionDistribution, MLPPolicy
+from envs.rollout import Episodes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Episodes made ready for optimisation: everything that does not depend on the parameters, computed once.
+
+    Attributes:
+        obs: (M, E, H, O).
+        action: (M, E, H, A) or (M, E, H).
+        advantage: (M, E, H), zero where masked.
+        weight: (M, E, H), 1 / (steps really taken in the task), zero where masked: Σ weight = 1 per task.
+        old_log_prob: log-probability of each action under the policy that took it, (M, E, H).
+        behaviour: parameters of that policy's distributions, leaves (M, E, H, …).
+    """
+
+    obs: Tensor
+    action: Tensor
+    advantage: Tensor
+    weight: Tensor
+    old_log_prob: Tensor
+    behaviour: dict[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, policy: MLPPolicy, episodes: Episodes, gamma: float, gae_lambda: float, normalized: bool = True
+    ) -> "Batch":
+        """Fit the baseline, compute advantages, and evaluate the behaviour policy."""
+        return cls(
+            obs=episodes.obs,
+            action=episodes.action,
+            advantage=advantages_of(episodes, gamma, gae_lambda, normalized),
+            weight=episodes.mask / episodes.mask.sum(dim=(1, 2), keepdim=True),
+            old_log_prob=policy.distribution(episodes.behaviour).log_prob(episodes.action),
+            behaviour=episodes.behaviour,
+        )
+
+    def tasks(self, index: slice) -> "Batch":
+        """The batch of a slice of tasks, as views."""
+        values = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "behaviour"}
+        return Batch(**values, behaviour={name: value[index] for name, value in self.behaviour.items()})
+
+
+def mean_over_steps(batch: Batch, values: Tensor) -> Tensor:
+    """Mean of (M, E, H) over the steps really taken, per task: (M,)."""
+    return (batch.weight * values).sum(dim=(1, 2))
+
+
+def score_function(batch: Batch, distribution: ActionDistribution) -> Tensor:
+    """E[log π(a|o) · A]: the plain surrogate; its second derivative drops the credit to pre-update sampling.
+
+    Source: Williams 1992, REINFORCE; the inner objective of Finn et al. 2017.
+    """
+    return mean_over_steps(batch, distribution.log_prob(batch.action) * batch.advantage)
+
+
+def likelihood_ratio(batch: Batch, distribution: ActionDistribution) -> Tensor:
+    """E[π(a|o)/π_old(a|o) · A]: the low-variance curvature (LVC) surrogate when differentiated twice.
+
+    The denominator is the policy that collected the batch, a constant; at the parameters of collection the value
+    and both derivatives are those of π/stop_gradient(π).
+
+    Source: Rothfuss et al. 2019, "ProMP", equation 4.
+    """
+    return mean_over_steps(
+        batch, torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob) * batch.advantage
+    )
+
+
+def dice(batch: Batch, distribution: ActionDistribution) -> Tensor:
+    """E[Σ_t (□_{≤t} − □_{<t}) · A_t] with □ the product of likelihood ratios up to a step: unbiased to any order.
+
+    Source: Foerster et al. 2018, "DiCE"; in its advantage form Farquhar et al. 2019, "Loaded DiCE", equation 13
+        with λ = 1. Deviation: weighted by 1/steps as the other surrogates are, so that one inner rate serves all.
+    """
+    log_ratio = (distribution.log_prob(batch.action) - batch.old_log_prob) * (batch.weight > 0)
+    up_to = log_ratio.cumsum(dim=-1)
+    return mean_over_steps(batch, (torch.exp(up_to) - torch.exp(up_to - log_ratio)) * batch.advantage)
+
+
+def clipped_surrogate(batch: Batch, distribution: ActionDistribution, clip: float) -> Tensor:
+    """E[min(ρ A, clip(ρ, 1−ε, 1+ε) A)], ρ = π/π_old.
+
+    Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7.
+    """
+    ratio = torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob)
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return mean_over_steps(batch, torch.minimum(ratio * batch.advantage, clipped * batch.advantage))
+
+
+INNER_OBJECTIVES: dict[str, Callable[[Batch, ActionDistribution], Tensor]] = {
+    "lvc": likelihood_ratio,
+    "dice": dice,
+    "plain": score_function,
+}
+"""Surrogates with the same first derivative at the parameters of collection and different second ones."""

@@ -1,0 +1,43 @@
+"""Arithmetic on policy parameters: P = dict[str, Tensor]."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+"""A policy's parameters P. Shared P has the policy's own shapes; task-batched P has leaves (M, …)."""
+
+
+def map_parameters(function: Callable[..., Tensor], *parameters: Mapping[str, Tensor]) -> Parameters:
+    """Apply a function leaf by leaf."""
+    first, *rest = parameters
+    return {name: function(leaf, *(other[name] for other in rest)) for name, leaf in first.items()}
+
+
+def expand_to_tasks(parameters: Parameters, num_tasks: int) -> Parameters:
+    """Shared P -> task-batched P with leaves (M, …), as views of the shared leaves."""
+    return map_parameters(lambda leaf: leaf.expand(num_tasks, *leaf.shape), parameters)
+
+
+def flatten(leaves: Iterable[Tensor]) -> Tensor:
+    """Concatenate leaves to one vector."""
+    return torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+
+def unflatten_like(vector: Tensor, like: Parameters) -> Parameters:
+    """Inverse of `flatten` over the values of `like`."""
+    parts = vector.split([leaf.numel() for leaf in like.values()])
+    return {
+        name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)
+    }
+
+
+def detach(parameters: Parameters) -> Parameters:
+    """Leaves without their graph."""
+    return map_parameters(Tensor.detach, parameters)
+
+
+def require_grad(parameters: Parameters) -> Parameters:
+    """Detached leaves that gather gradients."""
+    return map_parameters(lambda leaf: leaf.detach().requires_grad_(), parameters)

@@ -1,0 +1,30 @@
+"""The task generator: distributions over parameterized environments, and batched rollouts over them."""
+
+import gymnasium
+
+from envs.registry import FAMILIES, make_distribution
+from envs.rollout import BatchedEnv, Episodes, collect
+from envs.task_distribution import SPLITS, TaskDistribution
+from envs.task_env import BoundTaskEnv, TaskEnv
+from envs.task_space import Ball, BoxRing, Choice, Circle, LogUniform, Range, Task, Uniform, tasks_to_json
+
+__all__ = [
+    "FAMILIES",
+    "SPLITS",
+    "Ball",
+    "BatchedEnv",
+    "BoundTaskEnv",
+    "BoxRing",
+    "Choice",
+    "Circle",
+    "Episodes",
+    "LogUniform",
+    "Range",
+    "Task",
+    "TaskDistribution",
+    "TaskEnv",
+    "Uniform",
+    "collect",
+    "make_distribution",
+    "tasks_to_json",
+]

@@ -1,0 +1,234 @@
+"""Point navigation: a point in the plane must find a goal it cannot see; with and without varied dynamics."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from envs.task_distribution import TaskDistribution
+from envs.task_env import TaskEnv
+from envs.task_space import BoxRing, Circle, LogUniform, Task, Uniform
+
+STEP_SIZE = 0.1  # largest displacement per axis and step
+
+
+class PointNavigation(TaskEnv):
+    """A point starts at the origin and is paid for being near a hidden goal.
+
+        s' = s + 0.1 · clip(a, −1, 1)
+        dense:   r = −‖s' − g‖₂
+        sparse:  r = 1 − ‖s' − g‖₂ if ‖s' − g‖₂ ≤ 0.2 else 0
+
+    State and observation: position s (2,). Action: a (2,), the displacement in units of 0.1. Task: "goal" g (2,).
+
+    Source: dense with termination, Finn et al. 2017, "Model-Agnostic Meta-Learning", section 5.3; half circle and
+    sparse reward, Rakelly et al. 2019, "PEARL", section 6.3. Deviation: there the action is the displacement itself, clipped to ±0.1;
+    here it is scaled, so that a policy's unit Gaussian spans the whole range of steps.
+
+    Args:
+        horizon: H.
+        reward: "dense" or "sparse".
+        goal_tolerance: the episode terminates when both coordinates are this near to the goal; 0: never.
+        arena: half-width of the region that pictures show.
+    """
+
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(
+        self,
+        horizon: int = 100,
+        reward: Literal["dense", "sparse"] = "dense",
+        goal_tolerance: float = 0.01,
+        arena: float = 1.0,
+    ) -> None:
+        reach = STEP_SIZE * horizon + 1e-3  # float32 sums of 0.1 overshoot a little
+        self.observation_space = Box(-reach, reach, (2,), np.float32)
+        self.horizon = horizon
+        self.reward_kind = reward
+        self.goal_tolerance = goal_tolerance
+        self.arena = arena
+        super().__init__()
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """See TaskEnv.initial."""
+        assert params is not None
+        return torch.zeros_like(params["goal"])
+
+    def transition(
+        self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None
+    ) -> Tensor:
+        """See TaskEnv.transition."""
+        return torch.add(state, action.clamp(-1.0, 1.0), alpha=STEP_SIZE)
+
+    def reward(
+        self,
+        state: Tensor,
+        action: Tensor,
+        next_state: Tensor,
+        rng: torch.Generator,
+        params: Task | None = None,
+    ) -> Tensor:
+        """See TaskEnv.reward."""
+        assert params is not None
+        distance = (next_state - params["goal"]).norm(dim=-1)
+        return -distance if self.reward_kind == "dense" else (1 - distance) * (distance <= 0.2)
+
+    def terminal(self, state: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """See TaskEnv.terminal."""
+        assert params is not None
+        if self.goal_tolerance == 0:
+            return super().terminal(state, rng, params)
+        return (state - params["goal"]).abs().amax(dim=-1) < self.goal_tolerance
+
+    def get_default_params(self, **kwargs: Any) -> Task:
+        """A goal half way up and right, as in the README's examples."""
+        return {"goal": torch.tensor([0.3, 0.2])}
+
+    def render_image(
+        self, state: Tensor, render_state: Any, params: Task | None = None
+    ) -> tuple[Any, NDArray[np.uint8]]:
+        """Picture of the plane: the point in blue, the goal as a red cross, the start as a grey dot."""
+        assert params is not None
+        size, extent = 256, 1.25 * self.arena
+        image = Image.new("RGB", (size, size), "white")
+        draw = ImageDraw.Draw(image)
+
+        def pixel(point: Tensor) -> tuple[float, float]:
+            x, y = (float(c) for c in point)
+            return (x / extent + 1) / 2 * size, (1 - y / extent) / 2 * size
+
+        def disc(point: Tensor, radius: int, colour: str) -> None:
+            x, y = pixel(point)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+        low, high = pixel(torch.tensor([-self.arena] * 2)), pixel(torch.tensor([self.arena] * 2))
+        draw.rectangle((low[0], high[1], high[0], low[1]), outline="lightgrey")
+        disc(torch.zeros(2), 3, "grey")
+        x, y = pixel(params["goal"])
+        draw.line((x - 6, y - 6, x + 6, y + 6), fill="red", width=2)
+        draw.line((x - 6, y + 6, x + 6, y - 6), fill="red", width=2)
+        disc(state, 5, "royalblue")
+        return render_state, np.asarray(image)
+
+    def plane_position(self, obs: Tensor) -> Tensor:
+        """See TaskEnv.plane_position."""
+        return obs[..., :2]
+
+    def plane_goal(self, tasks: Task) -> Tensor:
+        """See TaskEnv.plane_goal."""
+        return tasks["goal"]
+
+
+class PointDynamics(PointNavigation):
+    """Point navigation whose dynamics differ from task to task as well: an actuator to be identified.
+
+    The point has a velocity v besides its position s; its observation is (s, v).
+
+        u  = R(rotation) · clip(a, −1, 1)
+        v' = (1 − drag) · v + drag · 0.1 · (gain · u + wind)
+        s' = s + v'
+        r  = −‖s' − g‖₂
+
+    so that `drag` sets how fast the velocity follows (1: at once), while the final velocity, 0.1 · (gain · u +
+    wind), does not depend on it. Task: "goal" (2,), "gain" > 0 of the actuator, "rotation" of the action frame in
+    radians, "wind" (2,) as a share of a full step, "drag" in (0, 1] per step.
+
+    Source: this project; the rotation follows the rotated-actuator perturbations used for adaptive control.
+    """
+
+    def __init__(self, horizon: int = 50) -> None:
+        super().__init__(horizon=horizon, goal_tolerance=0.0)
+        fastest = STEP_SIZE * (self.MAX_GAIN * math.sqrt(2) + self.MAX_WIND) + 1e-3
+        high = np.array([fastest * horizon] * 2 + [fastest] * 2, np.float32)
+        self.observation_space = Box(-high, high, dtype=np.float32)
+
+    MAX_GAIN = 3.0
+    MAX_WIND = 0.6
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """See TaskEnv.initial; the state is (s, v)."""
+        assert params is not None
+        goal = params["goal"]
+        return torch.zeros((*goal.shape[:-1], 4), device=goal.device, dtype=goal.dtype)
+
+    def transition(
+        self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None
+    ) -> Tensor:
+        """See TaskEnv.transition."""
+        assert params is not None
+        x, y = action.clamp(-1.0, 1.0).unbind(-1)
+        cos, sin = params["rotation"].cos(), params["rotation"].sin()
+        turned = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
+        target = STEP_SIZE * (params["gain"].unsqueeze(-1) * turned + params["wind"])
+        velocity = torch.lerp(state[..., 2:], target, params["drag"].unsqueeze(-1))
+        return torch.cat([state[..., :2] + velocity, velocity], dim=-1)
+
+    def reward(
+        self,
+        state: Tensor,
+        action: Tensor,
+        next_state: Tensor,
+        rng: torch.Generator,
+        params: Task | None = None,
+    ) -> Tensor:
+        """See TaskEnv.reward."""
+        return super().reward(state[..., :2], action, next_state[..., :2], rng, params)
+
+    def get_default_params(self, **kwargs: Any) -> Task:
+        """The goal of point navigation with nominal dynamics."""
+        return {
+            "goal": torch.tensor([0.3, 0.2]),
+            "gain": torch.tensor(1.0),
+            "rotation": torch.tensor(0.0),
+            "wind": torch.zeros(2),
+            "drag": torch.tensor(0.8),
+        }
+
+
+def finn() -> TaskDistribution:
+    """Goals in the square [−0.5, 0.5]², dense reward, H = 100 (MAML paper); ood: the ring around the square."""
+    return TaskDistribution(
+        PointNavigation(horizon=100),
+        train={"goal": Uniform(-0.5, 0.5, "m", shape=(2,))},
+        ood={"goal": BoxRing(0.5, 1.0, dim=2, units="m")},
+    )
+
+
+def pearl(reward: Literal["dense", "sparse"] = "dense") -> TaskDistribution:
+    """Goals on the unit half circle, H = 20, no termination (PEARL paper); ood: the other half circle."""
+    return TaskDistribution(
+        PointNavigation(horizon=20, reward=reward, goal_tolerance=0.0, arena=1.2),
+        train={"goal": Circle(radius=1.0, start=0.0, end=math.pi, units="m")},
+        ood={"goal": Circle(radius=1.0, start=math.pi, end=2 * math.pi, units="m")},
+    )
+
+
+def pearl_sparse() -> TaskDistribution:
+    """As `pearl`, but paid only within 0.2 of the goal."""
+    return pearl(reward="sparse")
+
+
+def point_dynamics() -> TaskDistribution:
+    """Goals in [−0.5, 0.5]² under varied gain, rotation, wind and drag; ood: all of them wider."""
+    return TaskDistribution(
+        PointDynamics(horizon=50),
+        train={
+            "goal": Uniform(-0.5, 0.5, "m", shape=(2,)),
+            "gain": LogUniform(0.5, 2.0, "1"),
+            "rotation": Uniform(-math.pi / 3, math.pi / 3, "rad"),
+            "wind": Uniform(-0.3, 0.3, "0.1 m/step", shape=(2,)),
+            "drag": Uniform(0.4, 1.0, "1/step"),
+        },
+        ood={
+            "goal": BoxRing(0.5, 0.8, dim=2, units="m"),
+            "gain": LogUniform(2.0, PointDynamics.MAX_GAIN, "1"),
+            "rotation": Uniform(math.pi / 3, math.pi / 2, "rad"),
+            "wind": BoxRing(0.3, PointDynamics.MAX_WIND, dim=2, units="0.1 m/step"),
+            "drag": Uniform(0.2, 0.4, "1/step"),
+        },
+    )

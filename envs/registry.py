@@ -1,0 +1,94 @@
+"""Family names and presets → TaskDistribution; and families from the user's own module."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from envs.families import navigation
+from envs.task_distribution import TaskDistribution
+
+
+@dataclass(frozen=True)
+class Family:
+    """An entry of the registry.
+
+    Attributes:
+        name: "family" or "family/preset"; the presets of one family differ in reward or range, so results do too.
+        make: builds the distribution.
+        gymnasium_id: id for `gymnasium.make` and `gymnasium.make_vec`.
+    """
+
+    name: str
+    make: Callable[[], TaskDistribution]
+    gymnasium_id: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the factory's docstring."""
+        return (self.make.__doc__ or "").strip().splitlines()[0]
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("point-navigation/finn", navigation.finn, "metarl/PointNavigation-v0"),
+        Family("point-navigation/pearl", navigation.pearl, "metarl/PointNavigationPearl-v0"),
+        Family("point-navigation/pearl-sparse", navigation.pearl_sparse, "metarl/PointNavigationPearlSparse-v0"),
+        Family("point-dynamics", navigation.point_dynamics, "metarl/PointDynamics-v0"),
+    )
+}
+
+ALIASES = {"point-navigation": "point-navigation/finn"}
+
+
+def make_distribution(name: str) -> TaskDistribution:
+    """Build a distribution by its registered name, or from the user's own module by "package.module:Attribute".
+
+    The attribute is a TaskDistribution, or a class or function that gives one when called without arguments.
+
+    Raises:
+        ValueError: unknown name, module that cannot be imported, or an attribute that is no TaskDistribution.
+    """
+    if ":" in name:
+        distribution = _load_from_module(name)
+    else:
+        family = FAMILIES.get(ALIASES.get(name, name))
+        if family is None:
+            raise ValueError(
+                f"unknown environment {name!r}{did_you_mean(name, FAMILIES)}; known are {', '.join(FAMILIES)}, "
+                "and your own as 'package.module:MyDistribution'"
+            )
+        name, distribution = family.name, family.make()
+    distribution.name = name
+    return distribution
+
+
+def did_you_mean(name: str, known: "dict[str, Family] | list[str]") -> str:
+    """' (did you mean …?)' where a known name is near, else ''."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _load_from_module(name: str) -> TaskDistribution:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(
+            f"environment {name!r}: cannot import module {module_name!r}: {type(error).__name__}: {error}"
+        ) from error
+    target = getattr(module, attribute, None)
+    if target is None:
+        raise ValueError(f"environment {name!r}: module {module_name!r} has no attribute {attribute!r}")
+    if isinstance(target, TaskDistribution):
+        return target
+    made: object = None
+    if callable(target):
+        try:
+            made = target()
+        except Exception as error:
+            raise ValueError(f"environment {name!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, TaskDistribution):
+        raise ValueError(f"environment {name!r}: {attribute!r} is not a TaskDistribution and does not make one")
+    return made

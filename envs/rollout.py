@@ -1,0 +1,156 @@
+"""Episodes, the BatchedEnv protocol, and `collect`: the one sampling loop of the project."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class BatchedEnv(Protocol):
+    """What `collect` steps: M tasks × E episodes at once.
+
+    An implementation neither resets by itself nor knows the time limit: both belong to `collect`. It goes on
+    accepting steps after termination; `collect` masks what it returns then.
+
+    Attributes:
+        horizon: number of steps of an episode, H.
+        batch_shape: (M, E).
+    """
+
+    horizon: int
+    batch_shape: tuple[int, int]
+
+    def reset(self, generator: torch.Generator) -> Tensor:
+        """Start an episode everywhere; returns obs (M, E, O)."""
+        ...
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step everywhere: action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
+        ...
+
+
+class ActionDistribution(Protocol):
+    """What a policy returns: a batch of distributions over actions."""
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw one action each."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Named parameters, leaves (*batch, …)."""
+        ...
+
+
+class ActingPolicy(Protocol):
+    """What `collect` needs of a policy: `apply(P, obs, memory) -> (distribution, memory)`; memory None at first."""
+
+    def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[Any, Any]:
+        """Distribution over actions for obs (M, E, O) and the memory for the next step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One batch of episodes, detached from any graph. Values where mask is 0 are zero and mean nothing.
+
+    Attributes:
+        obs: (M, E, H, O), what the agent saw before each action.
+        action: (M, E, H, A), as the policy sampled it; (M, E, H) integers for discrete actions.
+        reward: (M, E, H).
+        mask: (M, E, H), 1 where the step was really taken, 0 after termination.
+        terminated: (M, E) bool; an episode that did not terminate was truncated at the horizon.
+        last_obs: (M, E, O), what the agent saw after its last real step.
+        behaviour: parameters of the distribution each action was drawn from, leaves (M, E, H, …).
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    mask: Tensor
+    terminated: Tensor
+    last_obs: Tensor
+    behaviour: dict[str, Tensor]
+
+    @property
+    def env_steps(self) -> int:
+        """Number of environment steps really taken, over all tasks and episodes."""
+        return int(self.mask.sum().item())
+
+    @property
+    def returns(self) -> Tensor:
+        """Undiscounted return of each episode, (M, E)."""
+        return self.reward.sum(dim=-1)
+
+    def tasks(self, index: slice) -> "Episodes":
+        """The episodes of a slice of tasks, as views."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "behaviour"}
+        return Episodes(
+            **{name: value[index] for name, value in values.items()},
+            behaviour={name: value[index] for name, value in self.behaviour.items()},
+        )
+
+
+def collect(
+    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator
+) -> Episodes:
+    """Run one batch of episodes, every task with its own policy parameters.
+
+    Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards.
+
+    Args:
+        env: M tasks × E episodes.
+        policy: the functional policy.
+        params: task-batched P with leaves (M, …), or one shared P.
+        generator: drives the policy's and the environment's randomness.
+
+    Raises:
+        FloatingPointError: an observation or reward of a step really taken is not finite; names the first task.
+    """
+    obs_list, action_list, reward_list, alive_list, behaviour_list = [], [], [], [], []
+    with torch.no_grad():
+        obs = env.reset(generator)
+        alive = torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device)
+        last_obs, memory = obs, None
+        for _ in range(env.horizon):
+            distribution, memory = policy.apply(params, obs, memory)
+            action = distribution.sample(generator)
+            next_obs, reward, terminated = env.step(action)
+            obs_list.append(obs)
+            action_list.append(action)
+            reward_list.append(reward)
+            alive_list.append(alive)
+            behaviour_list.append(distribution.parameters())
+            last_obs = torch.where(alive.unsqueeze(-1), next_obs, last_obs)
+            alive = alive & ~terminated
+            obs = next_obs
+
+        taken = torch.stack(alive_list, dim=2)
+        episodes = Episodes(
+            obs=_stack_masked(obs_list, taken),
+            action=_stack_masked(action_list, taken),
+            reward=_stack_masked(reward_list, taken),
+            mask=taken.to(reward_list[0].dtype),
+            terminated=~alive,
+            last_obs=last_obs,
+            behaviour={
+                name: _stack_masked([step[name] for step in behaviour_list], taken)
+                for name in behaviour_list[0]
+            },
+        )
+    _check_finite(episodes)
+    return episodes
+
+
+def _stack_masked(steps: list[Tensor], taken: Tensor) -> Tensor:
+    """Stack H tensors (M, E, …) to (M, E, H, …) with zeros where no step was taken."""
+    stacked = torch.stack(steps, dim=2)
+    return stacked.masked_fill_(~taken.reshape(*taken.shape, *(1,) * (stacked.ndim - taken.ndim)), 0)
+
+
+def _check_finite(episodes: Episodes) -> None:
+    """Raise for the first task whose observations or rewards are not finite; one device synchronisation."""
+    per_task = (episodes.obs.sum(dim=(1, 2, 3)) + episodes.reward.sum(dim=(1, 2))) * 0
+    if bool(per_task.ne(0).any()):
+        task = int(per_task.ne(0).nonzero()[0])
+        raise FloatingPointError(f"task {task} of the batch gave an observation or reward that is not finite")

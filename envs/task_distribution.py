@@ -1,0 +1,177 @@
+"""TaskDistribution: a family of environments, named ranges of its parameters, and splits."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from envs.rollout import BatchedEnv
+from envs.task_env import TaskEnv
+from envs.task_space import Range, Task
+
+FROZEN_SIZE = 1000
+"""Number of tasks in each frozen list: validation, test and ood."""
+
+_FROZEN_SEEDS = {"validation": 1_000_003, "test": 2_000_003, "ood": 3_000_017}
+SPLITS = ("train", *_FROZEN_SEEDS)
+
+
+class TaskDistribution:
+    """A distribution over tasks of one TaskEnv, with the splits train, validation, test and ood.
+
+    `train` is sampled afresh. `validation` and `test` are frozen lists of FROZEN_SIZE draws from the same ranges
+    with seeds of their own: asking for n tasks gives the first n, the same on every machine and in every run, so
+    results compare. In a continuous space the three splits share no task; a space of a few choices (two
+    directions, say) has no other tasks to offer, and they do. `ood` is a frozen list from outside the training
+    ranges: extrapolation.
+
+    Attributes:
+        name: name in the registry, or the place it was loaded from; shown in reports.
+        env: the family's TaskEnv.
+        train: range of each task parameter.
+        ood: ranges outside training; a parameter not named keeps its training range. Empty: no ood split.
+    """
+
+    def __init__(
+        self,
+        env: TaskEnv,
+        train: Mapping[str, Range],
+        ood: Mapping[str, Range] | None = None,
+        name: str = "",
+    ) -> None:
+        if not train:
+            raise ValueError("a task distribution needs at least one task parameter")
+        unknown = set(ood or {}) - set(train)
+        if unknown:
+            raise ValueError(f"ood ranges name {sorted(unknown)}, but the task parameters are {sorted(train)}")
+        self.env = env
+        self.train = dict(train)
+        self.ood = dict(ood or {})
+        self.name = name or type(self).__name__
+
+    @property
+    def observation_space(self) -> Box:
+        """Gymnasium space of one observation."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Box | Discrete:
+        """Gymnasium space of one action."""
+        return self.env.action_space
+
+    @property
+    def horizon(self) -> int:
+        """Number of steps after which an episode is truncated, H."""
+        return self.env.horizon
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits this distribution offers."""
+        return SPLITS if self.ood else tuple(split for split in SPLITS if split != "ood")
+
+    def ranges(self, split: str) -> dict[str, Range]:
+        """Range of each task parameter in a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in self.splits:
+            raise ValueError(f"{self.name} has no split {split!r}; its splits are {', '.join(self.splits)}")
+        return {**self.train, **self.ood} if split == "ood" else self.train
+
+    def sample(self, num_tasks: int, split: str = "train", generator: torch.Generator | None = None) -> Task:
+        """Draw tasks, leaves (M, …), on the generator's device (CPU without one).
+
+        Args:
+            num_tasks: M ≥ 1.
+            split: "train" draws with the generator; the other splits are the first M of their frozen list.
+            generator: needed for "train", not used by the frozen splits but for its device.
+
+        Raises:
+            ValueError: unknown split, M out of range, or no generator for the training split.
+        """
+        ranges = self.ranges(split)
+        if num_tasks < 1:
+            raise ValueError(f"num_tasks must be at least 1, got {num_tasks}")
+        if split == "train":
+            if generator is None:
+                raise ValueError("sampling the training split needs a generator")
+            return {name: range_.sample(num_tasks, generator) for name, range_ in ranges.items()}
+        if num_tasks > FROZEN_SIZE:
+            raise ValueError(f"num_tasks must be at most {FROZEN_SIZE} in split {split!r}, got {num_tasks}")
+        frozen = torch.Generator().manual_seed(_FROZEN_SEEDS[split])
+        device = generator.device if generator is not None else torch.device("cpu")
+        return {
+            name: range_.sample(FROZEN_SIZE, frozen)[:num_tasks].to(device) for name, range_ in ranges.items()
+        }
+
+    def default_task(self) -> Task:
+        """The one task of `gymnasium.make(id)` without a task, leaves (1, …)."""
+        params = self.env.get_default_params()
+        if params is None:
+            return self.sample(1, "test")
+        return {name: value.unsqueeze(0) for name, value in params.items()}
+
+    def parse_task(self, task: str | Mapping[str, Any]) -> Task:
+        """Read one task, leaves (1, …).
+
+        Args:
+            task: a mapping of parameter names to numbers, the same as a JSON object, or the short form
+                "goal=0.3,0.2 gain=0.5".
+
+        Raises:
+            ValueError: malformed, unknown or missing parameters, wrong shape, or outside both the training and
+                the ood ranges.
+        """
+        values = _parse_task_text(task) if isinstance(task, str) else dict(task)
+        if set(values) != set(self.train):
+            raise ValueError(
+                f"task {task!r} names the parameters {sorted(values)}; {self.name} needs {sorted(self.train)}"
+            )
+        return {name: self._parse_value(name, values[name]) for name in self.train}
+
+    def _parse_value(self, name: str, raw: Any) -> torch.Tensor:
+        train = self.train[name]
+        try:
+            value = torch.as_tensor(raw, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"task parameter {name!r} must be numbers, got {raw!r}") from None
+        if value.ndim == 1 and len(value) == 1 and train.shape == ():
+            value = value[0]
+        if tuple(value.shape) != train.shape:
+            raise ValueError(
+                f"task parameter {name!r} must have shape {train.shape}, got {raw!r} of shape {tuple(value.shape)}"
+            )
+        allowed = [train] + ([self.ood[name]] if name in self.ood else [])
+        if not any(bool(range_.contains(value.unsqueeze(0))) for range_ in allowed):
+            described = " or ".join(str(range_) for range_ in allowed)
+            raise ValueError(f"task parameter {name!r} = {raw!r} is outside its range: {described}")
+        return value.unsqueeze(0)
+
+    def bind(self, tasks: Task, num_episodes: int) -> BatchedEnv:
+        """Bind M tasks × E episodes to an environment that `collect` steps."""
+        return self.env.bind(tasks, num_episodes)
+
+
+def _parse_task_text(text: str) -> dict[str, Any]:
+    """Read a JSON object or 'name=1,2 other=3'."""
+    if text.lstrip().startswith("{"):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"task {text!r} is not valid JSON: {error}") from None
+        assert isinstance(values, dict)
+        return values
+    values = {}
+    for item in text.replace(";", " ").split():
+        name, separator, numbers = item.partition("=")
+        try:
+            parsed = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            parsed = []
+        if not (name and separator and parsed) or name in values:
+            raise ValueError(f"task {text!r} is malformed at {item!r}: write 'name=1.0,2.0 other=3.0' or a JSON object")
+        values[name] = parsed
+    return values

@@ -1,0 +1,133 @@
+"""TaskEnv: one definition of a parameterized environment, in torch, for training, Gymnasium and SB3 alike."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.experimental.functional import FuncEnv
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.task_space import Task, num_tasks_of
+
+State = Any
+"""State of a TaskEnv: a tensor or a dict of named tensors, leaves (*batch, …)."""
+
+
+class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
+    """A Gymnasium FuncEnv whose `params` are the task, written in torch over any leading batch dimensions.
+
+    A subclass sets the attributes and writes `initial`, `transition` and `reward`; the other methods have
+    defaults. Every method is rank-polymorphic: states, actions and task parameters arrive as (*batch, …) with the
+    same leading dimensions (none in a single Gymnasium environment, (M, E) in training), so a method has no
+    Python branch on data. `rng` is a `torch.Generator` on the task's device. A method must not write into its
+    arguments.
+
+    Attributes:
+        observation_space: Box of shape (O,); finite bounds keep Gymnasium's checker quiet.
+        action_space: Box of shape (A,), best with bounds [-1, 1], or Discrete. A Gaussian policy samples outside
+            a Box now and then: the environment clips.
+        horizon: number of steps after which an episode is truncated, H.
+        render_fps: frames per second of rendered episodes.
+    """
+
+    observation_space: Box
+    action_space: Box | Discrete
+    horizon: int
+    render_fps: int = 10
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
+        """State at the start of an episode, (*batch, …), where *batch leads the shape of every task parameter."""
+        raise NotImplementedError
+
+    def transition(
+        self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None
+    ) -> State:
+        """Next state for an action of shape (*batch, A), or (*batch,) integers in a Discrete space."""
+        raise NotImplementedError
+
+    def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """What the agent sees of a state, (*batch, O). Default: the state itself. It must not hold the task."""
+        assert isinstance(state, Tensor), "an environment whose state is a dict must define observation()"
+        return state
+
+    def reward(
+        self,
+        state: State,
+        action: Tensor,
+        next_state: State,
+        rng: torch.Generator,
+        params: Task | None = None,
+    ) -> Tensor:
+        """Reward of a transition, (*batch,)."""
+        raise NotImplementedError
+
+    def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """Whether a state ends the episode, bool, broadcastable to (*batch,). Default: never."""
+        return torch.zeros((), dtype=torch.bool, device=rng.device)
+
+    def get_default_params(self, **kwargs: Any) -> Task | None:
+        """The unbatched task of `gymnasium.make(id)`; None takes the first of the frozen test list."""
+        return None
+
+    def render_init(self, params: Task | None = None, **kwargs: Any) -> Any:
+        """State of the renderer. Default: none needed."""
+        return None
+
+    def render_image(
+        self, state: State, render_state: Any, params: Task | None = None
+    ) -> tuple[Any, NDArray[np.uint8]]:
+        """Picture of one unbatched state: (render_state, uint8 image (height, width, 3))."""
+        raise NotImplementedError
+
+    def render_close(self, render_state: Any, params: Task | None = None) -> None:
+        """Release what `render_init` took. Default: nothing."""
+
+    def plane_position(self, obs: Tensor) -> Tensor | None:
+        """Position in the plane, (*batch, 2), for pictures of trajectories; None where there is none."""
+        return None
+
+    def plane_goal(self, tasks: Task) -> Tensor | None:
+        """Goal in the plane, (M, 2), for pictures of trajectories; None where there is none."""
+        return None
+
+    def bind(self, tasks: Task, num_episodes: int) -> "BoundTaskEnv":
+        """Bind to M tasks × E episodes: the BatchedEnv that `collect` steps."""
+        return BoundTaskEnv(self, tasks, num_episodes)
+
+
+class BoundTaskEnv:
+    """A TaskEnv bound to M tasks × E episodes; implements the BatchedEnv protocol of `envs.rollout`.
+
+    Attributes:
+        horizon: H of the TaskEnv.
+        batch_shape: (M, E).
+    """
+
+    def __init__(self, env: TaskEnv, tasks: Task, num_episodes: int) -> None:
+        self.env = env
+        self.horizon = env.horizon
+        self.batch_shape = (num_tasks_of(tasks), num_episodes)
+        self._params = {
+            name: value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
+            for name, value in tasks.items()
+        }
+        self._state: State = None
+        self._rng: torch.Generator | None = None
+
+    def reset(self, generator: torch.Generator) -> Tensor:
+        """Start an episode everywhere; `generator` also drives the steps that follow. Returns obs (M, E, O)."""
+        self._rng = generator
+        self._state = self.env.initial(generator, self._params)
+        return self.env.observation(self._state, generator, self._params)
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step everywhere: action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
+        env, rng, params = self.env, self._rng, self._params
+        assert rng is not None, "reset() comes before step()"
+        next_state = env.transition(self._state, action, rng, params)
+        reward = env.reward(self._state, action, next_state, rng, params)
+        terminated = env.terminal(next_state, rng, params).expand(self.batch_shape)
+        self._state = next_state
+        return env.observation(next_state, rng, params), reward, terminated
