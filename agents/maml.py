@@ -1,5 +1,6 @@
 """MAML policy gradient: MAML-TRPO, ProMP, FOMAML, Meta-SGD and per-step rates, as options of one implementation."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,12 +17,11 @@ from agents.parameters import (
     detach,
     expand_to_tasks,
     flatten,
-    map_parameters,
     require_grad,
     unflatten_like,
 )
 from agents.policy import ActionDistribution, MLPPolicy, PolicyConfig
-from agents.trust_region import TrustRegionConfig, trpo_step
+from agents.trust_region import LinearMap, TrustRegionConfig, trpo_step
 from envs.rollout import Episodes
 
 
@@ -140,9 +140,7 @@ class MAML:
         gradient = torch.func.grad(total)(params)
         if self.config.first_order:
             gradient = detach(gradient)
-        return {
-            name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in params.items()
-        }
+        return {name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in params.items()}
 
     def _initial_rates(self, parameters: Parameters) -> Parameters:
         """Learned rates, leaves (1, …) shared by the steps, or (K, 1, …) one for each."""
@@ -151,9 +149,7 @@ class MAML:
         if config.inner_lr_mode == "meta-sgd":
             return {_RATE + n: torch.full_like(p, config.inner_lr).unsqueeze(0) for n, p in parameters.items()}
         if config.inner_lr_mode == "per-step":
-            return {
-                _RATE + n: schedule.reshape(-1, *(1,) * p.ndim).to(p) for n, p in parameters.items()
-            }
+            return {_RATE + n: schedule.reshape(-1, *(1,) * p.ndim).to(p) for n, p in parameters.items()}
         return {}
 
     def _rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
@@ -190,9 +186,7 @@ class MAML:
             surrogate, kl = self._surrogate_and_kl(unflatten_like(candidate, self._meta), batches)
             return surrogate - value, kl
 
-        step = trpo_step(
-            start, flat_gradient, self._fisher_product(batches), evaluate, self.config.trust_region
-        )
+        step = trpo_step(start, flat_gradient, self._fisher_product(batches), evaluate, self.config.trust_region)
         if step.accepted:
             self._assign(unflatten_like(step.parameters, self._meta))
         return {
@@ -234,9 +228,7 @@ class MAML:
             objective = self._outer_objective(meta, chunk).sum() / num_tasks
             objective.backward()  # type: ignore[no-untyped-call]
             value += float(objective.detach())
-        gradient = {
-            name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in meta.items()
-        }
+        gradient = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in meta.items()}
         if not bool(torch.isfinite(flatten(gradient.values())).all()):
             raise FloatingPointError("the meta-gradient is not finite")
         return value, gradient
@@ -263,7 +255,7 @@ class MAML:
         """Adapt from the meta-parameters and act on every batch: the policies after 0 … K steps."""
         params = expand_to_tasks(self._policy_part(meta), len(batches[0].obs))
         acting = [self._act(params, batches[0])]
-        for step, (batch, following) in enumerate(zip(batches[:-1], batches[1:], strict=True)):
+        for step, (batch, following) in enumerate(itertools.pairwise(batches)):
             params = self._inner_step(meta, params, batch, step)
             acting.append(self._act(params, following))
         return acting
@@ -280,7 +272,7 @@ class MAML:
                 kl += float(mean_over_steps(query, old.kl(new)).sum()) / num_tasks
         return surrogate, kl
 
-    def _fisher_product(self, batches: list[Batch]) -> "objectives.Callable[[Tensor], Tensor]":
+    def _fisher_product(self, batches: list[Batch]) -> LinearMap:
         """v ↦ F v for the mean KL of the adapted policies: Gauss–Newton, Jᵀ F_π J with J through the adaptation.
 
         Equal to the Hessian of the mean KL at the current parameters, where the KL's own gradient vanishes.
@@ -301,8 +293,7 @@ class MAML:
                 _, output_tangent = torch.func.jvp(outputs, (meta,), (tangent,))
                 old = self.policy.distribution(query.behaviour)
                 weighted = {
-                    name: leaf * query.weight.unsqueeze(-1)
-                    for name, leaf in old.fisher_product(output_tangent).items()
+                    name: leaf * query.weight.unsqueeze(-1) for name, leaf in old.fisher_product(output_tangent).items()
                 }
                 _, pull_back = torch.func.vjp(outputs, meta)
                 total = total + flatten(pull_back(weighted)[0].values())

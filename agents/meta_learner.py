@@ -1,7 +1,7 @@
 """What the training loop and the evaluator need of a learner."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -60,12 +60,4 @@ class MetaLearner(Protocol):
         Raises:
             ValueError: names or shapes are not this learner's.
         """
-        ...
-
-
-class AgentConfig(Protocol):
-    """Hyper-parameters of an agent: a frozen dataclass whose docstring describes each field."""
-
-    def __replace__(self, **changes: Any) -> Any:
-        """As `dataclasses.replace`."""
         ...

@@ -72,9 +72,7 @@ def likelihood_ratio(batch: Batch, distribution: ActionDistribution) -> Tensor:
 
     Source: Rothfuss et al. 2019, "ProMP", equation 4.
     """
-    return mean_over_steps(
-        batch, torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob) * batch.advantage
-    )
+    return mean_over_steps(batch, torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob) * batch.advantage)
 
 
 def dice(batch: Batch, distribution: ActionDistribution) -> Tensor:

@@ -56,9 +56,7 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """See ActionDistribution.sample."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         return torch.addcmul(self.mean, noise, self.log_std.exp())
 
     def mode(self) -> Tensor:
@@ -199,9 +197,7 @@ class MLPPolicy:
             parameters[f"layer{layer}.weight"] = bound * (2 * uniform - 1)
             parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device)
         if self.gaussian:
-            parameters["log_std"] = torch.full(
-                (self.sizes[-1],), self.config.init_log_std, device=generator.device
-            )
+            parameters["log_std"] = torch.full((self.sizes[-1],), self.config.init_log_std, device=generator.device)
         return parameters
 
     def apply(

@@ -91,9 +91,7 @@ class Episodes:
         )
 
 
-def collect(
-    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator
-) -> Episodes:
+def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
     """Run one batch of episodes, every task with its own policy parameters.
 
     Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards.
@@ -134,8 +132,7 @@ def collect(
             terminated=~alive,
             last_obs=last_obs,
             behaviour={
-                name: _stack_masked([step[name] for step in behaviour_list], taken)
-                for name in behaviour_list[0]
+                name: _stack_masked([step[name] for step in behaviour_list], taken) for name in behaviour_list[0]
             },
         )
     _check_finite(episodes)

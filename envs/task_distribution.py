@@ -103,9 +103,7 @@ class TaskDistribution:
             raise ValueError(f"num_tasks must be at most {FROZEN_SIZE} in split {split!r}, got {num_tasks}")
         frozen = torch.Generator().manual_seed(_FROZEN_SEEDS[split])
         device = generator.device if generator is not None else torch.device("cpu")
-        return {
-            name: range_.sample(FROZEN_SIZE, frozen)[:num_tasks].to(device) for name, range_ in ranges.items()
-        }
+        return {name: range_.sample(FROZEN_SIZE, frozen)[:num_tasks].to(device) for name, range_ in ranges.items()}
 
     def default_task(self) -> Task:
         """The one task of `gymnasium.make(id)` without a task, leaves (1, …)."""

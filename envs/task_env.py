@@ -41,9 +41,7 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
         """State at the start of an episode, (*batch, …), where *batch leads the shape of every task parameter."""
         raise NotImplementedError
 
-    def transition(
-        self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None
-    ) -> State:
+    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None) -> State:
         """Next state for an action of shape (*batch, A), or (*batch,) integers in a Discrete space."""
         raise NotImplementedError
 

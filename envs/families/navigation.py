@@ -59,9 +59,7 @@ class PointNavigation(TaskEnv):
         assert params is not None
         return torch.zeros_like(params["goal"])
 
-    def transition(
-        self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None
-    ) -> Tensor:
+    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See TaskEnv.transition."""
         return torch.add(state, action.clamp(-1.0, 1.0), alpha=STEP_SIZE)
 
@@ -156,9 +154,7 @@ class PointDynamics(PointNavigation):
         goal = params["goal"]
         return torch.zeros((*goal.shape[:-1], 4), device=goal.device, dtype=goal.dtype)
 
-    def transition(
-        self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None
-    ) -> Tensor:
+    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See TaskEnv.transition."""
         assert params is not None
         x, y = action.clamp(-1.0, 1.0).unbind(-1)
