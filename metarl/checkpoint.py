@@ -1,0 +1,177 @@
+"""Checkpoints: one safetensors file each, written atomically, checked when read; reading never executes code.
+
+The file's header carries a JSON text with the progress of the run and a SHA-256 over it and every tensor, so that a
+damaged file is noticed. A file is written under a temporary name, synced and renamed: under a checkpoint's name there
+is always a whole one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+
+FORMAT = "metarl-checkpoint-1"
+KEEP = 3
+"""Regular checkpoints kept, besides the best one."""
+
+BEST = "best"
+LAST = "last"
+_SUFFIX = ".safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, truncated, corrupt or foreign."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        iteration: meta-iterations done.
+        env_steps: environment steps taken by training, adaptation included.
+        evaluation_env_steps: environment steps taken by evaluations during training.
+        best_validation: best mean return after the last adaptation step on the validation split so far.
+        seconds: wall-clock seconds of training.
+    """
+
+    iteration: int = 0
+    env_steps: int = 0
+    evaluation_env_steps: int = 0
+    best_validation: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a run from which training goes on exactly.
+
+    Attributes:
+        tensors: the learner's state ("learner.*") and the random generator's ("generator").
+        progress: how far the run is.
+    """
+
+    tensors: dict[str, Tensor]
+    progress: Progress
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that its name holds either the old content or the new, whatever happens meanwhile."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically.
+
+    Raises:
+        OSError: the file cannot be written; whatever stood there before still does.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
+    progress = json.dumps(asdict(checkpoint.progress))
+    header = {"format": FORMAT, "progress": progress, "sha256": _digest(tensors, progress)}
+    write_atomically(path, serialize_tensors(tensors, metadata=header))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read and check one; its tensors lie on the CPU.
+
+    Raises:
+        CheckpointError: missing, truncated, corrupt or foreign; names the file and what is wrong.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} is truncated or corrupt: {error}") from None
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this program (format {header.get('format')!r})")
+    if header.get("sha256") != _digest(tensors, header.get("progress", "")):
+        raise CheckpointError(f"checkpoint {path} is corrupt: its content is not what was saved")
+    return Checkpoint(tensors, Progress(**json.loads(header["progress"])))
+
+
+class CheckpointStore:
+    """The checkpoints of one run: the last KEEP, named by iteration, and the best on the validation split."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint of its iteration and drop those older than the last KEEP."""
+        write_checkpoint(self._path(checkpoint.progress.iteration), checkpoint)
+        for old in self.iterations()[KEEP:]:
+            self._path(old).unlink(missing_ok=True)
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Replace the best checkpoint."""
+        write_checkpoint(self._path(BEST), checkpoint)
+
+    def iterations(self) -> list[int]:
+        """Iterations with a regular checkpoint, newest first."""
+        stems = (path.stem.removeprefix("iteration-") for path in self.directory.glob(f"iteration-*{_SUFFIX}"))
+        return sorted((int(stem) for stem in stems if stem.isdigit()), reverse=True)
+
+    def load(self, which: str) -> Checkpoint:
+        """Read one.
+
+        Args:
+            which: "best", "last" or an iteration.
+
+        Raises:
+            CheckpointError: there is none of that name, or it cannot be read.
+        """
+        kept = self.iterations()
+        if which == BEST:
+            return read_checkpoint(self._path(BEST))
+        if which == LAST and kept:
+            return read_checkpoint(self._path(kept[0]))
+        if which.isdigit() and int(which) in kept:
+            return read_checkpoint(self._path(int(which)))
+        offered = ", ".join([BEST, LAST, *map(str, kept)]) if kept else "none"
+        raise CheckpointError(f"{self.directory} has no checkpoint {which!r}; it has {offered}")
+
+    def load_newest_good(self) -> tuple[Checkpoint, list[str]]:
+        """Newest regular checkpoint that can be read, and what was wrong with those passed over.
+
+        Raises:
+            CheckpointError: none can be read.
+        """
+        problems = []
+        for iteration in self.iterations():
+            try:
+                return read_checkpoint(self._path(iteration)), problems
+            except CheckpointError as error:
+                problems.append(str(error))
+        raise CheckpointError("; ".join(problems) or f"{self.directory} holds no checkpoint")
+
+    def _path(self, which: int | str) -> Path:
+        return self.directory / (f"{which}{_SUFFIX}" if isinstance(which, str) else f"iteration-{which:07d}{_SUFFIX}")
+
+
+def _digest(tensors: dict[str, Tensor], progress: str) -> str:
+    digest = hashlib.sha256(progress.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""Configuration of a training run: the dataclass that becomes the command line's flags and the run's YAML."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+import yaml
+
+from agents.registry import AGENTS, LearnerConfig
+from metarl.errors import UserError, unknown
+
+DEFAULT_AGENT = "maml"
+DEFAULT_ENV = "point-navigation/finn"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Meta-train an agent on a distribution of tasks.
+
+    Attributes:
+        agent: what learns; `metarl agents` lists them.
+        env: what it learns on; `metarl envs` lists them; your own as 'package.module:MyDistribution'.
+        preset: named set of defaults for this agent and environment; `metarl agents` lists them.
+        seed: seed of initial parameters, tasks and rollouts.
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
+        iterations: meta-iterations.
+        num_tasks: M, tasks in each meta-iteration.
+        episodes: E, episodes per task and adaptation step.
+        eval_interval: meta-iterations between evaluations on the validation split.
+        eval_tasks: validation tasks in each of them.
+        test_tasks: held-out test tasks in the evaluation at the end.
+        checkpoint_interval: meta-iterations between checkpoints.
+        num_threads: CPU threads; 0 takes one per core.
+        name: the run's name, the directory below run_dir; by default made from agent, environment and seed.
+        run_dir: where runs are written.
+        learner: the agent's hyper-parameters.
+    """
+
+    agent: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="AGENT")] = DEFAULT_AGENT
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")] = DEFAULT_ENV
+    preset: str = "default"
+    seed: int = 0
+    device: str = "auto"
+    iterations: int = 100
+    num_tasks: int = 20
+    episodes: int = 20
+    eval_interval: int = 10
+    eval_tasks: int = 40
+    test_tasks: int = 100
+    checkpoint_interval: int = 10
+    num_threads: int = 0
+    name: str = ""
+    run_dir: str = "runs"
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        for name in (
+            "iterations",
+            "num_tasks",
+            "episodes",
+            "eval_interval",
+            "eval_tasks",
+            "test_tasks",
+            "checkpoint_interval",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "num_threads"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if "/" in self.name or self.name.startswith("."):
+            raise UserError(f"name must be a plain directory name, got {self.name!r}")
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def from_yaml(text: str) -> TrainConfig:
+    """Inverse of `to_yaml`.
+
+    Raises:
+        UserError: not such a configuration; the message names what is wrong.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError("not a training configuration")
+    agent = AGENTS.get(str(data.get("agent")))
+    if agent is None:
+        raise unknown("agent", str(data.get("agent")), AGENTS)
+    learner = _build(agent.config_class, data.pop("learner", {}))
+    return typing.cast(TrainConfig, _build(TrainConfig, data | {"learner": learner}))
+
+
+def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
+    """Every field as 'name' or 'learner.name' with a value that TensorBoard's hparams plugin takes."""
+    flat: dict[str, int | float | str | bool] = {}
+
+    def visit(prefix: str, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                visit(f"{prefix}{name}.", value)
+            else:
+                flat[prefix + name] = value if isinstance(value, (int, float, str, bool)) else str(value)
+
+    visit("", dataclasses.asdict(config))
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+
+
+def _build(cls: type[Any], data: dict[str, Any]) -> Any:
+    """Build a dataclass from plain data, nested dataclasses included."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    if not isinstance(data, dict) or not set(data) <= known:
+        extra = sorted(set(data) - known) if isinstance(data, dict) else data
+        raise UserError(f"{cls.__name__} has no field {extra}")
+    values = {}
+    for name, value in data.items():
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
+            value = _build(typing.cast(type[Any], hints[name]), value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UserError(f"{cls.__name__}: {error}") from None
