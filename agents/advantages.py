@@ -45,8 +45,9 @@ def fit_linear_baseline(episodes: Episodes, returns: Tensor) -> Tensor:
     gram = flat.mT @ flat
     gram = gram + RIDGE * torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
     target = flat.mT @ (returns * mask).flatten(1, 2).double().unsqueeze(-1)
-    weights, _ = torch.linalg.solve_ex(gram, target)
-    return (flat @ weights).reshape(mask.shape).to(returns.dtype)
+    weights = torch.linalg.solve_ex(gram, target).result
+    values: Tensor = (flat @ weights).reshape(mask.shape).to(returns.dtype)
+    return values
 
 
 def generalized_advantages(episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float) -> Tensor:

@@ -290,12 +290,12 @@ class MAML:
                     return self._policies(m, chunk)[-1].parameters()
 
                 query = chunk[-1]
-                _, output_tangent = torch.func.jvp(outputs, (meta,), (tangent,))
+                output_tangent = torch.func.jvp(outputs, (meta,), (tangent,))[1]
                 old = self.policy.distribution(query.behaviour)
                 weighted = {
                     name: leaf * query.weight.unsqueeze(-1) for name, leaf in old.fisher_product(output_tangent).items()
                 }
-                _, pull_back = torch.func.vjp(outputs, meta)
+                pull_back = torch.func.vjp(outputs, meta)[1]
                 total = total + flatten(pull_back(weighted)[0].values())
             return total / num_tasks
 

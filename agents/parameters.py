@@ -27,7 +27,7 @@ def flatten(leaves: Iterable[Tensor]) -> Tensor:
 
 def unflatten_like(vector: Tensor, like: Parameters) -> Parameters:
     """Inverse of `flatten` over the values of `like`."""
-    parts = vector.split([leaf.numel() for leaf in like.values()])
+    parts = torch.split(vector, [leaf.numel() for leaf in like.values()])
     return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}
 
 

@@ -35,7 +35,7 @@ class ActionDistribution(Protocol):
         ...
 
     def kl(self, other: Any) -> Tensor:
-        """KL(self ‖ other) in nats, (*batch,)."""
+        """KL(self ‖ other) in nats, (*batch,), for another distribution of the same kind."""
         ...
 
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ class DiagonalGaussian:
         per_dimension = self.log_std + 0.5 * math.log(2 * math.pi * math.e)
         return per_dimension.expand(self.mean.shape).sum(-1)
 
-    def kl(self, other: "DiagonalGaussian") -> Tensor:
+    def kl(self, other: Any) -> Tensor:
         """Σ_a log σ₂/σ₁ + (σ₁² + (μ₁−μ₂)²) / 2σ₂² − ½."""
         precision = torch.exp(-2 * other.log_std)
         squares = torch.exp(2 * self.log_std) + (self.mean - other.mean).square()
@@ -117,7 +117,7 @@ class Categorical:
         log_p = self.logits.log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
 
-    def kl(self, other: "Categorical") -> Tensor:
+    def kl(self, other: Any) -> Tensor:
         """Σ p (log p − log q)."""
         log_p = self.logits.log_softmax(-1)
         return (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)

@@ -27,6 +27,18 @@ class TrustRegionConfig:
     line_search_steps: int = 15
     line_search_backtrack: float = 0.8
 
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        for name in ("cg_iterations", "line_search_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.max_kl > 0:
+            raise ValueError(f"max_kl must be positive, got {self.max_kl}")
+        if self.cg_damping < 0:
+            raise ValueError(f"cg_damping must not be negative, got {self.cg_damping}")
+        if not 0 < self.line_search_backtrack < 1:
+            raise ValueError(f"line_search_backtrack must be between 0 and 1, got {self.line_search_backtrack}")
+
 
 @dataclass(frozen=True)
 class TrustRegionStep:

@@ -1,7 +1,6 @@
 """The task generator: distributions over parameterized environments, and batched rollouts over them."""
 
-import gymnasium
-
+from envs.gymnasium_adapters import TaskGymEnv, TaskVectorEnv, register_gymnasium_ids
 from envs.registry import FAMILIES, make_distribution
 from envs.rollout import BatchedEnv, Episodes, collect
 from envs.task_distribution import SPLITS, TaskDistribution
@@ -23,8 +22,12 @@ __all__ = [
     "Task",
     "TaskDistribution",
     "TaskEnv",
+    "TaskGymEnv",
+    "TaskVectorEnv",
     "Uniform",
     "collect",
     "make_distribution",
     "tasks_to_json",
 ]
+
+register_gymnasium_ids()

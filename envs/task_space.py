@@ -50,6 +50,12 @@ def _all_elements(inside: Tensor) -> Tensor:
     return inside.reshape(len(inside), -1).all(dim=1)
 
 
+def _length(vector: Tensor) -> Tensor:
+    """Euclidean length, (M, n) -> (M,)."""
+    length: Tensor = torch.linalg.vector_norm(vector, dim=1)
+    return length
+
+
 _TOLERANCE = 1e-6  # a value written as a decimal and stored as float32 still counts as its own bound
 
 
@@ -159,11 +165,11 @@ class Ball(Range):
         """See Range.sample."""
         direction = torch.randn((num_tasks, self.dim), generator=generator, device=generator.device)
         radius = self.radius * _rand(num_tasks, (1,), generator) ** (1 / self.dim)
-        return radius * direction / direction.norm(dim=1, keepdim=True)
+        return radius * direction / _length(direction).unsqueeze(1)
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
-        return value.norm(dim=1) <= self.radius + _TOLERANCE
+        return _length(value) <= self.radius + _TOLERANCE
 
     def __str__(self) -> str:
         return f"uniform in the {self.dim}-ball of radius {self.radius:g}"
@@ -197,7 +203,7 @@ class Circle(Range):
         from_start = torch.remainder(torch.atan2(value[:, 1], value[:, 0]) - self.start, 2 * math.pi)
         slack = 1e-3
         on_arc = (from_start <= self.end - self.start + slack) | (from_start >= 2 * math.pi - slack)
-        return on_arc & ((value.norm(dim=1) - self.radius).abs() <= slack * self.radius)
+        return on_arc & ((_length(value) - self.radius).abs() <= slack * self.radius)
 
     def __str__(self) -> str:
         degrees = f"{math.degrees(self.start):g}°–{math.degrees(self.end):g}°"
@@ -240,7 +246,8 @@ class BoxRing(Range):
         return (radius >= self.inner - _TOLERANCE) & (radius <= self.outer + _TOLERANCE)
 
     def __str__(self) -> str:
-        return f"uniform in [-{self.outer:g}, {self.outer:g}]^{self.dim} outside [-{self.inner:g}, {self.inner:g}]^{self.dim}"
+        outer, inner = (f"[-{half:g}, {half:g}]^{self.dim}" for half in (self.outer, self.inner))
+        return f"uniform in {outer} outside {inner}"
 
 
 def select_tasks(tasks: Task, index: slice) -> Task:

@@ -156,7 +156,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: none can be read.
         """
-        problems = []
+        problems: list[str] = []
         for iteration in self.iterations():
             try:
                 return read_checkpoint(self._path(iteration)), problems

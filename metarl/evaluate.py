@@ -48,6 +48,11 @@ class Evaluation:
         """Return after the last step minus return before the first, of each task, (M,)."""
         return np.asarray(self.returns[-1] - self.returns[0])
 
+    @property
+    def gain_ci95(self) -> NDArray[np.float64]:
+        """95% bootstrap interval over tasks of the mean gain, (2,)."""
+        return bootstrap_ci(self.gains)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for reports."""
         return {
@@ -59,7 +64,7 @@ class Evaluation:
             "return_mean": self.return_mean.tolist(),
             "return_ci95": self.return_ci95.tolist(),
             "gain_mean": float(self.gains.mean()),
-            "gain_ci95": bootstrap_ci(self.gains).tolist(),
+            "gain_ci95": self.gain_ci95.tolist(),
             "total_env_steps": self.total_env_steps,
         }
 
@@ -108,16 +113,9 @@ def adaptation_episodes(
     return batches
 
 
-def evaluate(
-    learner: MetaLearner,
-    distribution: TaskDistribution,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> Evaluation:
-    """Measure adaptation curves; arguments as `adaptation_episodes`."""
-    return summarize(adaptation_episodes(learner, distribution, tasks, steps, episodes, generator))
+def rollout_generator(device: torch.device, seed: int) -> torch.Generator:
+    """A generator for evaluations: theirs is never the training's."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 def summarize(batches: list[Episodes]) -> Evaluation:

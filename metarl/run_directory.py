@@ -1,12 +1,12 @@
 """The run directory: everything a run writes and everything needed to go on, evaluate or reproduce it.
 
-    runs/<name>/
-      config.yaml          resolved configuration
-      metadata.json        library versions, git commit, seed, hardware, command
-      metrics.jsonl        one JSON object per meta-iteration
-      events.out.tfevents… TensorBoard
-      checkpoints/         iteration-0000100.safetensors …, best.safetensors
-      evaluation-test.json evaluation at the end of training
+runs/<name>/
+config.yaml          resolved configuration
+metadata.json        library versions, git commit, seed, hardware, command
+metrics.jsonl        one JSON object per meta-iteration
+events.out.tfevents… TensorBoard
+checkpoints/         iteration-0000100.safetensors …, best.safetensors
+evaluation-test.json evaluation at the end of training
 """
 
 import dataclasses
@@ -125,6 +125,12 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"run {self.path} cannot be written: {error}") from None
 
+    def set_iterations(self, iterations: int) -> None:
+        """Change how long the run is to go on."""
+        if iterations != self.config.iterations:
+            self.config = dataclasses.replace(self.config, iterations=iterations)
+            write_atomically(self.path / CONFIG_FILE, to_yaml(self.config).encode())
+
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         with (self.path / METRICS_FILE).open("a") as file:
@@ -176,7 +182,9 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def load_learner(run: RunDirectory, which: str = BEST, device: str = "cpu") -> tuple[TaskDistribution, MetaLearner, Checkpoint]:
+def load_learner(
+    run: RunDirectory, which: str = BEST, device: str = "cpu"
+) -> tuple[TaskDistribution, MetaLearner, Checkpoint]:
     """The learner of a run as a checkpoint holds it.
 
     Args:

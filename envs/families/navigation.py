@@ -27,8 +27,8 @@ class PointNavigation(TaskEnv):
     State and observation: position s (2,). Action: a (2,), the displacement in units of 0.1. Task: "goal" g (2,).
 
     Source: dense with termination, Finn et al. 2017, "Model-Agnostic Meta-Learning", section 5.3; half circle and
-    sparse reward, Rakelly et al. 2019, "PEARL", section 6.3. Deviation: there the action is the displacement itself, clipped to ±0.1;
-    here it is scaled, so that a policy's unit Gaussian spans the whole range of steps.
+    sparse reward, Rakelly et al. 2019, "PEARL", section 6.3. Deviation: there the action is the displacement itself,
+    clipped to ±0.1; here it is scaled, so that a policy's unit Gaussian spans the whole range of steps.
 
     Args:
         horizon: H.
@@ -73,7 +73,7 @@ class PointNavigation(TaskEnv):
     ) -> Tensor:
         """See TaskEnv.reward."""
         assert params is not None
-        distance = (next_state - params["goal"]).norm(dim=-1)
+        distance: Tensor = torch.linalg.vector_norm(next_state - params["goal"], dim=-1)
         return -distance if self.reward_kind == "dense" else (1 - distance) * (distance <= 0.2)
 
     def terminal(self, state: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:

@@ -1,0 +1,387 @@
+"""The command line: `metarl train`, `evaluate`, `envs`, `agents`, `tensorboard`, `bench`, `completion`."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from agents.registry import AGENTS
+from envs.registry import FAMILIES, make_distribution
+from metarl import plots
+from metarl.checkpoint import BEST, write_atomically
+from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
+from metarl.errors import TrainingError, UserError
+from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
+from metarl.presets import default_config, presets_for
+from metarl.progress import evaluation_table
+from metarl.run_directory import RunDirectory, load_learner, resolve_device
+from metarl.train import Trainer, resolve
+
+EXIT_TRAINING_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+TRACEBACK_VARIABLE = "METARL_TRACEBACK"
+"""Environment variable: where it is set, errors come with their traceback instead of as one line."""
+
+OneRun = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+
+
+@dataclass(frozen=True)
+class Train(TrainConfig):
+    """Meta-train an agent. AGENT and ENV come before the flags; the flags' defaults depend on them and on --preset.
+
+    Attributes:
+        resume: go on with this run, exactly where it stopped; of the other flags only --iterations may be changed.
+    """
+
+    resume: str = ""
+
+    def execute(self, console: Console) -> int:
+        """Train, evaluate on held-out tasks, and say what to do next."""
+        config = TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
+        if self.resume:
+            run = RunDirectory.open(self.resume, config.run_dir)
+            run.lock()
+            run.set_iterations(config.iterations)
+        else:
+            config = resolve(config)
+            make_distribution(config.env)  # an unknown one is said before anything is written
+            run = RunDirectory.create(config)
+            run.lock()
+        trainer = Trainer(run, console)
+        if self.resume:
+            trainer.resume()
+        start = f"resuming at iteration {trainer.progress.iteration}" if self.resume else "meta-training"
+        _say(console, f"{start}: {config.agent} on {config.env}, {config.iterations} iterations, in {run.path}")
+        _say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
+        if not trainer.train():
+            _say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
+            _say(console, f"go on with: metarl train --resume {run.path}")
+            return EXIT_INTERRUPTED
+        progress = trainer.progress
+        _say(
+            console,
+            f"trained {progress.iteration} iterations on {progress.env_steps:,} environment steps "
+            f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:.0f} s",
+        )
+        Evaluate(run=str(run.path), num_tasks=config.test_tasks, out=str(run.path)).execute(console)
+        _say(console, "next:")
+        _say(console, f"  metarl evaluate {run.path} --split ood")
+        _say(console, f"  metarl evaluate {run.path} --steps {config.learner.adaptation_steps + 2}")
+        _say(console, f"  metarl tensorboard --run-dir {run.path.parent}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure how a trained agent adapts to tasks it never saw: its return after k = 0 … K adaptation steps.
+
+    Attributes:
+        run: a run's directory, or its name below run_dir.
+        split: which tasks: held-out 'test', 'ood' outside the training ranges, 'train' or 'validation'.
+        task: adapt to this one task instead, num_tasks times over: 'goal=0.3,0.2' or a JSON object.
+        num_tasks: number of tasks.
+        steps: K, adaptation steps; by default as many as trained for.
+        episodes: episodes per task and step; by default as many as trained with.
+        seed: seed of the rollouts.
+        checkpoint: 'best' on the validation split, 'last', or an iteration.
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
+        json: print one JSON object and nothing else.
+        out: directory to write evaluation-<split>.json, adaptation-<split>.png and trajectories-<split>.png to.
+        run_dir: where runs are looked for by name.
+    """
+
+    run: OneRun
+    split: Literal["test", "ood", "train", "validation"] = "test"
+    task: str = ""
+    num_tasks: int = 100
+    steps: int | None = None
+    episodes: int | None = None
+    seed: int = 0
+    checkpoint: str = BEST
+    device: str = "auto"
+    json: bool = False
+    out: str = ""
+    run_dir: str = "runs"
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the flag."""
+        for name, least in (("num_tasks", 1), ("steps", 0), ("episodes", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
+
+    def execute(self, console: Console) -> int:
+        """Evaluate; print a table or JSON."""
+        run = RunDirectory.open(self.run, self.run_dir)
+        distribution, learner, checkpoint = load_learner(run, self.checkpoint, self.device)
+        generator = rollout_generator(resolve_device(self.device), self.seed)
+        if self.task:
+            one = distribution.parse_task(self.task)
+            tasks = {
+                name: value.expand(self.num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()
+            }
+        else:
+            tasks = distribution.sample(self.num_tasks, self.split, generator)
+        steps = learner.adaptation_steps if self.steps is None else self.steps
+        episodes = self.episodes or run.config.episodes
+        batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
+        evaluation = summarize(batches)
+        report = {
+            "agent": run.config.agent,
+            "env": run.config.env,
+            "run": str(run.path),
+            "checkpoint_iteration": checkpoint.progress.iteration,
+            "training_env_steps": checkpoint.progress.env_steps,
+            "split": None if self.task else self.split,
+            "task": self.task or None,
+            "seed": self.seed,
+            **evaluation.to_json(),
+        }
+        which = f"the task {self.task}, {self.num_tasks} times" if self.task else f"{self.num_tasks} {self.split} tasks"
+        title = f"{run.config.agent} on {run.config.env}: {which}, {episodes} episodes a step"
+        if self.out:
+            label = "task" if self.task else self.split
+            out = Path(self.out)
+            write_atomically(out / f"evaluation-{label}.json", json.dumps(report, indent=1).encode())
+            plots.adaptation_curve(evaluation, title).savefig(out / f"adaptation-{label}.png", dpi=120)
+            picture = plots.trajectories(distribution, tasks, batches)
+            if picture is not None:
+                picture.savefig(out / f"trajectories-{label}.png", dpi=120)
+        if self.json:
+            print(json.dumps(report))
+        else:
+            console.print(evaluation_table(evaluation, title))
+        return 0
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the families of tasks, or show one: parameters, units, ranges and splits.
+
+    Attributes:
+        name: a family, or your own as 'package.module:MyDistribution'; all of them by default.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+
+    def execute(self, console: Console) -> int:
+        """Print the table."""
+        if not self.name:
+            table = Table("environment", "gymnasium id", "what it is", title="families of tasks", title_justify="left")
+            for family in FAMILIES.values():
+                table.add_row(family.name, family.gymnasium_id, family.summary)
+            console.print(table)
+            _say(console, "details: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
+            return 0
+        distribution = make_distribution(self.name)
+        _say(console, f"{distribution.name}: {' '.join((type(distribution.env).__doc__ or '').split('.')[0].split())}")
+        _say(console, f"observation {distribution.observation_space}")
+        _say(console, f"action      {distribution.action_space}")
+        _say(console, f"horizon     {distribution.horizon} steps")
+        _say(console, f"splits      {', '.join(distribution.splits)} (train is drawn afresh, the others are frozen)")
+        table = Table("task parameter", "units", "train, validation, test", "ood")
+        for name, range_ in distribution.train.items():
+            table.add_row(name, range_.units, str(range_), str(distribution.ood.get(name, "as in training")))
+        console.print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Agents:
+    """List the agents and the presets they have for each environment."""
+
+    def execute(self, console: Console) -> int:
+        """Print the tables."""
+        table = Table("agent", "what it is", title="agents", title_justify="left")
+        for agent in AGENTS.values():
+            table.add_row(agent.name, agent.summary)
+        console.print(table)
+        table = Table("agent", "environment", "preset", "what it is", title="presets", title_justify="left")
+        for agent_name in AGENTS:
+            for env in FAMILIES:
+                for name, preset in presets_for(agent_name, env).items():
+                    table.add_row(agent_name, env, name, preset.summary)
+        console.print(table)
+        _say(console, "hyper-parameters: metarl train AGENT ENV --help")
+        return 0
+
+
+@dataclass(frozen=True)
+class Tensorboard:
+    """Show the runs in TensorBoard, on localhost.
+
+    Attributes:
+        run_dir: directory of the runs.
+        port: port of the page.
+    """
+
+    run_dir: str = "runs"
+    port: int = 6006
+
+    def execute(self, console: Console) -> int:
+        """Serve until Ctrl-C."""
+        from tensorboard import program
+        from tensorboard.program import TensorBoardServerException
+
+        if not Path(self.run_dir).is_dir():
+            raise UserError(f"there is no directory {self.run_dir!r}; train a run with: metarl train")
+        if not 0 <= self.port < 2**16:
+            raise UserError(f"port must be between 0 and 65535, got {self.port}")
+        board = program.TensorBoard()
+        board.configure(argv=[None, "--logdir", self.run_dir, "--host", "localhost", "--port", str(self.port)])
+        try:
+            return int(board.main())
+        except TensorBoardServerException as error:
+            raise UserError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print the shell's completion script; where to put it stands in the README.
+
+    Attributes:
+        shell: which shell.
+    """
+
+    shell: Annotated[tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]], tyro.conf.arg(metavar="SHELL")]
+
+    def execute(self, console: Console) -> int:
+        """Print it."""
+        _parse(["--tyro-print-completion", self.shell])
+        return 0
+
+
+Command = Train | Evaluate | Envs | Agents | Tensorboard | Completion
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Bad input gives one line on standard error and 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m` does
+    try:
+        if arguments == ["--version"]:
+            print(f"metarl {importlib.metadata.version('metarl')}")
+            return 0
+        return _parse(arguments or ["--help"]).execute(Console())
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except TrainingError as error:
+        return _fail(str(error), EXIT_TRAINING_FAILED)
+    except (ValueError, OSError) as error:
+        if TRACEBACK_VARIABLE in os.environ:
+            raise
+        return _fail(str(error), EXIT_BAD_INPUT)
+
+
+def _parse(arguments: list[str]) -> Command:
+    """Read the command line.
+
+    Raises:
+        UserError: it is not understood.
+        SystemExit: help or a completion script was asked for and printed.
+    """
+    train = _train_defaults(arguments[1:] if arguments[:1] == ["train"] else [])
+    commands: Any = (
+        Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Envs, tyro.conf.subcommand("envs")]
+        | Annotated[Agents, tyro.conf.subcommand("agents")]
+        | Annotated[Tensorboard, tyro.conf.subcommand("tensorboard")]
+        | Annotated[Completion, tyro.conf.subcommand("completion")]
+    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            command = tyro.cli(
+                commands,
+                prog="metarl",
+                description="Meta-reinforcement learning: train agents that adapt within a few episodes.",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_one_line(complaint.getvalue())) from None
+    if isinstance(command, Train):
+        _check_train(command, train)
+    return command  # type: ignore[no-any-return]
+
+
+def _train_defaults(arguments: list[str]) -> Train:
+    """Defaults of `metarl train`, which depend on its leading AGENT and ENV, on --preset and on --resume."""
+    resume = _value_of("--resume", arguments)
+    if resume is not None:
+        return _as_train(RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs").config, resume)
+    positional = []
+    for argument in arguments[:2]:
+        if argument.startswith("-"):
+            break
+        positional.append(argument)
+    agent, env = (positional + [DEFAULT_AGENT, DEFAULT_ENV][len(positional) :])[:2]
+    return _as_train(default_config(agent, env, _value_of("--preset", arguments) or "default"))
+
+
+def _as_train(config: TrainConfig, resume: str = "") -> Train:
+    return Train(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, resume=resume)
+
+
+def _check_train(command: Train, defaults: Train) -> None:
+    """Refuse what the defaults were not made for.
+
+    Raises:
+        UserError: AGENT or ENV after a flag, or a resumed run with other settings.
+    """
+    if command.resume:
+        changed = [
+            f.name
+            for f in dataclasses.fields(command)
+            if getattr(command, f.name) != getattr(defaults, f.name) and f.name not in ("iterations", "run_dir")
+        ]
+        if changed:
+            raise UserError(f"--resume keeps the run's settings; only --iterations may be changed, not {changed}")
+    elif (command.agent, command.env) != (defaults.agent, defaults.env):
+        raise UserError("write AGENT and ENV right after 'train', before the flags: metarl train AGENT ENV --flag …")
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """Value of '--flag VALUE' or '--flag=VALUE', None where it is not given."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == flag:
+            return following
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return None
+
+
+def _one_line(complaint: str) -> str:
+    """The message of a boxed complaint of the parser, without its box and its repetition of the help text."""
+    lines: list[str] = []
+    for line in complaint.splitlines():
+        text = line.strip("│╭╮╰╯ ")
+        if text.startswith("───") and lines:
+            break
+        if text and not text.startswith("─") and not line.startswith("╭"):
+            lines.append(text)
+    return f"{' '.join(lines)} (see metarl --help)"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"metarl: {' '.join(message.split())}", file=sys.stderr)
+    return code

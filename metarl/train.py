@@ -1,0 +1,248 @@
+"""The model trainer: one loop of sample, adapt, update, log, evaluate and save."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import torch
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from agents.meta_learner import MetaLearner
+from envs.rollout import Episodes, collect
+from envs.task_distribution import TaskDistribution
+from metarl import plots
+from metarl.checkpoint import Checkpoint, Progress
+from metarl.config import TrainConfig, flat_items
+from metarl.errors import TrainingError
+from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
+from metarl.progress import Reporter, make_reporter
+from metarl.run_directory import RunDirectory, build, learner_state, resolve_device
+
+VALIDATION_SEED_OFFSET = 1_000_000
+"""Validation rollouts draw from seed + this, the same at every evaluation: curves compare with themselves."""
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The configuration with 'auto' and 0 replaced by what this machine has.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    return dataclasses.replace(
+        config, device=str(resolve_device(config.device)), num_threads=config.num_threads or os.cpu_count() or 1
+    )
+
+
+class Trainer:
+    """Trains the learner of one run directory, from its newest checkpoint on.
+
+    The whole state lies in the learner, one random generator and `Progress`; a checkpoint holds exactly these, so
+    a run that was killed and resumed ends as one that was not.
+
+    Args:
+        run: the run directory, locked by this process.
+        console: shows the progress.
+
+    Raises:
+        UserError, ValueError: the configuration cannot be built.
+    """
+
+    def __init__(self, run: RunDirectory, console: Console) -> None:
+        self.run = run
+        self.config = run.config
+        self.console = console
+        torch.set_num_threads(self.config.num_threads)
+        self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
+        self.distribution, self.learner = build(self.config, self.generator)
+        self.progress = Progress()
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint that can be read; says which ones could not.
+
+        Raises:
+            CheckpointError: none can be read.
+        """
+        checkpoint, problems = self.run.checkpoints.load_newest_good()
+        for problem in problems:
+            self.console.print(f"warning: {problem}; going on from the one before", highlight=False, soft_wrap=True)
+        self.learner.load_state_dict(learner_state(checkpoint))
+        self.generator.set_state(checkpoint.tensors["generator"])
+        self.progress = checkpoint.progress
+        self.run.rewind_metrics(self.progress.iteration)
+
+    def train(self) -> bool:
+        """Run the remaining meta-iterations.
+
+        Returns:
+            True at the end, False where Ctrl-C or SIGTERM asked to stop; the run is saved either way.
+
+        Raises:
+            TrainingError: a number was not finite; the state before that iteration is saved.
+        """
+        with (
+            _stop_requests() as stop,
+            self._writer() as writer,
+            make_reporter(
+                self.console, self.progress.iteration, self.config.iterations, self.progress.env_steps
+            ) as reporter,
+        ):
+            if self.progress.iteration == 0:
+                self._validate(writer, reporter)
+                self._save()
+            while self.progress.iteration < self.config.iterations and not stop.requested:
+                self._iterate(writer, reporter)
+        self._save()
+        return self.progress.iteration >= self.config.iterations
+
+    def _iterate(self, writer: SummaryWriter, reporter: Reporter) -> None:
+        """One meta-iteration with its logging, and the evaluation and checkpoint that may be due."""
+        config, start, random_state = self.config, time.perf_counter(), self.generator.get_state()
+        iteration = self.progress.iteration + 1
+        try:
+            support, query = sample_iteration(
+                self.distribution, self.learner, config.num_tasks, config.episodes, self.generator
+            )
+            collected = time.perf_counter()
+            metrics = self.learner.meta_update(support, query)
+        except FloatingPointError as error:
+            self.generator.set_state(random_state)
+            self._save()
+            raise TrainingError(f"iteration {iteration}: {error}; the run is saved as it was before it") from error
+        updated = time.perf_counter()
+        batches = [*support, query]
+        sampled_steps = sum(batch.env_steps for batch in batches)
+        self.progress = dataclasses.replace(
+            self.progress,
+            iteration=iteration,
+            env_steps=self.progress.env_steps + sampled_steps,
+            seconds=self.progress.seconds + updated - start,
+        )
+        returns = [batch.returns.mean().item() for batch in batches]
+        row = {f"train/return_k{k}": value for k, value in enumerate(returns)}
+        row |= {f"train/{name}": value for name, value in metrics.items()}
+        row |= {
+            "time/collect": collected - start,
+            "time/meta_update": updated - collected,
+            "time/env_steps_per_second": sampled_steps / (collected - start),
+        }
+        reporter.iteration(iteration, self.progress.env_steps, returns)
+        if iteration % config.eval_interval == 0 or iteration == config.iterations:
+            row |= self._validate(writer, reporter)
+        self._log(writer, row)
+        if iteration % config.checkpoint_interval == 0:
+            self._save()
+
+    def _validate(self, writer: SummaryWriter, reporter: Reporter) -> dict[str, float]:
+        """Evaluate on the validation split, draw the figures, and keep the best checkpoint."""
+        config, start = self.config, time.perf_counter()
+        generator = rollout_generator(self.generator.device, config.seed + VALIDATION_SEED_OFFSET)
+        tasks = self.distribution.sample(config.eval_tasks, "validation", generator)
+        batches = adaptation_episodes(
+            self.learner, self.distribution, tasks, self.learner.adaptation_steps, config.episodes, generator
+        )
+        evaluation = summarize(batches)
+        score = float(evaluation.return_mean[-1])
+        best = self.progress.best_validation
+        self.progress = dataclasses.replace(
+            self.progress,
+            evaluation_env_steps=self.progress.evaluation_env_steps + evaluation.total_env_steps,
+            best_validation=score if best is None else max(best, score),
+        )
+        if best is None or score > best:
+            self.run.checkpoints.save_best(self._checkpoint())
+        step = self.progress.env_steps
+        writer.add_figure("eval/adaptation", plots.adaptation_curve(evaluation, _title(config)), step)
+        picture = plots.trajectories(self.distribution, tasks, batches)
+        if picture is not None:
+            writer.add_figure("eval/trajectories", picture, step)
+        reporter.evaluated(self.progress.iteration, evaluation)
+        row = {f"eval/return_k{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
+        row |= {"eval/gain": float(evaluation.gains.mean()), "time/evaluate": time.perf_counter() - start}
+        if self.progress.iteration == 0:
+            self._log(writer, row)
+        return row
+
+    def _log(self, writer: SummaryWriter, row: dict[str, float]) -> None:
+        for tag, value in row.items():
+            writer.add_scalar(tag, value, self.progress.env_steps)
+        counts = {name: getattr(self.progress, name) for name in ("iteration", "env_steps", "evaluation_env_steps")}
+        self.run.append_metrics(counts | {"seconds": self.progress.seconds} | row)
+
+    def _save(self) -> None:
+        self.run.checkpoints.save(self._checkpoint())
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        return Checkpoint(tensors | {"generator": self.generator.get_state()}, self.progress)
+
+    @contextlib.contextmanager
+    def _writer(self) -> Iterator[SummaryWriter]:
+        """TensorBoard, with the hyper-parameters written first and events after the checkpoint purged on resume."""
+        resumed = self.progress.iteration > 0
+        writer = SummaryWriter(str(self.run.path), purge_step=self.progress.env_steps + 1 if resumed else None)
+        try:
+            if not resumed:
+                final = f"eval/return_k{self.learner.adaptation_steps}"
+                for summary in hparams(flat_items(self.config), {final: 0.0}):
+                    writer._get_file_writer().add_summary(summary)
+            yield writer
+        finally:
+            writer.close()
+
+
+def sample_iteration(
+    distribution: TaskDistribution, learner: MetaLearner, num_tasks: int, episodes: int, generator: torch.Generator
+) -> tuple[list[Episodes], Episodes]:
+    """The sampling of one meta-iteration: K support batches, each after one more adaptation step, and the query.
+
+    Args:
+        distribution: gives the training tasks.
+        learner: adapts to them; not changed.
+        num_tasks: M.
+        episodes: E per task and batch.
+        generator: drives tasks and rollouts.
+    """
+    tasks = distribution.sample(num_tasks, "train", generator)
+    env = distribution.bind(tasks, episodes)
+    adapted = learner.begin(num_tasks)
+    support = []
+    for _ in range(learner.adaptation_steps):
+        support.append(collect(env, learner.policy, adapted.params, generator))
+        adapted = learner.adapt(adapted, support[-1])
+    return support, collect(env, learner.policy, adapted.params, generator)
+
+
+class _StopFlag:
+    requested = False
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[_StopFlag]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the iteration; a second one interrupts at once."""
+    flag = _StopFlag()
+    if threading.current_thread() is not threading.main_thread():  # Python takes signal handlers only there
+        yield flag
+        return
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if flag.requested:
+            raise KeyboardInterrupt
+        flag.requested = True
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _title(config: TrainConfig) -> str:
+    return f"{config.agent} on {config.env}, {config.eval_tasks} validation tasks"
