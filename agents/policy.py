@@ -78,7 +78,8 @@ class DiagonalGaussian:
         """Σ_a log σ₂/σ₁ + (σ₁² + (μ₁−μ₂)²) / 2σ₂² − ½."""
         precision = torch.exp(-2 * other.log_std)
         squares = torch.exp(2 * self.log_std) + (self.mean - other.mean).square()
-        return (other.log_std - self.log_std + 0.5 * squares * precision - 0.5).sum(-1)
+        divergence: Tensor = (other.log_std - self.log_std + 0.5 * squares * precision - 0.5).sum(-1)
+        return divergence
 
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
         """The Fisher matrix of (μ, log σ) is diagonal: 1/σ² and 2."""
@@ -120,7 +121,8 @@ class Categorical:
     def kl(self, other: Any) -> Tensor:
         """Σ p (log p − log q)."""
         log_p = self.logits.log_softmax(-1)
-        return (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)
+        divergence: Tensor = (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)
+        return divergence
 
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
         """The Fisher matrix of the logits is diag(p) − p pᵀ."""

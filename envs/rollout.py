@@ -75,7 +75,7 @@ class Episodes:
     @property
     def env_steps(self) -> int:
         """Number of environment steps really taken, over all tasks and episodes."""
-        return int(self.mask.sum().item())
+        return int(self.mask.count_nonzero().item())  # a float32 sum is exact up to 2²⁴ only
 
     @property
     def returns(self) -> Tensor:
@@ -147,7 +147,8 @@ def _stack_masked(steps: list[Tensor], taken: Tensor) -> Tensor:
 
 def _check_finite(episodes: Episodes) -> None:
     """Raise for the first task whose observations or rewards are not finite; one device synchronisation."""
-    per_task = (episodes.obs.sum(dim=(1, 2, 3)) + episodes.reward.sum(dim=(1, 2))) * 0
+    seen = episodes.obs.sum(dim=(1, 2, 3)) + episodes.last_obs.sum(dim=(1, 2))
+    per_task = (seen + episodes.reward.sum(dim=(1, 2))) * 0
     if bool(per_task.ne(0).any()):
         task = int(per_task.ne(0).nonzero()[0])
         raise FloatingPointError(f"task {task} of the batch gave an observation or reward that is not finite")

@@ -126,7 +126,7 @@ class TaskDistribution:
         values = _parse_task_text(task) if isinstance(task, str) else dict(task)
         if set(values) != set(self.train):
             raise ValueError(
-                f"task {task!r} names the parameters {sorted(values)}; {self.name} needs {sorted(self.train)}"
+                f"task {task!r} names the parameters {sorted(map(str, values))}; {self.name} needs {sorted(self.train)}"
             )
         return {name: self._parse_value(name, values[name]) for name in self.train}
 

@@ -35,6 +35,7 @@ class PointNavigation(TaskEnv):
         reward: "dense" or "sparse".
         goal_tolerance: the episode terminates when both coordinates are this near to the goal; 0: never.
         arena: half-width of the region that pictures show.
+        default_goal: the goal of `gymnasium.make(id)` without a task.
     """
 
     action_space = Box(-1.0, 1.0, (2,), np.float32)
@@ -45,6 +46,7 @@ class PointNavigation(TaskEnv):
         reward: Literal["dense", "sparse"] = "dense",
         goal_tolerance: float = 0.01,
         arena: float = 1.0,
+        default_goal: tuple[float, float] = (0.3, 0.2),
     ) -> None:
         reach = STEP_SIZE * horizon + 1e-3  # float32 sums of 0.1 overshoot a little
         self.observation_space = Box(-reach, reach, (2,), np.float32)
@@ -52,6 +54,7 @@ class PointNavigation(TaskEnv):
         self.reward_kind = reward
         self.goal_tolerance = goal_tolerance
         self.arena = arena
+        self.default_goal = default_goal
         super().__init__()
 
     def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
@@ -84,8 +87,8 @@ class PointNavigation(TaskEnv):
         return (state - params["goal"]).abs().amax(dim=-1) < self.goal_tolerance
 
     def get_default_params(self, **kwargs: Any) -> Task:
-        """A goal half way up and right, as in the README's examples."""
-        return {"goal": torch.tensor([0.3, 0.2])}
+        """The default goal."""
+        return {"goal": torch.tensor(self.default_goal)}
 
     def render_image(
         self, state: Tensor, render_state: Any, params: Task | None = None
@@ -176,9 +179,9 @@ class PointDynamics(PointNavigation):
         return super().reward(state[..., :2], action, next_state[..., :2], rng, params)
 
     def get_default_params(self, **kwargs: Any) -> Task:
-        """The goal of point navigation with nominal dynamics."""
+        """The default goal with nominal dynamics."""
         return {
-            "goal": torch.tensor([0.3, 0.2]),
+            "goal": torch.tensor(self.default_goal),
             "gain": torch.tensor(1.0),
             "rotation": torch.tensor(0.0),
             "wind": torch.zeros(2),
@@ -198,7 +201,7 @@ def finn() -> TaskDistribution:
 def pearl(reward: Literal["dense", "sparse"] = "dense") -> TaskDistribution:
     """Goals on the unit half circle, H = 20, no termination (PEARL paper); ood: the other half circle."""
     return TaskDistribution(
-        PointNavigation(horizon=20, reward=reward, goal_tolerance=0.0, arena=1.2),
+        PointNavigation(horizon=20, reward=reward, goal_tolerance=0.0, arena=1.2, default_goal=(0.0, 1.0)),
         train={"goal": Circle(radius=1.0, start=0.0, end=math.pi, units="m")},
         ood={"goal": Circle(radius=1.0, start=math.pi, end=2 * math.pi, units="m")},
     )
