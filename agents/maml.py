@@ -1,6 +1,5 @@
 """MAML policy gradient: MAML-TRPO, ProMP, FOMAML, Meta-SGD and per-step rates, as options of one implementation."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,11 +11,13 @@ from torch import Tensor
 from agents import objectives
 from agents.meta_learner import Adapted
 from agents.objectives import Batch, mean_over_steps
+from agents.parallel import ChunkPool
 from agents.parameters import (
     Parameters,
     detach,
     expand_to_tasks,
     flatten,
+    map_parameters,
     require_grad,
     unflatten_like,
 )
@@ -49,7 +50,7 @@ class MAMLConfig:
         trust_region: trpo: bounds and iterations.
         gamma: discount γ.
         gae_lambda: λ of the advantages; 1 gives returns minus baseline.
-        task_chunk: tasks that one backward pass holds in memory; changes neither result nor statistics.
+        task_chunk: tasks that one backward pass handles; small chunks stay in cache and spread over the cores.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -101,6 +102,7 @@ class MAML:
         action_space: Box (A,) or Discrete.
         config: hyper-parameters.
         generator: draws the initial parameters; they lie on its device.
+        num_threads: CPU threads that share the chunks of a meta-update; changes no result.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class MAML:
         action_space: Box | Discrete,
         config: MAMLConfig,
         generator: torch.Generator,
+        num_threads: int = 1,
     ) -> None:
         self.config = config
         self.policy = MLPPolicy(observation_space, action_space, config.policy)
@@ -116,6 +119,7 @@ class MAML:
         initial = self.policy.init(generator)
         self._meta = initial | self._initial_rates(initial)
         self._optimizer = torch.optim.Adam(self._meta.values(), lr=config.outer_lr)
+        self._pool = ChunkPool(num_threads)
         self._objective = objectives.INNER_OBJECTIVES[config.estimator]
 
     # ------------------------------------------------------------------ adaptation
@@ -128,19 +132,24 @@ class MAML:
         """See MetaLearner.adapt."""
         with torch.no_grad():
             batch = self._batch(episodes)
-            params = self._inner_step(self._meta, adapted.params, batch, adapted.steps)
+            params, _ = self._inner_step(self._meta, adapted.params, batch, adapted.steps)
         return Adapted(detach(params), adapted.steps + 1)
 
-    def _inner_step(self, meta: Parameters, params: Parameters, batch: Batch, step: int) -> Parameters:
-        """One gradient step per task; task-batched P -> task-batched P. The per-task objectives are summed."""
+    def _inner_step(
+        self, meta: Parameters, params: Parameters, batch: Batch, step: int
+    ) -> tuple[Parameters, ActionDistribution]:
+        """One gradient step per task: task-batched P -> task-batched P, and what P does on the batch before it."""
 
-        def total(p: Parameters) -> Tensor:
-            return self._objective(batch, self._act(p, batch)).sum()
+        def total(p: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
+            acting = self._act(p, batch)
+            # The sum over tasks gives every task its own gradient; a mean would divide the inner rate by M.
+            return self._objective(batch, acting).sum(), acting.parameters()
 
-        gradient = torch.func.grad(total)(params)
+        gradient, acting = torch.func.grad(total, has_aux=True)(params)
         if self.config.first_order:
             gradient = detach(gradient)
-        return {name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in params.items()}
+        stepped = {name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in params.items()}
+        return stepped, self.policy.distribution(acting)
 
     def _initial_rates(self, parameters: Parameters) -> Parameters:
         """Learned rates, leaves (1, …) shared by the steps, or (K, 1, …) one for each."""
@@ -199,113 +208,142 @@ class MAML:
         }
 
     def _ppo_update(self, batches: list[Batch]) -> dict[str, float]:
-        values, norms = [], []
-        for _ in range(self.config.outer_epochs):
-            value, gradient = self._value_and_gradient(batches)
+        before, first_value, first_norm = self.state_dict(), 0.0, 0.0
+        for epoch in range(self.config.outer_epochs):
+            try:
+                value, gradient = self._value_and_gradient(batches)
+            except FloatingPointError:
+                self.load_state_dict(before)
+                raise
+            if epoch == 0:
+                first_value, first_norm = value, float(flatten(gradient.values()).norm())
             for name, leaf in self._meta.items():
                 leaf.grad = -gradient[name]
             self._optimizer.step()
-            values.append(value)
-            norms.append(float(flatten(gradient.values()).norm()))
-        _, kl = self._surrogate_and_kl(self._meta, batches)
+        last_value, kl = self._surrogate_and_kl(self._meta, batches)
         return {
-            "surrogate": values[0],
-            "surrogate_improvement": values[-1] - values[0],
+            "surrogate": first_value,
+            "surrogate_improvement": last_value - first_value,
             "kl": kl,
-            "gradient_norm": norms[0],
+            "gradient_norm": first_norm,
         }
 
     def _value_and_gradient(self, batches: list[Batch]) -> tuple[float, Parameters]:
-        """Outer objective (mean over tasks) and its gradient by leaf, accumulated over chunks of tasks.
+        """Outer objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks.
 
         Raises:
-            FloatingPointError: either is not finite.
+            FloatingPointError: the gradient is not finite.
         """
         num_tasks = len(batches[0].obs)
-        meta = require_grad(self._meta)
-        value = 0.0
-        for chunk in self._chunks(batches):
+
+        def of_chunk(chunk: list[Batch]) -> tuple[Tensor, Tensor]:
+            meta = require_grad(self._meta)
             objective = self._outer_objective(meta, chunk).sum() / num_tasks
-            objective.backward()  # type: ignore[no-untyped-call]
-            value += float(objective.detach())
-        gradient = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in meta.items()}
-        if not bool(torch.isfinite(flatten(gradient.values())).all()):
+            leaves = torch.autograd.grad(objective, list(meta.values()), materialize_grads=True)
+            return objective.detach(), flatten(leaves)
+
+        values, gradients = zip(*self._pool.map(of_chunk, self._chunks(batches)), strict=True)
+        gradient = torch.stack(gradients).sum(dim=0)
+        if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError("the meta-gradient is not finite")
-        return value, gradient
+        return float(torch.stack(values).sum()), unflatten_like(gradient, self._meta)
 
     def _outer_objective(self, meta: Parameters, batches: list[Batch]) -> Tensor:
         """Outer objective of each task, (M,)."""
+        return self._score(self._policies(meta, batches), batches)
+
+    def _score(self, policies: list[ActionDistribution], batches: list[Batch]) -> Tensor:
+        """Outer objective of each task given its policies after 0 … K steps, (M,)."""
         config = self.config
-        policies = self._policies(meta, batches)
-        scored = range(1, len(batches)) if config.objective_steps == "all" else [len(batches) - 1]
-        total = torch.zeros(len(batches[0].obs), device=batches[0].obs.device, dtype=batches[0].obs.dtype)
-        for k in scored:
-            if config.outer == "ppo":
-                total = total + objectives.clipped_surrogate(batches[k], policies[k], config.clip)
-            else:
-                total = total + objectives.likelihood_ratio(batches[k], policies[k])
-        total = total / len(scored)
+        scored = list(zip(policies, batches, strict=True))[1 if config.objective_steps == "all" else -1 :]
+        surrogates = [self._surrogate(batch, policy) for policy, batch in scored]
+        total = torch.stack(surrogates).mean(dim=0)
         if config.outer == "ppo" and config.inner_kl_penalty > 0:
-            for batch, new in zip(batches[:-1], policies[:-1], strict=True):
-                kl = mean_over_steps(batch, self.policy.distribution(batch.behaviour).kl(new))
-                total = total - config.inner_kl_penalty / (len(batches) - 1) * kl
+            kls = [
+                mean_over_steps(batch, self._behaviour(batch).kl(policy))
+                for policy, batch in zip(policies[:-1], batches[:-1], strict=True)
+            ]
+            total = total - config.inner_kl_penalty * torch.stack(kls).mean(dim=0)
         return total
+
+    def _surrogate(self, batch: Batch, policy: ActionDistribution) -> Tensor:
+        if self.config.outer == "ppo":
+            return objectives.clipped_surrogate(batch, policy, self.config.clip)
+        return objectives.likelihood_ratio(batch, policy)
 
     def _policies(self, meta: Parameters, batches: list[Batch]) -> list[ActionDistribution]:
         """Adapt from the meta-parameters and act on every batch: the policies after 0 … K steps."""
         params = expand_to_tasks(self._policy_part(meta), len(batches[0].obs))
-        acting = [self._act(params, batches[0])]
-        for step, (batch, following) in enumerate(itertools.pairwise(batches)):
-            params = self._inner_step(meta, params, batch, step)
-            acting.append(self._act(params, following))
-        return acting
+        policies = []
+        for step, support in enumerate(batches[:-1]):
+            params, acting = self._inner_step(meta, params, support, step)
+            policies.append(acting)
+        return [*policies, self._act(params, batches[-1])]
 
     def _surrogate_and_kl(self, meta: Parameters, batches: list[Batch]) -> tuple[float, float]:
         """Outer objective and mean KL from the adapted policies that collected the query, over all tasks."""
-        num_tasks = len(batches[0].obs)
-        surrogate = kl = 0.0
-        with torch.no_grad():
-            for chunk in self._chunks(batches):
-                surrogate += float(self._outer_objective(meta, chunk).sum()) / num_tasks
-                query = chunk[-1]
-                old, new = self.policy.distribution(query.behaviour), self._policies(meta, chunk)[-1]
-                kl += float(mean_over_steps(query, old.kl(new)).sum()) / num_tasks
+
+        def of_chunk(chunk: list[Batch]) -> Tensor:
+            with torch.no_grad():
+                policies = self._policies(meta, chunk)
+                kl = mean_over_steps(chunk[-1], self._behaviour(chunk[-1]).kl(policies[-1]))
+                return torch.stack([self._score(policies, chunk).sum(), kl.sum()])
+
+        totals = torch.stack(self._pool.map(of_chunk, self._chunks(batches))).sum(dim=0)
+        surrogate, kl = (totals / len(batches[0].obs)).tolist()
         return surrogate, kl
 
     def _fisher_product(self, batches: list[Batch]) -> LinearMap:
-        """v ↦ F v for the mean KL of the adapted policies: Gauss–Newton, Jᵀ F_π J with J through the adaptation.
+        """v ↦ F v for the mean KL of the adapted policies: Gauss-Newton, Jᵀ F_π J with J through the adaptation.
 
-        Equal to the Hessian of the mean KL at the current parameters, where the KL's own gradient vanishes.
+        Equal to the Hessian of the mean KL at the parameters that collected the query, where the KL's own gradient
+        vanishes. The graph of the policies' outputs is built once and serves every product: Jᵀu is a backward
+        pass; it is linear in u, so its derivative with respect to u gives Jv in another.
+
+        Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.2 (Gauss-Newton products);
+            Jv from two reverse passes: Pearlmutter & Siskind 2008.
         """
         num_tasks = len(batches[0].obs)
-        chunks = list(self._chunks(batches))
-        meta = detach(self._meta)
 
-        def product(vector: Tensor) -> Tensor:
-            tangent = unflatten_like(vector, meta)
-            total = torch.zeros_like(vector)
-            for chunk in chunks:
+        def linearize(chunk: list[Batch]) -> LinearMap:
+            meta = require_grad(self._meta)
+            query, leaves = chunk[-1], list(meta.values())
+            outputs = self._policies(meta, chunk)[-1].parameters()
+            dual = map_parameters(lambda output: torch.zeros_like(output, requires_grad=True), outputs)
+            transposed = torch.autograd.grad(
+                list(outputs.values()), leaves, list(dual.values()), create_graph=True, materialize_grads=True
+            )
 
-                def outputs(m: Parameters, chunk: list[Batch] = chunk) -> dict[str, Tensor]:
-                    return self._policies(m, chunk)[-1].parameters()
+            def product(vector: Tensor) -> Tensor:
+                tangent = list(unflatten_like(vector, meta).values())
+                pushed = torch.autograd.grad(
+                    transposed, list(dual.values()), tangent, retain_graph=True, materialize_grads=True
+                )
+                information = self._behaviour(query).fisher_product(dict(zip(dual, pushed, strict=True)))
+                weighted = [leaf * query.weight.unsqueeze(-1) for leaf in information.values()]
+                pulled = torch.autograd.grad(
+                    list(outputs.values()), leaves, weighted, retain_graph=True, materialize_grads=True
+                )
+                return flatten(pulled)
 
-                query = chunk[-1]
-                output_tangent = torch.func.jvp(outputs, (meta,), (tangent,))[1]
-                old = self.policy.distribution(query.behaviour)
-                weighted = {
-                    name: leaf * query.weight.unsqueeze(-1) for name, leaf in old.fisher_product(output_tangent).items()
-                }
-                pull_back = torch.func.vjp(outputs, meta)[1]
-                total = total + flatten(pull_back(weighted)[0].values())
-            return total / num_tasks
+            return product
 
-        return product
+        products = self._pool.map(linearize, self._chunks(batches))
+
+        def total(vector: Tensor) -> Tensor:
+            parts = self._pool.map(lambda product: product(vector), products)
+            return torch.stack(parts).sum(dim=0) / num_tasks
+
+        return total
 
     # ------------------------------------------------------------------ small parts
 
     def _act(self, params: Parameters, batch: Batch) -> ActionDistribution:
         distribution, _ = self.policy.apply(params, batch.obs)
         return distribution
+
+    def _behaviour(self, batch: Batch) -> ActionDistribution:
+        return self.policy.distribution(batch.behaviour)
 
     def _batch(self, episodes: Episodes) -> Batch:
         return Batch.of(self.policy, episodes, self.config.gamma, self.config.gae_lambda)

@@ -20,12 +20,12 @@ class Agent:
     Attributes:
         name: name on the command line.
         config_class: dataclass of its hyper-parameters.
-        make: (observation_space, action_space, config, generator) -> learner on the generator's device.
+        make: (observation_space, action_space, config, generator, num_threads) -> learner on the generator's device.
     """
 
     name: str
     config_class: type[LearnerConfig]
-    make: Callable[[Box, Box | Discrete, LearnerConfig, torch.Generator], MetaLearner]
+    make: Callable[[Box, Box | Discrete, LearnerConfig, torch.Generator, int], MetaLearner]
 
     @property
     def summary(self) -> str:

@@ -162,7 +162,9 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
         raise unknown("agent", config.agent, AGENTS)
     distribution = make_distribution(config.env)
     agent = AGENTS[config.agent]
-    learner = agent.make(distribution.observation_space, distribution.action_space, config.learner, generator)
+    learner = agent.make(
+        distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
+    )
     return distribution, learner
 
 

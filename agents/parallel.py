@@ -1,0 +1,29 @@
+"""Chunks of tasks side by side on the CPU's cores."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ChunkPool:
+    """Maps a function over chunks of tasks on several threads; torch lets go of the interpreter while it computes.
+
+    One thread per chunk beats torch's own threads within each operation: operations on a chunk are too small to be
+    split further, and a pool has no barrier at which all threads wait for the slowest after each of them. The
+    results come in the order of the chunks, so sums over them do not depend on the number of threads.
+
+    Args:
+        num_threads: threads; 1 computes in the calling thread. On a GPU one thread is enough.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._executor = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+
+    def map(self, function: Callable[[Item], Result], chunks: Iterable[Item]) -> list[Result]:
+        """Apply the function to every chunk, results in their order."""
+        if self._executor is None:
+            return [function(chunk) for chunk in chunks]
+        return list(self._executor.map(function, chunks))
