@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from rich.table import Table
 from agents.registry import AGENTS
 from envs.registry import FAMILIES, make_distribution
 from metarl import plots
+from metarl.bench import bench
 from metarl.checkpoint import BEST, write_atomically
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
 from metarl.errors import TrainingError, UserError
@@ -117,10 +119,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the flag."""
-        for name, least in (("num_tasks", 1), ("steps", 0), ("episodes", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
+        _at_least(self, num_tasks=1, steps=0, episodes=1, seed=0)
 
     def execute(self, console: Console) -> int:
         """Evaluate; print a table or JSON."""
@@ -248,6 +247,61 @@ class Tensorboard:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Time one MAML meta-iteration beside a plain loop over tasks, in one run.
+
+    Attributes:
+        env: a registered environment.
+        num_tasks: M, tasks.
+        episodes: E, episodes per task.
+        hidden_size: units of each of the policy's two hidden layers.
+        repeats: timed repetitions; medians are shown.
+        num_threads: CPU threads of the meta-update; 0 takes one per core.
+        json: print one JSON object and nothing else.
+    """
+
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")] = DEFAULT_ENV
+    num_tasks: int = 40
+    episodes: int = 20
+    hidden_size: int = 100
+    repeats: int = 3
+    num_threads: int = 1
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the flag."""
+        _at_least(self, num_tasks=1, episodes=1, hidden_size=1, repeats=1, num_threads=0)
+
+    def execute(self, console: Console) -> int:
+        """Measure and print."""
+        figures = bench(
+            self.env,
+            self.num_tasks,
+            self.episodes,
+            self.hidden_size,
+            self.repeats,
+            self.num_threads or os.cpu_count() or 1,
+        )
+        if self.json:
+            print(json.dumps(figures))
+            return 0
+        setting = f"{self.num_tasks} tasks × {self.episodes} episodes × {figures['horizon']} steps"
+        units = f"2×{self.hidden_size} units, {figures['num_threads']} thread(s)"
+        table = Table(title=f"MAML on {figures['env']}: {setting}, {units}", title_justify="left")
+        for heading in ("phase", "batched", "plain loop over tasks", "ratio"):
+            table.add_column(heading, justify="right" if heading != "phase" else "left")
+        for phase, key in (("sampling, 1 inner step", "sampling"), ("meta-gradient, second order", "meta_gradient")):
+            ours, plain, ratio = figures[f"{key}_s"], figures[f"plain_{key}_s"], figures[f"{key}_ratio"]
+            table.add_row(phase, f"{ours:.3f} s", f"{plain:.2f} s", f"{ratio:.1f}")
+        rates = figures["env_steps_per_s"], figures["plain_env_steps_per_s"]
+        table.add_row("environment steps per second", *(f"{rate:,.0f}" for rate in rates), f"{rates[0] / rates[1]:.1f}")
+        for outer, name in (("trpo", "MAML-TRPO"), ("ppo", "ProMP, 5 epochs")):
+            table.add_row(f"whole meta-iteration, {name}", f"{figures[f'iteration_{outer}_s']:.2f} s", "", "")
+        console.print(table)
+        return 0
+
+
+@dataclass(frozen=True)
 class Completion:
     """Print the shell's completion script; where to put it stands in the README.
 
@@ -263,7 +317,7 @@ class Completion:
         return 0
 
 
-Command = Train | Evaluate | Envs | Agents | Tensorboard | Completion
+Command = Train | Evaluate | Envs | Agents | Tensorboard | Bench | Completion
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -299,6 +353,7 @@ def _parse(arguments: list[str]) -> Command:
         | Annotated[Envs, tyro.conf.subcommand("envs")]
         | Annotated[Agents, tyro.conf.subcommand("agents")]
         | Annotated[Tensorboard, tyro.conf.subcommand("tensorboard")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")]
         | Annotated[Completion, tyro.conf.subcommand("completion")]
     )
     complaint = io.StringIO()
@@ -356,9 +411,17 @@ def _check_train(command: Train, defaults: Train) -> None:
         raise UserError("write AGENT and ENV right after 'train', before the flags: metarl train AGENT ENV --flag …")
 
 
+def _at_least(command: object, **least: int) -> None:
+    """Raise a UserError for the first field that is below its least value; None is no value."""
+    for name, bound in least.items():
+        value = getattr(command, name)
+        if value is not None and value < bound:
+            raise UserError(f"{name} must be at least {bound}, got {value}")
+
+
 def _value_of(flag: str, arguments: list[str]) -> str | None:
     """Value of '--flag VALUE' or '--flag=VALUE', None where it is not given."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.pairwise([*arguments, ""]):
         if argument == flag:
             return following
         if argument.startswith(f"{flag}="):
