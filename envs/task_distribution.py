@@ -134,7 +134,7 @@ class TaskDistribution:
         train = self.train[name]
         try:
             value = torch.as_tensor(raw, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             raise ValueError(f"task parameter {name!r} must be numbers, got {raw!r}") from None
         if value.ndim == 1 and len(value) == 1 and train.shape == ():
             value = value[0]

@@ -113,7 +113,7 @@ class PointNavigation(TaskEnv):
         x, y = pixel(params["goal"])
         draw.line((x - 6, y - 6, x + 6, y + 6), fill="red", width=2)
         draw.line((x - 6, y + 6, x + 6, y - 6), fill="red", width=2)
-        disc(state, 5, "royalblue")
+        disc(state[:2], 5, "royalblue")
         return render_state, np.asarray(image)
 
     def plane_position(self, obs: Tensor) -> Tensor:
