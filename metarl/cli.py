@@ -7,11 +7,12 @@ import io
 import itertools
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 from rich.console import Console
@@ -23,7 +24,7 @@ from metarl import plots
 from metarl.bench import bench
 from metarl.checkpoint import BEST, write_atomically
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
-from metarl.errors import TrainingError, UserError
+from metarl.errors import TrainingError, UserError, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table
@@ -231,19 +232,21 @@ class Tensorboard:
 
     def execute(self, console: Console) -> int:
         """Serve until Ctrl-C."""
-        from tensorboard import program
-        from tensorboard.program import TensorBoardServerException
+        from tensorboard import program  # slow to import, and only needed here
 
         if not Path(self.run_dir).is_dir():
             raise UserError(f"there is no directory {self.run_dir!r}; train a run with: metarl train")
         if not 0 <= self.port < 2**16:
             raise UserError(f"port must be between 0 and 65535, got {self.port}")
-        board = program.TensorBoard()
-        board.configure(argv=[None, "--logdir", self.run_dir, "--host", "localhost", "--port", str(self.port)])
         try:
-            return int(board.main())
-        except TensorBoardServerException as error:
-            raise UserError(str(error)) from None
+            with socket.create_server(("localhost", self.port)):
+                pass
+        except OSError:
+            raise UserError(f"port {self.port} is in use; choose another one with --port") from None
+        board = program.TensorBoard()
+        address = ["--host", "localhost", "--port", str(self.port)]
+        board.configure(argv=[None, "--logdir", self.run_dir, *address, "--load_fast", "false"])
+        return int(board.main())
 
 
 @dataclass(frozen=True)
@@ -318,6 +321,7 @@ class Completion:
 
 
 Command = Train | Evaluate | Envs | Agents | Tensorboard | Bench | Completion
+COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_args(Command)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -346,16 +350,14 @@ def _parse(arguments: list[str]) -> Command:
         UserError: it is not understood.
         SystemExit: help or a completion script was asked for and printed.
     """
+    first = arguments[0]
+    if not first.startswith("-") and first not in COMMANDS:
+        raise unknown("command", first, COMMANDS)
     train = _train_defaults(arguments[1:] if arguments[:1] == ["train"] else [])
-    commands: Any = (
-        Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Envs, tyro.conf.subcommand("envs")]
-        | Annotated[Agents, tyro.conf.subcommand("agents")]
-        | Annotated[Tensorboard, tyro.conf.subcommand("tensorboard")]
-        | Annotated[Bench, tyro.conf.subcommand("bench")]
-        | Annotated[Completion, tyro.conf.subcommand("completion")]
-    )
+    commands: Any = Annotated[Train, tyro.conf.subcommand("train", default=train)]
+    for name, command_class in COMMANDS.items():
+        if command_class is not Train:
+            commands |= Annotated[command_class, tyro.conf.subcommand(name)]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -179,7 +179,7 @@ def test_threads_have_no_influence(outer: Any) -> None:
 def test_an_error_in_one_chunk_is_raised(num_threads: int) -> None:
     learner = make_learner(config=MAMLConfig(policy=TINY, task_chunk=1), num_threads=num_threads)
     support, query = random_meta_batch(learner, seeded(2))
-    with pytest.raises(RuntimeError, match="shape|size"):
+    with pytest.raises(RuntimeError, match=r"shape|size"):
         learner.meta_update(support, replace(query, obs=query.obs[..., :1]))
 
 

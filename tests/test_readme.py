@@ -1,0 +1,72 @@
+"""The README's own text is run: the user-defined family, the Gymnasium snippet, the commands."""
+
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl.cli import COMMANDS, main
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    in_tables = re.findall(r"`(metarl [^`]+)`", README)
+    in_blocks = [line.split("#")[0] for block in code_blocks("bash") for line in block.splitlines()]
+    return [c.strip() for c in in_tables + in_blocks if re.match(r"metarl \w", c)]
+
+
+def test_user_defined_family_trains_from_the_users_own_module(tmp_path: Path) -> None:
+    (family,) = (block for block in code_blocks("python") if "class MyDistribution" in block)
+    (command,) = (c for c in commands() if "my_envs:MyDistribution" in c)
+    assert len([line for line in family.splitlines() if line.strip()]) <= 30
+    (tmp_path / "my_envs.py").write_text(family)
+    small = "--iterations 2 --num-tasks 3 --episodes 4 --eval-tasks 2 --test-tasks 3 --name mine"
+    arguments = shlex.split(command.removeprefix("metarl ")) + small.split()
+    done = subprocess.run(
+        [sys.executable, "-m", "metarl", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 test tasks" in done.stdout
+    evaluated = subprocess.run(
+        [sys.executable, "-m", "metarl", "evaluate", "mine", "--split", "ood", "--num-tasks", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_gymnasium_snippet_runs() -> None:
+    (snippet,) = (block for block in code_blocks("python") if "gymnasium.make(" in block)
+    names: dict[str, object] = {}
+    exec(snippet, names)
+    assert names["obs"] is not None
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_every_command_has_its_subcommand_and_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    subcommand, *arguments = shlex.split(command.split(">")[0])[1:]
+    assert subcommand in COMMANDS
+    leading = list(itertools.takewhile(lambda a: not a.startswith("-"), arguments)) if subcommand == "train" else []
+    with pytest.raises(SystemExit) as stop:
+        main([subcommand, *leading, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in (a.split("=")[0] for a in arguments if a.startswith("--") and a != "--help"):
+        assert flag in text
+
+
+def test_both_set_up_commands_stand_on_the_first_screen() -> None:
+    first_screen = README[:1800]
+    assert "python -m pip install -e . -c constraints.txt && metarl train" in first_screen
+    assert "python -m pip install -e '.[test]' -c constraints.txt && pytest" in first_screen
