@@ -44,6 +44,7 @@ class MAMLConfig:
             1 … K, the support batches serving as queries of the step before them (multi-step loss of MAML++).
         outer: "trpo" (MAML-TRPO) or "ppo" (ProMP: clipped surrogate, Adam, inner KL penalty).
         outer_lr: ppo: Adam's rate.
+        outer_lr_decay: ppo: factor by which Adam's rate shrinks from one meta-update to the next.
         outer_epochs: ppo: gradient steps on each batch.
         clip: ppo: clip range ε of the likelihood ratio.
         inner_kl_penalty: ppo: weight η of the KL between each support batch's policy and its new counterpart.
@@ -63,6 +64,7 @@ class MAMLConfig:
     objective_steps: Literal["last", "all"] = "last"
     outer: Literal["trpo", "ppo"] = "trpo"
     outer_lr: float = 1e-3
+    outer_lr_decay: float = 1.0
     outer_epochs: int = 5
     clip: float = 0.3
     inner_kl_penalty: float = 5e-4
@@ -76,7 +78,7 @@ class MAMLConfig:
         for name in ("adaptation_steps", "outer_epochs", "task_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("inner_lr", "inner_lr_decay", "outer_lr", "clip"):
+        for name in ("inner_lr", "inner_lr_decay", "outer_lr", "outer_lr_decay", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("gamma", "gae_lambda"):
@@ -126,7 +128,8 @@ class MAML:
 
     def begin(self, num_tasks: int) -> Adapted:
         """See MetaLearner.begin."""
-        return Adapted(expand_to_tasks(detach(self._policy_part(self._meta)), num_tasks), steps=0)
+        start = map_parameters(torch.clone, self._policy_part(self._meta))  # a meta-update writes in place
+        return Adapted(expand_to_tasks(start, num_tasks), steps=0)
 
     def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
         """See MetaLearner.adapt."""
@@ -158,7 +161,7 @@ class MAML:
         if config.inner_lr_mode == "meta-sgd":
             return {_RATE + n: torch.full_like(p, config.inner_lr).unsqueeze(0) for n, p in parameters.items()}
         if config.inner_lr_mode == "per-step":
-            return {_RATE + n: schedule.reshape(-1, *(1,) * p.ndim).to(p) for n, p in parameters.items()}
+            return {_RATE + n: schedule.reshape(-1, *(1,) * p.ndim).to(p, copy=True) for n, p in parameters.items()}
         return {}
 
     def _rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
@@ -209,6 +212,7 @@ class MAML:
 
     def _ppo_update(self, batches: list[Batch]) -> dict[str, float]:
         before, first_value, first_norm = self.state_dict(), 0.0, 0.0
+        self._optimizer.param_groups[0]["lr"] = self.config.outer_lr * self.config.outer_lr_decay ** self._updates()
         for epoch in range(self.config.outer_epochs):
             try:
                 value, gradient = self._value_and_gradient(batches)
@@ -227,6 +231,11 @@ class MAML:
             "kl": kl,
             "gradient_norm": first_norm,
         }
+
+    def _updates(self) -> int:
+        """Meta-updates that Adam has done."""
+        first = next(iter(self._meta.values()))
+        return int(self._optimizer.state.get(first, {}).get("step", 0)) // self.config.outer_epochs
 
     def _value_and_gradient(self, batches: list[Batch]) -> tuple[float, Parameters]:
         """Outer objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks.
@@ -374,11 +383,15 @@ class MAML:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """See MetaLearner.load_state_dict."""
-        values = {name.removeprefix("meta."): v for name, v in state.items() if name.startswith("meta.")}
-        expected = map_shapes(self._meta)
-        if map_shapes(values) != expected:
-            raise ValueError(f"the state's parameters {map_shapes(values)} are not this learner's {expected}")
-        self._assign(values)
+        shapes = map_shapes(self._meta)
+        expected = {f"meta.{name}": shape for name, shape in shapes.items()}
+        if any(name.startswith("adam.") for name in state):
+            for name, shape in shapes.items():
+                expected |= {f"adam.step.{name}": (), f"adam.exp_avg.{name}": shape, f"adam.exp_avg_sq.{name}": shape}
+        different = sorted({name for name, _ in map_shapes(state).items() ^ expected.items()})
+        if different:
+            raise ValueError(f"the state is not this learner's: names or shapes differ in {', '.join(different)}")
+        self._assign({name: state[f"meta.{name}"] for name in shapes})
         self._optimizer.state.clear()
         for name, leaf in self._meta.items():
             moments = {

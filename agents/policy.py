@@ -49,7 +49,7 @@ class ActionDistribution(Protocol):
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """Independent Gaussians per action dimension. mean (*batch, A); log_std broadcastable to it."""
+    """Independent Gaussians per action dimension. mean (*batch, A); log_std (…, A) with … broadcastable to *batch."""
 
     mean: Tensor
     log_std: Tensor

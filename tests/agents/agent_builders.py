@@ -1,9 +1,6 @@
 """Small policies, learners and episodes for the tests of the learners."""
 
-from collections.abc import Iterator
-
 import numpy as np
-import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
@@ -15,15 +12,6 @@ from envs.rollout import Episodes
 OBSERVATION_SPACE = Box(-np.inf, np.inf, (2,))
 ACTION_SPACES: dict[str, Box | Discrete] = {"gaussian": Box(-1.0, 1.0, (2,)), "categorical": Discrete(3)}
 TINY = PolicyConfig(hidden_sizes=(3,))
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """Computes in double precision, so that equations can be compared to many digits."""
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(previous)
 
 
 def seeded(seed: int) -> torch.Generator:

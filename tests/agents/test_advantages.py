@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import slow_maml
 import torch
-from agent_builders import float64 as float64
 from agent_builders import make_policy, random_episodes, seeded
 from numpy.typing import NDArray
 from torch import Tensor

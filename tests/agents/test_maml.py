@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from agent_builders import TINY, make_learner, meta_parameters, perturb, random_episodes, random_meta_batch, seeded
-from agent_builders import float64 as float64
 from slow_maml import SlowMAML, finite_differences, gradient_of, hessian_product, value_of
 from torch import Tensor
 

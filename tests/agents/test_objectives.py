@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from agent_builders import float64 as float64
 from agent_builders import make_policy, random_episodes, seeded
 from gymnasium.spaces import Box, Discrete
 from slow_maml import to_distribution
@@ -248,3 +247,18 @@ def test_masked_steps_have_no_influence(estimator: str, head: str) -> None:
     elsewhere, _ = policy.apply({n: leaf + 0.1 for n, leaf in params.items()}, garbage)
     objective = INNER_OBJECTIVES[estimator]
     torch.testing.assert_close(objective(batch, elsewhere), objective(batch, moved), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_long_tail_of_masked_steps_does_not_overflow(estimator: str) -> None:
+    """A policy far from the zeros that stand in masked steps, whose ratios there would multiply to infinity."""
+    policy = make_policy("gaussian")
+    params = policy.init(seeded(0)) | {"log_std": torch.full((2,), -2.0)}
+    episodes = random_episodes(policy, params, seeded(1), (1, 2, 400))
+    assert episodes.mask[0, 1].sum() == 1
+    batch = Batch.of(policy, episodes, 0.9, 0.8)
+    leaves = require_grad(params)
+    value = INNER_OBJECTIVES[estimator](batch, policy.apply(leaves, batch.obs)[0]).sum()
+    gradient = flatten(torch.autograd.grad(value, list(leaves.values())))
+    assert bool(value.isfinite())
+    assert bool(gradient.isfinite().all())

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from agent_builders import float64 as float64
 from agent_builders import seeded
 from torch import Tensor
 
