@@ -23,7 +23,8 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     axes.plot(episodes, evaluation.return_mean, "o-", color="tab:blue", label="mean")
     for x, y in zip(episodes, evaluation.return_mean, strict=True):
         axes.annotate(f"{y:.1f}", (x, y), textcoords="offset points", xytext=(6, -12))
-    axes.set(xlabel="episodes of experience on the new task", ylabel="return", title=title, xticks=episodes)
+    axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
+    axes.set_title(title, fontsize="small")
     axes.margins(x=0.1)
     axes.legend(loc="best")
     axes.grid(alpha=0.3)

@@ -113,6 +113,13 @@ def test_box_ring_is_uniform_in_volume(region: Callable[[Tensor], Tensor], volum
     assert share(region(draw(BoxRing(0.5, 1.0, dim=3)))) == about(volume / (2**3 - 1))
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_box_ring_gives_every_side_the_same_chance(dim: int) -> None:
+    value = draw(BoxRing(0.5, 1.0, dim=dim))
+    slab = 0.5 * 2 ** (dim - 1) / (2**dim - 1)
+    assert [share(sign * value[:, axis] > 0.5) for axis in range(dim) for sign in (1, -1)] == [about(slab)] * 2 * dim
+
+
 @pytest.mark.parametrize(
     ("range_", "inside", "outside"),
     [
