@@ -21,7 +21,7 @@ from agents.parameters import (
     require_grad,
     unflatten_like,
 )
-from agents.policy import ActionDistribution, MLPPolicy, PolicyConfig
+from agents.policy import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
 from agents.trust_region import LinearMap, TrustRegionConfig, trpo_step
 from envs.rollout import Episodes
 
@@ -35,8 +35,11 @@ class MAMLConfig:
         adaptation_steps: K, policy-gradient steps on a new task that training optimises for.
         inner_lr: rate of the inner step, plain SGD on advantages normalised per task and step.
         inner_lr_decay: factor by which the rate shrinks from one inner step to the next.
+        log_std_lr_factor: factor on the inner rate of the policy's log standard deviation; above 1, exploration
+            noise shrinks faster as the policy adapts.
         inner_lr_mode: "fixed"; "meta-sgd" learns a rate for every single parameter, shared by the steps (Li et al.
-            2017); "per-step" learns one for every tensor and step (LSLR of MAML++, Antoniou et al. 2019).
+            2017); "per-step" learns one for every tensor and step (LSLR of MAML++, Antoniou et al. 2019);
+            "meta-sgd-per-step" learns one for every single parameter and step.
         estimator: inner surrogate: "lvc" likelihood ratio (ProMP's low-variance curvature), "dice" unbiased,
             "plain" log-likelihood, which drops the credit to pre-update sampling.
         first_order: FOMAML: ignore how the inner step depends on the meta-parameters.
@@ -58,7 +61,8 @@ class MAMLConfig:
     adaptation_steps: int = 1
     inner_lr: float = 0.1
     inner_lr_decay: float = 1.0
-    inner_lr_mode: Literal["fixed", "meta-sgd", "per-step"] = "fixed"
+    log_std_lr_factor: float = 1.0
+    inner_lr_mode: Literal["fixed", "meta-sgd", "per-step", "meta-sgd-per-step"] = "fixed"
     estimator: Literal["lvc", "dice", "plain"] = "lvc"
     first_order: bool = False
     objective_steps: Literal["last", "all"] = "last"
@@ -78,7 +82,7 @@ class MAMLConfig:
         for name in ("adaptation_steps", "outer_epochs", "task_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("inner_lr", "inner_lr_decay", "outer_lr", "outer_lr_decay", "clip"):
+        for name in ("inner_lr", "inner_lr_decay", "log_std_lr_factor", "outer_lr", "outer_lr_decay", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("gamma", "gae_lambda"):
@@ -155,22 +159,26 @@ class MAML:
         return stepped, self.policy.distribution(acting)
 
     def _initial_rates(self, parameters: Parameters) -> Parameters:
-        """Learned rates, leaves (1, …) shared by the steps, or (K, 1, …) one for each."""
-        config = self.config
-        schedule = config.inner_lr * config.inner_lr_decay ** torch.arange(config.adaptation_steps)
-        if config.inner_lr_mode == "meta-sgd":
-            return {_RATE + n: torch.full_like(p, config.inner_lr).unsqueeze(0) for n, p in parameters.items()}
-        if config.inner_lr_mode == "per-step":
-            return {_RATE + n: schedule.reshape(-1, *(1,) * p.ndim).to(p, copy=True) for n, p in parameters.items()}
-        return {}
+        """Learned rates, leaves (1, …) shared by the steps or (K, …) one for each; … is 1s or the parameter's shape."""
+        mode, steps = self.config.inner_lr_mode, range(self.adaptation_steps)
+        if mode == "fixed":
+            return {}
+        rates = {}
+        for name, leaf in parameters.items():
+            shape = leaf.shape if mode in ("meta-sgd", "meta-sgd-per-step") else (1,) * leaf.ndim
+            scheduled = [self._fixed_rate(name, step) for step in (steps if mode != "meta-sgd" else [0])]
+            rates[_RATE + name] = torch.stack([leaf.new_full(shape, rate) for rate in scheduled])
+        return rates
+
+    def _fixed_rate(self, name: str, step: int) -> float:
+        """Rate of a parameter at a step before any is learned."""
+        factor = self.config.log_std_lr_factor if name == LOG_STD else 1.0
+        return factor * self.config.inner_lr * self.config.inner_lr_decay**step
 
     def _rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
         """Inner rate of a parameter; steps beyond those trained use the last learned rate."""
-        config = self.config
         learned = meta.get(_RATE + name)
-        if learned is None:
-            return config.inner_lr * config.inner_lr_decay**step
-        return learned[min(step, len(learned) - 1)]
+        return self._fixed_rate(name, step) if learned is None else learned[min(step, len(learned) - 1)]
 
     # ------------------------------------------------------------------ meta-update
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from agents.parameters import Parameters
 
+LOG_STD = "log_std"
+"""Name of a Gaussian policy's log standard deviation among its parameters."""
+
 MIN_LOG_STD = math.log(1e-6)
 """Floor of the Gaussian's log standard deviation (original MAML code)."""
 
@@ -199,7 +202,7 @@ class MLPPolicy:
             parameters[f"layer{layer}.weight"] = bound * (2 * uniform - 1)
             parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device)
         if self.gaussian:
-            parameters["log_std"] = torch.full((self.sizes[-1],), self.config.init_log_std, device=generator.device)
+            parameters[LOG_STD] = torch.full((self.sizes[-1],), self.config.init_log_std, device=generator.device)
         return parameters
 
     def apply(
@@ -224,7 +227,7 @@ class MLPPolicy:
         output = x.reshape(*batch, self.sizes[-1])
         if not self.gaussian:
             return Categorical(output), None
-        log_std = params["log_std"].clamp(min=MIN_LOG_STD)
+        log_std = params[LOG_STD].clamp(min=MIN_LOG_STD)
         if task_batched:
             log_std = log_std.reshape(batch[0], *(1,) * (len(batch) - 1), self.sizes[-1])
         return DiagonalGaussian(output, log_std), None

@@ -186,7 +186,8 @@ class SlowMAML:
     def rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
         """Inner rate of one parameter; learned ones are stored as "inner_lr.*" with the step leading."""
         if self.config.inner_lr_mode == "fixed":
-            return self.config.inner_lr * self.config.inner_lr_decay**step
+            factor = self.config.log_std_lr_factor if name == "log_std" else 1.0
+            return factor * self.config.inner_lr * self.config.inner_lr_decay**step
         learned = meta[f"inner_lr.{name}"]
         return learned[-1] if step >= len(learned) else learned[step]
 

@@ -29,6 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
     "meta-sgd-1": {"adaptation_steps": 1, "inner_lr_mode": "meta-sgd"},
     "meta-sgd-2": {"adaptation_steps": 2, "inner_lr_mode": "meta-sgd"},
     "per-step-2": {"adaptation_steps": 2, "inner_lr_mode": "per-step", "inner_lr_decay": 0.5},
+    "meta-sgd-per-step-2": {"adaptation_steps": 2, "inner_lr_mode": "meta-sgd-per-step", "inner_lr_decay": 0.5},
+    "log-std-factor-2": {"adaptation_steps": 2, "log_std_lr_factor": 3.0, "inner_lr_decay": 0.5},
     "first-order-1": {"adaptation_steps": 1, "first_order": True},
     "first-order-2": {"adaptation_steps": 2, "first_order": True},
     "first-order-all-per-step-2": {
@@ -178,11 +180,12 @@ def test_begin_gives_every_task_the_meta_parameters_and_no_learned_rates() -> No
         assert_same_leaves(task_parameters(adapted, task), {n: meta[n] for n in adapted.params}, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("mode", ["fixed", "meta-sgd", "per-step"])
+@pytest.mark.parametrize("mode", ["meta-sgd", "per-step", "meta-sgd-per-step"])
 def test_learned_rates_start_at_the_configured_ones(mode: Any) -> None:
-    config = replace(config_of("lvc-2"), inner_lr_mode=mode)
+    fixed = config_of("lvc-2", log_std_lr_factor=2.0)
+    config = replace(fixed, inner_lr_mode=mode)
     _, support, _ = prepared("gaussian", config, moved=False)
-    fresh, plain = make_learner("gaussian", config), make_learner("gaussian", config_of("lvc-2"))
+    fresh, plain = make_learner("gaussian", config), make_learner("gaussian", fixed)
     for one, other in zip(
         fresh.adapt(fresh.begin(3), support[0]).params.values(),
         plain.adapt(plain.begin(3), support[0]).params.values(),
@@ -191,8 +194,9 @@ def test_learned_rates_start_at_the_configured_ones(mode: Any) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_per_step_rates_start_with_the_decay() -> None:
-    config = replace(config_of("decay-2"), inner_lr_mode="per-step")
+@pytest.mark.parametrize("mode", ["per-step", "meta-sgd-per-step"])
+def test_per_step_rates_start_with_the_decay(mode: Any) -> None:
+    config = replace(config_of("decay-2"), inner_lr_mode=mode)
     learner, support, _ = prepared("gaussian", config_of("decay-2"))
     learned = make_learner("gaussian", config)
     state = learned.state_dict()

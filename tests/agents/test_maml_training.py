@@ -237,7 +237,24 @@ def test_a_restored_learner_goes_on_bit_identically(config: MAMLConfig) -> None:
         assert not torch.equal(original.state_dict()["meta.log_std"], before["meta.log_std"])
 
 
-@pytest.mark.parametrize("mode", ["fixed", "meta-sgd", "per-step"])
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_the_outer_rate_anneals_from_one_update_to_the_next(reloaded: bool) -> None:
+    learner = make_learner(config=MAMLConfig(policy=TINY, outer="ppo", outer_lr=1e-2, outer_lr_decay=1e-3))
+    batch = random_meta_batch(learner, seeded(2))
+    moved = []
+    for _ in range(2):
+        before = learner.state_dict()
+        learner.meta_update(*batch)
+        after = learner.state_dict()
+        moved.append(max((after[n] - v).abs().max().item() for n, v in before.items() if n.startswith("meta.")))
+        if reloaded:
+            learner = make_learner(config=learner.config)
+            learner.load_state_dict(after)
+    assert moved[0] > 1e-2
+    assert 0 < moved[1] < 1e-4
+
+
+@pytest.mark.parametrize("mode", ["fixed", "meta-sgd", "per-step", "meta-sgd-per-step"])
 def test_every_parameter_keeps_a_value_of_its_own(mode: Any) -> None:
     learner = make_learner(config=MAMLConfig(policy=TINY, adaptation_steps=2, inner_lr_mode=mode))
     state = {n: torch.randn(v.shape, generator=seeded(i)) for i, (n, v) in enumerate(learner.state_dict().items())}
