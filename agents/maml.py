@@ -23,6 +23,7 @@ from agents.parameters import (
 )
 from agents.policy import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
 from agents.trust_region import LinearMap, TrustRegionConfig, trpo_step
+from agents.validation import check_values
 from envs.rollout import Episodes
 
 
@@ -34,7 +35,7 @@ class MAMLConfig:
         policy: the policy network.
         adaptation_steps: K, policy-gradient steps on a new task that training optimises for.
         inner_lr: rate of the inner step, plain SGD on advantages normalised per task and step.
-        inner_lr_decay: factor by which the rate shrinks from one inner step to the next.
+        inner_lr_decay: factor by which the rate shrinks from one inner step to the next; not with "meta-sgd".
         log_std_lr_factor: factor on the inner rate of the policy's log standard deviation; above 1, exploration
             noise shrinks faster as the policy adapts.
         inner_lr_mode: "fixed"; "meta-sgd" learns a rate for every single parameter, shared by the steps (Li et al.
@@ -79,6 +80,7 @@ class MAMLConfig:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
+        check_values(self)
         for name in ("adaptation_steps", "outer_epochs", "task_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

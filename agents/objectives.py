@@ -79,7 +79,8 @@ def dice(batch: Batch, distribution: ActionDistribution) -> Tensor:
     """E[Σ_t (□_{≤t} − □_{<t}) · A_t] with □ the product of likelihood ratios up to a step: unbiased to any order.
 
     Source: Foerster et al. 2018, "DiCE"; in its advantage form Farquhar et al. 2019, "Loaded DiCE", equation 13
-        with λ = 1. Deviation: weighted by 1/steps as the other surrogates are, so that one inner rate serves all.
+        with λ = 1. Unbiased for given advantages; the baseline, their normalisation and the weight 1/steps, which
+        all surrogates here share so that one inner rate serves them, add a little bias of their own.
     """
     log_ratio = (distribution.log_prob(batch.action) - batch.old_log_prob) * (batch.weight > 0)
     up_to = log_ratio.cumsum(dim=-1)

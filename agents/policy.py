@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from agents.parameters import Parameters
+from agents.validation import check_values
 
 LOG_STD = "log_std"
 """Name of a Gaussian policy's log standard deviation among its parameters."""
@@ -157,7 +158,8 @@ class PolicyConfig:
     init_log_std: float = -0.5
 
     def __post_init__(self) -> None:
-        """Reject layers without units."""
+        """Reject values out of range, naming the field."""
+        check_values(self)
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
 

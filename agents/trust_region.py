@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents.validation import check_values
+
 LinearMap = Callable[[Tensor], Tensor]
 
 
@@ -29,6 +31,7 @@ class TrustRegionConfig:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
+        check_values(self)
         for name in ("cg_iterations", "line_search_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
