@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -23,12 +25,12 @@ from envs.registry import FAMILIES, make_distribution
 from metarl import plots
 from metarl.bench import bench
 from metarl.checkpoint import BEST, write_atomically
-from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
+from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
 from metarl.errors import TrainingError, UserError, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table
-from metarl.run_directory import RunDirectory, load_learner, resolve_device
+from metarl.run_directory import RunDirectory, build, load_learner, resolve_device
 from metarl.train import Trainer, resolve
 
 EXIT_TRAINING_FAILED = 1
@@ -55,16 +57,20 @@ class Train(TrainConfig):
         config = TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
         if self.resume:
             run = RunDirectory.open(self.resume, config.run_dir)
-            run.lock()
-            run.set_iterations(config.iterations)
         else:
             config = resolve(config)
-            make_distribution(config.env)  # an unknown one is said before anything is written
+            build(config, torch.Generator(config.device))  # what cannot be built is said before anything is written
             run = RunDirectory.create(config)
-            run.lock()
+        with run.locked():
+            return self._train(run, config, console)
+
+    def _train(self, run: RunDirectory, config: TrainConfig, console: Console) -> int:
+        if self.resume:
+            run.set_iterations(config.iterations)
         trainer = Trainer(run, console)
         if self.resume:
             trainer.resume()
+            run.write_config()
         start = f"resuming at iteration {trainer.progress.iteration}" if self.resume else "meta-training"
         _say(console, f"{start}: {config.agent} on {config.env}, {config.iterations} iterations, in {run.path}")
         _say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
@@ -121,6 +127,8 @@ class Evaluate:
     def __post_init__(self) -> None:
         """Reject values out of range, naming the flag."""
         _at_least(self, num_tasks=1, steps=0, episodes=1, seed=0)
+        if self.seed > MAX_SEED:
+            raise UserError(f"seed must be at most {MAX_SEED}, got {self.seed}")
 
     def execute(self, console: Console) -> int:
         """Evaluate; print a table or JSON."""
@@ -335,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _parse(arguments or ["--help"]).execute(Console())
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except TrainingError as error:
+    except (TrainingError, FloatingPointError) as error:
         return _fail(str(error), EXIT_TRAINING_FAILED)
     except (ValueError, OSError) as error:
         if TRACEBACK_VARIABLE in os.environ:
@@ -440,7 +448,8 @@ def _one_line(complaint: str) -> str:
             break
         if text and not text.startswith("─") and not line.startswith("╭"):
             lines.append(text)
-    return f"{' '.join(lines)} (see metarl --help)"
+    message = re.sub(r"^Error parsing [^-]\S*: ", "", " ".join(lines))  # the parser's own name of a group of flags
+    return f"{message} (see metarl --help)"
 
 
 def _say(console: Console, line: str) -> None:

@@ -9,10 +9,12 @@ import tyro
 import yaml
 
 from agents.registry import AGENTS, LearnerConfig
+from envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, unknown
 
 DEFAULT_AGENT = "maml"
 DEFAULT_ENV = "point-navigation/finn"
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,13 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "num_threads"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("eval_tasks", "test_tasks"):
+            if getattr(self, name) > FROZEN_SIZE:
+                raise UserError(f"{name} must be at most {FROZEN_SIZE}, got {getattr(self, name)}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
+        if self.num_threads < 0:
+            raise UserError(f"num_threads must not be negative, got {self.num_threads}")
         if "/" in self.name or self.name.startswith("."):
             raise UserError(f"name must be a plain directory name, got {self.name!r}")
 
@@ -133,7 +139,21 @@ def _build(cls: type[Any], data: dict[str, Any]) -> Any:
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
             value = _build(typing.cast(type[Any], hints[name]), value)
         values[name] = tuple(value) if isinstance(value, list) else value
+        if not _fits(hints[name], values[name]):
+            raise UserError(f"{cls.__name__}: {name} cannot be {value!r}")
     try:
         return cls(**values)
     except TypeError as error:
         raise UserError(f"{cls.__name__}: {error}") from None
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a field's type; of a union's types and of dataclasses, that it is one of them."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return value in arguments
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(arguments[0], element) for element in value)
+    if arguments:
+        return any(_fits(one, value) for one in arguments)
+    return type(value) in ((int, float) if hint is float else (hint,))

@@ -9,6 +9,7 @@ checkpoints/         iteration-0000100.safetensors …, best.safetensors
 evaluation-test.json evaluation at the end of training
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
@@ -18,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ class RunDirectory:
                     name = f"{stem}-{number}"
             run = cls(parent / name, dataclasses.replace(config, name=name))
             try:
-                write_atomically(run.path / CONFIG_FILE, to_yaml(run.config).encode())
+                run.write_config()
                 write_atomically(run.path / METADATA_FILE, json.dumps(_metadata(run.config), indent=1).encode())
                 (run.path / METRICS_FILE).touch()
             except OSError:
@@ -111,25 +113,36 @@ class RunDirectory:
         except ValueError as error:
             raise UserError(f"{path / CONFIG_FILE}: {error}") from None
 
-    def lock(self) -> None:
-        """Take the run for writing until the process ends.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing; the lock ends with the process at the latest.
 
         Raises:
             UserError: another process is writing it, or the directory cannot be written.
         """
-        try:
-            self._lock_file = (self.path / ".lock").open("w")
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"run {self.path} is being written by another process") from None
-        except OSError as error:
-            raise UserError(f"run {self.path} cannot be written: {error}") from None
+        with contextlib.ExitStack() as stack:
+            try:
+                fcntl.flock(stack.enter_context((self.path / ".lock").open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"run {self.path} is being written by another process") from None
+            except OSError as error:
+                raise UserError(f"run {self.path} cannot be written: {error}") from None
+            yield
 
     def set_iterations(self, iterations: int) -> None:
-        """Change how long the run is to go on."""
-        if iterations != self.config.iterations:
-            self.config = dataclasses.replace(self.config, iterations=iterations)
-            write_atomically(self.path / CONFIG_FILE, to_yaml(self.config).encode())
+        """Change how long the run is to go on; `write_config` makes it last.
+
+        Raises:
+            UserError: the run has done more already.
+        """
+        done = max(self.checkpoints.iterations(), default=0)
+        if iterations < done:
+            raise UserError(f"run {self.path} has done {done} iterations; --iterations {iterations} is less")
+        self.config = dataclasses.replace(self.config, iterations=iterations)
+
+    def write_config(self) -> None:
+        """Write the configuration as it is now."""
+        write_atomically(self.path / CONFIG_FILE, to_yaml(self.config).encode())
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -148,6 +161,7 @@ class RunDirectory:
 
     def rewind_metrics(self, iteration: int) -> None:
         """Drop what was written after an iteration, before it is written again."""
+        (self.path / METRICS_FILE).touch()  # a run killed while it was made has none
         kept = [row for row in self.read_metrics() if row["iteration"] <= iteration]
         write_atomically(self.path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
 

@@ -66,12 +66,19 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; says which ones could not.
 
+        A run that was killed before its first checkpoint starts from the beginning.
+
         Raises:
-            CheckpointError: none can be read.
+            CheckpointError: there are checkpoints, but none can be read.
         """
+        if not self.run.checkpoints.iterations():
+            self.run.rewind_metrics(-1)
+            return
         checkpoint, problems = self.run.checkpoints.load_newest_good()
         for problem in problems:
-            self.console.print(f"warning: {problem}; going on from the one before", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"warning: {problem}; going on from the one before", highlight=False, soft_wrap=True, markup=False
+            )
         self.learner.load_state_dict(learner_state(checkpoint))
         self.generator.set_state(checkpoint.tensors["generator"])
         self.progress = checkpoint.progress
@@ -93,8 +100,8 @@ class Trainer:
                 self.console, self.progress.iteration, self.config.iterations, self.progress.env_steps
             ) as reporter,
         ):
-            if self.progress.iteration == 0:
-                self._validate(writer, reporter)
+            if not self._begun:
+                self._log(writer, self._validate(writer, reporter))
                 self._save()
             while self.progress.iteration < self.config.iterations and not stop.requested:
                 self._iterate(writer, reporter)
@@ -144,9 +151,14 @@ class Trainer:
         config, start = self.config, time.perf_counter()
         generator = rollout_generator(self.generator.device, config.seed + VALIDATION_SEED_OFFSET)
         tasks = self.distribution.sample(config.eval_tasks, "validation", generator)
-        batches = adaptation_episodes(
-            self.learner, self.distribution, tasks, self.learner.adaptation_steps, config.episodes, generator
-        )
+        try:
+            batches = adaptation_episodes(
+                self.learner, self.distribution, tasks, self.learner.adaptation_steps, config.episodes, generator
+            )
+        except FloatingPointError as error:
+            self._save()
+            where = f"validation after iteration {self.progress.iteration}"
+            raise TrainingError(f"{where}: {error}; the run is saved") from error
         evaluation = summarize(batches)
         score = float(evaluation.return_mean[-1])
         best = self.progress.best_validation
@@ -164,16 +176,19 @@ class Trainer:
             writer.add_figure("eval/trajectories", picture, step)
         reporter.evaluated(self.progress.iteration, evaluation)
         row = {f"eval/return_k{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
-        row |= {"eval/gain": float(evaluation.gains.mean()), "time/evaluate": time.perf_counter() - start}
-        if self.progress.iteration == 0:
-            self._log(writer, row)
-        return row
+        return row | {"eval/gain": float(evaluation.gains.mean()), "time/evaluate": time.perf_counter() - start}
 
     def _log(self, writer: SummaryWriter, row: dict[str, float]) -> None:
         for tag, value in row.items():
             writer.add_scalar(tag, value, self.progress.env_steps)
+        writer.flush()  # so that a kill loses nothing of what the next checkpoint holds
         counts = {name: getattr(self.progress, name) for name in ("iteration", "env_steps", "evaluation_env_steps")}
         self.run.append_metrics(counts | {"seconds": self.progress.seconds} | row)
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the evaluation before the first iteration is done."""
+        return self.progress.best_validation is not None
 
     def _save(self) -> None:
         self.run.checkpoints.save(self._checkpoint())
@@ -185,10 +200,10 @@ class Trainer:
     @contextlib.contextmanager
     def _writer(self) -> Iterator[SummaryWriter]:
         """TensorBoard, with the hyper-parameters written first and events after the checkpoint purged on resume."""
-        resumed = self.progress.iteration > 0
-        writer = SummaryWriter(str(self.run.path), purge_step=self.progress.env_steps + 1 if resumed else None)
+        # A run killed before its first checkpoint may have left events of iteration 0: these are purged as well.
+        writer = SummaryWriter(str(self.run.path), purge_step=self.progress.env_steps + 1 if self._begun else 0)
         try:
-            if not resumed:
+            if not self._begun:
                 final = f"eval/return_k{self.learner.adaptation_steps}"
                 for summary in hparams(flat_items(self.config), {final: 0.0}):
                     writer._get_file_writer().add_summary(summary)

@@ -313,7 +313,7 @@ def test_chunks_of_tasks_have_no_influence_on_the_update(outer: Any) -> None:
         ("task_chunk", -1, "task_chunk must be at least 1, got -1"),
         ("inner_lr", 0.0, "inner_lr must be positive, got 0"),
         ("inner_lr_decay", -0.5, "inner_lr_decay must be positive, got -0.5"),
-        ("outer_lr", float("nan"), "outer_lr must be positive, got nan"),
+        ("outer_lr", float("nan"), "outer_lr must be finite, got nan"),
         ("clip", 0.0, "clip must be positive, got 0"),
         ("gamma", 1.01, "gamma must be between 0 and 1, got 1.01"),
         ("gae_lambda", -0.1, "gae_lambda must be between 0 and 1, got -0.1"),

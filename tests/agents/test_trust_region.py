@@ -162,7 +162,7 @@ def test_no_step_without_a_direction_of_positive_curvature(gradient: Tensor, fis
     ("field", "value", "message"),
     [
         ("max_kl", 0.0, "max_kl must be positive, got 0"),
-        ("max_kl", math.nan, "max_kl must be positive, got nan"),
+        ("max_kl", math.nan, "max_kl must be finite, got nan"),
         ("cg_iterations", 0, "cg_iterations must be at least 1, got 0"),
         ("line_search_steps", -1, "line_search_steps must be at least 1, got -1"),
         ("cg_damping", -1e-5, "cg_damping must not be negative, got -1e-05"),
