@@ -29,7 +29,7 @@ from envs.rollout import Episodes
 
 @dataclass(frozen=True)
 class MAMLConfig:
-    """MAML policy gradient.
+    """MAML policy gradient: MAML-TRPO, ProMP, FOMAML, Meta-SGD, learned rates per step.
 
     Attributes:
         policy: the policy network.

@@ -218,9 +218,13 @@ class Agents:
         console.print(table)
         table = Table("agent", "environment", "preset", "what it is", title="presets", title_justify="left")
         for agent_name in AGENTS:
+            anywhere = presets_for(agent_name, "")
+            for name, preset in anywhere.items():
+                table.add_row(agent_name, "any", name, preset.summary)
             for env in FAMILIES:
                 for name, preset in presets_for(agent_name, env).items():
-                    table.add_row(agent_name, env, name, preset.summary)
+                    if name not in anywhere:
+                        table.add_row(agent_name, env, name, preset.summary)
         console.print(table)
         _say(console, "hyper-parameters: metarl train AGENT ENV --help")
         return 0
