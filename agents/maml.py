@@ -55,7 +55,8 @@ class MAMLConfig:
         trust_region: trpo: bounds and iterations.
         gamma: discount γ.
         gae_lambda: λ of the advantages; 1 gives returns minus baseline.
-        task_chunk: tasks that one backward pass handles; small chunks stay in cache and spread over the cores.
+        task_chunk: tasks that one backward pass handles: small chunks stay in a CPU's cache and spread over its cores;
+            0 takes 2 on a CPU and all on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -76,12 +77,12 @@ class MAMLConfig:
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     gamma: float = 0.99
     gae_lambda: float = 1.0
-    task_chunk: int = 10
+    task_chunk: int = 0
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
         check_values(self)
-        for name in ("adaptation_steps", "outer_epochs", "task_chunk"):
+        for name in ("adaptation_steps", "outer_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("inner_lr", "inner_lr_decay", "log_std_lr_factor", "outer_lr", "outer_lr_decay", "clip"):
@@ -90,9 +91,13 @@ class MAMLConfig:
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.inner_kl_penalty < 0:
-            raise ValueError(f"inner_kl_penalty must not be negative, got {self.inner_kl_penalty}")
+        for name in ("inner_kl_penalty", "task_chunk"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
+
+CPU_TASK_CHUNK = 2
+"""Measured best on CPUs, with one thread and with two; see the README's performance section."""
 
 _RATE = "inner_lr."  # prefix of learned rates among the meta-parameters
 
@@ -368,8 +373,9 @@ class MAML:
         return Batch.of(self.policy, episodes, self.config.gamma, self.config.gae_lambda)
 
     def _chunks(self, batches: list[Batch]) -> Iterator[list[Batch]]:
-        size = self.config.task_chunk
-        for start in range(0, len(batches[0].obs), size):
+        obs = batches[0].obs
+        size = self.config.task_chunk or (CPU_TASK_CHUNK if obs.device.type == "cpu" else len(obs))
+        for start in range(0, len(obs), size):
             yield [batch.tasks(slice(start, start + size)) for batch in batches]
 
     def _policy_part(self, meta: Parameters) -> Parameters:

@@ -310,7 +310,7 @@ def test_chunks_of_tasks_have_no_influence_on_the_update(outer: Any) -> None:
     [
         ("adaptation_steps", 0, "adaptation_steps must be at least 1, got 0"),
         ("outer_epochs", 0, "outer_epochs must be at least 1, got 0"),
-        ("task_chunk", -1, "task_chunk must be at least 1, got -1"),
+        ("task_chunk", -1, "task_chunk must not be negative, got -1"),
         ("inner_lr", 0.0, "inner_lr must be positive, got 0"),
         ("inner_lr_decay", -0.5, "inner_lr_decay must be positive, got -0.5"),
         ("outer_lr", float("nan"), "outer_lr must be finite, got nan"),
