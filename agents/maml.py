@@ -410,13 +410,12 @@ class MAML:
         self._assign({name: state[f"meta.{name}"] for name in shapes})
         self._optimizer.state.clear()
         for name, leaf in self._meta.items():
-            moments = {
-                key.split(".", 2)[1]: value.clone()
-                for key, value in state.items()
-                if key.startswith("adam.") and key.split(".", 2)[2] == name
-            }
-            if moments:
-                self._optimizer.state[leaf] = moments
+            if f"adam.step.{name}" in state:
+                self._optimizer.state[leaf] = {
+                    "step": state[f"adam.step.{name}"].cpu().clone(),  # torch keeps the count on the CPU
+                    "exp_avg": state[f"adam.exp_avg.{name}"].to(leaf.device, copy=True),
+                    "exp_avg_sq": state[f"adam.exp_avg_sq.{name}"].to(leaf.device, copy=True),
+                }
 
 
 def map_shapes(parameters: Parameters) -> dict[str, tuple[int, ...]]:
