@@ -393,7 +393,11 @@ def _train_defaults(arguments: list[str]) -> Train:
     """Defaults of `metarl train`, which depend on its leading AGENT and ENV, on --preset and on --resume."""
     resume = _value_of("--resume", arguments)
     if resume is not None:
-        return _as_train(RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs").config, resume)
+        if not resume:
+            raise UserError("--resume needs a run: metarl train --resume RUN")
+        run = RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs")
+        # Where the run is now, which need not be where it was written.
+        return _as_train(dataclasses.replace(run.config, run_dir=str(run.path.parent)), resume)
     positional = []
     for argument in arguments[:2]:
         if argument.startswith("-"):
@@ -444,15 +448,14 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
 
 
 def _one_line(complaint: str) -> str:
-    """The message of a boxed complaint of the parser, without its box and its repetition of the help text."""
-    lines: list[str] = []
-    for line in complaint.splitlines():
-        text = line.strip("│╭╮╰╯ ")
-        if text.startswith("───") and lines:
-            break
-        if text and not text.startswith("─") and not line.startswith("╭"):
-            lines.append(text)
-    message = re.sub(r"^Error parsing [^-]\S*: ", "", " ".join(lines))  # the parser's own name of a group of flags
+    """The message of a complaint of the parser, without the frame, the title and the repetition of the help text.
+
+    The title stands in a box's frame, or above a rule where standard output is not UTF-8.
+    """
+    sections = re.split("(?m)^[│ ]*[─-]{3,}[│ ]*$", complaint)
+    section = sections[0].partition("\n")[2] if complaint.startswith("╭") else "".join(sections[1:2]) or complaint
+    message = " ".join(" ".join(line.strip("│╰─╯ ") for line in section.splitlines()).split())
+    message = re.sub(r"^Error parsing [^-]\S*: ", "", message)  # the parser's own name of a group of flags
     return f"{message} (see metarl --help)"
 
 
