@@ -1,0 +1,57 @@
+"""Presets: every one builds a learner and says what it is for."""
+
+import pytest
+import torch
+
+from agents.registry import AGENTS
+from envs.registry import ALIASES, FAMILIES
+from metarl.config import TrainConfig, flat_items, from_yaml, to_yaml
+from metarl.errors import UserError
+from metarl.presets import PRESETS, default_config, presets_for
+from metarl.run_directory import build
+
+EVERY = [
+    (agent, env, preset) for agent in AGENTS for env in (*FAMILIES, *ALIASES) for preset in presets_for(agent, env)
+]
+
+
+@pytest.mark.parametrize(("agent", "env", "preset"), EVERY)
+def test_preset_builds(agent: str, env: str, preset: str) -> None:
+    config = default_config(agent, env, preset)
+    assert (config.agent, config.env, config.preset) == (agent, env, preset)
+    distribution, learner = build(config, torch.Generator())
+    assert learner.adaptation_steps == config.learner.adaptation_steps
+    assert distribution.name == ALIASES.get(env, env)
+    assert from_yaml(to_yaml(config)) == config
+
+
+@pytest.mark.parametrize(("agent", "env"), PRESETS)
+def test_presets_belong_to_registered_names_and_have_a_summary(agent: str, env: str) -> None:
+    assert agent in AGENTS
+    assert env in FAMILIES
+    for preset in PRESETS[agent, env].values():
+        assert preset.summary
+        assert "\n" not in preset.summary
+
+
+@pytest.mark.parametrize(("agent", "env", "preset"), EVERY)
+def test_preset_changes_what_it_names_and_nothing_else(agent: str, env: str, preset: str) -> None:
+    plain = flat_items(TrainConfig(agent=agent, env=env, preset=preset, learner=AGENTS[agent].config_class()))
+    changes = presets_for(agent, env)[preset].changes
+    plain_changes = {name: str(value) if isinstance(value, tuple) else value for name, value in changes.items()}
+    assert set(changes) <= set(plain)
+    assert flat_items(default_config(agent, env, preset)) == plain | plain_changes
+
+
+def test_alias_has_the_presets_of_what_it_stands_for() -> None:
+    for alias, name in ALIASES.items():
+        assert presets_for("maml", alias) == presets_for("maml", name)
+
+
+def test_environment_of_the_user_has_a_default_preset() -> None:
+    assert default_config("maml", "my_envs:MyDistribution").env == "my_envs:MyDistribution"
+
+
+def test_unknown_preset_is_named_with_those_there_are() -> None:
+    with pytest.raises(UserError, match=r"'defualt'.*did you mean 'default'"):
+        default_config("maml", "point-dynamics", "defualt")
