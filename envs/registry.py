@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from envs.families import navigation
@@ -64,7 +64,7 @@ def make_distribution(name: str) -> TaskDistribution:
     return distribution
 
 
-def did_you_mean(name: str, known: "dict[str, Family] | list[str]") -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' (did you mean …?)' where a known name is near, else ''."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

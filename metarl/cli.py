@@ -142,6 +142,8 @@ class Evaluate:
             }
         else:
             tasks = distribution.sample(self.num_tasks, self.split, generator)
+        if self.out:
+            Path(self.out).mkdir(parents=True, exist_ok=True)  # before the work, so that a bad path costs nothing
         steps = learner.adaptation_steps if self.steps is None else self.steps
         episodes = self.episodes or run.config.episodes
         batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
@@ -340,6 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input gives one line on standard error and 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m` does
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an arrow that a terminal cannot show is no reason to stop
     try:
         if arguments == ["--version"]:
             print(f"metarl {importlib.metadata.version('metarl')}")
@@ -438,12 +442,11 @@ def _at_least(command: object, **least: int) -> None:
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
-    """Value of '--flag VALUE' or '--flag=VALUE', None where it is not given."""
+    """Value of '--flag VALUE' or '--flag=VALUE', None where it is not given; the parser takes '_' for '-' as well."""
     for argument, following in itertools.pairwise([*arguments, ""]):
-        if argument == flag:
-            return following
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else following
     return None
 
 

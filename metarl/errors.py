@@ -1,7 +1,8 @@
 """Errors that the command line shows as one line, without a traceback."""
 
-import difflib
 from collections.abc import Iterable
+
+from envs.registry import did_you_mean
 
 
 class UserError(ValueError):
@@ -15,6 +16,4 @@ class TrainingError(RuntimeError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """'unknown KIND NAME (did you mean …?); known are …'."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return UserError(f"unknown {kind} {name!r}{hint}; known are {', '.join(names)}")
+    return UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known are {', '.join(names)}")

@@ -1,3 +1,5 @@
+"""Configurations reject unknown choices and numbers that are not finite."""
+
 from typing import Any
 
 import pytest

@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -503,3 +504,20 @@ def test_tensorboard_serves_the_runs_on_localhost(workplace: Path) -> None:
     finally:
         server.terminate()
         server.communicate()
+
+
+def test_a_terminal_without_unicode_gets_question_marks() -> None:
+    command = [sys.executable, "-m", "metarl", "envs", "point-dynamics"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    poor = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=False)
+    assert (poor.returncode, poor.stderr) == (0, "")
+    assert "rotation" in poor.stdout
+
+
+def test_an_unusable_output_directory_is_said_before_the_work(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metarl.cli.adaptation_episodes", lambda *arguments: pytest.fail("evaluated first"))
+    (tmp_path / "file").touch()
+    assert main(["evaluate", str(trained_run), "--out", str(tmp_path / "file")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
