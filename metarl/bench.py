@@ -46,7 +46,6 @@ def bench(env: str, num_tasks: int, episodes: int, hidden_size: int, repeats: in
     name = ALIASES.get(env, env)
     if name not in FAMILIES:
         raise unknown("environment", env, FAMILIES)
-    torch.set_num_threads(1)
     distribution = make_distribution(name)
     generator = torch.Generator().manual_seed(0)
     config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size)))

@@ -342,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input gives one line on standard error and 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m` does
+    torch.set_num_threads(1)  # learners spread chunks of tasks over the cores instead; see agents.parallel
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an arrow that a terminal cannot show is no reason to stop
     try:

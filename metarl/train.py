@@ -58,7 +58,6 @@ class Trainer:
         self.run = run
         self.config = run.config
         self.console = console
-        torch.set_num_threads(1)  # the learner spreads chunks of tasks over the cores instead; see ChunkPool
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
         self.progress = Progress()
