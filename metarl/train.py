@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -112,31 +113,31 @@ class Trainer:
         config, start, random_state = self.config, time.perf_counter(), self.generator.get_state()
         iteration = self.progress.iteration + 1
         try:
-            support, query = sample_iteration(
+            sampled = sample_iteration(
                 self.distribution, self.learner, config.num_tasks, config.episodes, self.generator
             )
-            collected = time.perf_counter()
-            metrics = self.learner.meta_update(support, query)
+            adapted = time.perf_counter()
+            metrics = self.learner.meta_update(sampled.support, sampled.query)
         except FloatingPointError as error:
             self.generator.set_state(random_state)
             self._save()
             raise TrainingError(f"iteration {iteration}: {error}; the run is saved as it was before it") from error
         updated = time.perf_counter()
-        batches = [*support, query]
-        sampled_steps = sum(batch.env_steps for batch in batches)
+        sampled_steps = sum(batch.env_steps for batch in sampled.batches)
         self.progress = dataclasses.replace(
             self.progress,
             iteration=iteration,
             env_steps=self.progress.env_steps + sampled_steps,
             seconds=self.progress.seconds + updated - start,
         )
-        returns = [batch.returns.mean().item() for batch in batches]
+        returns = [batch.returns.mean().item() for batch in sampled.batches]
         row = {f"train/return_k{k}": value for k, value in enumerate(returns)}
         row |= {f"train/{name}": value for name, value in metrics.items()}
         row |= {
-            "time/collect": collected - start,
-            "time/meta_update": updated - collected,
-            "time/env_steps_per_second": sampled_steps / (collected - start),
+            "time/collect": sampled.collect_seconds,
+            "time/adapt": adapted - start - sampled.collect_seconds,
+            "time/meta_update": updated - adapted,
+            "time/env_steps_per_second": sampled_steps / sampled.collect_seconds,
         }
         reporter.iteration(iteration, self.progress.env_steps, returns)
         if iteration % config.eval_interval == 0 or iteration == config.iterations:
@@ -211,10 +212,29 @@ class Trainer:
             writer.close()
 
 
+class MetaBatch(NamedTuple):
+    """What one meta-iteration samples.
+
+    Attributes:
+        support: K batches, each collected after one more adaptation step.
+        query: the batch after the last one.
+        collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
+    """
+
+    support: list[Episodes]
+    query: Episodes
+    collect_seconds: float
+
+    @property
+    def batches(self) -> list[Episodes]:
+        """Support and query, k = 0 … K."""
+        return [*self.support, self.query]
+
+
 def sample_iteration(
     distribution: TaskDistribution, learner: MetaLearner, num_tasks: int, episodes: int, generator: torch.Generator
-) -> tuple[list[Episodes], Episodes]:
-    """The sampling of one meta-iteration: K support batches, each after one more adaptation step, and the query.
+) -> MetaBatch:
+    """The sampling of one meta-iteration.
 
     Args:
         distribution: gives the training tasks.
@@ -226,11 +246,14 @@ def sample_iteration(
     tasks = distribution.sample(num_tasks, "train", generator)
     env = distribution.bind(tasks, episodes)
     adapted = learner.begin(num_tasks)
-    support = []
-    for _ in range(learner.adaptation_steps):
-        support.append(collect(env, learner.policy, adapted.params, generator))
-        adapted = learner.adapt(adapted, support[-1])
-    return support, collect(env, learner.policy, adapted.params, generator)
+    batches, seconds = [], 0.0
+    for step in range(learner.adaptation_steps + 1):
+        start = time.perf_counter()
+        batches.append(collect(env, learner.policy, adapted.params, generator))
+        seconds += time.perf_counter() - start
+        if step < learner.adaptation_steps:
+            adapted = learner.adapt(adapted, batches[-1])
+    return MetaBatch(batches[:-1], batches[-1], seconds)
 
 
 class _StopFlag:

@@ -25,7 +25,7 @@ def test_figures_are_positive_and_consistent(figures: dict[str, Any]) -> None:
     assert figures["env_steps_per_s"] == pytest.approx(figures["env_steps"] / figures["sampling_s"])
     assert figures["plain_env_steps_per_s"] == pytest.approx(figures["env_steps"] / figures["plain_sampling_s"])
     for outer in ("trpo", "ppo"):
-        assert figures[f"iteration_{outer}_s"] == figures["sampling_s"] + figures[f"meta_update_{outer}_s"]
+        assert figures[f"iteration_{outer}_s"] > figures["sampling_s"] + figures[f"meta_update_{outer}_s"]
     for phase in ("sampling", "meta_gradient"):
         assert figures[f"{phase}_ratio"] == pytest.approx(figures[f"plain_{phase}_s"] / figures[f"{phase}_s"])
 
@@ -45,7 +45,7 @@ def test_plain_loop_computes_the_same_meta_gradient() -> None:
     distribution, generator = pearl(), torch.Generator().manual_seed(0)
     config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(5, 4)))
     learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
-    support, query = sample_iteration(distribution, learner, 3, 4, generator)
+    support, query, _ = sample_iteration(distribution, learner, 3, 4, generator)
     expected = learner.meta_gradient(support, query)
     plain = _PlainLoop("metarl/PointNavigationPearl-v0", learner, 4).gradient([*support, query])
     assert plain.keys() == expected.keys()

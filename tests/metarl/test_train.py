@@ -87,9 +87,9 @@ def test_tensorboard_holds_what_metrics_hold(trained_run: Path) -> None:
 def test_tensorboard_holds_times_figures_and_hyper_parameters(trained_run: Path) -> None:
     events = events_of(trained_run)
     tags = events.Tags()
-    assert {f"time/{phase}" for phase in ("collect", "meta_update", "evaluate", "env_steps_per_second")} <= set(
-        tags["scalars"]
-    )
+    assert {
+        f"time/{phase}" for phase in ("collect", "adapt", "meta_update", "evaluate", "env_steps_per_second")
+    } <= set(tags["scalars"])
     env_steps = [row["env_steps"] for row in metrics_of(trained_run)]
     for figure in ("eval/adaptation", "eval/trajectories"):
         images = events.Images(figure)
