@@ -52,7 +52,7 @@ class MAMLConfig:
         outer_epochs: ppo: gradient steps on each batch.
         clip: ppo: clip range ε of the likelihood ratio.
         inner_kl_penalty: ppo: weight η of the KL between each support batch's policy and its new counterpart.
-        trust_region: trpo: bounds and iterations.
+        trust_region: trpo: bounds on the change of the policies after step K, and iterations.
         gamma: discount γ.
         gae_lambda: λ of the advantages; 1 gives returns minus baseline.
         task_chunk: tasks that one backward pass handles: small chunks stay in a CPU's cache and spread over its cores;
