@@ -33,8 +33,8 @@ _LEARNED_STEPS = {
     "learner.inner_lr_mode": "meta-sgd-per-step",
     "learner.log_std_lr_factor": 10.0,
 }
-"""What worked best on every family tried: rates learned for each step, every step's return in the objective, and an
-inner rate of the exploration noise large enough that it shrinks within three steps; figures in the README."""
+"""What worked best on every family tried, seeds 0 to 2: step sizes learned for each step, every step's return in the
+objective, and exploration noise that may shrink within three steps; the README's table says what each is worth."""
 
 MAML_PRESETS = {
     "default": Preset("3 adaptation steps with learned rates, ProMP outer step", {"iterations": 60, **_LEARNED_STEPS}),
