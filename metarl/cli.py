@@ -26,7 +26,7 @@ from metarl import plots
 from metarl.bench import bench
 from metarl.checkpoint import BEST, write_atomically
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
-from metarl.errors import TrainingError, UserError, unknown
+from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table
@@ -126,7 +126,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the flag."""
-        _at_least(self, num_tasks=1, steps=0, episodes=1, seed=0)
+        require_at_least(self, num_tasks=1, steps=0, episodes=1, seed=0)
         if self.seed > MAX_SEED:
             raise UserError(f"seed must be at most {MAX_SEED}, got {self.seed}")
 
@@ -287,7 +287,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the flag."""
-        _at_least(self, num_tasks=1, episodes=1, hidden_size=1, repeats=1, num_threads=0)
+        require_at_least(self, num_tasks=1, episodes=1, hidden_size=1, repeats=1, num_threads=0)
 
     def execute(self, console: Console) -> int:
         """Measure and print."""
@@ -435,14 +435,6 @@ def _check_train(command: Train, defaults: Train) -> None:
             raise UserError(f"--resume keeps the run's settings; only --iterations may be changed, not {changed}")
     elif (command.agent, command.env) != (defaults.agent, defaults.env):
         raise UserError("write AGENT and ENV right after 'train', before the flags: metarl train AGENT ENV --flag …")
-
-
-def _at_least(command: object, **least: int) -> None:
-    """Raise a UserError for the first field that is below its least value; None is no value."""
-    for name, bound in least.items():
-        value = getattr(command, name)
-        if value is not None and value < bound:
-            raise UserError(f"{name} must be at least {bound}, got {value}")
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:

@@ -10,7 +10,7 @@ import yaml
 
 from agents.registry import AGENTS, LearnerConfig
 from envs.task_distribution import FROZEN_SIZE
-from metarl.errors import UserError, unknown
+from metarl.errors import UserError, require_at_least, unknown
 
 DEFAULT_AGENT = "maml"
 DEFAULT_ENV = "point-navigation/finn"
@@ -59,17 +59,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
-        for name in (
-            "iterations",
-            "num_tasks",
-            "episodes",
-            "eval_interval",
-            "eval_tasks",
-            "test_tasks",
-            "checkpoint_interval",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(self, iterations=1, num_tasks=1, episodes=1)
+        require_at_least(self, eval_interval=1, eval_tasks=1, test_tasks=1, checkpoint_interval=1)
         for name in ("eval_tasks", "test_tasks"):
             if getattr(self, name) > FROZEN_SIZE:
                 raise UserError(f"{name} must be at most {FROZEN_SIZE}, got {getattr(self, name)}")

@@ -17,3 +17,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """'unknown KIND NAME (did you mean …?); known are …'."""
     names = list(known)
     return UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known are {', '.join(names)}")
+
+
+def require_at_least(config: object, **least: int) -> None:
+    """Raise a UserError for the first field that is below its least value; None is no value."""
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise UserError(f"{name} must be at least {bound}, got {value}")

@@ -1,5 +1,6 @@
 """The model evaluator: how fast and how well does a learner adapt to tasks it never saw?"""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,13 +105,30 @@ def adaptation_episodes(
         episodes: E per task and step.
         generator: drives the rollouts.
     """
+    batches, _ = timed_adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
+    return batches
+
+
+def timed_adaptation_episodes(
+    learner: MetaLearner,
+    distribution: TaskDistribution,
+    tasks: Task,
+    steps: int,
+    episodes: int,
+    generator: torch.Generator,
+) -> tuple[list[Episodes], float]:
+    """As `adaptation_episodes`, with the wall-clock seconds of the rollouts alone, adaptation not included."""
     env = distribution.bind(tasks, episodes)
     adapted = learner.begin(num_tasks_of(tasks))
-    batches = [collect(env, learner.policy, adapted.params, generator)]
-    for _ in range(steps):
-        adapted = learner.adapt(adapted, batches[-1])
+    batches: list[Episodes] = []
+    seconds = 0.0
+    for step in range(steps + 1):
+        start = time.perf_counter()
         batches.append(collect(env, learner.policy, adapted.params, generator))
-    return batches
+        seconds += time.perf_counter() - start
+        if step < steps:
+            adapted = learner.adapt(adapted, batches[-1])
+    return batches, seconds
 
 
 def rollout_generator(device: torch.device, seed: int) -> torch.Generator:

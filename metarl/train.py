@@ -16,13 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from agents.meta_learner import MetaLearner
-from envs.rollout import Episodes, collect
+from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
 from metarl import plots
 from metarl.checkpoint import Checkpoint, Progress
 from metarl.config import TrainConfig, flat_items
 from metarl.errors import TrainingError
-from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
+from metarl.evaluate import adaptation_episodes, rollout_generator, summarize, timed_adaptation_episodes
 from metarl.progress import Reporter, make_reporter
 from metarl.run_directory import RunDirectory, build, learner_state, resolve_device
 
@@ -244,15 +244,9 @@ def sample_iteration(
         generator: drives tasks and rollouts.
     """
     tasks = distribution.sample(num_tasks, "train", generator)
-    env = distribution.bind(tasks, episodes)
-    adapted = learner.begin(num_tasks)
-    batches, seconds = [], 0.0
-    for step in range(learner.adaptation_steps + 1):
-        start = time.perf_counter()
-        batches.append(collect(env, learner.policy, adapted.params, generator))
-        seconds += time.perf_counter() - start
-        if step < learner.adaptation_steps:
-            adapted = learner.adapt(adapted, batches[-1])
+    batches, seconds = timed_adaptation_episodes(
+        learner, distribution, tasks, learner.adaptation_steps, episodes, generator
+    )
     return MetaBatch(batches[:-1], batches[-1], seconds)
 
 

@@ -47,23 +47,21 @@ def own_family(function: Callable[[], object]) -> str:
 
 
 def test_every_environment_step_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: dict[str, list[int]] = {"metarl.train": [], "metarl.evaluate": []}
+    taken: list[int] = []
 
-    def spy(module: str) -> Callable[..., Episodes]:
-        def collect_and_note(*arguments: Any) -> Episodes:
-            episodes = collect(*arguments)
-            taken[module].append(episodes.env_steps)
-            return episodes
+    def collect_and_note(*arguments: Any) -> Episodes:
+        episodes = collect(*arguments)
+        taken.append(episodes.env_steps)
+        return episodes
 
-        return collect_and_note
-
-    for module in taken:
-        monkeypatch.setattr(f"{module}.collect", spy(module))
+    monkeypatch.setattr("metarl.evaluate.collect", collect_and_note)
     run = train(tmp_path, "--seed", "3", env=own_family(early_ending))
     batches = 2  # one adaptation step: a support and a query batch, or k = 0 and 1
-    training = np.array(taken["metarl.train"]).reshape(ITERATIONS, batches).sum(axis=1)
-    evaluations = np.array(taken["metarl.evaluate"]).reshape(ITERATIONS + 2, batches).sum(axis=1)
-    assert any(steps % early_ending().horizon for steps in taken["metarl.train"]), "no episode ended early"
+    # A validation, then a training iteration and a validation in turn, and the test evaluation at the end.
+    in_turn = np.array(taken).reshape(2 * ITERATIONS + 2, batches)
+    assert (in_turn[1:-1:2] % early_ending().horizon).any(), "no episode of the training ended early"
+    training = in_turn[1:-1:2].sum(axis=1)
+    evaluations = np.concatenate([in_turn[:-1:2], in_turn[-1:]]).sum(axis=1)
     rows = metrics_of(run)
     assert [row["env_steps"] for row in rows] == [0, *np.cumsum(training)]
     assert [row["evaluation_env_steps"] for row in rows] == np.cumsum(evaluations[:-1]).tolist()
