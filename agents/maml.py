@@ -22,6 +22,7 @@ from agents.parameters import (
     unflatten_like,
 )
 from agents.policy import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
+from agents.trained_parameters import TrainedParameters
 from agents.trust_region import LinearMap, TrustRegionConfig, trpo_step
 from agents.validation import check_values
 from envs.rollout import Episodes
@@ -130,8 +131,8 @@ class MAML:
         self.policy = MLPPolicy(observation_space, action_space, config.policy)
         self.adaptation_steps = config.adaptation_steps
         initial = self.policy.init(generator)
-        self._meta = initial | self._initial_rates(initial)
-        self._optimizer = torch.optim.Adam(self._meta.values(), lr=config.outer_lr)
+        self._trained = TrainedParameters(initial | self._initial_rates(initial))
+        self._meta = self._trained.values
         self._pool = ChunkPool(num_threads)
         self._objective = objectives.INNER_OBJECTIVES[config.estimator]
 
@@ -215,7 +216,7 @@ class MAML:
 
         step = trpo_step(start, flat_gradient, self._fisher_product(batches), evaluate, self.config.trust_region)
         if step.accepted:
-            self._assign(unflatten_like(step.parameters, self._meta))
+            self._trained.assign(unflatten_like(step.parameters, self._meta))
         return {
             "surrogate": value,
             "surrogate_improvement": step.improvement,
@@ -227,7 +228,8 @@ class MAML:
 
     def _ppo_update(self, batches: list[Batch]) -> dict[str, float]:
         before, first_value, first_norm = self.state_dict(), 0.0, 0.0
-        self._optimizer.param_groups[0]["lr"] = self.config.outer_lr * self.config.outer_lr_decay ** self._updates()
+        updates = self._trained.adam_steps // self.config.outer_epochs
+        lr = self.config.outer_lr * self.config.outer_lr_decay**updates
         for epoch in range(self.config.outer_epochs):
             try:
                 value, gradient = self._value_and_gradient(batches)
@@ -236,9 +238,7 @@ class MAML:
                 raise
             if epoch == 0:
                 first_value, first_norm = value, float(flatten(gradient.values()).norm())
-            for name, leaf in self._meta.items():
-                leaf.grad = -gradient[name]
-            self._optimizer.step()
+            self._trained.ascend(gradient, lr)
         last_value, kl = self._surrogate_and_kl(self._meta, batches)
         return {
             "surrogate": first_value,
@@ -246,11 +246,6 @@ class MAML:
             "kl": kl,
             "gradient_norm": first_norm,
         }
-
-    def _updates(self) -> int:
-        """Meta-updates that Adam has done."""
-        first = next(iter(self._meta.values()))
-        return int(self._optimizer.state.get(first, {}).get("step", 0)) // self.config.outer_epochs
 
     def _value_and_gradient(self, batches: list[Batch]) -> tuple[float, Parameters]:
         """Outer objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks.
@@ -381,43 +376,12 @@ class MAML:
     def _policy_part(self, meta: Parameters) -> Parameters:
         return {name: leaf for name, leaf in meta.items() if not name.startswith(_RATE)}
 
-    def _assign(self, values: Parameters) -> None:
-        """Write new meta-parameters in place, so that the optimizer goes on holding them."""
-        with torch.no_grad():
-            for name, leaf in self._meta.items():
-                leaf.copy_(values[name])
-
     # ------------------------------------------------------------------ persistence
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See MetaLearner.state_dict: "meta.*", and "adam.<moment>.*" once the optimizer has stepped."""
-        state = {f"meta.{name}": leaf.detach().clone() for name, leaf in self._meta.items()}
-        for name, leaf in self._meta.items():
-            for moment, value in self._optimizer.state.get(leaf, {}).items():
-                state[f"adam.{moment}.{name}"] = value.detach().clone()
-        return state
+        """See MetaLearner.state_dict."""
+        return self._trained.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """See MetaLearner.load_state_dict."""
-        shapes = map_shapes(self._meta)
-        expected = {f"meta.{name}": shape for name, shape in shapes.items()}
-        if any(name.startswith("adam.") for name in state):
-            for name, shape in shapes.items():
-                expected |= {f"adam.step.{name}": (), f"adam.exp_avg.{name}": shape, f"adam.exp_avg_sq.{name}": shape}
-        different = sorted({name for name, _ in map_shapes(state).items() ^ expected.items()})
-        if different:
-            raise ValueError(f"the state is not this learner's: names or shapes differ in {', '.join(different)}")
-        self._assign({name: state[f"meta.{name}"] for name in shapes})
-        self._optimizer.state.clear()
-        for name, leaf in self._meta.items():
-            if f"adam.step.{name}" in state:
-                self._optimizer.state[leaf] = {
-                    "step": state[f"adam.step.{name}"].cpu().clone(),  # torch keeps the count on the CPU
-                    "exp_avg": state[f"adam.exp_avg.{name}"].to(leaf.device, copy=True),
-                    "exp_avg_sq": state[f"adam.exp_avg_sq.{name}"].to(leaf.device, copy=True),
-                }
-
-
-def map_shapes(parameters: Parameters) -> dict[str, tuple[int, ...]]:
-    """Shape of each leaf."""
-    return {name: tuple(leaf.shape) for name, leaf in parameters.items()}
+        self._trained.load_state_dict(state)

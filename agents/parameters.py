@@ -39,3 +39,8 @@ def detach(parameters: Parameters) -> Parameters:
 def require_grad(parameters: Parameters) -> Parameters:
     """Detached leaves that gather gradients."""
     return map_parameters(lambda leaf: leaf.detach().requires_grad_(), parameters)
+
+
+def shapes_of(parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf."""
+    return {name: tuple(leaf.shape) for name, leaf in parameters.items()}
