@@ -1,7 +1,7 @@
-"""MAML policy gradient: MAML-TRPO, ProMP, FOMAML, Meta-SGD and per-step rates, as options of one implementation."""
+"""MAML policy gradient: MAML-TRPO, ProMP, E-MAML, FOMAML, ANIL, Meta-SGD, per-step rates: one implementation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from agents import objectives
 from agents.meta_learner import Adapted
 from agents.objectives import Batch, mean_over_steps
-from agents.parallel import ChunkPool
+from agents.parallel import ChunkPool, task_chunks
 from agents.parameters import (
     Parameters,
     detach,
@@ -30,7 +30,7 @@ from envs.rollout import Episodes
 
 @dataclass(frozen=True)
 class MAMLConfig:
-    """MAML policy gradient: MAML-TRPO, ProMP, FOMAML, Meta-SGD, learned rates per step.
+    """MAML policy gradient: MAML-TRPO, ProMP, E-MAML, FOMAML, ANIL, Meta-SGD, learned rates per step.
 
     Attributes:
         policy: the policy network.
@@ -45,6 +45,10 @@ class MAMLConfig:
         estimator: inner surrogate: "lvc" likelihood ratio (ProMP's low-variance curvature), "dice" unbiased,
             "plain" log-likelihood, which drops the credit to pre-update sampling.
         first_order: FOMAML: ignore how the inner step depends on the meta-parameters.
+        adapted_layers: "all"; "head" adapts the last layer and a Gaussian's log standard deviation only (ANIL); the
+            layers below are meta-learned and shared by all tasks.
+        exploration_credit: weight of the credit that the actions of the support batches get for the return after the
+            last step (E-MAML), standardised over tasks; 0: none.
         objective_steps: "last": improve the return after step K; "all": the mean over the returns after steps
             1 … K, the support batches serving as queries of the step before them (multi-step loss of MAML++).
         outer: "trpo" (MAML-TRPO) or "ppo" (ProMP: clipped surrogate, Adam, inner KL penalty).
@@ -68,6 +72,8 @@ class MAMLConfig:
     inner_lr_mode: Literal["fixed", "meta-sgd", "per-step", "meta-sgd-per-step"] = "fixed"
     estimator: Literal["lvc", "dice", "plain"] = "lvc"
     first_order: bool = False
+    adapted_layers: Literal["all", "head"] = "all"
+    exploration_credit: float = 0.0
     objective_steps: Literal["last", "all"] = "last"
     outer: Literal["trpo", "ppo"] = "trpo"
     outer_lr: float = 1e-3
@@ -82,23 +88,14 @@ class MAMLConfig:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
-        check_values(self)
-        for name in ("adaptation_steps", "outer_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("inner_lr", "inner_lr_decay", "log_std_lr_factor", "outer_lr", "outer_lr_decay", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        for name in ("inner_kl_penalty", "task_chunk"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_values(
+            self,
+            at_least_one=("adaptation_steps", "outer_epochs"),
+            positive=("inner_lr", "inner_lr_decay", "log_std_lr_factor", "outer_lr", "outer_lr_decay", "clip"),
+            not_negative=("inner_kl_penalty", "exploration_credit", "task_chunk"),
+            probabilities=("gamma", "gae_lambda"),
+        )
 
-
-CPU_TASK_CHUNK = 2
-"""Measured best on CPUs, with one thread and with two; see the README's performance section."""
 
 _RATE = "inner_lr."  # prefix of learned rates among the meta-parameters
 
@@ -109,7 +106,9 @@ class MAML:
     Inner step, for each task:  θ_{k+1} = θ_k + α_k ∇ J_inner(θ_k; support_k)
     Outer:                      maximise over θ_0  mean over tasks of J_outer(θ_K; query)
 
-    Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", algorithm 3; Rothfuss et al. 2019, "ProMP".
+    Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", algorithm 3; Rothfuss et al. 2019, "ProMP"; exploration
+        credit: Stadie et al. 2018, "Some Considerations on Learning to Explore via Meta-RL" (E-MAML), in the scale
+        of the normalised advantages; head only: Raghu et al. 2020, "Rapid Learning or Feature Reuse?" (ANIL).
 
     Args:
         observation_space: Box (O,).
@@ -130,7 +129,9 @@ class MAML:
         self.config = config
         self.policy = MLPPolicy(observation_space, action_space, config.policy)
         self.adaptation_steps = config.adaptation_steps
+        self.support_batches, self.collects_query = config.adaptation_steps, True
         initial = self.policy.init(generator)
+        self._adapted_names = set(self.policy.head_names if config.adapted_layers == "head" else initial)
         self._trained = TrainedParameters(initial | self._initial_rates(initial))
         self._meta = self._trained.values
         self._pool = ChunkPool(num_threads)
@@ -160,11 +161,12 @@ class MAML:
             # The sum over tasks gives every task its own gradient; a mean would divide the inner rate by M.
             return self._objective(batch, acting).sum(), acting.parameters()
 
-        gradient, acting = torch.func.grad(total, has_aux=True)(params)
+        inner = {name: leaf for name, leaf in params.items() if name in self._adapted_names}
+        gradient, acting = torch.func.grad(lambda p: total(params | p), has_aux=True)(inner)
         if self.config.first_order:
             gradient = detach(gradient)
-        stepped = {name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in params.items()}
-        return stepped, self.policy.distribution(acting)
+        stepped = {name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in inner.items()}
+        return params | stepped, self.policy.distribution(acting)
 
     def _initial_rates(self, parameters: Parameters) -> Parameters:
         """Learned rates, leaves (1, …) shared by the steps or (K, …) one for each; … is 1s or the parameter's shape."""
@@ -172,7 +174,7 @@ class MAML:
         if mode == "fixed":
             return {}
         rates = {}
-        for name, leaf in parameters.items():
+        for name, leaf in ((name, parameters[name]) for name in parameters if name in self._adapted_names):
             shape = leaf.shape if mode in ("meta-sgd", "meta-sgd-per-step") else (1,) * leaf.ndim
             scheduled = [self._fixed_rate(name, step) for step in (steps if mode != "meta-sgd" else [0])]
             rates[_RATE + name] = torch.stack([leaf.new_full(shape, rate) for rate in scheduled])
@@ -190,9 +192,10 @@ class MAML:
 
     # ------------------------------------------------------------------ meta-update
 
-    def meta_update(self, support: list[Episodes], query: Episodes) -> dict[str, float]:
+    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
         """See MetaLearner.meta_update."""
-        batches = [self._batch(episodes) for episodes in (*support, query)]
+        assert query is not None
+        batches = self._batches(support, query)
         metrics = self._ppo_update(batches) if self.config.outer == "ppo" else self._trpo_update(batches)
         with torch.no_grad():
             entropy = self.policy.distribution(query.behaviour).entropy()
@@ -201,8 +204,7 @@ class MAML:
 
     def meta_gradient(self, support: list[Episodes], query: Episodes) -> Parameters:
         """Gradient of the outer objective (to be maximised) at the current meta-parameters, by leaf."""
-        batches = [self._batch(episodes) for episodes in (*support, query)]
-        _, gradient = self._value_and_gradient(batches)
+        _, gradient = self._value_and_gradient(self._batches(support, query))
         return gradient
 
     def _trpo_update(self, batches: list[Batch]) -> dict[str, float]:
@@ -283,6 +285,12 @@ class MAML:
                 for policy, batch in zip(policies[:-1], batches[:-1], strict=True)
             ]
             total = total - config.inner_kl_penalty * torch.stack(kls).mean(dim=0)
+        if config.exploration_credit > 0:
+            credits = [
+                self._surrogate(replace(batch, advantage=batch.credit[:, None, None]), policy)
+                for policy, batch in zip(policies[:-1], batches[:-1], strict=True)
+            ]
+            total = total + config.exploration_credit * torch.stack(credits).mean(dim=0)
         return total
 
     def _surrogate(self, batch: Batch, policy: ActionDistribution) -> Tensor:
@@ -367,11 +375,22 @@ class MAML:
     def _batch(self, episodes: Episodes) -> Batch:
         return Batch.of(self.policy, episodes, self.config.gamma, self.config.gae_lambda)
 
+    def _batches(self, support: list[Episodes], query: Episodes) -> list[Batch]:
+        """Support batches and query made ready; with exploration credit, what the support batches earned for it.
+
+        The credit of a task's support batches is its return after the last step minus the mean of the other tasks',
+        over the standard deviation: a baseline that does not depend on the task's own samples.
+        """
+        batches = [self._batch(episodes) for episodes in (*support, query)]
+        if self.config.exploration_credit == 0:
+            return batches
+        returns = query.returns.mean(dim=1)
+        others = (returns.sum() - returns) / max(len(returns) - 1, 1)
+        credit = (returns - others) / (returns.std(unbiased=False) + 1e-8)
+        return [replace(batch, credit=credit) for batch in batches]
+
     def _chunks(self, batches: list[Batch]) -> Iterator[list[Batch]]:
-        obs = batches[0].obs
-        size = self.config.task_chunk or (CPU_TASK_CHUNK if obs.device.type == "cpu" else len(obs))
-        for start in range(0, len(obs), size):
-            yield [batch.tasks(slice(start, start + size)) for batch in batches]
+        return task_chunks(batches, self.config.task_chunk)
 
     def _policy_part(self, meta: Parameters) -> Parameters:
         return {name: leaf for name, leaf in meta.items() if not name.startswith(_RATE)}

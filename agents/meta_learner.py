@@ -28,11 +28,16 @@ class MetaLearner(Protocol):
 
     Attributes:
         policy: the functional policy that acts with `Adapted.params`.
-        adaptation_steps: K, the number of adaptation steps it is trained for.
+        adaptation_steps: K, the number of adaptation steps it is meant to take on a new task.
+        support_batches: batches that a meta-iteration samples with an adaptation step after each; MAML's K, 0 for
+            joint training.
+        collects_query: whether it samples one more after them.
     """
 
     policy: MLPPolicy
     adaptation_steps: int
+    support_batches: int
+    collects_query: bool
 
     def begin(self, num_tasks: int) -> Adapted:
         """The meta-trained parameters, before any adaptation."""
@@ -42,8 +47,13 @@ class MetaLearner(Protocol):
         """One adaptation step on episodes collected with `adapted`; builds no graph, changes nothing in place."""
         ...
 
-    def meta_update(self, support: list[Episodes], query: Episodes) -> dict[str, float]:
-        """Improve the meta-parameters in place from K support batches and the query batch; returns metrics.
+    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
+        """Improve the meta-parameters in place; returns metrics.
+
+        Args:
+            support: its support_batches, each collected after one more adaptation step.
+            query: the batch after the last one; None where it collects none.
+            progress: share of the training that is done, 0 … 1, for schedules.
 
         Raises:
             FloatingPointError: a gradient is not finite; the meta-parameters are as they were.

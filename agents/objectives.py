@@ -22,6 +22,7 @@ class Batch:
         weight: (M, E, H), 1 / (steps really taken in the task), zero where masked: Σ weight = 1 per task.
         old_log_prob: log-probability of each action under the policy that took it, (M, E, H).
         behaviour: parameters of that policy's distributions, leaves (M, E, H, …).
+        credit: what each task's batch is credited with for the return after adaptation, (M,); 0 without.
     """
 
     obs: Tensor
@@ -30,6 +31,7 @@ class Batch:
     weight: Tensor
     old_log_prob: Tensor
     behaviour: dict[str, Tensor]
+    credit: Tensor
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class Batch:
             weight=episodes.mask / episodes.mask.sum(dim=(1, 2), keepdim=True),
             old_log_prob=policy.distribution(episodes.behaviour).log_prob(episodes.action),
             behaviour=episodes.behaviour,
+            credit=episodes.reward.new_zeros(len(episodes.reward)),
         )
 
     def tasks(self, index: slice) -> "Batch":

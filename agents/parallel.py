@@ -1,11 +1,16 @@
 """Chunks of tasks side by side on the CPU's cores."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from agents.objectives import Batch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+CPU_TASK_CHUNK = 2
+"""Measured best on CPUs, with one thread and with two; see the README's performance section."""
 
 
 class ChunkPool:
@@ -27,3 +32,16 @@ class ChunkPool:
         if self._executor is None:
             return [function(chunk) for chunk in chunks]
         return list(self._executor.map(function, chunks))
+
+
+def task_chunks(batches: list[Batch], size: int) -> Iterator[list[Batch]]:
+    """The same slices of tasks of several batches, as views.
+
+    Args:
+        batches: each of M tasks.
+        size: tasks in a chunk; 0 takes CPU_TASK_CHUNK on a CPU and all on a GPU.
+    """
+    obs = batches[0].obs
+    size = size or (CPU_TASK_CHUNK if obs.device.type == "cpu" else len(obs))
+    for start in range(0, len(obs), size):
+        yield [batch.tasks(slice(start, start + size)) for batch in batches]

@@ -195,6 +195,12 @@ class MLPPolicy:
         self.sizes = (observation_space.shape[0], *self.config.hidden_sizes, outputs)
         self._activation = _ACTIVATIONS[self.config.activation]
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of the parameters of the last layer, a Gaussian's log standard deviation included."""
+        last = f"layer{len(self.sizes) - 2}"
+        return (f"{last}.weight", f"{last}.bias", *((LOG_STD,) if self.gaussian else ()))
+
     def init(self, generator: torch.Generator) -> Parameters:
         """Fresh shared P: Xavier-uniform weights, zero biases, on the generator's device."""
         parameters = {}

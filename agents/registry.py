@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
 
 from agents.maml import MAML, MAMLConfig
 from agents.meta_learner import MetaLearner
+from agents.multitask import Multitask, MultitaskConfig
+from agents.reptile import Reptile, ReptileConfig
 
-LearnerConfig = MAMLConfig
+LearnerConfig = MAMLConfig | ReptileConfig | MultitaskConfig
 """Hyper-parameters of any agent: a frozen dataclass whose docstring describes each field."""
 
 
@@ -20,12 +23,13 @@ class Agent:
     Attributes:
         name: name on the command line.
         config_class: dataclass of its hyper-parameters.
-        make: (observation_space, action_space, config, generator, num_threads) -> learner on the generator's device.
+        make: (observation_space, action_space, config, generator, num_threads) -> learner on the generator's device;
+            the config is of its config_class.
     """
 
     name: str
     config_class: type[LearnerConfig]
-    make: Callable[[Box, Box | Discrete, LearnerConfig, torch.Generator, int], MetaLearner]
+    make: Callable[[Box, Box | Discrete, Any, torch.Generator, int], MetaLearner]
 
     @property
     def summary(self) -> str:
@@ -33,4 +37,11 @@ class Agent:
         return (self.config_class.__doc__ or "").strip().splitlines()[0]
 
 
-AGENTS = {agent.name: agent for agent in (Agent("maml", MAMLConfig, MAML),)}
+AGENTS = {
+    agent.name: agent
+    for agent in (
+        Agent("maml", MAMLConfig, MAML),
+        Agent("reptile", ReptileConfig, Reptile),
+        Agent("multitask", MultitaskConfig, Multitask),
+    )
+}

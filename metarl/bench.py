@@ -65,6 +65,7 @@ def bench(env: str, num_tasks: int, episodes: int, hidden_size: int, repeats: in
         return sample_iteration(distribution, learner, num_tasks, episodes, generator)
 
     support, query, _ = sample()
+    assert query is not None
     env_steps = sum(batch.env_steps for batch in (*support, query))
     collected: list[float] = []
     sampling_and_adaptation = _median_seconds(lambda: collected.append(sample().collect_seconds), repeats)

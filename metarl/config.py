@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from agents.maml import MAMLConfig
 from agents.registry import AGENTS, LearnerConfig
 from envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least, unknown
@@ -28,6 +29,8 @@ class TrainConfig:
         seed: seed of initial parameters, tasks and rollouts.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         iterations: meta-iterations.
+        max_env_steps: end after the meta-iteration that reaches this many environment steps, for agents at an equal
+            budget; 0: no such end.
         num_tasks: M, tasks in each meta-iteration.
         episodes: E, episodes per task and adaptation step.
         eval_interval: meta-iterations between evaluations on the validation split.
@@ -46,6 +49,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     iterations: int = 100
+    max_env_steps: int = 0
     num_tasks: int = 20
     episodes: int = 20
     eval_interval: int = 10
@@ -55,7 +59,7 @@ class TrainConfig:
     num_threads: int = 0
     name: str = ""
     run_dir: str = "runs"
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    learner: Annotated[LearnerConfig, tyro.conf.AvoidSubcommands] = field(default_factory=MAMLConfig)
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
@@ -66,8 +70,9 @@ class TrainConfig:
                 raise UserError(f"{name} must be at most {FROZEN_SIZE}, got {getattr(self, name)}")
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
-        if self.num_threads < 0:
-            raise UserError(f"num_threads must not be negative, got {self.num_threads}")
+        for name in ("num_threads", "max_env_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         if "/" in self.name or self.name.startswith("."):
             raise UserError(f"name must be a plain directory name, got {self.name!r}")
 

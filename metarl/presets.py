@@ -36,7 +36,7 @@ _LEARNED_STEPS = {
 """What worked best on every family tried, seeds 0 to 2: step sizes learned for each step, every step's return in the
 objective, and exploration noise that may shrink within three steps; the README's table says what each is worth."""
 
-MAML_PRESETS = {
+_MAML_PRESETS = {
     "default": Preset("3 adaptation steps with learned rates, ProMP outer step", {"iterations": 60, **_LEARNED_STEPS}),
     "one-step": Preset(
         "1 adaptation step with learned rates, ProMP outer step",
@@ -51,7 +51,21 @@ MAML_PRESETS = {
         {"iterations": 1000, "num_tasks": 40, "learner.outer": "ppo", "learner.policy.init_log_std": 0.0},
     ),
 }
-"""Presets of MAML for any environment."""
+
+_REPTILE_PRESETS = {
+    "default": Preset("3 policy-gradient steps, interpolation annealed to 0", {"iterations": 80}),
+}
+
+_MULTITASK_PRESETS = {
+    "default": Preset("joint PPO, then 3 policy-gradient steps on the new task", {"iterations": 240}),
+}
+
+AGENT_PRESETS: dict[str, dict[str, Preset]] = {
+    "maml": _MAML_PRESETS,
+    "reptile": _REPTILE_PRESETS,
+    "multitask": _MULTITASK_PRESETS,
+}
+"""Presets of each agent for any environment. The default ones sample the same number of batches, 240."""
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("maml", "point-navigation/finn"): {
@@ -66,7 +80,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
 
 def presets_for(agent: str, env: str) -> dict[str, Preset]:
     """The presets of an agent on an environment; "default" always among them."""
-    return MAML_PRESETS | PRESETS.get((agent, ALIASES.get(env, env)), {})
+    return AGENT_PRESETS[agent] | PRESETS.get((agent, ALIASES.get(env, env)), {})
 
 
 def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig:

@@ -103,10 +103,10 @@ class Trainer:
             if not self._begun:
                 self._log(writer, self._validate(writer, reporter))
                 self._save()
-            while self.progress.iteration < self.config.iterations and not stop.requested:
+            while self._share_done() < 1 and not stop.requested:
                 self._iterate(writer, reporter)
         self._save()
-        return self.progress.iteration >= self.config.iterations
+        return self._share_done() >= 1
 
     def _iterate(self, writer: SummaryWriter, reporter: Reporter) -> None:
         """One meta-iteration with its logging, and the evaluation and checkpoint that may be due."""
@@ -117,7 +117,7 @@ class Trainer:
                 self.distribution, self.learner, config.num_tasks, config.episodes, self.generator
             )
             adapted = time.perf_counter()
-            metrics = self.learner.meta_update(sampled.support, sampled.query)
+            metrics = self.learner.meta_update(sampled.support, sampled.query, self._share_done())
         except FloatingPointError as error:
             self.generator.set_state(random_state)
             self._save()
@@ -140,7 +140,7 @@ class Trainer:
             "time/env_steps_per_second": sampled_steps / sampled.collect_seconds,
         }
         reporter.iteration(iteration, self.progress.env_steps, returns)
-        if iteration % config.eval_interval == 0 or iteration == config.iterations:
+        if iteration % config.eval_interval == 0 or self._share_done() >= 1:
             row |= self._validate(writer, reporter)
         self._log(writer, row)
         if iteration % config.checkpoint_interval == 0:
@@ -185,6 +185,13 @@ class Trainer:
         counts = {name: getattr(self.progress, name) for name in ("iteration", "env_steps", "evaluation_env_steps")}
         self.run.append_metrics(counts | {"seconds": self.progress.seconds} | row)
 
+    def _share_done(self) -> float:
+        """Share of the training that is done, 0 … 1: of its iterations, or of its environment steps if limited."""
+        limit = self.config.max_env_steps
+        return max(
+            self.progress.iteration / self.config.iterations, min(self.progress.env_steps / limit, 1.0) if limit else 0
+        )
+
     @property
     def _begun(self) -> bool:
         """Whether the evaluation before the first iteration is done."""
@@ -217,18 +224,18 @@ class MetaBatch(NamedTuple):
 
     Attributes:
         support: K batches, each collected after one more adaptation step.
-        query: the batch after the last one.
+        query: the batch after the last one; None where the learner collects none.
         collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
     """
 
     support: list[Episodes]
-    query: Episodes
+    query: Episodes | None
     collect_seconds: float
 
     @property
     def batches(self) -> list[Episodes]:
         """Support and query, k = 0 … K."""
-        return [*self.support, self.query]
+        return [*self.support, *([] if self.query is None else [self.query])]
 
 
 def sample_iteration(
@@ -244,10 +251,9 @@ def sample_iteration(
         generator: drives tasks and rollouts.
     """
     tasks = distribution.sample(num_tasks, "train", generator)
-    batches, seconds = timed_adaptation_episodes(
-        learner, distribution, tasks, learner.adaptation_steps, episodes, generator
-    )
-    return MetaBatch(batches[:-1], batches[-1], seconds)
+    num_batches = learner.support_batches + learner.collects_query
+    batches, seconds = timed_adaptation_episodes(learner, distribution, tasks, num_batches - 1, episodes, generator)
+    return MetaBatch(batches[: learner.support_batches], batches[-1] if learner.collects_query else None, seconds)
 
 
 class _StopFlag:

@@ -103,6 +103,7 @@ def enumerated_batch(params: Parameters, trajectories: list[list[tuple[int, int]
         weight=mask,
         old_log_prob=behaviour.log_prob(action),
         behaviour=behaviour.parameters(),
+        credit=torch.zeros(len(trajectories)),
     )
 
 
@@ -177,6 +178,7 @@ def hand_batch(ratio: float, advantage: float) -> tuple[Batch, Tensor]:
             weight=torch.ones(1, 1, 1),
             old_log_prob=behaviour.log_prob(action),
             behaviour=behaviour.parameters(),
+            credit=torch.zeros(1),
         ),
         logits,
     )

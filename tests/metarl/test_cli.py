@@ -153,7 +153,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train --adaptation-steps 0", "adaptation_steps must be at least 1, got 0"),
+        ("train --num-tasks 0", "num_tasks must be at least 1, got 0"),
         ("train --outer adam", "invalid choice 'adam' for argument '--outer'. Expected one of ('trpo', 'ppo')."),
         ("train --nonsense", "Unrecognized options: --nonsense"),
         ("evaluate", "Missing from metarl evaluate: RUN a run's directory, or its name below run_dir. (required)"),
@@ -465,7 +465,8 @@ def test_agents_and_presets_are_listed(capsys: pytest.CaptureFixture[str], monke
         anywhere = presets_for(agent.name, "")
         for env in ("any", *FAMILIES):
             for name, preset in presets_for(agent.name, env).items():
-                listed = [line for line in lines if f"│ {env} " in line and f"│ {name} " in line]
+                cells = f"│ {agent.name} ", f"│ {env} ", f"│ {name} "
+                listed = [line for line in lines if all(cell in line for cell in cells)]
                 if env == "any" or name not in anywhere:
                     assert [preset.summary in line for line in listed] == [True]
                 else:

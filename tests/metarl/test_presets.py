@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from agents.maml import MAMLConfig
 from agents.registry import AGENTS
 from envs.registry import ALIASES, FAMILIES
 from metarl.config import TrainConfig, flat_items, from_yaml, to_yaml
@@ -20,7 +21,8 @@ def test_preset_builds(agent: str, env: str, preset: str) -> None:
     config = default_config(agent, env, preset)
     assert (config.agent, config.env, config.preset) == (agent, env, preset)
     distribution, learner = build(config, torch.Generator())
-    assert learner.adaptation_steps == config.learner.adaptation_steps
+    inner = config.learner if isinstance(config.learner, MAMLConfig) else config.learner.adaptation
+    assert learner.adaptation_steps == inner.adaptation_steps
     assert distribution.name == ALIASES.get(env, env)
     assert from_yaml(to_yaml(config)) == config
 

@@ -1,0 +1,102 @@
+"""Adaptation by plain policy-gradient or PPO steps from given parameters, batched over tasks."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from agents import objectives
+from agents.objectives import Batch
+from agents.parameters import Parameters, detach
+from agents.policy import LOG_STD, MLPPolicy
+from agents.validation import check_values
+from envs.rollout import Episodes
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    """How a policy is fine-tuned to a task; each step takes one batch of episodes.
+
+    Attributes:
+        adaptation_steps: K, adaptation steps on a new task.
+        inner_lr: rate of the inner step, plain SGD on advantages normalised per task and step.
+        inner_lr_decay: factor by which the rate shrinks from one adaptation step to the next.
+        log_std_lr_factor: factor on the inner rate of the policy's log standard deviation.
+        inner_objective: "policy-gradient": one gradient step on each batch; "ppo": inner_epochs steps on the clipped
+            surrogate.
+        inner_epochs: ppo: gradient steps on each batch.
+        inner_clip: ppo: clip range ε of the likelihood ratio.
+        gamma: discount γ.
+        gae_lambda: λ of the advantages; 1 gives returns minus baseline.
+    """
+
+    adaptation_steps: int = 3
+    inner_lr: float = 0.1
+    inner_lr_decay: float = 1.0
+    log_std_lr_factor: float = 1.0
+    inner_objective: Literal["policy-gradient", "ppo"] = "policy-gradient"
+    inner_epochs: int = 5
+    inner_clip: float = 0.3
+    gamma: float = 0.99
+    gae_lambda: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        check_values(
+            self,
+            at_least_one=("adaptation_steps", "inner_epochs"),
+            positive=("inner_lr", "inner_lr_decay", "log_std_lr_factor", "inner_clip"),
+            probabilities=("gamma", "gae_lambda"),
+        )
+
+
+class PolicyGradientAdaptation:
+    """Takes adaptation steps; keeps nothing between them.
+
+        φ_{k+1} = φ_k + α_k ∇ J(φ_k; batch_k)    for each task
+
+    with α_k = inner_lr · inner_lr_decay^k and J the policy gradient's or PPO's surrogate (the latter inner_epochs
+    times on the same batch).
+
+    Args:
+        policy: the policy that collected the batches.
+        config: hyper-parameters.
+    """
+
+    def __init__(self, policy: MLPPolicy, config: AdaptationConfig) -> None:
+        self.policy = policy
+        self.config = config
+
+    def batch(self, episodes: Episodes) -> Batch:
+        """Episodes made ready for `step`."""
+        return Batch.of(self.policy, episodes, self.config.gamma, self.config.gae_lambda)
+
+    def step(self, params: Parameters, batch: Batch, step: int) -> Parameters:
+        """One adaptation step.
+
+        Args:
+            params: task-batched P, leaves (M, …).
+            batch: M tasks × E episodes that P collected.
+            step: k, adaptation steps taken before.
+
+        Returns:
+            task-batched P without a graph.
+        """
+        config = self.config
+        epochs = config.inner_epochs if config.inner_objective == "ppo" else 1
+        for _ in range(epochs):
+            gradient = torch.func.grad(lambda p: self._total(p, batch))(params)
+            params = {name: leaf + self._rate(name, step) * gradient[name] for name, leaf in params.items()}
+        return detach(params)
+
+    def _total(self, params: Parameters, batch: Batch) -> Tensor:
+        """The surrogate summed over tasks: the sum gives every task its own gradient."""
+        acting, _ = self.policy.apply(params, batch.obs)
+        if self.config.inner_objective == "ppo":
+            return objectives.clipped_surrogate(batch, acting, self.config.inner_clip).sum()
+        return objectives.likelihood_ratio(batch, acting).sum()
+
+    def _rate(self, name: str, step: int) -> float:
+        factor = self.config.log_std_lr_factor if name == LOG_STD else 1.0
+        return factor * self.config.inner_lr * self.config.inner_lr_decay**step

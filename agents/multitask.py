@@ -1,0 +1,153 @@
+"""Joint training over all tasks with PPO, fine-tuned on a new one: the baseline that is hard to beat."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from agents import objectives
+from agents.adaptation import AdaptationConfig, PolicyGradientAdaptation
+from agents.meta_learner import Adapted
+from agents.objectives import Batch, mean_over_steps
+from agents.parallel import ChunkPool, task_chunks
+from agents.parameters import Parameters, expand_to_tasks, flatten, map_parameters, require_grad, unflatten_like
+from agents.policy import MLPPolicy, PolicyConfig
+from agents.trained_parameters import TrainedParameters
+from agents.validation import check_values
+from envs.rollout import Episodes
+
+
+@dataclass(frozen=True)
+class MultitaskConfig:
+    """Multitask: PPO trained jointly over the tasks without knowing which; fine-tuned on a new task.
+
+    Attributes:
+        policy: the policy network.
+        adaptation: fine-tuning on a new task; training does none.
+        outer_lr: Adam's rate.
+        annealing: "linear": Adam's rate falls linearly to 0 at the end of training; "none".
+        outer_epochs: gradient steps on each batch.
+        clip: clip range ε of the likelihood ratio.
+        entropy_bonus: weight of the policy's entropy.
+        task_chunk: tasks that one backward pass handles; 0 takes 2 on a CPU and all on a GPU.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    outer_lr: float = 3e-3
+    annealing: Literal["linear", "none"] = "linear"
+    outer_epochs: int = 5
+    clip: float = 0.2
+    entropy_bonus: float = 0.0
+    task_chunk: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        check_values(
+            self,
+            at_least_one=("outer_epochs",),
+            positive=("outer_lr", "clip"),
+            not_negative=("entropy_bonus", "task_chunk"),
+        )
+
+
+class Multitask:
+    """Joint PPO over the task distribution.
+
+        maximise over θ  mean over tasks of E[min(ρ A, clip(ρ, 1−ε, 1+ε) A)] + c · entropy
+
+    The policy sees no task; advantages come from a baseline fitted per task, because values differ from task to
+    task, and are normalised per task.
+
+    Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; as a baseline of meta-RL: Mandi et al.
+        2022, "On the Effectiveness of Fine-tuning Versus Meta-reinforcement Learning".
+
+    Args:
+        observation_space: Box (O,).
+        action_space: Box (A,) or Discrete.
+        config: hyper-parameters.
+        generator: draws the initial parameters; they lie on its device.
+        num_threads: CPU threads that share the chunks of an update; changes no result.
+    """
+
+    support_batches = 0
+    collects_query = True
+
+    def __init__(
+        self,
+        observation_space: Box,
+        action_space: Box | Discrete,
+        config: MultitaskConfig,
+        generator: torch.Generator,
+        num_threads: int = 1,
+    ) -> None:
+        self.config = config
+        self.policy = MLPPolicy(observation_space, action_space, config.policy)
+        self.adaptation_steps = config.adaptation.adaptation_steps
+        self._adaptation = PolicyGradientAdaptation(self.policy, config.adaptation)
+        self._trained = TrainedParameters(self.policy.init(generator))
+        self._pool = ChunkPool(num_threads)
+
+    def begin(self, num_tasks: int) -> Adapted:
+        """See MetaLearner.begin."""
+        return Adapted(expand_to_tasks(map_parameters(torch.clone, self._trained.values), num_tasks), steps=0)
+
+    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
+        """See MetaLearner.adapt."""
+        params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
+        return Adapted(params, adapted.steps + 1)
+
+    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
+        """See MetaLearner.meta_update; there are no support batches."""
+        assert query is not None
+        batch = self._adaptation.batch(query)
+        lr = self.config.outer_lr * (1 - progress if self.config.annealing == "linear" else 1.0)
+        before, first = self.state_dict(), (0.0, 0.0)
+        for epoch in range(self.config.outer_epochs):
+            value, gradient = self.value_and_gradient(batch)
+            flat = flatten(gradient.values())
+            if not bool(torch.isfinite(flat).all()):
+                self.load_state_dict(before)
+                raise FloatingPointError("the gradient is not finite")
+            if epoch == 0:
+                first = value, float(flat.norm())
+            self._trained.ascend(gradient, lr)
+        with torch.no_grad():
+            acting, _ = self.policy.apply(self._trained.values, batch.obs)
+            kl = mean_over_steps(batch, self.policy.distribution(batch.behaviour).kl(acting)).mean()
+            entropy = mean_over_steps(batch, acting.entropy()).mean()
+        return {
+            "surrogate": first[0],
+            "gradient_norm": first[1],
+            "kl": float(kl),
+            "entropy": float(entropy),
+            "outer_lr": lr,
+        }
+
+    def value_and_gradient(self, batch: Batch) -> tuple[float, Parameters]:
+        """The objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks."""
+        num_tasks = len(batch.obs)
+
+        def of_chunk(chunk: list[Batch]) -> tuple[Tensor, Tensor]:
+            params = require_grad(self._trained.values)
+            (part,) = chunk
+            acting, _ = self.policy.apply(params, part.obs)
+            objective = objectives.clipped_surrogate(part, acting, self.config.clip)
+            objective = objective + self.config.entropy_bonus * mean_over_steps(part, acting.entropy())
+            total = objective.sum() / num_tasks
+            leaves = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
+            return total.detach(), flatten(leaves)
+
+        chunks = task_chunks([batch], self.config.task_chunk)
+        values, gradients = zip(*self._pool.map(of_chunk, chunks), strict=True)
+        return float(torch.stack(values).sum()), unflatten_like(torch.stack(gradients).sum(dim=0), self._trained.values)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See MetaLearner.state_dict."""
+        return self._trained.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See MetaLearner.load_state_dict."""
+        self._trained.load_state_dict(state)

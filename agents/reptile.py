@@ -1,0 +1,127 @@
+"""Reptile: move the initialisation towards what adaptation makes of it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from agents.adaptation import AdaptationConfig, PolicyGradientAdaptation
+from agents.meta_learner import Adapted
+from agents.objectives import Batch
+from agents.parallel import ChunkPool, task_chunks
+from agents.parameters import Parameters, expand_to_tasks, flatten, map_parameters, unflatten_like
+from agents.policy import MLPPolicy, PolicyConfig
+from agents.trained_parameters import TrainedParameters
+from agents.validation import check_values
+from envs.rollout import Episodes
+
+
+@dataclass(frozen=True)
+class ReptileConfig:
+    """Reptile: first-order; moves the initialisation towards the mean of the adapted parameters.
+
+    Attributes:
+        policy: the policy network.
+        adaptation: the inner loop, in training and on new tasks.
+        outer: "interpolate": θ ← θ + ε · mean displacement; "adam": Adam takes the displacement as its gradient.
+        outer_lr: ε, or Adam's rate.
+        annealing: "linear": ε falls linearly to 0 at the end of training; "none".
+        collect_query: also collect episodes after the last step in training; only to see their return, at their cost.
+        task_chunk: tasks that one backward pass handles; 0 takes 2 on a CPU and all on a GPU.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    outer: Literal["interpolate", "adam"] = "interpolate"
+    outer_lr: float = 0.5
+    annealing: Literal["linear", "none"] = "linear"
+    collect_query: bool = False
+    task_chunk: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        check_values(self, positive=("outer_lr",), not_negative=("task_chunk",))
+
+
+class Reptile:
+    """Reptile for policies, batched over tasks.
+
+        θ ← θ + ε · mean over tasks of (φ_K − θ),    φ_K = θ after K adaptation steps
+
+    It needs no batch after step K, so it collects none unless asked.
+
+    Source: Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms", algorithm 2 (batched) and
+        section 3 (the displacement as a gradient for Adam). Deviation: supervised there; here the inner loop takes
+        policy-gradient steps, each on episodes of its own.
+
+    Args:
+        observation_space: Box (O,).
+        action_space: Box (A,) or Discrete.
+        config: hyper-parameters.
+        generator: draws the initial parameters; they lie on its device.
+        num_threads: CPU threads that share the chunks of a meta-update; changes no result.
+    """
+
+    def __init__(
+        self,
+        observation_space: Box,
+        action_space: Box | Discrete,
+        config: ReptileConfig,
+        generator: torch.Generator,
+        num_threads: int = 1,
+    ) -> None:
+        self.config = config
+        self.policy = MLPPolicy(observation_space, action_space, config.policy)
+        self.adaptation_steps = self.support_batches = config.adaptation.adaptation_steps
+        self.collects_query = config.collect_query
+        self._adaptation = PolicyGradientAdaptation(self.policy, config.adaptation)
+        self._trained = TrainedParameters(self.policy.init(generator))
+        self._pool = ChunkPool(num_threads)
+
+    def begin(self, num_tasks: int) -> Adapted:
+        """See MetaLearner.begin."""
+        return Adapted(expand_to_tasks(map_parameters(torch.clone, self._trained.values), num_tasks), steps=0)
+
+    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
+        """See MetaLearner.adapt."""
+        params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
+        return Adapted(params, adapted.steps + 1)
+
+    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
+        """See MetaLearner.meta_update."""
+        displacement = self.displacement(support)
+        flat = flatten(displacement.values())
+        if not bool(torch.isfinite(flat).all()):
+            raise FloatingPointError("the adapted parameters are not finite")
+        rate = self.config.outer_lr * (1 - progress if self.config.annealing == "linear" else 1.0)
+        if self.config.outer == "adam":
+            self._trained.ascend(displacement, rate)
+        else:
+            start = self._trained.values
+            self._trained.assign({name: leaf + rate * displacement[name] for name, leaf in start.items()})
+        return {"displacement_norm": float(flat.norm()), "outer_lr": rate}
+
+    def displacement(self, support: list[Episodes]) -> Parameters:
+        """Mean over tasks of φ_K − θ, by leaf."""
+        num_tasks = len(support[0].obs)
+
+        def of_chunk(chunk: list[Batch]) -> Tensor:
+            start = expand_to_tasks(self._trained.values, len(chunk[0].obs))
+            params = start
+            for step, batch in enumerate(chunk):
+                params = self._adaptation.step(params, batch, step)
+            return flatten((params[name] - leaf).sum(dim=0) for name, leaf in start.items())
+
+        batches = [self._adaptation.batch(episodes) for episodes in support]
+        parts = self._pool.map(of_chunk, task_chunks(batches, self.config.task_chunk))
+        return unflatten_like(torch.stack(parts).sum(dim=0) / num_tasks, self._trained.values)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See MetaLearner.state_dict."""
+        return self._trained.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See MetaLearner.load_state_dict."""
+        self._trained.load_state_dict(state)
