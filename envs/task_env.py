@@ -82,6 +82,22 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
     def render_close(self, render_state: Any, params: Task | None = None) -> None:
         """Release what `render_init` took. Default: nothing."""
 
+    def oracle_action(self, obs: Tensor, params: Task) -> Tensor:
+        """Action of a policy that knows the task, (*batch, A) or (*batch,) integers, as good as is easily had.
+
+        It sets the upper end of normalised scores (1 = oracle). Families without one leave it out.
+
+        Args:
+            obs: (*batch, O).
+            params: the task, leaves (*batch, …).
+        """
+        raise NotImplementedError
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether `oracle_action` is defined."""
+        return type(self).oracle_action is not TaskEnv.oracle_action
+
     def plane_position(self, obs: Tensor) -> Tensor | None:
         """Position in the plane, (*batch, 2), for pictures of trajectories; None where there is none."""
         return None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from agents.meta_learner import MetaLearner
+from agents.reference import OraclePolicy, RandomPolicy
 from envs.rollout import Episodes, collect
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task, num_tasks_of
@@ -129,6 +130,27 @@ def timed_adaptation_episodes(
         if step < steps:
             adapted = learner.adapt(adapted, batches[-1])
     return batches, seconds
+
+
+def reference_episodes(
+    distribution: TaskDistribution, tasks: Task, episodes: int, generator: torch.Generator
+) -> dict[str, Episodes]:
+    """Episodes of the random policy, and of the oracle where the family has one, on each of M tasks.
+
+    Args:
+        distribution: what the tasks come from.
+        tasks: M tasks.
+        episodes: E per task.
+        generator: drives the rollouts.
+
+    Returns:
+        "random", and "oracle" if there is one → Episodes.
+    """
+    env = distribution.bind(tasks, episodes)
+    references = {"random": collect(env, RandomPolicy(distribution.action_space), {}, generator)}
+    if distribution.env.has_oracle:
+        references["oracle"] = collect(env, OraclePolicy(distribution.env), tasks, generator)
+    return references
 
 
 def rollout_generator(device: torch.device, seed: int) -> torch.Generator:

@@ -116,6 +116,10 @@ class PointNavigation(TaskEnv):
         disc(state[:2], 5, "royalblue")
         return render_state, np.asarray(image)
 
+    def oracle_action(self, obs: Tensor, params: Task) -> Tensor:
+        """Straight to the goal and stay there; optimal but for the shape of the box of steps."""
+        return ((params["goal"] - obs) / STEP_SIZE).clamp(-1.0, 1.0)
+
     def plane_position(self, obs: Tensor) -> Tensor:
         """See TaskEnv.plane_position."""
         return obs[..., :2]
@@ -177,6 +181,16 @@ class PointDynamics(PointNavigation):
     ) -> Tensor:
         """See TaskEnv.reward."""
         return super().reward(state[..., :2], action, next_state[..., :2], rng, params)
+
+    def oracle_action(self, obs: Tensor, params: Task) -> Tensor:
+        """Deadbeat: inverse dynamics of the velocity that leads to the goal in one step; saturates on the way."""
+        position, velocity = obs[..., :2], obs[..., 2:]
+        drag, gain = params["drag"].unsqueeze(-1), params["gain"].unsqueeze(-1)
+        wanted = params["goal"] - position
+        push = ((wanted - (1 - drag) * velocity) / (STEP_SIZE * drag) - params["wind"]) / gain
+        x, y = push.unbind(-1)
+        cos, sin = params["rotation"].cos(), params["rotation"].sin()
+        return torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1).clamp(-1.0, 1.0)
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """The default goal with nominal dynamics."""

@@ -1,0 +1,92 @@
+"""Reference policies: the ends of normalised scores (0 = random, 1 = oracle)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from envs.task_env import TaskEnv
+from envs.task_space import Task
+
+
+@dataclass(frozen=True)
+class UniformActions:
+    """Uniform over a Box or over the integers 0 … n−1, the same in every state of batch shape (M, E)."""
+
+    space: Box | Discrete
+    batch_shape: torch.Size
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw one action each: (M, E, A), or (M, E) integers."""
+        device = generator.device
+        if isinstance(self.space, Discrete):
+            return torch.randint(int(self.space.n), self.batch_shape, generator=generator, device=device)
+        low, high = (torch.as_tensor(bound, device=device) for bound in (self.space.low, self.space.high))
+        uniform = torch.rand((*self.batch_shape, *self.space.shape), generator=generator, device=device)
+        return low + (high - low) * uniform
+
+    def parameters(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FixedActions:
+    """Certain actions, (M, E, A) or (M, E) integers."""
+
+    action: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """The action itself."""
+        return self.action
+
+    def parameters(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+
+class RandomPolicy:
+    """Acts uniformly at random; an ActingPolicy without parameters.
+
+    Args:
+        action_space: a bounded Box (A,), or Discrete.
+
+    Raises:
+        ValueError: a Box without bounds has no uniform distribution.
+    """
+
+    def __init__(self, action_space: Box | Discrete) -> None:
+        if isinstance(action_space, Box) and not action_space.is_bounded():
+            raise ValueError(f"a random policy needs a bounded action space, got {action_space}")
+        self.action_space = action_space
+
+    def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[UniformActions, None]:
+        """See ActingPolicy.apply."""
+        return UniformActions(self.action_space, obs.shape[:-1]), None
+
+
+class OraclePolicy:
+    """Acts knowing the task: an ActingPolicy whose parameters are the tasks, leaves (M, …).
+
+    Args:
+        env: a family that defines `oracle_action`.
+
+    Raises:
+        ValueError: it does not.
+    """
+
+    def __init__(self, env: TaskEnv) -> None:
+        if not env.has_oracle:
+            raise ValueError(f"{type(env).__name__} defines no oracle_action, so there is no oracle")
+        self.env = env
+
+    def apply(self, params: Task, obs: Tensor, memory: Any = None) -> tuple[FixedActions, None]:
+        """See ActingPolicy.apply."""
+        num_episodes = obs.shape[1]
+        tasks = {
+            name: value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
+            for name, value in params.items()
+        }
+        return FixedActions(self.env.oracle_action(obs, tasks)), None
