@@ -54,12 +54,12 @@ class TaskGymEnv(gymnasium.Env[Floats, Any]):
     def __init__(
         self, distribution: TaskDistribution | str, task: TaskChoice = None, render_mode: str | None = None
     ) -> None:
-        self.distribution = _as_distribution(distribution)
+        self.distribution = as_distribution(distribution)
         self._env = self.distribution.env
         self.metadata = _render_metadata(self._env, self.metadata)
         self.render_mode = _check_render_mode(render_mode, self.metadata, self.distribution)
-        self.observation_space, self.action_space = _own_spaces(self.distribution)
-        self._fixed_task = _parse_choice(self.distribution, task)
+        self.observation_space, self.action_space = own_spaces(self.distribution)
+        self._fixed_task = parse_choice(self.distribution, task)
         self._rng = torch.Generator()
         self._params: Task = {}
         self._state: State = None
@@ -81,7 +81,7 @@ class TaskGymEnv(gymnasium.Env[Floats, Any]):
             ValueError: unknown option; malformed or out-of-range task.
         """
         if "task" in (asked := _check_options(options)):
-            self._fixed_task = _parse_choice(self.distribution, asked["task"])
+            self._fixed_task = parse_choice(self.distribution, asked["task"])
         super().reset(seed=seed)
         _reseed(self._rng, self.np_random)
         task = self._fixed_task if self._fixed_task is not None else self.distribution.sample(1, "train", self._rng)
@@ -101,7 +101,7 @@ class TaskGymEnv(gymnasium.Env[Floats, Any]):
         """
         assert self._state is not None, "reset() comes before step()"
         env, rng, params = self._env, self._rng, self._params
-        chosen = _action_tensor(action, self.action_space)
+        chosen = action_tensor(action, self.action_space)
         next_state = env.transition(self._state, chosen, rng, params)
         reward = float(env.reward(self._state, chosen, next_state, rng, params))
         self._state = next_state
@@ -132,7 +132,7 @@ class TaskGymEnv(gymnasium.Env[Floats, Any]):
         if self.render_mode == "human":
             self.render()
         obs = self._env.observation(self._state, self._rng, self._params)
-        return _copy_out(obs), {"task": {name: _copy_out(value) for name, value in self._params.items()}}
+        return copy_out(obs), {"task": {name: copy_out(value) for name, value in self._params.items()}}
 
 
 class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
@@ -170,15 +170,15 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.distribution = _as_distribution(distribution)
+        self.distribution = as_distribution(distribution)
         self._env = self.distribution.env
-        self.num_envs = _at_least_one("num_envs", num_envs)
-        self._time_limit = _at_least_one(
+        self.num_envs = at_least_one("num_envs", num_envs)
+        self._time_limit = at_least_one(
             "max_episode_steps", self.distribution.horizon if max_episode_steps is None else max_episode_steps
         )
         self.metadata = _render_metadata(self._env, self.metadata)
         self.render_mode = _check_render_mode(render_mode, self.metadata, self.distribution)
-        self.single_observation_space, self.single_action_space = _own_spaces(self.distribution)
+        self.single_observation_space, self.single_action_space = own_spaces(self.distribution)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._fixed_tasks = self._parse_tasks(task)
@@ -230,7 +230,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         assert self._state is not None, "reset() comes before step()"
         env, rng, params = self._env, self._rng, self._params
         restarting = self._done
-        chosen = _action_tensor(actions, self.action_space, ignored=restarting)
+        chosen = action_tensor(actions, self.action_space, ignored=restarting)
         next_state = env.transition(self._state, chosen, rng, params)
         reward = env.reward(self._state, chosen, next_state, rng, params).numpy().astype(np.float64)
         terminated = env.terminal(next_state, rng, params).expand(self.num_envs).numpy() & ~restarting
@@ -265,7 +265,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
                 raise ValueError(f"task must list one task for each of num_envs={self.num_envs}, got {len(task)}")
             parsed = [_parse_mapping(self.distribution, one) for one in task]
             return {name: torch.cat([one[name] for one in parsed]) for name in parsed[0]}
-        shared = _parse_choice(self.distribution, task)
+        shared = parse_choice(self.distribution, task)
         if shared is None:
             return None
         return {name: value.repeat(self.num_envs, *(1,) * (value.ndim - 1)) for name, value in shared.items()}
@@ -274,16 +274,16 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         """Start a new episode, of a new task where tasks are sampled, in the rows of a bool mask (N,)."""
         if self._fixed_tasks is None:
             drawn = self.distribution.sample(int(rows.sum()), "train", self._rng)
-            self._params = _replace_rows(self._params, rows, drawn)
+            self._params = replace_rows(self._params, rows, drawn)
         first = self._env.initial(self._rng, {name: value[rows] for name, value in self._params.items()})
-        self._state = _replace_rows(self._state, rows, first)
+        self._state = replace_rows(self._state, rows, first)
 
     def _observe(self) -> tuple[Floats, dict[str, Any]]:
         """Observations (N, O) of the current states, and infos with Gymnasium's "_key" presence masks."""
         obs = self._env.observation(self._state, self._rng, self._params)
-        tasks = {name: _copy_out(value) for name, value in self._params.items()}
+        tasks = {name: copy_out(value) for name, value in self._params.items()}
         present = {f"_{name}": np.ones(self.num_envs, np.bool_) for name in tasks}
-        return _copy_out(obs), {"task": {**tasks, **present}, "_task": np.ones(self.num_envs, np.bool_)}
+        return copy_out(obs), {"task": {**tasks, **present}, "_task": np.ones(self.num_envs, np.bool_)}
 
 
 def register_gymnasium_ids() -> None:
@@ -360,16 +360,18 @@ class _Window:
             self._screen = None
 
 
-def _as_distribution(distribution: TaskDistribution | str) -> TaskDistribution:
+def as_distribution(distribution: TaskDistribution | str) -> TaskDistribution:
+    """The distribution, or the one of that name."""
     return make_distribution(distribution) if isinstance(distribution, str) else distribution
 
 
-def _own_spaces(distribution: TaskDistribution) -> tuple[Space[Any], Space[Any]]:
+def own_spaces(distribution: TaskDistribution) -> tuple[Space[Any], Space[Any]]:
     """Copies of both spaces: `action_space.seed()` of one environment must not reseed another's samples."""
     return copy.deepcopy(distribution.observation_space), copy.deepcopy(distribution.action_space)
 
 
-def _at_least_one(field: str, value: int) -> int:
+def at_least_one(field: str, value: int) -> int:
+    """The value; a ValueError that names the field where it is below 1."""
     if value < 1:
         raise ValueError(f"{field} must be at least 1, got {value}")
     return value
@@ -397,7 +399,7 @@ def _check_options(options: dict[str, Any] | None) -> dict[str, Any]:
     return options
 
 
-def _parse_choice(distribution: TaskDistribution, choice: TaskChoice) -> Task | None:
+def parse_choice(distribution: TaskDistribution, choice: TaskChoice) -> Task | None:
     """The chosen task, leaves (1, …); None for SAMPLE."""
     if choice is None:
         return distribution.default_task()
@@ -416,7 +418,7 @@ def _reseed(rng: torch.Generator, np_random: np.random.Generator) -> None:
     rng.manual_seed(int(np_random.integers(2**63)))
 
 
-def _action_tensor(action: Any, space: Space[Any], ignored: Flags | None = None) -> Tensor:
+def action_tensor(action: Any, space: Space[Any], ignored: Flags | None = None) -> Tensor:
     """The action as a tensor of the space's shape and type; rows to be ignored become zero.
 
     A Box's bounds are not checked: the environment clips.
@@ -441,11 +443,11 @@ def _row(tree: Any, index: int) -> Any:
     return _map_leaves(lambda leaf: leaf[index], tree)
 
 
-def _replace_rows(tree: Any, rows: Tensor, fresh: Any) -> Any:
+def replace_rows(tree: Any, rows: Tensor, fresh: Any) -> Any:
     """Leaves (N, …) with the rows of a bool mask (N,) taken, in order, from fresh leaves (n, …)."""
     return _map_leaves(lambda leaf, new: leaf.index_put((rows,), new), tree, fresh)
 
 
-def _copy_out(tensor: Tensor) -> Floats:
+def copy_out(tensor: Tensor) -> Floats:
     """A float32 array that shares no memory with the state."""
     return np.array(tensor.numpy(), dtype=np.float32)

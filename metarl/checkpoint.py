@@ -118,13 +118,13 @@ class CheckpointStore:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint of its iteration and drop those older than the last KEEP."""
-        write_checkpoint(self._path(checkpoint.progress.iteration), checkpoint)
+        write_checkpoint(self.path(checkpoint.progress.iteration), checkpoint)
         for old in self.iterations()[KEEP:]:
-            self._path(old).unlink(missing_ok=True)
+            self.path(old).unlink(missing_ok=True)
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Replace the best checkpoint."""
-        write_checkpoint(self._path(BEST), checkpoint)
+        write_checkpoint(self.path(BEST), checkpoint)
 
     def iterations(self) -> list[int]:
         """Iterations with a regular checkpoint, newest first."""
@@ -142,11 +142,11 @@ class CheckpointStore:
         """
         kept = self.iterations()
         if which == BEST:
-            return read_checkpoint(self._path(BEST))
+            return read_checkpoint(self.path(BEST))
         if which == LAST and kept:
-            return read_checkpoint(self._path(kept[0]))
+            return read_checkpoint(self.path(kept[0]))
         if which.isdigit() and int(which) in kept:
-            return read_checkpoint(self._path(int(which)))
+            return read_checkpoint(self.path(int(which)))
         offered = ", ".join([BEST, LAST, *map(str, kept)]) if kept else "none"
         raise CheckpointError(f"{self.directory} has no checkpoint {which!r}; it has {offered}")
 
@@ -159,12 +159,13 @@ class CheckpointStore:
         problems: list[str] = []
         for iteration in self.iterations():
             try:
-                return read_checkpoint(self._path(iteration)), problems
+                return read_checkpoint(self.path(iteration)), problems
             except CheckpointError as error:
                 problems.append(str(error))
         raise CheckpointError("; ".join(problems) or f"{self.directory} holds no checkpoint")
 
-    def _path(self, which: int | str) -> Path:
+    def path(self, which: int | str) -> Path:
+        """File of the best checkpoint (BEST) or of an iteration."""
         return self.directory / (f"{which}{_SUFFIX}" if isinstance(which, str) else f"iteration-{which:07d}{_SUFFIX}")
 
 

@@ -1,4 +1,4 @@
-"""The command line: `metarl train`, `evaluate`, `envs`, `agents`, `tensorboard`, `bench`, `completion`."""
+"""The command line: `metarl train`, `evaluate`, `compare`, `envs`, `agents`, `tensorboard`, `bench`, `completion`."""
 
 import contextlib
 import dataclasses
@@ -22,9 +22,10 @@ from rich.table import Table
 
 from agents.registry import AGENTS
 from envs.registry import FAMILIES, make_distribution
-from metarl import plots
+from metarl import comparison_report, plots
 from metarl.bench import bench
 from metarl.checkpoint import BEST, write_atomically
+from metarl.compare import CompareConfig, Comparer
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
@@ -173,6 +174,38 @@ class Evaluate:
             print(json.dumps(report))
         else:
             console.print(evaluation_table(evaluation, title))
+        return 0
+
+
+@dataclass(frozen=True)
+class Compare(CompareConfig):
+    """Compare trained runs with baselines on the same held-out tasks, counted in the same environment steps.
+
+    Attributes:
+        json: print one JSON object and nothing else; progress goes to standard error.
+    """
+
+    json: bool = False
+
+    def execute(self, console: Console) -> int:
+        """Compare; print the table and the headlines, and write data, figures and TensorBoard events."""
+        config = CompareConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(CompareConfig)})
+        progress = Console(stderr=True) if self.json else console
+        comparer = Comparer(config, progress)
+        try:
+            comparison = comparer.compare()
+        except KeyboardInterrupt:
+            _say(progress, f"stopped; what is done is kept in {comparer.path}; the same command goes on")
+            return EXIT_INTERRUPTED
+        written = comparison_report.write(comparison, comparer.path)
+        if self.json:
+            print(json.dumps(comparison.to_json()))
+            return 0
+        console.print(comparison_report.table(comparison))
+        for line in comparison_report.headlines(comparison):
+            _say(console, line)
+        _say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")
+        _say(console, f"curves and figures in TensorBoard: metarl tensorboard --run-dir {comparer.path}")
         return 0
 
 
@@ -337,7 +370,7 @@ class Completion:
         return 0
 
 
-Command = Train | Evaluate | Envs | Agents | Tensorboard | Bench | Completion
+Command = Train | Evaluate | Compare | Envs | Agents | Tensorboard | Bench | Completion
 COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_args(Command)}
 
 

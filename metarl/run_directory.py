@@ -65,7 +65,7 @@ class RunDirectory:
             UserError: the name exists, or the directory cannot be written.
         """
         parent = Path(config.run_dir)
-        stem = config.name or f"{config.agent}-{_as_file_name(config.env)}-seed{config.seed}"
+        stem = config.name or f"{config.agent}-{as_file_name(config.env)}-seed{config.seed}"
         name, number = stem, 1
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,8 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): v for name, v in checkpoint.tensors.items() if name.startswith(prefix)}
 
 
-def _as_file_name(env: str) -> str:
+def as_file_name(env: str) -> str:
+    """An environment's name as part of a file name."""
     return "".join(c if c.isalnum() else "-" for c in env).strip("-").lower()
 
 

@@ -1,0 +1,217 @@
+"""Stable-Baselines3 as baselines: which of its algorithms can act where, their settings here, and their policies.
+
+This module receives an SB3 VecEnv and builds none. Importing it imports stable_baselines3, which takes seconds.
+"""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, Space
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from agents.parameters import Parameters
+from agents.policy import LOG_STD
+from agents.reference import FixedActions
+from envs.registry import did_you_mean
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm of SB3 and how it is used here.
+
+    Attributes:
+        make: its class.
+        spaces: action spaces it can act in.
+        settings: arguments for training from scratch on one task.
+        pretraining: what differs for training over many tasks with hundreds of parallel environments.
+    """
+
+    make: type[BaseAlgorithm]
+    spaces: tuple[type[Space[Any]], ...]
+    settings: dict[str, Any]
+    pretraining: dict[str, Any]
+
+
+_ACTOR_CRITIC = {"net_arch": [64, 64], "activation_fn": nn.Tanh, "log_std_init": -0.5}
+_OFF_POLICY = {
+    "policy_kwargs": {"net_arch": [64, 64]},
+    "learning_rate": 1e-3,
+    "learning_starts": 500,
+    "batch_size": 128,
+    "train_freq": 1,
+    "gradient_steps": 2,
+}
+
+ALGORITHMS = {
+    "ppo": Algorithm(
+        PPO,
+        (Box, Discrete),
+        {
+            "n_steps": 25,
+            "batch_size": 125,
+            "n_epochs": 10,
+            "learning_rate": 1e-3,
+            "gamma": 0.99,
+            "gae_lambda": 0.95,
+            "policy_kwargs": _ACTOR_CRITIC,
+        },
+        {"n_steps": 100, "batch_size": 4000, "n_epochs": 10},
+    ),
+    "a2c": Algorithm(A2C, (Box, Discrete), {"n_steps": 5, "policy_kwargs": _ACTOR_CRITIC}, {}),
+    "sac": Algorithm(SAC, (Box,), _OFF_POLICY, {}),
+    "td3": Algorithm(TD3, (Box,), _OFF_POLICY, {}),
+    "ddpg": Algorithm(DDPG, (Box,), _OFF_POLICY, {}),
+    "dqn": Algorithm(DQN, (Discrete,), {**_OFF_POLICY, "target_update_interval": 500}, {}),
+}
+
+
+def check_algorithm(name: str, action_space: Space[Any]) -> Algorithm:
+    """The algorithm of this name.
+
+    Raises:
+        ValueError: there is none, or it cannot act in this space; names those that can.
+    """
+    if name not in ALGORITHMS:
+        hint = did_you_mean(name, ALGORITHMS)
+        raise ValueError(f"unknown SB3 algorithm {name!r}{hint}; known are {', '.join(ALGORITHMS)}")
+    algorithm = ALGORITHMS[name]
+    if not isinstance(action_space, algorithm.spaces):
+        able = [other for other, entry in ALGORITHMS.items() if isinstance(action_space, entry.spaces)]
+        raise ValueError(f"SB3 algorithm {name!r} cannot act in {action_space}; those that can: {', '.join(able)}")
+    return algorithm
+
+
+def make_model(
+    name: str,
+    env: VecEnv,
+    seed: int,
+    log_dir: str | Path | None = None,
+    initial: BaseAlgorithm | None = None,
+    pretraining: bool = False,
+) -> BaseAlgorithm:
+    """A fresh model on the CPU that logs to TensorBoard.
+
+    Args:
+        name: in ALGORITHMS.
+        env: what it trains on.
+        seed: of its parameters and exploration.
+        log_dir: directory of its log; None: it keeps none.
+        initial: a model of the same algorithm whose networks it starts from; its optimizer starts anew.
+        pretraining: settings for many tasks at once instead of one.
+
+    Raises:
+        ValueError: unknown algorithm, or one that cannot act here.
+    """
+    algorithm = check_algorithm(name, env.action_space)
+    settings = algorithm.settings | (algorithm.pretraining if pretraining else {})
+    model = algorithm.make("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **settings)
+    if initial is not None:
+        model.policy.load_state_dict(initial.policy.state_dict())
+    model.set_logger(configure(str(log_dir), ["tensorboard"]) if log_dir else Logger(None, []))
+    return model
+
+
+def load_model(name: str, path: str | Path) -> BaseAlgorithm:
+    """A model from SB3's own zip, without an environment.
+
+    Raises:
+        ValueError: missing, damaged, or not such a model.
+    """
+    try:
+        return ALGORITHMS[name].make.load(path, device="cpu")
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, AssertionError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a model of SB3's {name}: {error}") from None
+
+
+def learn_with_evaluations(
+    model: BaseAlgorithm, schedule: Sequence[int], evaluate: Callable[[BaseAlgorithm], Result]
+) -> list[tuple[int, Result]]:
+    """Train, and evaluate on the way.
+
+    A policy is evaluated between its updates, when it has learned from all the steps counted: at the first such
+    moment at or after each count of the schedule.
+
+    Args:
+        model: trains for the schedule's last count of environment steps, or up to its own batch size more.
+        schedule: environment steps, ascending; 0 means before training.
+        evaluate: called with the model; must not change it.
+
+    Returns:
+        (environment steps, result) for each evaluation; counts that fall on one moment share it.
+    """
+    callback = _Evaluations(schedule, evaluate)
+    model.learn(schedule[-1], callback=callback)
+    callback.evaluate_if_due(model.num_timesteps)
+    return callback.results
+
+
+class _Evaluations(BaseCallback):
+    """Evaluates before each rollout, that is after each update."""
+
+    def __init__(self, schedule: Sequence[int], evaluate: Callable[[BaseAlgorithm], Any]) -> None:
+        super().__init__()
+        self._due = list(schedule)
+        self._evaluate = evaluate
+        self.results: list[tuple[int, Any]] = []
+
+    def _on_rollout_start(self) -> None:
+        self.evaluate_if_due(self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def evaluate_if_due(self, env_steps: int) -> None:
+        """Evaluate where the schedule asks for it."""
+        if self._due and env_steps >= self._due[0]:
+            self.results.append((env_steps, self._evaluate(self.model)))
+            self._due = [count for count in self._due if count > env_steps]
+
+
+class SB3Policy:
+    """A model as an ActingPolicy for `envs.rollout.collect`; acts deterministically, as SB3's own evaluation does.
+
+    Args:
+        model: any SB3 algorithm on a Box observation space (O,).
+    """
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self.model = model
+
+    def apply(self, params: Parameters, obs: Tensor, memory: Any = None) -> tuple[FixedActions, None]:
+        """See ActingPolicy.apply; the parameters are the model's own."""
+        flat = obs.reshape(-1, obs.shape[-1]).cpu().numpy()
+        action, _ = self.model.predict(flat, deterministic=True)
+        return FixedActions(torch.as_tensor(np.asarray(action)).reshape(*obs.shape[:-1], *action.shape[1:])), None
+
+
+def as_policy_parameters(model: BaseAlgorithm) -> Parameters:
+    """The actor of PPO or A2C as shared P of an MLPPolicy with the same hidden layers.
+
+    Raises:
+        ValueError: another algorithm, whose policy is of another kind.
+    """
+    policy = model.policy
+    if not isinstance(model, OnPolicyAlgorithm) or not isinstance(policy, ActorCriticPolicy):
+        raise ValueError(f"only PPO and A2C have a stochastic policy like ours, not {type(model).__name__}")
+    hidden = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
+    params = {}
+    for number, layer in enumerate([*hidden, cast(nn.Linear, policy.action_net)]):
+        params[f"layer{number}.weight"] = layer.weight.detach().T.clone()
+        params[f"layer{number}.bias"] = layer.bias.detach().clone()
+    if isinstance(model.action_space, Box):
+        params[LOG_STD] = policy.log_std.detach().clone()
+    return params

@@ -1,0 +1,137 @@
+"""Stable-Baselines3 on our tasks: training from scratch on one task, pretraining over many, fine-tuning."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from agents.sb3 import SB3Policy, learn_with_evaluations, load_model, make_model
+from envs.gymnasium_adapters import SAMPLE
+from envs.registry import make_distribution
+from envs.rollout import collect
+from envs.sb3_adapter import TaskSB3VecEnv
+from envs.task_space import Task
+
+MODEL_FILE = "model.zip"
+TRAINING_ENVS = 20
+"""Parallel episodes on a new task: as many as a meta-learner collects before each adaptation step."""
+PRETRAINING_ENVS = 400
+"""Parallel episodes of pretraining, a new task in each: as many as the 20 tasks × 20 episodes of a meta-iteration."""
+
+
+@dataclass(frozen=True)
+class TaskJob:
+    """Train one SB3 model on one task; plain data, for another process.
+
+    Attributes:
+        algorithm: name in `agents.sb3.ALGORITHMS`.
+        env: name for `make_distribution`.
+        task: parameter → value without a leading dimension, as nested lists.
+        seed: of the model and of the evaluations.
+        schedule: environment steps at which to evaluate; the last is the budget.
+        episodes: E of each evaluation.
+        directory: where the model and SB3's own log are written.
+        pretrained: zip of the model to start from; "": from scratch.
+    """
+
+    algorithm: str
+    env: str
+    task: dict[str, Any]
+    seed: int
+    schedule: tuple[int, ...]
+    episodes: int
+    directory: str
+    pretrained: str = ""
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """What a TaskJob measured.
+
+    Attributes:
+        env_steps: environment steps of training at each evaluation, P of them.
+        returns: mean return of the evaluation's episodes.
+        evaluation_env_steps: environment steps that the evaluations took besides.
+    """
+
+    env_steps: list[int]
+    returns: list[float]
+    evaluation_env_steps: int
+
+
+def learn_task(job: TaskJob) -> LearningCurve:
+    """Train on the one task, evaluating on the way with deterministic actions, and save the model."""
+    torch.set_num_threads(1)  # one process per core
+    distribution = make_distribution(job.env)
+    task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
+    train_env = TaskSB3VecEnv(distribution, TRAINING_ENVS, task=task, seed=job.seed)
+    initial = load_model(job.algorithm, job.pretrained) if job.pretrained else None
+    model = make_model(job.algorithm, train_env, job.seed, job.directory, initial)
+    evaluation_env = distribution.bind(task, job.episodes)
+
+    def evaluate(current: BaseAlgorithm) -> tuple[float, int]:
+        generator = torch.Generator().manual_seed(job.seed)
+        episodes = collect(evaluation_env, SB3Policy(current), {}, generator)
+        return episodes.returns.double().mean().item(), episodes.env_steps
+
+    points = learn_with_evaluations(model, job.schedule, evaluate)
+    model.save(Path(job.directory) / MODEL_FILE)
+    return LearningCurve(
+        env_steps=[env_steps for env_steps, _ in points],
+        returns=[mean for _, (mean, _) in points],
+        evaluation_env_steps=sum(taken for _, (_, taken) in points),
+    )
+
+
+def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Path) -> Path:
+    """Train one model over the task distribution, a new task every episode; returns its zip."""
+    train_env = TaskSB3VecEnv(make_distribution(env), PRETRAINING_ENVS, task=SAMPLE, seed=seed)
+    model = make_model(algorithm, train_env, seed, directory, pretraining=True)
+    model.learn(env_steps)
+    path = directory / MODEL_FILE
+    model.save(path)
+    return path
+
+
+def learn_tasks(jobs: Sequence[TaskJob], num_processes: int) -> Iterator[tuple[int, LearningCurve]]:
+    """Work through jobs on several processes; yields (index, curve) as they come.
+
+    Where the caller stops early, by an exception or Ctrl-C, the processes end at once.
+    """
+    if num_processes == 1 or len(jobs) == 1:
+        for index, job in enumerate(jobs):
+            yield index, learn_task(job)
+        return
+    with _process_pool(num_processes) as pool:
+        futures: dict[Future[LearningCurve], int] = {pool.submit(learn_task, job): i for i, job in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+@contextlib.contextmanager
+def _process_pool(num_processes: int) -> Iterator[Executor]:
+    pool = ProcessPoolExecutor(
+        num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_process
+    )
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _prepare_process() -> None:
+    """Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
