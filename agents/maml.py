@@ -26,6 +26,7 @@ from agents.trained_parameters import TrainedParameters
 from agents.trust_region import LinearMap, TrustRegionConfig, trpo_step
 from agents.validation import check_values
 from envs.rollout import Episodes
+from envs.task_space import Task
 
 
 @dataclass(frozen=True)
@@ -192,15 +193,23 @@ class MAML:
 
     # ------------------------------------------------------------------ meta-update
 
-    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
+    def meta_update(
+        self,
+        support: list[Episodes],
+        query: Episodes | None,
+        progress: float = 0.0,
+        tasks: Task | None = None,
+    ) -> dict[str, float]:
         """See MetaLearner.meta_update."""
         assert query is not None
-        batches = self._batches(support, query)
+        return self._update(self._batches(support, query))
+
+    def _update(self, batches: list[Batch]) -> dict[str, float]:
+        """Improve the meta-parameters on support batches and query; returns metrics."""
         metrics = self._ppo_update(batches) if self.config.outer == "ppo" else self._trpo_update(batches)
         with torch.no_grad():
-            entropy = self.policy.distribution(query.behaviour).entropy()
-            metrics["entropy"] = float(mean_over_steps(batches[-1], entropy).mean())
-        return metrics
+            entropy = mean_over_steps(batches[-1], self._behaviour(batches[-1]).entropy())
+        return metrics | {"entropy": float(entropy.mean())}
 
     def meta_gradient(self, support: list[Episodes], query: Episodes) -> Parameters:
         """Gradient of the outer objective (to be maximised) at the current meta-parameters, by leaf."""

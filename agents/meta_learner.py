@@ -8,6 +8,7 @@ from torch import Tensor
 from agents.parameters import Parameters
 from agents.policy import MLPPolicy
 from envs.rollout import Episodes
+from envs.task_space import Task
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,20 @@ class MetaLearner(Protocol):
         """One adaptation step on episodes collected with `adapted`; builds no graph, changes nothing in place."""
         ...
 
-    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
+    def meta_update(
+        self,
+        support: list[Episodes],
+        query: Episodes | None,
+        progress: float = 0.0,
+        tasks: Task | None = None,
+    ) -> dict[str, float]:
         """Improve the meta-parameters in place; returns metrics.
 
         Args:
             support: its support_batches, each collected after one more adaptation step.
             query: the batch after the last one; None where it collects none.
             progress: share of the training that is done, 0 … 1, for schedules.
+            tasks: the tasks of the batches; only distillation needs to know them.
 
         Raises:
             FloatingPointError: a gradient is not finite; the meta-parameters are as they were.

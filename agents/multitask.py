@@ -17,6 +17,7 @@ from agents.policy import MLPPolicy, PolicyConfig
 from agents.trained_parameters import TrainedParameters
 from agents.validation import check_values
 from envs.rollout import Episodes
+from envs.task_space import Task
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,13 @@ class Multitask:
         params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
         return Adapted(params, adapted.steps + 1)
 
-    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
+    def meta_update(
+        self,
+        support: list[Episodes],
+        query: Episodes | None,
+        progress: float = 0.0,
+        tasks: Task | None = None,
+    ) -> dict[str, float]:
         """See MetaLearner.meta_update; there are no support batches."""
         assert query is not None
         batch = self._adaptation.batch(query)

@@ -1,7 +1,8 @@
 """Per-task objectives of policy gradients, all to be maximised, all (M,)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -48,10 +49,13 @@ class Batch:
             credit=episodes.reward.new_zeros(len(episodes.reward)),
         )
 
-    def tasks(self, index: slice) -> "Batch":
+    def tasks(self, index: slice) -> Self:
         """The batch of a slice of tasks, as views."""
-        values = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "behaviour"}
-        return Batch(**values, behaviour={name: value[index] for name, value in self.behaviour.items()})
+
+        def sliced(value: Any) -> Any:
+            return {name: leaf[index] for name, leaf in value.items()} if isinstance(value, dict) else value[index]
+
+        return replace(self, **{f.name: sliced(getattr(self, f.name)) for f in fields(self)})
 
 
 def mean_over_steps(batch: Batch, values: Tensor) -> Tensor:

@@ -42,6 +42,10 @@ class ActionDistribution(Protocol):
         """KL(self ‖ other) in nats, (*batch,), for another distribution of the same kind."""
         ...
 
+    def tempered(self, temperature: float) -> Any:
+        """The distribution with density ∝ p^(1/temperature): above 1 softer, below 1 sharper."""
+        ...
+
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fisher information matrix of the parameters times a tangent, leaf by leaf as `parameters()`."""
         ...
@@ -85,6 +89,10 @@ class DiagonalGaussian:
         divergence: Tensor = (other.log_std - self.log_std + 0.5 * squares * precision - 0.5).sum(-1)
         return divergence
 
+    def tempered(self, temperature: float) -> "DiagonalGaussian":
+        """The same mean, the variance times the temperature."""
+        return DiagonalGaussian(self.mean, self.log_std + 0.5 * math.log(temperature))
+
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
         """The Fisher matrix of (μ, log σ) is diagonal: 1/σ² and 2."""
         return {
@@ -127,6 +135,10 @@ class Categorical:
         log_p = self.logits.log_softmax(-1)
         divergence: Tensor = (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)
         return divergence
+
+    def tempered(self, temperature: float) -> "Categorical":
+        """The logits over the temperature."""
+        return Categorical(self.logits / temperature)
 
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
         """The Fisher matrix of the logits is diag(p) − p pᵀ."""

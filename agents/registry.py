@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from agents.distillation import Distillation, DistillationConfig
 from agents.maml import MAML, MAMLConfig
 from agents.meta_learner import MetaLearner
 from agents.multitask import Multitask, MultitaskConfig
 from agents.reptile import Reptile, ReptileConfig
 
-LearnerConfig = MAMLConfig | ReptileConfig | MultitaskConfig
+LearnerConfig = MAMLConfig | ReptileConfig | MultitaskConfig | DistillationConfig
 """Hyper-parameters of any agent: a frozen dataclass whose docstring describes each field."""
 
 
@@ -43,5 +44,6 @@ AGENTS = {
         Agent("maml", MAMLConfig, MAML),
         Agent("reptile", ReptileConfig, Reptile),
         Agent("multitask", MultitaskConfig, Multitask),
+        Agent("distill", DistillationConfig, Distillation),
     )
 }

@@ -16,6 +16,7 @@ from agents.policy import MLPPolicy, PolicyConfig
 from agents.trained_parameters import TrainedParameters
 from agents.validation import check_values
 from envs.rollout import Episodes
+from envs.task_space import Task
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,13 @@ class Reptile:
         params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
         return Adapted(params, adapted.steps + 1)
 
-    def meta_update(self, support: list[Episodes], query: Episodes | None, progress: float = 0.0) -> dict[str, float]:
+    def meta_update(
+        self,
+        support: list[Episodes],
+        query: Episodes | None,
+        progress: float = 0.0,
+        tasks: Task | None = None,
+    ) -> dict[str, float]:
         """See MetaLearner.meta_update."""
         displacement = self.displacement(support)
         flat = flatten(displacement.values())

@@ -1,5 +1,6 @@
 """Episodes, the BatchedEnv protocol, and `collect`: the one sampling loop of the project."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -82,13 +83,23 @@ class Episodes:
         """Undiscounted return of each episode, (M, E)."""
         return self.reward.sum(dim=-1)
 
-    def tasks(self, index: slice) -> "Episodes":
-        """The episodes of a slice of tasks, as views."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "behaviour"}
-        return Episodes(
-            **{name: value[index] for name, value in values.items()},
-            behaviour={name: value[index] for name, value in self.behaviour.items()},
-        )
+    def tasks(self, index: slice | Tensor) -> "Episodes":
+        """The episodes of some tasks; of a slice, as views."""
+        return _each_tensor(lambda part: part[index], self)
+
+    @staticmethod
+    def concatenate(parts: Sequence["Episodes"]) -> "Episodes":
+        """The tasks of several batches after each other."""
+        return _each_tensor(lambda *leaves: torch.cat(leaves), *parts)
+
+
+def _each_tensor(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
+    """The function of the corresponding tensors of the parts."""
+    names = [f.name for f in fields(Episodes) if f.name != "behaviour"]
+    return Episodes(
+        **{name: function(*(getattr(part, name) for part in parts)) for name in names},
+        behaviour={name: function(*(part.behaviour[name] for part in parts)) for name in parts[0].behaviour},
+    )
 
 
 def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:

@@ -1,15 +1,16 @@
 """TaskDistribution: a family of environments, named ranges of its parameters, and splits."""
 
+import copy
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from gymnasium.spaces import Box, Discrete
 
 from envs.rollout import BatchedEnv
 from envs.task_env import TaskEnv
-from envs.task_space import Range, Task
+from envs.task_space import Range, Task, num_tasks_of
 
 FROZEN_SIZE = 1000
 """Number of tasks in each frozen list: validation, test and ood."""
@@ -50,6 +51,7 @@ class TaskDistribution:
         self.train = dict(train)
         self.ood = dict(ood or {})
         self.name = name or type(self).__name__
+        self._train_tasks: Task | None = None
 
     @property
     def observation_space(self) -> Box:
@@ -98,12 +100,22 @@ class TaskDistribution:
         if split == "train":
             if generator is None:
                 raise ValueError("sampling the training split needs a generator")
+            if self._train_tasks is not None:
+                count = num_tasks_of(self._train_tasks)
+                drawn = torch.randint(count, (num_tasks,), generator=generator, device=generator.device)
+                return {name: value.to(drawn.device)[drawn] for name, value in self._train_tasks.items()}
             return {name: range_.sample(num_tasks, generator) for name, range_ in ranges.items()}
         if num_tasks > FROZEN_SIZE:
             raise ValueError(f"num_tasks must be at most {FROZEN_SIZE} in split {split!r}, got {num_tasks}")
         frozen = torch.Generator().manual_seed(_FROZEN_SEEDS[split])
         device = generator.device if generator is not None else torch.device("cpu")
         return {name: range_.sample(FROZEN_SIZE, frozen)[:num_tasks].to(device) for name, range_ in ranges.items()}
+
+    def with_train_tasks(self, tasks: Task) -> Self:
+        """The same distribution, but for a training split that draws from these N tasks with replacement."""
+        restricted = copy.copy(self)
+        restricted._train_tasks = tasks
+        return restricted
 
     def default_task(self) -> Task:
         """The one task of `gymnasium.make(id)` without a task, leaves (1, …)."""

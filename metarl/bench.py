@@ -64,7 +64,7 @@ def bench(env: str, num_tasks: int, episodes: int, hidden_size: int, repeats: in
     def sample() -> MetaBatch:
         return sample_iteration(distribution, learner, num_tasks, episodes, generator)
 
-    support, query, _ = sample()
+    support, query, *_ = sample()
     assert query is not None
     env_steps = sum(batch.env_steps for batch in (*support, query))
     collected: list[float] = []

@@ -32,6 +32,7 @@ from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table
 from metarl.run_directory import RunDirectory, build, load_learner, resolve_device
+from metarl.teachers import check_teacher
 from metarl.train import Trainer, resolve
 
 EXIT_TRAINING_FAILED = 1
@@ -60,6 +61,7 @@ class Train(TrainConfig):
             run = RunDirectory.open(self.resume, config.run_dir)
         else:
             config = resolve(config)
+            check_teacher(config)
             build(config, torch.Generator(config.device))  # what cannot be built is said before anything is written
             run = RunDirectory.create(config)
         with run.locked():

@@ -2,14 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from agents.meta_learner import MetaLearner
+from agents.meta_learner import Adapted, MetaLearner
 from agents.reference import OraclePolicy, RandomPolicy
 from envs.rollout import Episodes, collect
 from envs.task_distribution import TaskDistribution
@@ -106,19 +106,32 @@ def adaptation_episodes(
         episodes: E per task and step.
         generator: drives the rollouts.
     """
-    batches, _ = timed_adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
-    return batches
+    return adapt_to_tasks(learner, distribution, tasks, steps, episodes, generator).batches
 
 
-def timed_adaptation_episodes(
+class Adaptation(NamedTuple):
+    """What `adapt_to_tasks` did.
+
+    Attributes:
+        batches: episodes of the policies after k = 0 … K adaptation steps.
+        adapted: the policies after the last one.
+        collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
+    """
+
+    batches: list[Episodes]
+    adapted: Adapted
+    collect_seconds: float
+
+
+def adapt_to_tasks(
     learner: MetaLearner,
     distribution: TaskDistribution,
     tasks: Task,
     steps: int,
     episodes: int,
     generator: torch.Generator,
-) -> tuple[list[Episodes], float]:
-    """As `adaptation_episodes`, with the wall-clock seconds of the rollouts alone, adaptation not included."""
+) -> Adaptation:
+    """As `adaptation_episodes`, with the adapted policies and the time that the rollouts took."""
     env = distribution.bind(tasks, episodes)
     adapted = learner.begin(num_tasks_of(tasks))
     batches: list[Episodes] = []
@@ -129,7 +142,7 @@ def timed_adaptation_episodes(
         seconds += time.perf_counter() - start
         if step < steps:
             adapted = learner.adapt(adapted, batches[-1])
-    return batches, seconds
+    return Adaptation(batches, adapted, seconds)
 
 
 def reference_episodes(

@@ -60,10 +60,18 @@ _MULTITASK_PRESETS = {
     "default": Preset("joint PPO, then 3 policy-gradient steps on the new task", {"iterations": 240}),
 }
 
+_DISTILL_PRESETS = {
+    "default": Preset(
+        "a student of a fifth of the default network's parameters, adapting in 3 steps with learned rates",
+        {"iterations": 60, **_LEARNED_STEPS, "learner.policy.hidden_sizes": (28, 28)},
+    ),
+}
+
 AGENT_PRESETS: dict[str, dict[str, Preset]] = {
     "maml": _MAML_PRESETS,
     "reptile": _REPTILE_PRESETS,
     "multitask": _MULTITASK_PRESETS,
+    "distill": _DISTILL_PRESETS,
 }
 """Presets of each agent for any environment. The default ones sample the same number of batches, 240."""
 

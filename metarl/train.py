@@ -15,14 +15,16 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from agents.distillation import Distillation
 from agents.meta_learner import MetaLearner
 from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
-from metarl import plots
+from envs.task_space import Task
+from metarl import plots, teachers
 from metarl.checkpoint import Checkpoint, Progress
 from metarl.config import TrainConfig, flat_items
 from metarl.errors import TrainingError
-from metarl.evaluate import adaptation_episodes, rollout_generator, summarize, timed_adaptation_episodes
+from metarl.evaluate import adapt_to_tasks, adaptation_episodes, rollout_generator, summarize
 from metarl.progress import Reporter, make_reporter
 from metarl.run_directory import RunDirectory, build, learner_state, resolve_device
 
@@ -62,6 +64,10 @@ class Trainer:
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
         self.progress = Progress()
+        if isinstance(self.learner, Distillation):
+            self.learner.teachers, env_steps = teachers.provide(run, self.distribution, self._say)
+            self.distribution = self.distribution.with_train_tasks(self.learner.teachers.tasks)
+            self.progress = Progress(env_steps=env_steps)
 
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; says which ones could not.
@@ -76,9 +82,7 @@ class Trainer:
             return
         checkpoint, problems = self.run.checkpoints.load_newest_good()
         for problem in problems:
-            self.console.print(
-                f"warning: {problem}; going on from the one before", highlight=False, soft_wrap=True, markup=False
-            )
+            self._say(f"warning: {problem}; going on from the one before")
         self.learner.load_state_dict(learner_state(checkpoint))
         self.generator.set_state(checkpoint.tensors["generator"])
         self.progress = checkpoint.progress
@@ -117,7 +121,7 @@ class Trainer:
                 self.distribution, self.learner, config.num_tasks, config.episodes, self.generator
             )
             adapted = time.perf_counter()
-            metrics = self.learner.meta_update(sampled.support, sampled.query, self._share_done())
+            metrics = self.learner.meta_update(sampled.support, sampled.query, self._share_done(), sampled.tasks)
         except FloatingPointError as error:
             self.generator.set_state(random_state)
             self._save()
@@ -197,6 +201,9 @@ class Trainer:
         """Whether the evaluation before the first iteration is done."""
         return self.progress.best_validation is not None
 
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     def _save(self) -> None:
         self.run.checkpoints.save(self._checkpoint())
 
@@ -225,11 +232,13 @@ class MetaBatch(NamedTuple):
     Attributes:
         support: K batches, each collected after one more adaptation step.
         query: the batch after the last one; None where the learner collects none.
+        tasks: the M tasks.
         collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
     """
 
     support: list[Episodes]
     query: Episodes | None
+    tasks: Task
     collect_seconds: float
 
     @property
@@ -252,8 +261,9 @@ def sample_iteration(
     """
     tasks = distribution.sample(num_tasks, "train", generator)
     num_batches = learner.support_batches + learner.collects_query
-    batches, seconds = timed_adaptation_episodes(learner, distribution, tasks, num_batches - 1, episodes, generator)
-    return MetaBatch(batches[: learner.support_batches], batches[-1] if learner.collects_query else None, seconds)
+    sampled = adapt_to_tasks(learner, distribution, tasks, num_batches - 1, episodes, generator)
+    query = sampled.batches[-1] if learner.collects_query else None
+    return MetaBatch(sampled.batches[: learner.support_batches], query, tasks, sampled.collect_seconds)
 
 
 class _StopFlag:

@@ -1,0 +1,210 @@
+"""Distillation: a smaller student learns to become, by its own adaptation, what teachers are for their tasks."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from agents import objectives
+from agents.advantages import advantages_of
+from agents.maml import MAML, MAMLConfig
+from agents.objectives import Batch, mean_over_steps
+from agents.parameters import Parameters
+from agents.policy import ActionDistribution, MLPPolicy
+from envs.rollout import Episodes
+from envs.task_space import Task
+
+
+@dataclass(frozen=True)
+class DistillationConfig(MAMLConfig):
+    """Distillation: a smaller student learns from teachers specialised on training tasks, and adapts like MAML.
+
+    The remaining fields are MAML's: the student's network, its adaptation and the optimizer of its meta-parameters.
+
+    Attributes:
+        teacher: a trained run, whose adapted policies are the teachers; or "ppo", "a2c": experts trained by
+            Stable-Baselines3 on each of the tasks.
+        num_teachers: N, training tasks with a teacher each; the student meets no others.
+        expert_env_steps: environment steps that each expert of Stable-Baselines3 is trained for.
+        match: "adapted": the student after its adaptation steps becomes the task's teacher; "initial": the student
+            before any becomes the teachers' mixture, and is fine-tuned as the inner flags say.
+        states: "student": it learns on states it came to itself; "teacher": on those that the teachers came to.
+        divergence: "student-teacher": KL(student ‖ teacher), which picks what the teacher surely does;
+            "teacher-student": KL(teacher ‖ student), which covers all that it does.
+        temperature: softens the teachers: density ∝ p^(1/temperature).
+        future_credit: weight of the credit that an action gets for the divergence later in its episode; 1 makes it the
+            gradient of the expected sum; 0: none. Only on the student's own states.
+    """
+
+    teacher: str = ""
+    num_teachers: int = 100
+    expert_env_steps: int = 20_000
+    match: Literal["adapted", "initial"] = "adapted"
+    states: Literal["student", "teacher"] = "student"
+    divergence: Literal["student-teacher", "teacher-student"] = "student-teacher"
+    temperature: float = 1.0
+    future_credit: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        super().__post_init__()
+        if self.num_teachers < 1 or self.expert_env_steps < 1:
+            raise ValueError("num_teachers and expert_env_steps must be at least 1")
+        if self.match == "initial" and self.objective_steps == "all":
+            raise ValueError("match 'initial' has no adapted policies: objective_steps must be 'last'")
+        if self.states == "teacher" and (self.outer == "trpo" or self.objective_steps == "all"):
+            raise ValueError("states 'teacher' need outer 'ppo' and objective_steps 'last'")
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Policies specialised on N tasks.
+
+    Attributes:
+        policy: their architecture.
+        params: task-batched P, leaves (N, …).
+        tasks: what each is specialised on, leaves (N, …).
+        episodes: what each of them does on its task, N tasks; None where that is not needed.
+    """
+
+    policy: MLPPolicy
+    params: Parameters
+    tasks: Task
+    episodes: Episodes | None = None
+
+    def index(self, tasks: Task) -> Tensor:
+        """Number of the teacher of each of M tasks, (M,).
+
+        Raises:
+            ValueError: one has none.
+        """
+        same = [(value[:, None] == self.tasks[name][None]).flatten(2).all(dim=2) for name, value in tasks.items()]
+        match = torch.stack(same).all(dim=0)  # (M, N)
+        if not bool(match.any(dim=1).all()):
+            raise ValueError("a task has no teacher: distillation trains on the tasks that teachers were made for")
+        return match.int().argmax(dim=1)
+
+    def act(self, index: Tensor, obs: Tensor) -> ActionDistribution:
+        """What teachers (M,) do in obs (M, E, H, O)."""
+        with torch.no_grad():
+            distribution, _ = self.policy.apply({name: leaf[index] for name, leaf in self.params.items()}, obs)
+        return distribution
+
+    def episodes_of(self, index: Tensor) -> Episodes:
+        """Episodes of teachers (M,)."""
+        assert self.episodes is not None
+        return self.episodes.tasks(index)
+
+
+@dataclass(frozen=True)
+class DistillationBatch(Batch):
+    """A batch with what the teachers do in it.
+
+    Attributes:
+        teacher: parameters of the teachers' softened distributions, leaves (M, E, H, …).
+        future: advantage of each action in the sum of later divergences, lower being better, (M, E, H).
+    """
+
+    teacher: dict[str, Tensor]
+    future: Tensor
+
+
+class Distillation(MAML):
+    """Distillation of N specialised teachers into one student that adapts.
+
+        minimise over θ  mean over tasks of E_φ[Σ_t KL(π_φ(·|o_t) ‖ π_teacher(·|o_t))],   φ = θ adapted to the task
+
+    with the adaptation, which sees rewards and no teacher, differentiated as in MAML. The states depend on the
+    student: the gradient has a part for the divergence in each state and one for actions that lead to states of less
+    divergence (`future_credit`), without which it is no gradient of anything.
+
+    Source: Rusu et al. 2016, "Policy Distillation" (KL, temperature); Czarnecki et al. 2019, "Distilling Policy
+        Distillation", section 4 (states of the student, expected-entropy-regularised loss). Deviation: there one
+        teacher of one task; here the student's adapted policies are matched, so that it keeps the ability to adapt.
+
+    Attributes:
+        teachers: whom it learns from; needed by `meta_update` alone.
+
+    Args:
+        observation_space: Box (O,).
+        action_space: Box (A,) or Discrete.
+        config: hyper-parameters.
+        generator: draws the initial parameters; they lie on its device.
+        num_threads: CPU threads that share the chunks of a meta-update; changes no result.
+    """
+
+    config: DistillationConfig
+
+    def __init__(
+        self,
+        observation_space: Box,
+        action_space: Box | Discrete,
+        config: DistillationConfig,
+        generator: torch.Generator,
+        num_threads: int = 1,
+    ) -> None:
+        super().__init__(observation_space, action_space, config, generator, num_threads)
+        self.teachers: Teachers | None = None
+        if config.match == "initial":
+            self.support_batches = 0
+        self.collects_query = config.states == "student"
+
+    def meta_update(
+        self,
+        support: list[Episodes],
+        query: Episodes | None,
+        progress: float = 0.0,
+        tasks: Task | None = None,
+    ) -> dict[str, float]:
+        """See MetaLearner.meta_update; the tasks are those of teachers.
+
+        Raises:
+            ValueError: a task has no teacher.
+        """
+        assert self.teachers is not None and tasks is not None
+        batches = self.distillation_batches(support, query, self.teachers.index(tasks))
+        with torch.no_grad():
+            policies = self._policies(self._meta, batches)
+            divergences = [
+                mean_over_steps(batch, self._divergence(batch, policy)).mean()
+                for policy, batch in zip(policies, batches, strict=True)
+            ]
+        metrics = {f"divergence_k{step}": float(value) for step, value in enumerate(divergences)}
+        return metrics | self._update(batches)
+
+    def distillation_batches(self, support: list[Episodes], query: Episodes | None, teachers: Tensor) -> list[Batch]:
+        """Support batches and query with what the teachers (M,) do in them; their own episodes where there is none."""
+        assert self.teachers is not None
+        episodes = [*support, self.teachers.episodes_of(teachers) if query is None else query]
+        return [self._distillation_batch(one, teachers) for one in episodes]
+
+    def _distillation_batch(self, episodes: Episodes, teachers: Tensor) -> DistillationBatch:
+        assert self.teachers is not None
+        batch = self._batch(episodes)
+        teacher = self.teachers.act(teachers, episodes.obs).tempered(self.config.temperature)
+        values = {f.name: getattr(batch, f.name) for f in fields(Batch)}
+        result = DistillationBatch(**values, teacher=teacher.parameters(), future=torch.zeros_like(episodes.reward))
+        if self.config.states == "teacher" or self.config.future_credit == 0:
+            return result
+        divergence = self._divergence(result, self._behaviour(batch)) * episodes.mask
+        later = torch.cat([divergence[..., 1:], torch.zeros_like(divergence[..., :1])], dim=-1)
+        cost = replace(episodes, reward=later)
+        future = advantages_of(cost, self.config.gamma, self.config.gae_lambda, normalized=False)
+        return replace(result, future=future)
+
+    def _divergence(self, batch: Batch, student: ActionDistribution) -> Tensor:
+        """KL between student and teacher in each state, (M, E, H)."""
+        assert isinstance(batch, DistillationBatch)
+        teacher = self.policy.distribution(batch.teacher)
+        return student.kl(teacher) if self.config.divergence == "student-teacher" else teacher.kl(student)
+
+    def _surrogate(self, batch: Batch, policy: ActionDistribution) -> Tensor:
+        """Minus the divergence of each task, in this batch's states and those that its actions lead to, (M,)."""
+        assert isinstance(batch, DistillationBatch)
+        total = -mean_over_steps(batch, self._divergence(batch, policy))
+        if self.config.future_credit > 0 and self.config.states == "student":
+            led_to = replace(batch, advantage=-self.config.future_credit * batch.future)
+            total = total + objectives.clipped_surrogate(led_to, policy, self.config.clip)
+        return total
