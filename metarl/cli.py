@@ -20,13 +20,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from agents.distillation import Distillation
+from agents.meta_learner import MetaLearner
 from agents.registry import AGENTS
 from envs.registry import FAMILIES, make_distribution
+from envs.task_distribution import TaskDistribution
+from envs.task_space import Task
 from metarl import comparison_report, plots
 from metarl.bench import bench
 from metarl.checkpoint import BEST, write_atomically
 from metarl.compare import CompareConfig, Comparer
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
+from metarl.distillation_report import DistillationReport, distillation_report
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.presets import default_config, presets_for
@@ -151,7 +156,7 @@ class Evaluate:
         episodes = self.episodes or run.config.episodes
         batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
         evaluation = summarize(batches)
-        report = {
+        report: dict[str, Any] = {
             "agent": run.config.agent,
             "env": run.config.env,
             "run": str(run.path),
@@ -162,6 +167,9 @@ class Evaluate:
             "seed": self.seed,
             **evaluation.to_json(),
         }
+        kept = self._kept(run, learner, distribution, tasks, episodes, generator)
+        if kept is not None:
+            report["distillation"] = kept.to_json()
         which = f"the task {self.task}, {self.num_tasks} times" if self.task else f"{self.num_tasks} {self.split} tasks"
         title = f"{run.config.agent} on {run.config.env}: {which}, {episodes} episodes a step"
         if self.out:
@@ -176,7 +184,27 @@ class Evaluate:
             print(json.dumps(report))
         else:
             console.print(evaluation_table(evaluation, title))
+            for line in kept.lines() if kept else ():
+                _say(console, line)
         return 0
+
+    @staticmethod
+    def _kept(
+        run: RunDirectory,
+        learner: MetaLearner,
+        distribution: TaskDistribution,
+        tasks: Task,
+        episodes: int,
+        generator: torch.Generator,
+    ) -> DistillationReport | None:
+        """What a distilled student keeps of its teachers; None for other agents, and where the teacher is gone."""
+        if not isinstance(learner, Distillation):
+            return None
+        try:
+            return distillation_report(run, learner, distribution, tasks, episodes, generator)
+        except UserError as error:
+            print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
+            return None
 
 
 @dataclass(frozen=True)

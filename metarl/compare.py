@@ -29,6 +29,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agents.distillation import DistillationConfig
 from agents.meta_learner import MetaLearner
 from agents.registry import AGENTS
 from envs.registry import make_distribution
@@ -42,6 +43,7 @@ from metarl.evaluate import adaptation_episodes, reference_episodes, rollout_gen
 from metarl.presets import default_config
 from metarl.run_directory import RunDirectory, as_file_name, build, load_learner, resolve_device
 from metarl.statistics import Curve
+from metarl.teachers import total_training_env_steps
 from metarl.train import Trainer, resolve
 
 SETTINGS_FILE = "settings.json"
@@ -49,7 +51,7 @@ CELLS = "cells"
 TRAINED = "trained"
 SB3 = "sb3"
 
-DEFAULT_BASELINES = ("reptile", "multitask", "ppo", "ppo-pretrained", "random", "untrained", "oracle")
+DEFAULT_BASELINES = ("reptile", "multitask", "distill", "ppo", "ppo-pretrained", "random", "untrained", "oracle")
 REFERENCES = ("random", "untrained", "oracle")
 SB3_BASELINES = ("ppo", "a2c", "sac", "td3", "ddpg", "dqn", "ppo-pretrained")
 PRETRAINED = "-pretrained"
@@ -70,7 +72,7 @@ class CompareConfig:
     Attributes:
         runs: trained runs of one environment; runs of one agent that differ only in their seed are pooled.
         baselines: what to compare them with. Agents are meta-trained first with as many environment steps as the
-            first run: maml, reptile, multitask. Stable-Baselines3 from scratch on each task: ppo, a2c, sac,
+            first run: maml, reptile, multitask, distill (its teacher is the first run). Stable-Baselines3 from scratch on each task: ppo, a2c, sac,
             td3, ddpg, dqn; trained over many tasks, then fine-tuned: ppo-pretrained. References: random, oracle, and
             untrained, the first run's agent at its initialisation. "none": none.
         num_tasks: M, held-out tasks; by default 20, with --quick 6.
@@ -250,7 +252,7 @@ class Comparer:
             return load_learner(run, BEST, self.device)[1]
 
         cells = [self._adaptation(label, {"checkpoint": _digest(run)}, functools.partial(trained, run)) for run in runs]
-        spent = [run.checkpoints.load(LAST).progress.env_steps for run in runs]
+        spent = [total_training_env_steps(run) for run in runs]
         return curve(label, "meta-learner", round(float(np.mean(spent))), cells)
 
     def _untrained(self) -> Curve:
@@ -314,8 +316,12 @@ class Comparer:
 
     def _training_config(self, agent: str, seed: int) -> TrainConfig:
         """The agent's default preset, for as many environment steps as the first run had."""
+        config = default_config(agent, self.env)
+        if isinstance(config.learner, DistillationConfig):
+            teacher = dataclasses.replace(config.learner, teacher=str(self.runs[0].path.resolve()))
+            config = dataclasses.replace(config, learner=teacher)
         config = dataclasses.replace(
-            default_config(agent, self.env),
+            config,
             seed=seed,
             device=self.device,
             num_threads=self.config.num_threads,

@@ -8,9 +8,9 @@ experts/             models and logs of Stable-Baselines3, where these are the t
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,9 +77,13 @@ def check_teacher(config: TrainConfig) -> None:
     Raises:
         UserError: none given, no such run, not trained, or of another environment.
     """
-    if isinstance(config.learner, DistillationConfig) and config.learner.teacher not in EXPERT_ALGORITHMS:
-        teacher = _teacher_run(config)
-        teacher.checkpoints.load(BEST)
+    if isinstance(config.learner, DistillationConfig) and not is_expert(config.learner.teacher):
+        teacher_run(config).checkpoints.load(BEST)
+
+
+def is_expert(teacher: str) -> bool:
+    """Whether it names an algorithm of Stable-Baselines3 instead of a run."""
+    return teacher in EXPERT_ALGORITHMS
 
 
 def provide(run: RunDirectory, distribution: TaskDistribution, say: Callable[[str], None]) -> tuple[Teachers, int]:
@@ -93,22 +97,29 @@ def provide(run: RunDirectory, distribution: TaskDistribution, say: Callable[[st
     Raises:
         UserError: the teacher cannot be used.
     """
-    device = torch.device(run.config.device)
     try:
-        checkpoint = read_checkpoint(run.path / TEACHERS_FILE)
-        summary = read_summary(run)
+        teachers, summary = load_teachers(run, distribution), read_summary(run)
     except (CheckpointError, UserError):
         say("specialising the teachers")
-        checkpoint, summary = _make(run, distribution)
-        write_checkpoint(run.path / TEACHERS_FILE, checkpoint)
+        teachers, summary = _make(run, distribution)
+        write_checkpoint(run.path / TEACHERS_FILE, Checkpoint(_to_tensors(teachers), Progress()))
         write_atomically(run.path / SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
     say(
         f"{summary.num_teachers} teachers, return {summary.return_mean:.2f} on their tasks, "
         f"for {summary.env_steps:,} environment steps"
     )
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, summary.policy)
-    tensors = {name: value.to(device) for name, value in checkpoint.tensors.items()}
-    return _from_tensors(policy, tensors), summary.env_steps
+    return teachers, summary.env_steps
+
+
+def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers:
+    """The run's teachers, which were made before.
+
+    Raises:
+        CheckpointError, UserError: there are none, or they cannot be read.
+    """
+    tensors = read_checkpoint(run.path / TEACHERS_FILE).tensors
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
+    return _from_tensors(policy, {name: value.to(run.config.device) for name, value in tensors.items()})
 
 
 def read_summary(run: RunDirectory) -> TeachersSummary:
@@ -126,9 +137,21 @@ def read_summary(run: RunDirectory) -> TeachersSummary:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def specialised(
-    run: RunDirectory, tasks: Task, episodes: int, generator: torch.Generator
-) -> tuple[MLPPolicy, Parameters, Episodes, int]:
+class Specialised(NamedTuple):
+    """What `specialised` made.
+
+    Attributes:
+        teachers: the adapted policies.
+        episodes: theirs, on their tasks.
+        env_steps: environment steps of adapting, and of the episodes.
+    """
+
+    teachers: Teachers
+    episodes: Episodes
+    env_steps: int
+
+
+def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.Generator) -> Specialised:
     """A trained run's policies adapted to tasks.
 
     Args:
@@ -136,9 +159,6 @@ def specialised(
         tasks: N tasks, on the generator's device.
         episodes: E per task and adaptation step.
         generator: drives the rollouts.
-
-    Returns:
-        their policy, its task-batched P, episodes after the last step, and environment steps of everything.
     """
     distribution, learner, _ = load_learner(run, device=str(generator.device))
     parts, last, env_steps = [], [], 0
@@ -148,32 +168,29 @@ def specialised(
         parts.append(done.adapted.params)
         last.append(done.batches[-1])
         env_steps += sum(batch.env_steps for batch in done.batches)
-    return learner.policy, _concatenated(parts), Episodes.concatenate(last), env_steps
+    return Specialised(Teachers(learner.policy, _concatenated(parts), tasks), Episodes.concatenate(last), env_steps)
 
 
-def _make(run: RunDirectory, distribution: TaskDistribution) -> tuple[Checkpoint, TeachersSummary]:
+def _make(run: RunDirectory, distribution: TaskDistribution) -> tuple[Teachers, TeachersSummary]:
     config, learner = run.config, run.config.learner
     assert isinstance(learner, DistillationConfig)
     generator = rollout_generator(torch.device(config.device), config.seed + SEED_OFFSET)
     tasks = distribution.sample(learner.num_teachers, "train", generator)
-    if learner.teacher in EXPERT_ALGORITHMS:
-        policy, params, env_steps = _experts(run, distribution, tasks)
-        episodes = collect(distribution.bind(tasks, config.episodes), policy, params, generator)
-        env_steps, training_env_steps = env_steps + episodes.env_steps, 0
+    if is_expert(learner.teacher):
+        teachers, episodes, env_steps = _experts(run, distribution, tasks, generator)
+        training_env_steps = 0
     else:
-        teacher = _teacher_run(config)
-        policy, params, episodes, env_steps = specialised(teacher, tasks, config.episodes, generator)
-        training_env_steps = total_training_env_steps(teacher)
+        teachers, episodes, env_steps = specialised(teacher_run(config), tasks, config.episodes, generator)
+        training_env_steps = total_training_env_steps(teacher_run(config))
     summary = TeachersSummary(
         teacher=learner.teacher,
         num_teachers=learner.num_teachers,
         training_env_steps=training_env_steps,
         env_steps=env_steps,
         return_mean=episodes.returns.double().mean().item(),
-        policy=policy.config,
+        policy=teachers.policy.config,
     )
-    kept = episodes if learner.states == "teacher" else None
-    return Checkpoint(_to_tensors(Teachers(policy, params, tasks, kept)), Progress(env_steps=env_steps)), summary
+    return (replace(teachers, episodes=episodes) if learner.states == "teacher" else teachers), summary
 
 
 def total_training_env_steps(run: RunDirectory) -> int:
@@ -182,7 +199,7 @@ def total_training_env_steps(run: RunDirectory) -> int:
     return own + (read_summary(run).training_env_steps if isinstance(run.config.learner, DistillationConfig) else 0)
 
 
-def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task) -> tuple[MLPPolicy, Parameters, int]:
+def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task, generator: torch.Generator) -> Specialised:
     """Policies that Stable-Baselines3 trains on each task; those that are there already are not trained again."""
     from agents.sb3 import as_policy_parameters, load_model  # slow to import, and not always needed
     from metarl.sb3_baselines import MODEL_FILE, TaskJob, learn_tasks
@@ -210,11 +227,17 @@ def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task) -> 
     )
     hidden = tuple(int(params[f"layer{n}.bias"].shape[1]) for n in range(sum("bias" in name for name in params) - 1))
     policy = MLPPolicy(distribution.observation_space, distribution.action_space, PolicyConfig(hidden, "tanh"))
-    on_device = {name: leaf.to(config.device) for name, leaf in params.items()}
-    return policy, on_device, sum(model.num_timesteps for model in models)
+    teachers = Teachers(policy, {name: leaf.to(config.device) for name, leaf in params.items()}, tasks)
+    episodes = collect(distribution.bind(tasks, config.episodes), policy, teachers.params, generator)
+    return Specialised(teachers, episodes, sum(model.num_timesteps for model in models) + episodes.env_steps)
 
 
-def _teacher_run(config: TrainConfig) -> RunDirectory:
+def teacher_run(config: TrainConfig) -> RunDirectory:
+    """The run that a configuration names as teacher.
+
+    Raises:
+        UserError: none is named, there is no such run, or it is of another environment.
+    """
     assert isinstance(config.learner, DistillationConfig)
     teacher = config.learner.teacher
     if not teacher:
