@@ -61,7 +61,7 @@ MORE_ITERATIONS = 100_000
 EVALUATIONS = 40
 """SB3 models are evaluated this often on the way to the budget, at steps that grow geometrically."""
 
-QUICK_TRAINING_SHARE = 0.1
+QUICK_TRAINING_SHARE = 0.2
 """Share of the run's meta-training steps that a baseline trained here gets with --quick; the table shows the steps."""
 
 
@@ -72,16 +72,16 @@ class CompareConfig:
     Attributes:
         runs: trained runs of one environment; runs of one agent that differ only in their seed are pooled.
         baselines: what to compare them with. Agents are meta-trained first with as many environment steps as the
-            first run: maml, reptile, multitask, distill (its teacher is the first run). Stable-Baselines3 from scratch on each task: ppo, a2c, sac,
-            td3, ddpg, dqn; trained over many tasks, then fine-tuned: ppo-pretrained. References: random, oracle, and
-            untrained, the first run's agent at its initialisation. "none": none.
+            first run: maml, reptile, multitask, distill (taught by the first run). Stable-Baselines3 from scratch on
+            each task: ppo, a2c, sac, td3, ddpg, dqn; trained over many tasks, then fine-tuned: ppo-pretrained.
+            References: random, oracle, and untrained, the first run's agent at its initialisation. "none": none.
         num_tasks: M, held-out tasks; by default 20, with --quick 6.
         budget: environment steps that SB3 may spend on each task; by default 100,000, with --quick 20,000.
         seeds: seeds of each baseline.
         split: held-out 'test' tasks, 'ood' outside the training ranges, or 'validation'.
         episodes: episodes per task in each evaluation, and of each adaptation step.
         steps: K, adaptation steps of the meta-learners; by default as many as each was trained for.
-        quick: a first look: fewer tasks and steps, and baselines trained here get a tenth of the meta-training.
+        quick: a first look: fewer tasks and steps, and baselines trained here get a fifth of the meta-training.
         device: of the meta-learners: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         num_threads: CPU threads, and processes for SB3; 0 takes one per core.
         out: directory of the comparison; by default run_dir/comparison-ENV. Work done there before is not done again.
@@ -318,8 +318,7 @@ class Comparer:
         """The agent's default preset, for as many environment steps as the first run had."""
         config = default_config(agent, self.env)
         if isinstance(config.learner, DistillationConfig):
-            teacher = dataclasses.replace(config.learner, teacher=str(self.runs[0].path.resolve()))
-            config = dataclasses.replace(config, learner=teacher)
+            config = dataclasses.replace(config, learner=self._taught_by_first_run(config, config.learner))
         config = dataclasses.replace(
             config,
             seed=seed,
@@ -331,6 +330,15 @@ class Comparer:
             run_dir=str(self.path / TRAINED),
         )
         return resolve(config)
+
+    def _taught_by_first_run(self, config: TrainConfig, learner: DistillationConfig) -> DistillationConfig:
+        """As many teachers as leave the student at least half of the environment steps."""
+        steps = load_learner(self.runs[0])[1].adaptation_steps
+        cost = (steps + 1) * config.episodes * self.distribution.horizon
+        affordable = max(1, self.training_env_steps // (2 * cost))
+        return dataclasses.replace(
+            learner, teacher=str(self.runs[0].path), num_teachers=min(learner.num_teachers, affordable)
+        )
 
     # ------------------------------------------------------------------ Stable-Baselines3
 

@@ -79,9 +79,9 @@ def improvement(comparison: Comparison) -> Figure:
         axes.plot([one.value] * 2, [row - 0.25, row + 0.25], color=colours[duel.theirs])
     axes.axvline(0.5, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(duels)), [duel.theirs for duel in duels])
-    axes.set(xlim=(-0.02, 1.02), xlabel=f"P({comparison.subject.label} better)")
+    axes.set(xlim=(-0.02, 1.02), xlabel=f"probability that {comparison.subject.label} is better on a random task")
     axes.set_title(
-        f"{comparison.env}: probability of improvement after {comparison.equal_env_steps:,.0f} steps on a task",
+        f"{comparison.env}: after {comparison.equal_env_steps:,.0f} environment steps on a task",
         fontsize="medium",
     )
     axes.grid(axis="x", alpha=0.3)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 from metarl.checkpoint import write_atomically
@@ -19,43 +20,46 @@ TENSORBOARD = "tensorboard"
 def table(comparison: Comparison) -> Table:
     """A row per agent."""
     steps = millions(comparison.equal_env_steps)
-    title = f"{comparison.env}: return on {comparison.num_tasks} {comparison.split} tasks"
-    result = Table(title=title, title_justify="left")
-    result.add_column("agent")
+    result = Table(
+        title=f"{comparison.env}: return on {comparison.num_tasks} {comparison.split} tasks\n"
+        "after environment steps on each of them, with 95% intervals",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    result.add_column("agent", no_wrap=True)
     for heading in (
-        "seeds",
-        "steps before\nthese tasks",
-        "return at\n0 steps",
-        f"mean at {steps} steps\n[95% interval]",
-        f"IQM at {steps}\n[95% interval]",
-        "normalised\nscore",
-        "mean at the end",
+        "steps\nbefore",
+        "return\nat 0",
+        f"mean at\n{steps} steps",
+        f"IQM at\n{steps} steps",
+        "score\n0 … 1",
+        "mean at\nthe end",
     ):
-        result.add_column(heading, justify="right")
+        result.add_column(heading, justify="right", no_wrap=True)
     for one in comparison.summaries:
         curve = one.curve
         reference = len(curve.env_steps) == 1
         result.add_row(
-            curve.label,
-            str(len(curve.returns)),
+            curve.label + (f"\n{len(curve.returns)} seeds" if len(curve.returns) > 1 else ""),
             millions(curve.training_env_steps),
-            "" if reference else f"{one.before.value:.2f}",
-            _interval(one.equal),
-            _interval(one.equal_iqm),
+            "" if reference else f"{one.before.value:.1f}",
+            _two_lines(one.equal),
+            _two_lines(one.equal_iqm),
             "" if one.score is None else f"{one.score.value:.3f}",
-            "" if reference else f"{one.final.value:.2f} at {millions(curve.env_steps[-1])}",
+            "" if reference else f"{one.final.value:.2f}\n{millions(curve.env_steps[-1])}",
         )
     return result
 
 
 def headlines(comparison: Comparison) -> list[str]:
-    """What the comparison says, a sentence each."""
-    lines = []
-    for curve in comparison.curves:
-        races = [race for race in comparison.races if race.meta_learner == curve.label]
-        final = max((race.adaptation_step for race in races), default=0)
-        lines += [_race(race, comparison) for race in races if race.adaptation_step == final]
-    return lines + [_duel(duel, comparison.equal_env_steps) for duel in comparison.duels]
+    """What the comparison says of its subject, a sentence each; the JSON holds the others' races as well."""
+    subject = comparison.subject
+    races = [race for race in comparison.races if race.meta_learner == subject.label]
+    final = [_race(race, comparison) for race in races if race.adaptation_step == len(subject.env_steps) - 1]
+    return final + [_duel(duel, comparison.equal_env_steps) for duel in comparison.duels]
 
 
 def write(comparison: Comparison, directory: Path) -> list[Path]:
@@ -104,6 +108,10 @@ def _duel(duel: Duel, steps: float) -> str:
 
 def _interval(one: Estimate) -> str:
     return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+
+
+def _two_lines(one: Estimate) -> str:
+    return f"{one.value:.2f}\n{one.low:.1f}…{one.high:.1f}"
 
 
 def _csv(comparison: Comparison) -> bytes:
