@@ -13,6 +13,7 @@ from agents.maml import MAML, MAMLConfig
 from agents.objectives import Batch, mean_over_steps
 from agents.parameters import Parameters
 from agents.policy import ActionDistribution, MLPPolicy
+from agents.validation import check_values
 from envs.rollout import Episodes
 from envs.task_space import Task
 
@@ -50,8 +51,12 @@ class DistillationConfig(MAMLConfig):
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
         super().__post_init__()
-        if self.num_teachers < 1 or self.expert_env_steps < 1:
-            raise ValueError("num_teachers and expert_env_steps must be at least 1")
+        check_values(
+            self,
+            at_least_one=("num_teachers", "expert_env_steps"),
+            positive=("temperature",),
+            not_negative=("future_credit",),
+        )
         if self.match == "initial" and self.objective_steps == "all":
             raise ValueError("match 'initial' has no adapted policies: objective_steps must be 'last'")
         if self.states == "teacher" and (self.outer == "trpo" or self.objective_steps == "all"):

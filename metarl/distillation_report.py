@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from agents.distillation import Distillation, Teachers
-from agents.parameters import Parameters
 from envs.rollout import Episodes, collect
 from envs.task_distribution import TaskDistribution
-from envs.task_space import Task, num_tasks_of
+from envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.evaluate import adaptation_episodes, reference_episodes
 from metarl.run_directory import RunDirectory
 from metarl.statistics import normalized
@@ -92,10 +91,10 @@ def distillation_report(
     own_tasks = is_expert(learner.config.teacher)
     if own_tasks:
         teachers = load_teachers(run, distribution)
-        tasks = {name: value[: num_tasks_of(tasks)] for name, value in teachers.tasks.items()}
-        params: Parameters = {name: leaf[: num_tasks_of(tasks)] for name, leaf in teachers.params.items()}
-        teachers = Teachers(teachers.policy, params, tasks)
-        theirs = collect(distribution.bind(tasks, episodes), teachers.policy, params, generator)
+        first = slice(num_tasks_of(tasks))
+        tasks = select_tasks(teachers.tasks, first)
+        teachers = Teachers(teachers.policy, select_tasks(teachers.params, first), tasks)
+        theirs = collect(distribution.bind(tasks, episodes), teachers.policy, teachers.params, generator)
     else:
         special = specialised(teacher_run(run.config), tasks, episodes, generator)
         teachers, theirs = special.teachers, special.episodes

@@ -21,7 +21,7 @@ from agents.policy import MLPPolicy, PolicyConfig
 from envs.registry import make_distribution
 from envs.rollout import Episodes, collect
 from envs.task_distribution import TaskDistribution
-from envs.task_space import Task, num_tasks_of
+from envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.checkpoint import (
     BEST,
     LAST,
@@ -163,7 +163,7 @@ def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.
     distribution, learner, _ = load_learner(run, device=str(generator.device))
     parts, last, env_steps = [], [], 0
     for start in range(0, num_tasks_of(tasks), TASKS_AT_ONCE):
-        some = {name: value[start : start + TASKS_AT_ONCE] for name, value in tasks.items()}
+        some = select_tasks(tasks, slice(start, start + TASKS_AT_ONCE))
         done = adapt_to_tasks(learner, distribution, some, learner.adaptation_steps, episodes, generator)
         parts.append(done.adapted.params)
         last.append(done.batches[-1])

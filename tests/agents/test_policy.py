@@ -244,3 +244,21 @@ def test_observations_that_are_no_vectors_are_rejected() -> None:
 def test_layers_without_units_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"hidden_sizes.*\(4, 0\)"):
         PolicyConfig(hidden_sizes=(4, 0))
+
+
+# ---------------------------------------------------------------------- temperature
+
+
+@pytest.mark.parametrize("head", ["gaussian", "categorical"])
+def test_tempered_density_is_the_density_to_the_power_of_one_over_temperature(head: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    distribution: DiagonalGaussian | Categorical
+    if head == "gaussian":
+        distribution = DiagonalGaussian(torch.randn(5, 2, generator=generator), torch.tensor([-0.5, 0.3]))
+        one, other = torch.randn(2, 5, 2, generator=generator)
+    else:
+        distribution = Categorical(torch.randn(5, 4, generator=generator))
+        one, other = torch.randint(4, (2, 5), generator=generator)
+    softer = distribution.tempered(3.0)
+    expected = (distribution.log_prob(one) - distribution.log_prob(other)) / 3
+    torch.testing.assert_close(softer.log_prob(one) - softer.log_prob(other), expected)
