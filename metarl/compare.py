@@ -310,7 +310,8 @@ class Comparer:
         with run.locked():
             trainer = Trainer(run, self.console)
             trainer.resume()
-            if not trainer.train():
+            trainer.train()
+            if trainer.stop_requested:
                 raise KeyboardInterrupt
         return run
 

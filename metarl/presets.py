@@ -52,12 +52,25 @@ _MAML_PRESETS = {
     ),
 }
 
+_FALLING_STEPS = {
+    "learner.adaptation.inner_lr": 0.35,
+    "learner.adaptation.inner_lr_decay": 0.5,
+    "learner.adaptation.log_std_lr_factor": 10.0,
+}
+"""What fixed rates need to come near the learned ones: halve from step to step, and let the noise shrink with them."""
+
 _REPTILE_PRESETS = {
-    "default": Preset("3 policy-gradient steps, interpolation annealed to 0", {"iterations": 80}),
+    "default": Preset(
+        "3 policy-gradient steps; Adam takes the displacement as its gradient",
+        {"iterations": 80, "learner.outer": "adam", "learner.outer_lr": 0.02, **_FALLING_STEPS},
+    ),
 }
 
 _MULTITASK_PRESETS = {
-    "default": Preset("joint PPO, then 3 policy-gradient steps on the new task", {"iterations": 240}),
+    "default": Preset(
+        "joint PPO, then 3 policy-gradient steps on the new task",
+        {"iterations": 240, **_FALLING_STEPS, "learner.adaptation.inner_lr": 0.25},
+    ),
 }
 
 _DISTILL_PRESETS = {

@@ -49,6 +49,9 @@ class Trainer:
     The whole state lies in the learner, one random generator and `Progress`; a checkpoint holds exactly these, so
     a run that was killed and resumed ends as one that was not.
 
+    Attributes:
+        stop_requested: whether Ctrl-C or SIGTERM came while it trained.
+
     Args:
         run: the run directory, locked by this process.
         console: shows the progress.
@@ -64,6 +67,7 @@ class Trainer:
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
         self.progress = Progress()
+        self.stop_requested = False
         if isinstance(self.learner, Distillation):
             self.learner.teachers, env_steps = teachers.provide(run, self.distribution, self._say)
             self.distribution = self.distribution.with_train_tasks(self.learner.teachers.tasks)
@@ -109,6 +113,7 @@ class Trainer:
                 self._save()
             while self._share_done() < 1 and not stop.requested:
                 self._iterate(writer, reporter)
+        self.stop_requested = stop.requested
         self._save()
         return self._share_done() >= 1
 
