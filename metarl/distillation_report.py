@@ -46,9 +46,9 @@ class DistillationReport:
     divergence: list[float]
 
     @property
-    def kept(self) -> list[float]:
-        """Share of the teacher's score that the student has after k = 0 … K steps."""
-        return [score / self.teacher_score for score in self.student_score]
+    def kept(self) -> list[float] | None:
+        """Share of the teacher's score that the student has after k = 0 … K steps; None where there is none to keep."""
+        return [score / self.teacher_score for score in self.student_score] if self.teacher_score > 0 else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -58,12 +58,16 @@ class DistillationReport:
         """What it says, for people."""
         which = "of its teachers' own tasks" if self.own_tasks else "of these tasks"
         share = self.student_parameters / self.teacher_parameters
+        kept = (
+            f"keeps {self.kept[-1]:.1%} of the adapted teacher's normalised score after adaptation "
+            f"({self.student_score[-1]:.3f} of {self.teacher_score:.3f}), {self.kept[0]:.1%} before"
+            if self.kept
+            else f"the adapted teacher is no better than random (normalised score {self.teacher_score:.3f})"
+        )
         return [
             f"student of {self.teacher} on {self.num_tasks} {which}: {self.student_parameters:,} parameters, "
             f"{share:.0%} of the teacher's {self.teacher_parameters:,}",
-            f"keeps {self.kept[-1]:.1%} of the adapted teacher's normalised score after adaptation "
-            f"({self.student_score[-1]:.3f} of {self.teacher_score:.3f}), {self.kept[0]:.1%} before; "
-            f"KL to the teacher {self.divergence[0]:.2f} → {self.divergence[-1]:.2f} nats a step",
+            f"{kept}; KL to the teacher {self.divergence[0]:.2f} → {self.divergence[-1]:.2f} nats a step",
         ]
 
 

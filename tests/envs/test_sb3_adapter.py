@@ -36,6 +36,12 @@ def one_by_one(distribution: TaskDistribution, tasks: list[dict[str, Any]]) -> D
     return DummyVecEnv([maker(task) for task in tasks])
 
 
+def stepped(env: TaskSB3VecEnv, actions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], list[Any]]:
+    """What `step` returns; of a TaskSB3VecEnv its observations are arrays."""
+    env.step_async(actions)
+    return env.step_wait()
+
+
 def steps_of(env: VecEnv, actions: list[NDArray[Any]]) -> tuple[Any, list[Any]]:
     """The first observations, and what each step returned."""
     return env.reset(), [env.step(action) for action in actions]
@@ -189,9 +195,10 @@ def test_what_a_step_returned_stays_as_it_was() -> None:
     """SB3 keeps observations, rewards and infos while it goes on stepping."""
     batch = TaskSB3VecEnv(corridor(), 3, "sample", seed=0)
     first = batch.reset()
-    kept, copies = [first], [first.copy()]
+    kept: list[NDArray[Any]] = [first]
+    copies = [first.copy()]
     for _ in range(12):
-        obs, rewards, dones, infos = batch.step(np.full(3, RIGHT))
+        obs, rewards, dones, infos = stepped(batch, np.full(3, RIGHT))
         ends = [info[TERMINAL] for info in infos if info]
         kept += [obs, rewards, dones, *ends]
         copies += [part.copy() for part in (obs, rewards, dones, *ends)]
@@ -257,7 +264,7 @@ def test_a_new_task_meets_only_the_environment_that_starts_anew() -> None:
     exits: list[set[float]] = [set() for _ in range(8)]
     episode: list[list[float]] = [[] for _ in range(8)]
     for _ in range(40):
-        obs, rewards, dones, infos = batch.step(np.full(8, RIGHT))
+        obs, rewards, dones, infos = stepped(batch, np.full(8, RIGHT))
         for row in range(8):
             after = infos[row][TERMINAL] if dones[row] else obs[row]
             distance = 0.01 * after[1] - rewards[row]
@@ -370,7 +377,7 @@ def test_the_environments_of_a_batch_differ() -> None:
 def test_global_random_numbers_are_left_alone() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     observations(TaskSB3VecEnv(corridor(), 4, "sample"))
     assert (torch.get_rng_state() == before).all()
     assert (np.random.get_state()[1] == numpy_before).all()  # type: ignore[index]
