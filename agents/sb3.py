@@ -3,8 +3,9 @@
 This module receives an SB3 VecEnv and builds none. Importing it imports stable_baselines3, which takes seconds.
 """
 
+import inspect
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -95,6 +96,20 @@ def check_algorithm(name: str, action_space: Space[Any]) -> Algorithm:
     return algorithm
 
 
+def check_changes(name: str, changes: Mapping[str, Any]) -> None:
+    """Refuse arguments that an algorithm does not have.
+
+    Raises:
+        ValueError: names the first one and those that there are.
+    """
+    own = {"policy", "env", "seed", "device", "verbose", "policy_kwargs", "self", "_init_setup_model"}
+    known = [parameter for parameter in inspect.signature(ALGORITHMS[name].make).parameters if parameter not in own]
+    for argument in changes:
+        if argument not in known:
+            hint = did_you_mean(argument, known)
+            raise ValueError(f"SB3's {name} has no argument {argument!r}{hint}; known are {', '.join(known)}")
+
+
 def make_model(
     name: str,
     env: VecEnv,
@@ -102,6 +117,7 @@ def make_model(
     log_dir: str | Path | None = None,
     initial: BaseAlgorithm | None = None,
     pretraining: bool = False,
+    changes: Mapping[str, Any] | None = None,
 ) -> BaseAlgorithm:
     """A fresh model on the CPU that logs to TensorBoard.
 
@@ -110,17 +126,21 @@ def make_model(
         env: what it trains on.
         seed: of its parameters and exploration.
         log_dir: directory of its log; None: it keeps none.
-        initial: a model of the same algorithm whose networks it starts from; its optimizer starts anew.
+        initial: a model of the same algorithm whose networks it starts from. Its optimizer starts anew, and so does
+            a Gaussian's standard deviation: pretraining leaves too little of it to explore a new task.
         pretraining: settings for many tasks at once instead of one.
+        changes: arguments of the algorithm's class to set otherwise than here.
 
     Raises:
-        ValueError: unknown algorithm, or one that cannot act here.
+        ValueError: unknown algorithm, one that cannot act here, or arguments that it does not have.
     """
     algorithm = check_algorithm(name, env.action_space)
-    settings = algorithm.settings | (algorithm.pretraining if pretraining else {})
+    check_changes(name, changes or {})
+    settings = algorithm.settings | (algorithm.pretraining if pretraining else {}) | dict(changes or {})
     model = algorithm.make("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **settings)
     if initial is not None:
-        model.policy.load_state_dict(initial.policy.state_dict())
+        fresh = {key: value for key, value in model.policy.state_dict().items() if key == LOG_STD}
+        model.policy.load_state_dict(initial.policy.state_dict() | fresh)
     model.set_logger(configure(str(log_dir), ["tensorboard"]) if log_dir else Logger(None, []))
     return model
 

@@ -84,6 +84,7 @@ class CompareConfig:
         quick: a first look: fewer tasks and steps, and baselines trained here get a fifth of the meta-training.
         device: of the meta-learners: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         num_threads: CPU threads, and processes for SB3; 0 takes one per core.
+        sb3_settings: arguments for Stable-Baselines3 on the new tasks, as JSON: '{"ppo": {"gamma": 0.9}}'.
         out: directory of the comparison; by default run_dir/comparison-ENV. Work done there before is not done again.
         run_dir: where runs are looked for by name.
     """
@@ -99,6 +100,7 @@ class CompareConfig:
     quick: bool = False
     device: str = "auto"
     num_threads: int = 0
+    sb3_settings: str = ""
     out: str = ""
     run_dir: str = "runs"
 
@@ -147,6 +149,7 @@ class Comparer:
         self.tasks = self.distribution.sample(config.tasks_compared, config.split)
         self.groups = _pooled(self.runs)
         self.baselines = self._checked_baselines()
+        self.sb3_changes = self._checked_sb3_settings()
         self.training_env_steps = self._share_of(self.runs[0].checkpoints.load(LAST).progress.env_steps)
         self.path = self._directory()
         self.cells = CellStore(self.path / CELLS)
@@ -205,6 +208,26 @@ class Comparer:
             chosen.remove("oracle")
         return [name for name in chosen if name not in self.groups]
 
+    def _checked_sb3_settings(self) -> dict[str, dict[str, Any]]:
+        """Baseline → arguments of its algorithm.
+
+        Raises:
+            UserError, ValueError: not such an object, of another baseline, or unknown arguments.
+        """
+        try:
+            settings = json.loads(self.config.sb3_settings or "{}")
+        except json.JSONDecodeError as error:
+            raise UserError(f"sb3_settings is not valid JSON: {error}") from None
+        if not isinstance(settings, dict) or not all(isinstance(value, dict) for value in settings.values()):
+            raise UserError('sb3_settings must look like {"ppo": {"gamma": 0.9}}')
+        for label, changes in settings.items():
+            if label not in SB3_BASELINES:
+                raise unknown("baseline", label, SB3_BASELINES)
+            from agents.sb3 import check_changes  # slow to import, and not always needed
+
+            check_changes(label.removesuffix(PRETRAINED), changes)
+        return settings
+
     def _share_of(self, env_steps: int) -> int:
         """Environment steps of meta-training for baselines trained here, given the first run's."""
         return max(1, round(env_steps * (QUICK_TRAINING_SHARE if self.config.quick else 1.0)))
@@ -231,6 +254,7 @@ class Comparer:
             "baselines": self.baselines,
             "num_tasks": config.tasks_compared,
             "budget": config.task_budget,
+            "sb3_settings": self.sb3_changes,
             **{name: getattr(config, name) for name in ("seeds", "split", "episodes", "steps", "quick")},
         }
 
@@ -359,6 +383,7 @@ class Comparer:
                 episodes=self.config.episodes,
                 directory=str(self.path / SB3 / f"{label}-seed{seed}" / f"task-{number:03d}"),
                 pretrained=self._pretrain(label, algorithm, seed) if pretraining else "",
+                changes=self.sb3_changes.get(label, {}),
             )
             for seed in range(self.config.seeds)
             for number in range(self.config.tasks_compared)

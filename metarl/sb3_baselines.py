@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class TaskJob:
         episodes: E of each evaluation.
         directory: where the model and SB3's own log are written.
         pretrained: zip of the model to start from; "": from scratch.
+        changes: arguments of the algorithm's class to set otherwise than in `agents.sb3`.
     """
 
     algorithm: str
@@ -50,6 +51,7 @@ class TaskJob:
     episodes: int
     directory: str
     pretrained: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
     task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
     train_env = TaskSB3VecEnv(distribution, TRAINING_ENVS, task=task, seed=job.seed)
     initial = load_model(job.algorithm, job.pretrained) if job.pretrained else None
-    model = make_model(job.algorithm, train_env, job.seed, job.directory, initial)
+    model = make_model(job.algorithm, train_env, job.seed, job.directory, initial, changes=job.changes)
     evaluation_env = distribution.bind(task, job.episodes)
 
     def evaluate(current: BaseAlgorithm) -> tuple[float, int]:

@@ -155,6 +155,12 @@ def test_baselines_take_several_seeds(workplace: Path) -> None:
     assert first != second
 
 
+def test_settings_of_sb3_can_be_changed(workplace: Path) -> None:
+    data = compare("--sb3-settings", '{"ppo": {"n_steps": 50, "gamma": 0.5}}', baselines="ppo")
+    assert PPO.load(DIRECTORY / "sb3/ppo-seed0/task-000/model.zip").gamma == 0.5
+    assert np.diff(curves_of(data)["ppo"]["env_steps"]).tolist() == [50 * 20]
+
+
 def test_json_is_all_that_stands_on_standard_output(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(arguments("--json", baselines="random")) == 0
@@ -218,6 +224,10 @@ def test_a_cell_that_cannot_be_read_is_measured_again(workplace: Path) -> None:
         ("--budget 19", [RUN], "at least one episode, 20 environment steps"),
         ("--num-tasks 0", [RUN], "num_tasks must be at least 1"),
         ("--num-tasks 1001", [RUN], "num_tasks must be at most 1000"),
+        ("--sb3-settings {ppo}", [RUN], "sb3_settings is not valid JSON"),
+        ("--sb3-settings [1]", [RUN], "sb3_settings must look like"),
+        ('--sb3-settings {"maml":{}}', [RUN], "unknown baseline 'maml'"),
+        ('--sb3-settings {"ppo":{"gama":1}}', [RUN], "has no argument 'gama' (did you mean 'gamma'?)"),
         ("--seeds 0", [RUN], "seeds must be at least 1"),
         ("--split train", [RUN], "split"),
         ("--device cuda:9", [RUN], "device 'cuda:9' is not there"),
