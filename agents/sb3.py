@@ -3,7 +3,10 @@
 This module receives an SB3 VecEnv and builds none. Importing it imports stable_baselines3, which takes seconds.
 """
 
+import copy
 import inspect
+import json
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -70,7 +74,7 @@ ALGORITHMS = {
             "gae_lambda": 0.95,
             "policy_kwargs": _ACTOR_CRITIC,
         },
-        {"n_steps": 100, "batch_size": 4000, "n_epochs": 10},
+        {"n_steps": 100, "batch_size": 4000, "n_epochs": 5},
     ),
     "a2c": Algorithm(A2C, (Box, Discrete), {"n_steps": 5, "policy_kwargs": _ACTOR_CRITIC}, {}),
     "sac": Algorithm(SAC, (Box,), _OFF_POLICY, {}),
@@ -137,6 +141,7 @@ def make_model(
     algorithm = check_algorithm(name, env.action_space)
     check_changes(name, changes or {})
     settings = algorithm.settings | (algorithm.pretraining if pretraining else {}) | dict(changes or {})
+    settings = copy.deepcopy(settings)  # SB3 writes into the policy_kwargs that it is given
     model = algorithm.make("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **settings)
     if initial is not None:
         fresh = {key: value for key, value in model.policy.state_dict().items() if key == LOG_STD}
@@ -145,16 +150,28 @@ def make_model(
     return model
 
 
-def load_model(name: str, path: str | Path) -> BaseAlgorithm:
-    """A model from SB3's own zip, without an environment.
+def load_model(name: str, path: str | Path, env: VecEnv) -> BaseAlgorithm:
+    """A model from SB3's own zip: its networks, optimizers and count of steps; the settings are those of `make_model`.
+
+    SB3's own loader also unpickles the settings, which would execute whatever a foreign file brings along.
+
+    Args:
+        name: in ALGORITHMS.
+        path: the zip.
+        env: what it acts in; not stepped.
 
     Raises:
         ValueError: missing, damaged, or not such a model.
     """
+    model = make_model(name, env, seed=0)
     try:
-        return ALGORITHMS[name].make.load(path, device="cpu")
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, AssertionError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a model of SB3's {name}: {error}") from None
+        _, parameters, _ = load_from_zip_file(path, load_data=False, device="cpu")
+        model.set_parameters(parameters, device="cpu")
+        with zipfile.ZipFile(path) as archive:
+            model.num_timesteps = int(json.loads(archive.read("data"))["num_timesteps"])
+    except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a model of SB3's {name}: {' '.join(str(error).split())}") from None
+    return model
 
 
 def learn_with_evaluations(

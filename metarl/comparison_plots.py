@@ -56,7 +56,9 @@ def task_scatter(comparison: Comparison) -> Figure:
         axes.scatter(theirs, ours, s=14, color=colour, alpha=0.8)
         axes.set_xlabel(f"return of {curve.label}", fontsize="small")
         axes.set_ylabel(f"return of {comparison.subject.label}", fontsize="small")
-        axes.set_title(f"better on {int((ours > theirs).sum())} of {len(ours)} tasks", fontsize="small")
+        axes.set_title(
+            f"{comparison.subject.label} better on {int((ours > theirs).sum())} of {len(ours)}", fontsize="small"
+        )
         axes.tick_params(labelsize="x-small")
     for axes in list(figure.axes)[len(others) :]:
         axes.set_axis_off()

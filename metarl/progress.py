@@ -21,8 +21,8 @@ class Reporter(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def iteration(self, iteration: int, env_steps: int, returns: list[float]) -> None:
-        """One meta-iteration is done; `returns` of the training tasks after k = 0 … K steps."""
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
+        """One meta-iteration of as many as are expected is done; `returns` of the training tasks after k = 0 … K."""
         ...
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
@@ -30,17 +30,16 @@ class Reporter(Protocol):
         ...
 
 
-def make_reporter(console: Console, start: int, iterations: int, env_steps: int) -> Reporter:
+def make_reporter(console: Console, start: int, env_steps: int) -> Reporter:
     """A live display on a terminal, else plain lines.
 
     Args:
         console: where to write.
         start: iterations done before.
-        iterations: iterations in all.
         env_steps: environment steps taken before, for the rate.
     """
     reporter = LiveReporter if console.is_terminal else PlainReporter
-    return reporter(console, start, iterations, env_steps)
+    return reporter(console, start, env_steps)
 
 
 def format_returns(returns: list[float]) -> str:
@@ -66,8 +65,8 @@ class PlainReporter:
 
     INTERVAL = 10.0
 
-    def __init__(self, console: Console, start: int, iterations: int, env_steps: int) -> None:
-        self._console, self._start, self._iterations = console, start, iterations
+    def __init__(self, console: Console, start: int, env_steps: int) -> None:
+        self._console, self._start = console, start
         self._rate, self._last = _Rate(env_steps), time.monotonic()
 
     def __enter__(self) -> "PlainReporter":
@@ -77,15 +76,15 @@ class PlainReporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def iteration(self, iteration: int, env_steps: int, returns: list[float]) -> None:
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
         """See Reporter.iteration."""
-        if time.monotonic() - self._last < self.INTERVAL and iteration < self._iterations:
+        if time.monotonic() - self._last < self.INTERVAL and iteration < iterations:
             return
         self._last = time.monotonic()
         per_iteration = self._rate.seconds() / (iteration - self._start)
         self._print(
-            f"iteration {iteration}/{self._iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
-            f"train return {format_returns(returns)}  {per_iteration * (self._iterations - iteration):.0f} s left"
+            f"iteration {iteration}/{iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
+            f"train return {format_returns(returns)}  {per_iteration * (iterations - iteration):.0f} s left"
         )
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
@@ -99,11 +98,11 @@ class PlainReporter:
 class LiveReporter:
     """A progress bar with the current figures below it."""
 
-    def __init__(self, console: Console, start: int, iterations: int, env_steps: int) -> None:
+    def __init__(self, console: Console, start: int, env_steps: int) -> None:
         self._bar = Progress(
             TextColumn("meta-training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
         )
-        self._task = self._bar.add_task("train", total=iterations, completed=start)
+        self._task = self._bar.add_task("train", total=None, completed=start)
         self._rate = _Rate(env_steps)
         self._env_steps, self._train, self._validation = env_steps, "…", "…"
         self._live = Live(self._render(), console=console, refresh_per_second=4)
@@ -117,10 +116,10 @@ class LiveReporter:
     ) -> None:
         self._live.stop()
 
-    def iteration(self, iteration: int, env_steps: int, returns: list[float]) -> None:
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
         """See Reporter.iteration."""
         self._env_steps, self._train = env_steps, format_returns(returns)
-        self._bar.update(self._task, completed=iteration)
+        self._bar.update(self._task, completed=iteration, total=iterations)
         self._live.update(self._render())
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:

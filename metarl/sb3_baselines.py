@@ -75,7 +75,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
     distribution = make_distribution(job.env)
     task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
     train_env = TaskSB3VecEnv(distribution, TRAINING_ENVS, task=task, seed=job.seed)
-    initial = load_model(job.algorithm, job.pretrained) if job.pretrained else None
+    initial = load_model(job.algorithm, job.pretrained, train_env) if job.pretrained else None
     model = make_model(job.algorithm, train_env, job.seed, job.directory, initial, changes=job.changes)
     evaluation_env = distribution.bind(task, job.episodes)
 

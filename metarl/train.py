@@ -104,9 +104,7 @@ class Trainer:
         with (
             _stop_requests() as stop,
             self._writer() as writer,
-            make_reporter(
-                self.console, self.progress.iteration, self.config.iterations, self.progress.env_steps
-            ) as reporter,
+            make_reporter(self.console, self.progress.iteration, self.progress.env_steps) as reporter,
         ):
             if not self._begun:
                 self._log(writer, self._validate(writer, reporter))
@@ -148,7 +146,8 @@ class Trainer:
             "time/meta_update": updated - adapted,
             "time/env_steps_per_second": sampled_steps / sampled.collect_seconds,
         }
-        reporter.iteration(iteration, self.progress.env_steps, returns)
+        expected = round(iteration / self._share_done())
+        reporter.iteration(iteration, expected, self.progress.env_steps, returns)
         if iteration % config.eval_interval == 0 or self._share_done() >= 1:
             row |= self._validate(writer, reporter)
         self._log(writer, row)

@@ -17,7 +17,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from torch import Tensor
 
-from agents.policy import Categorical, DiagonalGaussian, MLPPolicy
+from agents.policy import LOG_STD, Categorical, DiagonalGaussian, MLPPolicy
 from agents.sb3 import (
     ALGORITHMS,
     SB3Policy,
@@ -37,6 +37,14 @@ PEARL = "point-navigation/pearl"
 NUM_ENVS = 5
 UPDATE = 25 * NUM_ENVS
 """Environment steps between two updates of PPO."""
+
+
+def all_settings() -> dict[str, Any]:
+    return {name: (algorithm.settings, algorithm.pretraining) for name, algorithm in ALGORITHMS.items()}
+
+
+SETTINGS = copy.deepcopy(all_settings())
+"""As they are before any model is made."""
 
 BOX, DISCRETE = Box(-1.0, 1.0, (2,)), Discrete(3)
 OPTIMIZERS = {
@@ -68,6 +76,11 @@ def make(name: str, seed: int = 0, **arguments: Any) -> BaseAlgorithm:
 def parameters_of(model: BaseAlgorithm) -> dict[str, Tensor]:
     """Copies of all the networks' parameters."""
     return {name: value.detach().clone() for name, value in model.policy.state_dict().items()}
+
+
+def without_noise(model: BaseAlgorithm) -> dict[str, Tensor]:
+    """The parameters of all networks but a Gaussian's standard deviation."""
+    return {name: value for name, value in parameters_of(model).items() if name != LOG_STD}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -161,14 +174,17 @@ def test_a_model_starts_from_anothers_networks_but_with_a_fresh_optimizer(name: 
     initial.learn(600)
     learned = parameters_of(initial)
     model = make(name, seed=1, initial=initial)
-    assert same(parameters_of(model), learned)
+    assert same(without_noise(model), without_noise(initial))
+    if LOG_STD in learned:
+        assert parameters_of(model)[LOG_STD].tolist() == [-0.5, -0.5]  # exploration starts anew as well
+        assert learned[LOG_STD].tolist() != [-0.5, -0.5]
     for path in OPTIMIZERS[name]:
         used, fresh = (_attribute(each.policy, path) for each in (initial, model))
         assert len(used.state) > 0
         assert len(fresh.state) == 0
     assert model.num_timesteps == 0
     model.learn(600)
-    assert not same(parameters_of(model), learned)
+    assert not same(without_noise(model), without_noise(initial))
     assert same(parameters_of(initial), learned)  # nothing is shared
 
 
@@ -181,9 +197,8 @@ def _attribute(owner: Any, path: str) -> Any:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_making_a_model_leaves_every_algorithms_settings_as_they_are(name: str) -> None:
     """SB3 writes into the policy_kwargs that it is given."""
-    before = copy.deepcopy({other: (entry.settings, entry.pretraining) for other, entry in ALGORITHMS.items()})
     make(name)
-    assert {other: (entry.settings, entry.pretraining) for other, entry in ALGORITHMS.items()} == before
+    assert all_settings() == SETTINGS
 
 
 @pytest.mark.parametrize(("first", "second"), [("a2c", "ppo"), ("sac", "td3"), ("ddpg", "td3"), ("ddpg", "dqn")])
@@ -205,6 +220,32 @@ def test_pretraining_has_settings_of_its_own() -> None:
     assert usual.learning_rate == model.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize("pretraining", [False, True])
+def test_changes_replace_settings_and_leave_the_others(pretraining: bool) -> None:
+    env = TaskSB3VecEnv(PEARL, 40)
+    model: Any = make_model("ppo", env, 0, pretraining=pretraining, changes={"n_steps": 200, "gamma": 0.9})
+    assert (model.n_steps, model.gamma) == (200, 0.9)
+    assert (model.batch_size, model.gae_lambda) == (4000 if pretraining else 125, 0.95)
+    if not pretraining:
+        assert make_model("ppo", env, 0).gamma == 0.99  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("ppo", {"n_step": 50}, r"SB3's ppo has no argument 'n_step' \(did you mean 'n_steps'\?\); known are .*gamma"),
+        ("ppo", {"gamma": 0.9, "buffer_size": 3}, "SB3's ppo has no argument 'buffer_size'"),
+        ("sac", {"gae_lambda": 0.9}, "SB3's sac has no argument 'gae_lambda'"),
+        ("ppo", {"seed": 3}, "SB3's ppo has no argument 'seed'"),
+    ],
+)
+def test_changes_of_what_an_algorithm_does_not_have_are_rejected(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(name, changes=changes)
+
+
 def test_the_log_goes_to_its_directory_or_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,7 +264,7 @@ def test_the_log_goes_to_its_directory_or_nowhere(
 def test_a_saved_model_acts_the_same(name: str, tmp_path: Path) -> None:
     model = make(name)
     model.save(tmp_path / "model.zip")
-    loaded = load_model(name, tmp_path / "model.zip")
+    loaded = load_model(name, tmp_path / "model.zip", training_env(name))
     space: Any = model.observation_space
     obs = np.random.default_rng(0).standard_normal((50, *space.shape)).astype(np.float32)
     assert type(loaded) is type(model)
@@ -233,7 +274,7 @@ def test_a_saved_model_acts_the_same(name: str, tmp_path: Path) -> None:
 
 def assert_rejected(name: str, path: Path) -> None:
     with pytest.raises(ValueError, match=f"{path.name} is not a model of SB3's {name}"):
-        load_model(name, path)
+        load_model(name, path, training_env(name))
 
 
 def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
@@ -445,7 +486,7 @@ def saved_and_loaded(name: str, tmp_path: Path) -> BaseAlgorithm:
     model = make(name)
     model.learn(600)
     model.save(tmp_path / "model.zip")
-    return load_model(name, tmp_path / "model.zip")
+    return load_model(name, tmp_path / "model.zip", training_env(name))
 
 
 @pytest.mark.parametrize("name", ["ppo", "sac"])

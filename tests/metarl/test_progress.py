@@ -20,10 +20,10 @@ EVALUATION = Evaluation(
 def shown(terminal: bool) -> str:
     """What a training of three iterations shows, resumed after the first."""
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    with make_reporter(console, start=1, iterations=3, env_steps=5000) as reporter:
-        reporter.iteration(2, 10_000, [-39.1, -25.0])
+    with make_reporter(console, start=1, env_steps=5000) as reporter:
+        reporter.iteration(2, 3, 10_000, [-39.1, -25.0])
         reporter.evaluated(2, EVALUATION)
-        reporter.iteration(3, 15_000, [-38.0, -20.5])
+        reporter.iteration(3, 3, 15_000, [-38.0, -20.5])
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -45,4 +45,4 @@ def test_terminal_gets_a_live_display() -> None:
 
 @pytest.mark.parametrize(("terminal", "kind"), [(True, LiveReporter), (False, PlainReporter)])
 def test_kind_of_output_decides(terminal: bool, kind: type) -> None:
-    assert isinstance(make_reporter(Console(force_terminal=terminal), 0, 1, 0), kind)
+    assert isinstance(make_reporter(Console(force_terminal=terminal), 0, 0), kind)
