@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import threading
@@ -146,8 +147,7 @@ class Trainer:
             "time/meta_update": updated - adapted,
             "time/env_steps_per_second": sampled_steps / sampled.collect_seconds,
         }
-        expected = round(iteration / self._share_done())
-        reporter.iteration(iteration, expected, self.progress.env_steps, returns)
+        reporter.iteration(iteration, self._iterations_expected(sampled_steps), self.progress.env_steps, returns)
         if iteration % config.eval_interval == 0 or self._share_done() >= 1:
             row |= self._validate(writer, reporter)
         self._log(writer, row)
@@ -199,6 +199,12 @@ class Trainer:
         return max(
             self.progress.iteration / self.config.iterations, min(self.progress.env_steps / limit, 1.0) if limit else 0
         )
+
+    def _iterations_expected(self, sampled_steps: int) -> int:
+        """Iterations at the end, if those to come take as many environment steps as the last one."""
+        limit = self.config.max_env_steps
+        left = math.ceil(max(limit - self.progress.env_steps, 0) / sampled_steps)
+        return min(self.config.iterations, self.progress.iteration + left) if limit else self.config.iterations
 
     @property
     def _begun(self) -> bool:

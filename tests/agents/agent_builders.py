@@ -5,6 +5,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from agents.maml import MAML, MAMLConfig
+from agents.meta_learner import MetaLearner
 from agents.parameters import Parameters
 from agents.policy import MLPPolicy, PolicyConfig
 from envs.rollout import Episodes
@@ -56,23 +57,23 @@ def random_episodes(
     )
 
 
-def random_meta_batch(learner: MAML, generator: torch.Generator) -> tuple[list[Episodes], Episodes]:
+def random_meta_batch(learner: MetaLearner, generator: torch.Generator) -> tuple[list[Episodes], Episodes]:
     """Support batches and a query batch as the training loop collects them, each with the policy adapted so far."""
     adapted = learner.begin(3)
     support = []
-    for _ in range(learner.adaptation_steps):
+    for _ in range(learner.support_batches):
         support.append(random_episodes(learner.policy, adapted.params, generator))
         adapted = learner.adapt(adapted, support[-1])
     return support, random_episodes(learner.policy, adapted.params, generator)
 
 
-def meta_parameters(learner: MAML) -> Parameters:
+def meta_parameters(learner: MetaLearner) -> Parameters:
     """Copies of the learner's meta-parameters, learned inner rates included."""
     prefix = "meta."
     return {name.removeprefix(prefix): v for name, v in learner.state_dict().items() if name.startswith(prefix)}
 
 
-def perturb(learner: MAML, scale: float, generator: torch.Generator) -> None:
+def perturb(learner: MetaLearner, scale: float, generator: torch.Generator) -> None:
     """Move the meta-parameters a little at random."""
     state = learner.state_dict()
     for name, value in state.items():

@@ -1,11 +1,12 @@
-"""MAML policy gradient in plain loops over tasks, episodes and steps: what the batched implementation must equal.
+"""Adaptation and MAML policy gradient in plain loops over tasks, episodes and steps: what the batched code must equal.
 
 It shares no computation with `agents`: distributions are those of torch.distributions, the baseline is numpy's least
 squares, and terminated episodes are cut instead of masked.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
+from agents.adaptation import AdaptationConfig
 from agents.maml import MAMLConfig
 from agents.parameters import Parameters, flatten, require_grad
 from envs.rollout import Episodes
@@ -170,7 +172,43 @@ def mean_kl(params: Parameters, episodes: Sequence[Episode]) -> Tensor:
     return torch.cat([kl_divergence(episode.behaviour, act(params, episode.obs)) for episode in episodes]).mean()
 
 
+# ---------------------------------------------------------------------- adaptation without meta-gradient
+
+
+def adapted_by_loop(config: AdaptationConfig, start: Parameters, batches: Sequence[Episodes], task: int) -> Parameters:
+    """φ_K of one task: a step on each batch, of which PPO takes several small ones."""
+    params = start
+    ppo = config.inner_objective == "ppo"
+    for step, batch in enumerate(batches):
+        episodes = task_episodes(batch, task, config.gamma, config.gae_lambda)
+        for _ in range(config.inner_epochs if ppo else 1):
+            term = clipped(config.inner_clip) if ppo else lvc
+            slopes = gradient_of(functools.partial(objective, episodes=episodes, term=term), params)
+            rate = config.inner_lr * config.inner_lr_decay**step
+            params = {
+                name: leaf + rate * (config.log_std_lr_factor if name == "log_std" else 1.0) * slopes[name]
+                for name, leaf in params.items()
+            }
+    return params
+
+
 # ---------------------------------------------------------------------- meta-learning
+
+
+def head_of(params: Parameters) -> set[str]:
+    """Names of the last layer's parameters and of the standard deviation: all that ANIL adapts."""
+    last = max(name.partition(".")[0] for name in params if name.startswith("layer"))
+    return {f"{last}.weight", f"{last}.bias", "log_std"}
+
+
+def exploration_credits(query: Episodes) -> list[float]:
+    """What each task's support batches are credited with: its return less the other tasks', standardised (E-MAML)."""
+    returns = [
+        float(np.mean([reward.double().sum() for reward in cut(query.reward, query, task)]))
+        for task in range(len(query.obs))
+    ]
+    others = [np.mean(returns[:task] + returns[task + 1 :]) for task in range(len(returns))]
+    return [float((own - rest) / (np.std(returns) + 1e-8)) for own, rest in zip(returns, others, strict=True)]
 
 
 class SlowMAML:
@@ -182,6 +220,7 @@ class SlowMAML:
             [task_episodes(batch, task, config.gamma, config.gae_lambda) for batch in (*support, query)]
             for task in range(len(query.obs))
         ]
+        self.credits = exploration_credits(query)
 
     def rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
         """Inner rate of one parameter; learned ones are stored as "inner_lr.*" with the step leading."""
@@ -196,10 +235,11 @@ class SlowMAML:
         leaves = [leaf if leaf.requires_grad else leaf.detach().requires_grad_() for leaf in params.values()]
         value = objective(dict(zip(params, leaves, strict=True)), episodes, ESTIMATORS[self.config.estimator])
         gradient = torch.autograd.grad(value, leaves, create_graph=not self.config.first_order)
-        return {
-            name: leaf + self.rate(meta, name, step) * g
-            for (name, leaf), g in zip(params.items(), gradient, strict=True)
-        }
+        stepped = dict(params)
+        for (name, leaf), g in zip(params.items(), gradient, strict=True):
+            if self.config.adapted_layers == "all" or name in head_of(params):
+                stepped[name] = leaf + self.rate(meta, name, step) * g
+        return stepped
 
     def trajectory(self, meta: Parameters, task: int) -> list[Parameters]:
         """θ_0 … θ_K of one task."""
@@ -222,6 +262,9 @@ class SlowMAML:
                 term = term + objective(params, batch, outer)
             if config.outer == "ppo" and k < last:
                 term = term - config.inner_kl_penalty * mean_kl(params, batch) / last
+            if k < last:
+                credited = [replace(e, advantage=torch.full_like(e.advantage, self.credits[task])) for e in batch]
+                term = term + config.exploration_credit * objective(params, credited, outer) / last
             terms.append(term)
         return terms
 

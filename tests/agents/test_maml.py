@@ -48,6 +48,12 @@ CASES: dict[str, dict[str, Any]] = {
         "objective_steps": "all",
         "inner_lr_mode": "meta-sgd",
     },
+    "head-1": {"adaptation_steps": 1, "adapted_layers": "head"},
+    "head-per-step-2": {"adaptation_steps": 2, "adapted_layers": "head", "inner_lr_mode": "per-step"},
+    "ppo-head-2": {"adaptation_steps": 2, "adapted_layers": "head", "outer": "ppo"},
+    "credit-1": {"adaptation_steps": 1, "exploration_credit": 0.7},
+    "credit-2": {"adaptation_steps": 2, "exploration_credit": 0.7},
+    "ppo-credit-head-2": {"adaptation_steps": 2, "outer": "ppo", "exploration_credit": 0.7, "adapted_layers": "head"},
     "ppo-without-penalty-2": {"adaptation_steps": 2, "outer": "ppo", "inner_kl_penalty": 0.0},
 }
 
@@ -90,7 +96,10 @@ def test_meta_gradient_equals_the_loop_over_tasks(case: str, head: str, moved: b
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("case", ["lvc-1", "lvc-2", "dice-2", "plain-2", "per-step-2", "ppo-1", "ppo-all-meta-sgd-2"])
+@pytest.mark.parametrize(
+    "case",
+    ["lvc-1", "lvc-2", "dice-2", "plain-2", "per-step-2", "head-1", "credit-2", "ppo-1", "ppo-all-meta-sgd-2"],
+)
 def test_meta_gradient_equals_finite_differences(case: str, head: str) -> None:
     learner, support, query = prepared(head, config_of(case))
     slow = SlowMAML(learner.config, support, query)
@@ -102,7 +111,7 @@ def test_options_of_the_meta_gradient_make_a_difference() -> None:
     """Otherwise the comparisons above could all test the same thing."""
     learner, support, query = prepared("gaussian", config_of("ppo-2"))
     gradients = []
-    for case in ("ppo-2", "first-order-2", "lvc-2", "dice-2", "plain-2", "decay-2", "all-steps-2"):
+    for case in ("ppo-2", "first-order-2", "lvc-2", "dice-2", "plain-2", "decay-2", "all-steps-2", "credit-2"):
         other = make_learner("gaussian", config_of(case))
         other.load_state_dict(learner.state_dict())
         gradients.append(flatten(other.meta_gradient(support, query).values()))
@@ -133,7 +142,9 @@ def test_meta_gradient_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("case", ["lvc-2", "dice-2", "plain-2", "decay-2", "meta-sgd-2", "per-step-2"])
+@pytest.mark.parametrize(
+    "case", ["lvc-2", "dice-2", "plain-2", "decay-2", "meta-sgd-2", "per-step-2", "head-1", "head-per-step-2"]
+)
 def test_adapt_equals_the_loop_over_tasks(case: str, head: str) -> None:
     """With the K steps that training optimises for and one more, which takes the last rate where rates are learned."""
     learner, support, query = prepared(head, config_of(case))
@@ -151,6 +162,16 @@ def test_adapt_equals_the_loop_over_tasks(case: str, head: str) -> None:
 
 def task_parameters(adapted: Adapted, task: int) -> Parameters:
     return map_parameters(lambda leaf: leaf[task], adapted.params)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_head_only_leaves_the_layers_below_to_all_tasks(head: str) -> None:
+    """ANIL."""
+    learner, support, _ = prepared(head, config_of("head-1"))
+    start = learner.begin(3)
+    adapted = learner.adapt(start, support[0])
+    changed = {name for name, leaf in adapted.params.items() if not torch.equal(leaf, start.params[name])}
+    assert changed == {"layer1.weight", "layer1.bias", *(["log_std"] if head == "gaussian" else [])}
 
 
 @pytest.mark.parametrize("case", ["meta-sgd-2", "per-step-2"])
@@ -222,7 +243,9 @@ def test_begin_and_adapt_change_neither_the_learner_nor_their_arguments() -> Non
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("case", ["lvc-1", "lvc-2", "dice-2", "meta-sgd-2", "per-step-2", "first-order-2"])
+@pytest.mark.parametrize(
+    "case", ["lvc-1", "lvc-2", "dice-2", "meta-sgd-2", "per-step-2", "first-order-2", "head-1", "head-per-step-2"]
+)
 def test_fisher_product_is_the_hessian_of_the_mean_kl(case: str, head: str) -> None:
     learner, support, query = prepared(head, config_of(case, task_chunk=2), moved=False)
     slow = SlowMAML(learner.config, support, query)

@@ -103,6 +103,21 @@ def test_killed_and_resumed_ends_as_uninterrupted(
     assert_same_result(tmp_path / RUN, references[outer])
 
 
+@pytest.mark.parametrize(
+    ("agent", "update"),
+    [("reptile", "agents.reptile.Reptile.meta_update"), ("multitask", "agents.multitask.Multitask.meta_update")],
+)
+def test_other_agents_end_at_their_budget_killed_or_not(agent: str, update: str, tmp_path: Path) -> None:
+    """A batch of 2 tasks × 3 episodes × 20 steps in each iteration: the third one reaches 300 steps."""
+    budget = ("--iterations", "1000", "--max-env-steps", "300")
+    whole = train(tmp_path / "whole", *budget, agent=agent)
+    assert [row["env_steps"] for row in metrics_of(whole)] == [0, 120, 240, 360]
+    arguments = train_arguments(tmp_path, *budget, agent=agent)
+    assert run_with_signal(arguments, Moment(update, 2), signal.SIGKILL, tmp_path / "output") == -signal.SIGKILL
+    assert resume(tmp_path / RUN) == 0
+    assert_same_result(tmp_path / RUN, whole)
+
+
 def test_killed_twice_and_resumed_ends_as_uninterrupted(references: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "output"
     run_with_signal(train_arguments(tmp_path, "--outer", "ppo"), Moment(UPDATE, 2), signal.SIGKILL, output)

@@ -46,7 +46,14 @@ def own_family(function: Callable[[], object]) -> str:
 # ---------------------------------------------------------------------- what is counted and logged
 
 
-def test_every_environment_step_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("agent", "batches"),
+    [("maml", 2), ("reptile", 1), ("multitask", 1)],
+    ids=["maml: support and query", "reptile: no query", "multitask: no support"],
+)
+def test_every_environment_step_is_counted(
+    agent: str, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken: list[int] = []
 
     def collect_and_note(*arguments: Any) -> Episodes:
@@ -55,13 +62,14 @@ def test_every_environment_step_is_counted(tmp_path: Path, monkeypatch: pytest.M
         return episodes
 
     monkeypatch.setattr("metarl.evaluate.collect", collect_and_note)
-    run = train(tmp_path, "--seed", "3", env=own_family(early_ending))
-    batches = 2  # one adaptation step: a support and a query batch, or k = 0 and 1
+    run = train(tmp_path, "--seed", "3", env=own_family(early_ending), agent=agent)
     # A validation, then a training iteration and a validation in turn, and the test evaluation at the end.
-    in_turn = np.array(taken).reshape(2 * ITERATIONS + 2, batches)
-    assert (in_turn[1:-1:2] % early_ending().horizon).any(), "no episode of the training ended early"
-    training = in_turn[1:-1:2].sum(axis=1)
-    evaluations = np.concatenate([in_turn[:-1:2], in_turn[-1:]]).sum(axis=1)
+    evaluation = 2  # k = 0 and 1
+    ends = np.cumsum([evaluation, *[batches, evaluation] * ITERATIONS])
+    *in_turn, test = [part.sum() for part in np.split(np.array(taken), ends)]
+    training, evaluations = np.array(in_turn[1::2]), [*in_turn[::2], test]
+    assert len(taken) == ends[-1] + evaluation
+    assert (training % early_ending().horizon).any(), "no episode of the training ended early"
     rows = metrics_of(run)
     assert [row["env_steps"] for row in rows] == [0, *np.cumsum(training)]
     assert [row["evaluation_env_steps"] for row in rows] == np.cumsum(evaluations[:-1]).tolist()

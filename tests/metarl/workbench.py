@@ -30,10 +30,11 @@ ENV = "point-navigation/pearl"
 ITERATIONS = 3
 EPISODES = 3
 TEST_TASKS = 3
-TINY = (
+TINY_OF_ANY_AGENT = (
     f"--iterations {ITERATIONS} --num-tasks 2 --episodes {EPISODES} --eval-tasks 2 --test-tasks {TEST_TASKS} "
-    "--eval-interval 1 --checkpoint-interval 1 --adaptation-steps 1 --hidden-sizes 8 --num-threads 1 --outer ppo"
+    "--eval-interval 1 --checkpoint-interval 1 --adaptation-steps 1 --hidden-sizes 8 --num-threads 1"
 ).split()
+TINY = [*TINY_OF_ANY_AGENT, "--outer", "ppo"]
 RUN = "run"
 """Name of the runs that `train` makes."""
 
@@ -41,14 +42,15 @@ RUN = "run"
 # ---------------------------------------------------------------------- runs
 
 
-def train_arguments(run_dir: Path, *flags: str, env: str = ENV) -> list[str]:
+def train_arguments(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> list[str]:
     """Command line of a tiny run; later flags win over earlier ones."""
-    return ["train", "maml", env, *TINY, "--name", RUN, "--run-dir", str(run_dir), *flags]
+    tiny = TINY if agent == "maml" else TINY_OF_ANY_AGENT
+    return ["train", agent, env, *tiny, "--name", RUN, "--run-dir", str(run_dir), *flags]
 
 
-def train(run_dir: Path, *flags: str, env: str = ENV) -> Path:
+def train(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> Path:
     """Train a tiny run in this process; returns its directory."""
-    assert main(train_arguments(run_dir, *flags, env=env)) == 0
+    assert main(train_arguments(run_dir, *flags, env=env, agent=agent)) == 0
     return run_dir / RUN
 
 
