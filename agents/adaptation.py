@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from agents import objectives
+from agents.meta_learner import Adapted
 from agents.objectives import Batch
-from agents.parameters import Parameters, detach
-from agents.policy import LOG_STD, MLPPolicy
+from agents.parameters import Parameters, detach, expand_to_tasks, map_parameters
+from agents.policy import LOG_STD, MLPPolicy, PolicyConfig
+from agents.trained_parameters import TrainedParameters
 from agents.validation import check_values
 from envs.rollout import Episodes
 
@@ -100,3 +103,45 @@ class PolicyGradientAdaptation:
     def _rate(self, name: str, step: int) -> float:
         factor = self.config.log_std_lr_factor if name == LOG_STD else 1.0
         return factor * self.config.inner_lr * self.config.inner_lr_decay**step
+
+
+class FixedRateLearner:
+    """What learners share whose policy adapts by `PolicyGradientAdaptation`: all of a MetaLearner but its update.
+
+    Args:
+        observation_space: Box (O,).
+        action_space: Box (A,) or Discrete.
+        policy: the policy network.
+        adaptation: how it adapts.
+        generator: draws the initial parameters; they lie on its device.
+    """
+
+    def __init__(
+        self,
+        observation_space: Box,
+        action_space: Box | Discrete,
+        policy: PolicyConfig,
+        adaptation: AdaptationConfig,
+        generator: torch.Generator,
+    ) -> None:
+        self.policy = MLPPolicy(observation_space, action_space, policy)
+        self.adaptation_steps = adaptation.adaptation_steps
+        self._adaptation = PolicyGradientAdaptation(self.policy, adaptation)
+        self._trained = TrainedParameters(self.policy.init(generator))
+
+    def begin(self, num_tasks: int) -> Adapted:
+        """See MetaLearner.begin."""
+        return Adapted(expand_to_tasks(map_parameters(torch.clone, self._trained.values), num_tasks), steps=0)
+
+    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
+        """See MetaLearner.adapt."""
+        params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
+        return Adapted(params, adapted.steps + 1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See MetaLearner.state_dict."""
+        return self._trained.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See MetaLearner.load_state_dict."""
+        self._trained.load_state_dict(state)

@@ -8,13 +8,11 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from agents import objectives
-from agents.adaptation import AdaptationConfig, PolicyGradientAdaptation
-from agents.meta_learner import Adapted
+from agents.adaptation import AdaptationConfig, FixedRateLearner
 from agents.objectives import Batch, mean_over_steps
 from agents.parallel import ChunkPool, task_chunks
-from agents.parameters import Parameters, expand_to_tasks, flatten, map_parameters, require_grad, unflatten_like
-from agents.policy import MLPPolicy, PolicyConfig
-from agents.trained_parameters import TrainedParameters
+from agents.parameters import Parameters, flatten, require_grad, unflatten_like
+from agents.policy import PolicyConfig
 from agents.validation import check_values
 from envs.rollout import Episodes
 from envs.task_space import Task
@@ -54,7 +52,7 @@ class MultitaskConfig:
         )
 
 
-class Multitask:
+class Multitask(FixedRateLearner):
     """Joint PPO over the task distribution.
 
         maximise over θ  mean over tasks of E[min(ρ A, clip(ρ, 1−ε, 1+ε) A)] + c · entropy
@@ -84,21 +82,9 @@ class Multitask:
         generator: torch.Generator,
         num_threads: int = 1,
     ) -> None:
+        super().__init__(observation_space, action_space, config.policy, config.adaptation, generator)
         self.config = config
-        self.policy = MLPPolicy(observation_space, action_space, config.policy)
-        self.adaptation_steps = config.adaptation.adaptation_steps
-        self._adaptation = PolicyGradientAdaptation(self.policy, config.adaptation)
-        self._trained = TrainedParameters(self.policy.init(generator))
         self._pool = ChunkPool(num_threads)
-
-    def begin(self, num_tasks: int) -> Adapted:
-        """See MetaLearner.begin."""
-        return Adapted(expand_to_tasks(map_parameters(torch.clone, self._trained.values), num_tasks), steps=0)
-
-    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
-        """See MetaLearner.adapt."""
-        params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
-        return Adapted(params, adapted.steps + 1)
 
     def meta_update(
         self,
@@ -150,11 +136,3 @@ class Multitask:
         chunks = task_chunks([batch], self.config.task_chunk)
         values, gradients = zip(*self._pool.map(of_chunk, chunks), strict=True)
         return float(torch.stack(values).sum()), unflatten_like(torch.stack(gradients).sum(dim=0), self._trained.values)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """See MetaLearner.state_dict."""
-        return self._trained.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """See MetaLearner.load_state_dict."""
-        self._trained.load_state_dict(state)

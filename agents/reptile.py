@@ -7,13 +7,11 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from agents.adaptation import AdaptationConfig, PolicyGradientAdaptation
-from agents.meta_learner import Adapted
+from agents.adaptation import AdaptationConfig, FixedRateLearner
 from agents.objectives import Batch
 from agents.parallel import ChunkPool, task_chunks
-from agents.parameters import Parameters, expand_to_tasks, flatten, map_parameters, unflatten_like
-from agents.policy import MLPPolicy, PolicyConfig
-from agents.trained_parameters import TrainedParameters
+from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
+from agents.policy import PolicyConfig
 from agents.validation import check_values
 from envs.rollout import Episodes
 from envs.task_space import Task
@@ -46,7 +44,7 @@ class ReptileConfig:
         check_values(self, positive=("outer_lr",), not_negative=("task_chunk",))
 
 
-class Reptile:
+class Reptile(FixedRateLearner):
     """Reptile for policies, batched over tasks.
 
         θ ← θ + ε · mean over tasks of (φ_K − θ),    φ_K = θ after K adaptation steps
@@ -73,22 +71,10 @@ class Reptile:
         generator: torch.Generator,
         num_threads: int = 1,
     ) -> None:
+        super().__init__(observation_space, action_space, config.policy, config.adaptation, generator)
         self.config = config
-        self.policy = MLPPolicy(observation_space, action_space, config.policy)
-        self.adaptation_steps = self.support_batches = config.adaptation.adaptation_steps
-        self.collects_query = config.collect_query
-        self._adaptation = PolicyGradientAdaptation(self.policy, config.adaptation)
-        self._trained = TrainedParameters(self.policy.init(generator))
+        self.support_batches, self.collects_query = self.adaptation_steps, config.collect_query
         self._pool = ChunkPool(num_threads)
-
-    def begin(self, num_tasks: int) -> Adapted:
-        """See MetaLearner.begin."""
-        return Adapted(expand_to_tasks(map_parameters(torch.clone, self._trained.values), num_tasks), steps=0)
-
-    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
-        """See MetaLearner.adapt."""
-        params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
-        return Adapted(params, adapted.steps + 1)
 
     def meta_update(
         self,
@@ -124,11 +110,3 @@ class Reptile:
         batches = [self._adaptation.batch(episodes) for episodes in support]
         parts = self._pool.map(of_chunk, task_chunks(batches, self.config.task_chunk))
         return unflatten_like(torch.stack(parts).sum(dim=0) / num_tasks, self._trained.values)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """See MetaLearner.state_dict."""
-        return self._trained.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """See MetaLearner.load_state_dict."""
-        self._trained.load_state_dict(state)
