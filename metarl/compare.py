@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -41,6 +42,7 @@ from metarl.config import TrainConfig
 from metarl.errors import UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, reference_episodes, rollout_generator, summarize
 from metarl.presets import default_config
+from metarl.progress import PlainReporter
 from metarl.run_directory import RunDirectory, as_file_name, build, load_learner, resolve_device
 from metarl.statistics import Curve
 from metarl.teachers import total_training_env_steps
@@ -209,10 +211,10 @@ class Comparer:
         return [name for name in chosen if name not in self.groups]
 
     def _checked_sb3_settings(self) -> dict[str, dict[str, Any]]:
-        """Baseline → arguments of its algorithm.
+        """Baseline → arguments of its algorithm, tried out on a model.
 
         Raises:
-            UserError, ValueError: not such an object, of another baseline, or unknown arguments.
+            UserError, ValueError: not such an object, of another baseline, or arguments that the algorithm refuses.
         """
         try:
             settings = json.loads(self.config.sb3_settings or "{}")
@@ -223,9 +225,15 @@ class Comparer:
         for label, changes in settings.items():
             if label not in SB3_BASELINES:
                 raise unknown("baseline", label, SB3_BASELINES)
-            from agents.sb3 import check_changes  # slow to import, and not always needed
+            from agents.sb3 import make_model  # slow to import, and not always needed
+            from envs.sb3_adapter import TaskSB3VecEnv
+            from metarl.sb3_baselines import TRAINING_ENVS
 
-            check_changes(label.removesuffix(PRETRAINED), changes)
+            env = TaskSB3VecEnv(self.distribution, TRAINING_ENVS)
+            try:
+                make_model(label.removesuffix(PRETRAINED), env, seed=0, changes=changes)
+            except (TypeError, AssertionError) as error:
+                raise UserError(f"sb3_settings of {label}: {error}") from None
         return settings
 
     def _share_of(self, env_steps: int) -> int:
@@ -329,7 +337,7 @@ class Comparer:
         config = self._training_config(agent, seed)
         path = self.path / TRAINED / config.name
         run = RunDirectory.open(str(path)) if path.exists() else RunDirectory.create(config)
-        if run.config != config:
+        if _without_seed(run.config) != _without_seed(config):
             raise UserError(f"{path} was trained with other settings; choose another --out")
         with run.locked():
             trainer = Trainer(run, self.console)
@@ -391,13 +399,15 @@ class Comparer:
         settings = [dataclasses.asdict(job) | {"pretraining_env_steps": pretraining} for job in jobs]
         cells = [self.cells.load(label, one) for one in settings]
         missing = [index for index, cell in enumerate(cells) if cell is None]
-        with self._bar(len(jobs), len(jobs) - len(missing)) as advance:
+        done_before = len(jobs) - len(missing)
+        with self._bar("tasks", len(jobs), done_before) as show:
+            finished = itertools.count(done_before + 1)
             for position, learned in learn_tasks([jobs[index] for index in missing], self._num_processes):
                 index = missing[position]
                 cell = Cell(learned.env_steps, [[value] for value in learned.returns], learned.evaluation_env_steps)
                 self.cells.save(label, settings[index], cell)
                 cells[index] = cell
-                advance()
+                show(next(finished))
         done = [cell for cell in cells if cell is not None]
         width = self.config.tasks_compared
         seeds = [side_by_side(done[start : start + width]) for start in range(0, len(done), width)]
@@ -409,8 +419,8 @@ class Comparer:
 
         directory = self.path / SB3 / f"{label}-seed{seed}" / f"pretraining-{self.training_env_steps}"
         if not (directory / MODEL_FILE).exists():
-            self._say(f"      pretraining on {self.training_env_steps:,} environment steps")
-            pretrain(algorithm, self.env, self.training_env_steps, seed, directory)
+            with self._bar("steps of pretraining", self.training_env_steps) as show:
+                pretrain(algorithm, self.env, self.training_env_steps, seed, directory, show)
         return str(directory / MODEL_FILE)
 
     def _schedule(self) -> tuple[int, ...]:
@@ -425,12 +435,20 @@ class Comparer:
     # ------------------------------------------------------------------ progress
 
     @contextlib.contextmanager
-    def _bar(self, total: int, done: int) -> Iterator[Callable[[], None]]:
-        """A progress bar over tasks; gives what advances it."""
-        columns = (TextColumn("      tasks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    def _bar(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """A progress bar, or a line now and then where the output is no terminal; gives what shows a count."""
+        columns = (TextColumn(f"      {what}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task("tasks", total=total, completed=done)
-            yield lambda: bar.advance(task)
+            task, shown = bar.add_task(what, total=total, completed=done), time.monotonic()
+
+            def show(count: int) -> None:
+                nonlocal shown
+                bar.update(task, completed=count)
+                if bar.disable and time.monotonic() - shown >= PlainReporter.INTERVAL:
+                    shown = time.monotonic()
+                    self._say(f"      {count:,}/{total:,} {what}")
+
+            yield show
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)

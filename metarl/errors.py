@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training stopped because a number was not finite; the run was saved first. Exit code 1."""
+    """Training stopped: a number was not finite, or Stable-Baselines3 failed; what was done is saved. Exit code 1."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

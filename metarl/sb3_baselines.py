@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from envs.registry import make_distribution
 from envs.rollout import collect
 from envs.sb3_adapter import TaskSB3VecEnv
 from envs.task_space import Task
+from metarl.errors import TrainingError
 
 MODEL_FILE = "model.zip"
 TRAINING_ENVS = 20
@@ -93,11 +94,25 @@ def learn_task(job: TaskJob) -> LearningCurve:
     )
 
 
-def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Path) -> Path:
-    """Train one model over the task distribution, a new task every episode; returns its zip."""
+def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Path, show: Callable[[int], None]) -> Path:
+    """Train one model over the task distribution, a new task every episode; returns its zip.
+
+    Args:
+        algorithm: name in `agents.sb3.ALGORITHMS`.
+        env: name for `make_distribution`.
+        env_steps: environment steps, or up to its own batch size more.
+        seed: of the model, the tasks and the environments.
+        directory: where the model and SB3's own log are written.
+        show: told the environment steps so far.
+    """
     train_env = TaskSB3VecEnv(make_distribution(env), PRETRAINING_ENVS, task=SAMPLE, seed=seed)
     model = make_model(algorithm, train_env, seed, directory, pretraining=True)
-    model.learn(env_steps)
+
+    def on_step(local: dict[str, Any], everything: dict[str, Any]) -> bool:
+        show(min(model.num_timesteps, env_steps))
+        return True
+
+    model.learn(env_steps, callback=on_step)
     path = directory / MODEL_FILE
     model.save(path)
     return path
@@ -107,15 +122,36 @@ def learn_tasks(jobs: Sequence[TaskJob], num_processes: int) -> Iterator[tuple[i
     """Work through jobs on several processes; yields (index, curve) as they come.
 
     Where the caller stops early, by an exception or Ctrl-C, the processes end at once.
+
+    Raises:
+        OSError: a file cannot be written; curves that came before are good.
+        TrainingError: a job failed, or its process died; likewise.
     """
     if num_processes == 1 or len(jobs) == 1:
         for index, job in enumerate(jobs):
-            yield index, learn_task(job)
+            with _failure_of(job):
+                curve = learn_task(job)
+            yield index, curve
         return
     with _process_pool(num_processes) as pool:
         futures: dict[Future[LearningCurve], int] = {pool.submit(learn_task, job): i for i, job in enumerate(jobs)}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            index = futures[future]
+            with _failure_of(jobs[index]):
+                curve = future.result()
+            yield index, curve
+
+
+@contextlib.contextmanager
+def _failure_of(job: TaskJob) -> Iterator[None]:
+    """Name the job where something goes wrong: much can in SB3, from settings to numbers that are not finite."""
+    try:
+        yield
+    except OSError:
+        raise  # a full disk names its file itself
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise TrainingError(f"Stable-Baselines3's {job.algorithm} failed in {job.directory}: {reason}") from error
 
 
 @contextlib.contextmanager

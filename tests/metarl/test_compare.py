@@ -1,6 +1,7 @@
 """`metarl compare` on tiny runs: same tasks for all, nothing done twice, and what it refuses."""
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ from envs.task_distribution import TaskDistribution
 from envs.task_env import TaskEnv
 from envs.task_space import Uniform
 from metarl.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, main
+from metarl.errors import TrainingError
 from metarl.evaluate import reference_episodes
+from metarl.sb3_baselines import TaskJob, learn_tasks
 
 pytest_plugins = ["run_fixtures"]
 
@@ -210,6 +213,47 @@ def test_a_cell_that_cannot_be_read_is_measured_again(workplace: Path) -> None:
     assert without_seconds(compare(baselines="random")) == without_seconds(first)
 
 
+# ---------------------------------------------------------------------- what goes wrong
+
+
+def dying() -> TaskDistribution:
+    """A family that ends the process which builds it."""
+    os._exit(9)
+
+
+def failing() -> TaskDistribution:
+    """A family that cannot be built."""
+    raise LookupError("no such arm\nand more")
+
+
+def jobs_of(env: str, tmp_path: Path) -> list[TaskJob]:
+    return [TaskJob("ppo", env, {"goal": [0.0, 1.0]}, 0, (1,), 1, str(tmp_path / f"task-{n}")) for n in range(2)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_task_that_fails_is_named_in_one_line(processes: int, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as error:
+        list(learn_tasks(jobs_of("test_compare:failing", tmp_path), processes))
+    assert str(error.value).startswith(f"Stable-Baselines3's ppo failed in {tmp_path / 'task-'}")
+    assert str(error.value).endswith("LookupError: no such arm")
+
+
+def test_a_process_that_dies_ends_the_comparison_and_not_in_a_hang(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="BrokenProcessPool: A process in the process pool was terminated"):
+        list(learn_tasks(jobs_of("test_compare:dying", tmp_path), 2))
+
+
+def test_a_file_into_a_pipe_shows_how_far_it_is(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("metarl.progress.PlainReporter.INTERVAL", 0.0)
+    compare(baselines="ppo ppo-pretrained")
+    shown = capsys.readouterr().out
+    assert "1/2 tasks" in shown
+    assert "2/2 tasks" in shown
+    assert "steps of pretraining" in shown
+
+
 # ---------------------------------------------------------------------- what is refused
 
 
@@ -227,6 +271,8 @@ def test_a_cell_that_cannot_be_read_is_measured_again(workplace: Path) -> None:
         ("--sb3-settings {ppo}", [RUN], "sb3_settings is not valid JSON"),
         ("--sb3-settings [1]", [RUN], "sb3_settings must look like"),
         ('--sb3-settings {"maml":{}}', [RUN], "unknown baseline 'maml'"),
+        ('--sb3-settings {"ppo":{"learning_rate":"fast"}}', [RUN], "sb3_settings of ppo: "),
+        ('--sb3-settings {"ppo":{"n_steps":0}}', [RUN], "sb3_settings of ppo: "),
         ('--sb3-settings {"ppo":{"gama":1}}', [RUN], "has no argument 'gama' (did you mean 'gamma'?)"),
         ("--seeds 0", [RUN], "seeds must be at least 1"),
         ("--split train", [RUN], "split"),
