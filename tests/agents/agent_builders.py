@@ -9,10 +9,29 @@ from agents.meta_learner import MetaLearner
 from agents.parameters import Parameters
 from agents.policy import MLPPolicy, PolicyConfig
 from envs.rollout import Episodes
+from envs.task_env import TaskEnv
+from envs.task_space import Task
 
 OBSERVATION_SPACE = Box(-np.inf, np.inf, (2,))
 ACTION_SPACES: dict[str, Box | Discrete] = {"gaussian": Box(-1.0, 1.0, (2,)), "categorical": Discrete(3)}
 TINY = PolicyConfig(hidden_sizes=(3,))
+
+
+class OneState(TaskEnv):
+    """Nothing to see and nothing that changes: a subclass pays for actions as the task says."""
+
+    observation_space = Box(0.0, 1.0, (1,))
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> torch.Tensor:
+        """Always the same state; the task's parameters are scalars."""
+        assert params is not None
+        return torch.ones(*next(iter(params.values())).shape, 1)
+
+    def transition(
+        self, state: torch.Tensor, action: torch.Tensor, rng: torch.Generator, params: Task | None = None
+    ) -> torch.Tensor:
+        """Nothing changes."""
+        return state
 
 
 def seeded(seed: int) -> torch.Generator:

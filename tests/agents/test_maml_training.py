@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from agent_builders import TINY, assert_same_state, make_learner, meta_parameters, random_meta_batch, seeded
-from gymnasium.spaces import Box, Discrete
+from agent_builders import TINY, OneState, assert_same_state, make_learner, meta_parameters, random_meta_batch, seeded
+from gymnasium.spaces import Discrete
 from slow_maml import SlowMAML, value_of
 from torch import Tensor
 
@@ -24,21 +24,11 @@ from envs.task_space import Task
 SMALL = PolicyConfig(hidden_sizes=(16,))
 
 
-class HiddenArm(TaskEnv):
+class HiddenArm(OneState):
     """Three actions, one of which is paid; nothing that the agent observes says which."""
 
-    observation_space = Box(0.0, 1.0, (1,))
     action_space = Discrete(3)
     horizon = 4
-
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
-        """Always the same state."""
-        assert params is not None
-        return torch.ones(*params["paid"].shape, 1)
-
-    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
-        """Nothing changes."""
-        return state
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task | None = None

@@ -10,6 +10,7 @@ from agent_builders import (
     ACTION_SPACES,
     OBSERVATION_SPACE,
     TINY,
+    OneState,
     assert_same_state,
     meta_parameters,
     random_meta_batch,
@@ -25,7 +26,6 @@ from agents.parameters import Parameters
 from agents.policy import PolicyConfig
 from agents.reptile import Reptile, ReptileConfig
 from envs.rollout import Episodes, collect
-from envs.task_env import TaskEnv
 from envs.task_space import Task
 
 ADAPTATION = AdaptationConfig(adaptation_steps=2, inner_lr=0.5, inner_lr_decay=0.5, gae_lambda=0.9)
@@ -156,21 +156,11 @@ def test_quadratic_tasks_end_in_the_fixed_point_known_in_closed_form(outer: Any,
     torch.testing.assert_close(meta_parameters(learner)["x"], expected, rtol=1e-3, atol=1e-3)
 
 
-class Target(TaskEnv):
+class Target(OneState):
     """One action on a line, paid by minus its squared distance from a hidden target."""
 
-    observation_space = Box(0.0, 1.0, (1,))
     action_space = Box(-10.0, 10.0, (1,))
     horizon = 1
-
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
-        """Always the same state."""
-        assert params is not None
-        return torch.ones(*params["target"].shape, 1)
-
-    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
-        """Nothing changes."""
-        return state
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task | None = None
