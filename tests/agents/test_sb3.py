@@ -38,6 +38,9 @@ NUM_ENVS = 5
 UPDATE = 25 * NUM_ENVS
 """Environment steps between two updates of PPO."""
 
+FEW_ENVS = {"ppo": {"n_steps": 25, "batch_size": UPDATE}}
+"""Settings whose batches NUM_ENVS environments can fill."""
+
 
 def all_settings() -> dict[str, Any]:
     return {name: (algorithm.settings, algorithm.pretraining) for name, algorithm in ALGORITHMS.items()}
@@ -60,9 +63,9 @@ KINDS = {"ppo": "actor-critic", "a2c": "actor-critic", "sac": "sac", "td3": "td3
 """Algorithms of one kind have the same networks, and SB3 loads the files of one as the other."""
 
 
-def training_env(name: str) -> VecEnv:
+def training_env(name: str, num_envs: int = NUM_ENVS) -> VecEnv:
     """Point navigation, or the cart pole for DQN, which needs discrete actions."""
-    return cart_poles() if name == "dqn" else TaskSB3VecEnv(PEARL, NUM_ENVS)
+    return cart_poles() if name == "dqn" else TaskSB3VecEnv(PEARL, num_envs)
 
 
 def cart_poles() -> VecEnv:
@@ -70,7 +73,7 @@ def cart_poles() -> VecEnv:
 
 
 def make(name: str, seed: int = 0, **arguments: Any) -> BaseAlgorithm:
-    return make_model(name, training_env(name), seed, **arguments)
+    return make_model(name, training_env(name), seed, **{"changes": FEW_ENVS.get(name), **arguments})
 
 
 def parameters_of(model: BaseAlgorithm) -> dict[str, Tensor]:
@@ -215,9 +218,10 @@ def test_a_model_does_not_depend_on_those_made_before_it(first: str, second: str
 def test_pretraining_has_settings_of_its_own() -> None:
     model: Any = make_model("ppo", TaskSB3VecEnv(PEARL, 40, "sample"), 0, pretraining=True)
     assert (model.n_steps, model.batch_size) == (100, 4000)
-    usual: Any = make("ppo")
-    assert (usual.n_steps, usual.batch_size) == (25, 125)
-    assert usual.learning_rate == model.learning_rate == 1e-3
+    usual: Any = make_model("ppo", TaskSB3VecEnv(PEARL, 20), 0)
+    assert (usual.n_steps, usual.batch_size) == (10, 100)
+    assert (usual.learning_rate, model.learning_rate) == (5e-4, 1e-3)
+    assert usual.gae_lambda == model.gae_lambda == 0.95
 
 
 @pytest.mark.parametrize("pretraining", [False, True])
@@ -225,7 +229,7 @@ def test_changes_replace_settings_and_leave_the_others(pretraining: bool) -> Non
     env = TaskSB3VecEnv(PEARL, 40)
     model: Any = make_model("ppo", env, 0, pretraining=pretraining, changes={"n_steps": 200, "gamma": 0.9})
     assert (model.n_steps, model.gamma) == (200, 0.9)
-    assert (model.batch_size, model.gae_lambda) == (4000 if pretraining else 125, 0.95)
+    assert (model.batch_size, model.gae_lambda) == (4000 if pretraining else 100, 0.95)
     if not pretraining:
         assert make_model("ppo", env, 0).gamma == 0.99  # type: ignore[attr-defined]
 
@@ -264,7 +268,7 @@ def test_the_log_goes_to_its_directory_or_nowhere(
 def test_a_saved_model_acts_the_same(name: str, tmp_path: Path) -> None:
     model = make(name)
     model.save(tmp_path / "model.zip")
-    loaded = load_model(name, tmp_path / "model.zip", training_env(name))
+    loaded = load_model(name, tmp_path / "model.zip", training_env(name, 20))
     space: Any = model.observation_space
     obs = np.random.default_rng(0).standard_normal((50, *space.shape)).astype(np.float32)
     assert type(loaded) is type(model)
@@ -274,7 +278,7 @@ def test_a_saved_model_acts_the_same(name: str, tmp_path: Path) -> None:
 
 def assert_rejected(name: str, path: Path) -> None:
     with pytest.raises(ValueError, match=f"{path.name} is not a model of SB3's {name}"):
-        load_model(name, path, training_env(name))
+        load_model(name, path, training_env(name, 20))
 
 
 def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
@@ -418,7 +422,7 @@ def test_actions_stay_within_the_box() -> None:
 
 def shaken(name: str, env: VecEnv) -> BaseAlgorithm:
     """A model whose every parameter is random, biases and standard deviations included."""
-    model = make_model(name, env, seed=0)
+    model = make_model(name, env, seed=0, changes=FEW_ENVS.get(name))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for value in model.policy.parameters():
@@ -458,7 +462,7 @@ def test_our_policy_is_stable_baselines_categorical(name: str) -> None:
 def test_our_parameters_are_exactly_those_of_our_policy() -> None:
     """Names and shapes; and copies, without a graph."""
     for env in (TaskSB3VecEnv(PEARL, NUM_ENVS), cart_poles()):
-        model = make_model("ppo", env, seed=0)
+        model = make_model("ppo", env, seed=0, changes=FEW_ENVS["ppo"])
         params = as_policy_parameters(model)
         space: Any = model.observation_space
         expected = MLPPolicy(space, model.action_space).init(torch.Generator())  # type: ignore[arg-type]
@@ -486,7 +490,7 @@ def saved_and_loaded(name: str, tmp_path: Path) -> BaseAlgorithm:
     model = make(name)
     model.learn(600)
     model.save(tmp_path / "model.zip")
-    return load_model(name, tmp_path / "model.zip", training_env(name))
+    return load_model(name, tmp_path / "model.zip", training_env(name, 20))
 
 
 @pytest.mark.parametrize("name", ["ppo", "sac"])
