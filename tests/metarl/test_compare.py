@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from stable_baselines3 import PPO
+from torch import Tensor
 from workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
 
 from envs.registry import make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.task_env import TaskEnv
-from envs.task_space import Uniform
+from envs.task_space import Task, Uniform
 from metarl.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, main
 from metarl.errors import TrainingError
 from metarl.evaluate import reference_episodes
@@ -162,6 +164,56 @@ def test_settings_of_sb3_can_be_changed(workplace: Path) -> None:
     data = compare("--sb3-settings", '{"ppo": {"n_steps": 50, "gamma": 0.5}}', baselines="ppo")
     assert PPO.load(DIRECTORY / "sb3/ppo-seed0/task-000/model.zip").gamma == 0.5
     assert np.diff(curves_of(data)["ppo"]["env_steps"]).tolist() == [50 * 20]
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "sac", "td3", "ddpg"])
+def test_every_algorithm_of_continuous_actions_can_be_compared(
+    algorithm: str, workplace: Path, without_figures: None
+) -> None:
+    data = compare("--budget", "600", baselines=algorithm)
+    curve = curves_of(data)[algorithm]
+    assert curve["env_steps"][0] == 0
+    assert 600 <= curve["env_steps"][-1] < 700
+    assert curve["returns"][0][0] != curve["returns"][0][-1]  # it has learned something, be it wrong
+
+
+class Corridor(TaskEnv):
+    """A step to the left or to the right; where the goal lies is hidden."""
+
+    observation_space = Box(-20, 20, (1,))
+    action_space = Discrete(2)
+    horizon = 20
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """In the middle."""
+        assert params is not None
+        return torch.zeros(*params["goal"].shape, 1)
+
+    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """One step."""
+        return state + (2 * action - 1).unsqueeze(-1)
+
+    def reward(
+        self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task | None = None
+    ) -> Tensor:
+        """Minus the distance."""
+        assert params is not None
+        return -(next_state[..., 0] - params["goal"]).abs()
+
+
+def corridor() -> TaskDistribution:
+    return TaskDistribution(Corridor(), {"goal": Uniform(-5, 5)})
+
+
+def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(
+    workplace: Path, without_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(workplace / "runs", "--name", "discrete", env="test_compare:corridor")
+    data = compare("--budget", "600", runs=["discrete"], baselines="dqn random")
+    assert curves_of(data)["dqn"]["returns"][0][0] != curves_of(data)["dqn"]["returns"][0][-1]
+    capsys.readouterr()
+    assert main(arguments(runs=["discrete"], baselines="sac")) == EXIT_BAD_INPUT
+    assert "'sac' cannot act in Discrete(2); those that can: ppo, a2c, dqn" in complaint(capsys)
 
 
 def test_json_is_all_that_stands_on_standard_output(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
