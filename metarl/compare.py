@@ -377,7 +377,8 @@ class Comparer:
 
     def _sb3(self, label: str) -> Curve:
         """Learning curves of an SB3 algorithm, a model for each seed and task."""
-        from metarl.sb3_baselines import TaskJob, learn_tasks  # slow to import, and not always needed
+        from agents.sb3 import ALGORITHMS  # slow to import, and not always needed
+        from metarl.sb3_baselines import TaskJob, learn_tasks
 
         algorithm = label.removesuffix(PRETRAINED)
         pretraining = self.training_env_steps if label != algorithm else 0
@@ -396,7 +397,8 @@ class Comparer:
             for seed in range(self.config.seeds)
             for number in range(self.config.tasks_compared)
         ]
-        settings = [dataclasses.asdict(job) | {"pretraining_env_steps": pretraining} for job in jobs]
+        also = {"pretraining_env_steps": pretraining, "defaults": repr(ALGORITHMS[algorithm])}
+        settings = [dataclasses.asdict(job) | also for job in jobs]
         cells = [self.cells.load(label, one) for one in settings]
         missing = [index for index, cell in enumerate(cells) if cell is None]
         done_before = len(jobs) - len(missing)

@@ -1,6 +1,7 @@
 """Stable-Baselines3 on our tasks: training from scratch on one task, pretraining over many, fine-tuning."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from envs.registry import make_distribution
 from envs.rollout import collect
 from envs.sb3_adapter import TaskSB3VecEnv
 from envs.task_space import Task
+from metarl.checkpoint import write_atomically
 from metarl.errors import TrainingError
 
 MODEL_FILE = "model.zip"
@@ -86,7 +88,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
         return episodes.returns.double().mean().item(), episodes.env_steps
 
     points = learn_with_evaluations(model, job.schedule, evaluate)
-    model.save(Path(job.directory) / MODEL_FILE)
+    _save(model, Path(job.directory) / MODEL_FILE)
     return LearningCurve(
         env_steps=[env_steps for env_steps, _ in points],
         returns=[mean for _, (mean, _) in points],
@@ -114,8 +116,15 @@ def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Pat
 
     model.learn(env_steps, callback=on_step)
     path = directory / MODEL_FILE
-    model.save(path)
+    _save(model, path)
     return path
+
+
+def _save(model: BaseAlgorithm, path: Path) -> None:
+    """Write SB3's own zip, atomically: what is there is not trained again."""
+    buffer = io.BytesIO()
+    model.save(buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def learn_tasks(jobs: Sequence[TaskJob], num_processes: int) -> Iterator[tuple[int, LearningCurve]]:
