@@ -13,13 +13,15 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor
 from workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
 
 from envs.registry import make_distribution
+from envs.sb3_adapter import TaskSB3VecEnv
 from envs.task_distribution import TaskDistribution
 from envs.task_env import TaskEnv
-from envs.task_space import Task, Uniform
+from envs.task_space import Task, Uniform, tasks_to_json
 from metarl.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, main
 from metarl.errors import TrainingError
 from metarl.evaluate import reference_episodes
@@ -128,6 +130,18 @@ def test_sb3_learns_each_task_within_the_budget_and_leaves_its_own_files(
             directory = out / "sb3" / f"{label}-seed0" / f"task-{task:03d}"
             assert PPO.load(directory / "model.zip").num_timesteps == curve["env_steps"][-1]
             assert list(directory.glob("events.*"))
+
+
+def test_sb3s_own_evaluation_of_the_saved_zip_gives_the_return_of_the_curve(
+    everything: tuple[Path, dict[str, Any]],
+) -> None:
+    out, data = everything
+    tasks = tasks_to_json(make_distribution(ENV).sample(2, "test"))
+    for label in ("ppo", "ppo-pretrained"):
+        for number, task in enumerate(tasks):
+            model = PPO.load(out / "sb3" / f"{label}-seed0" / f"task-{number:03d}" / "model.zip")
+            theirs, _ = evaluate_policy(model, TaskSB3VecEnv(ENV, EPISODES, task=task), n_eval_episodes=EPISODES)
+            assert theirs == pytest.approx(curves_of(data)[label]["returns"][0][-1][number], rel=1e-4)
 
 
 def test_pretrained_starts_from_one_model_and_scratch_from_another(everything: tuple[Path, dict[str, Any]]) -> None:
