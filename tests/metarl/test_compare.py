@@ -28,6 +28,7 @@ from metarl.evaluate import reference_episodes
 from metarl.sb3_baselines import TaskJob, learn_tasks
 
 pytest_plugins = ["run_fixtures"]
+pytestmark = pytest.mark.usefixtures("without_figures")  # test_comparison.py draws them
 
 BUDGET = 1_000
 SMALL = f"--num-tasks 2 --budget {BUDGET} --episodes {EPISODES} --num-threads 1".split()
@@ -156,13 +157,13 @@ def test_several_processes_find_the_same(workplace: Path) -> None:
     assert curves_of(several)["ppo"]["returns"] == curves_of(one)["ppo"]["returns"]
 
 
-def test_runs_that_differ_in_their_seed_only_are_pooled(workplace: Path, without_figures: None) -> None:
+def test_runs_that_differ_in_their_seed_only_are_pooled(workplace: Path) -> None:
     train(workplace / "runs", "--name", "second", "--seed", "1")
     data = compare(runs=[RUN, "second"], baselines="random")
     assert np.shape(curves_of(data)["maml"]["returns"]) == (2, 2, 2)
 
 
-def test_settings_of_one_agent_are_told_apart_by_their_runs(workplace: Path, without_figures: None) -> None:
+def test_settings_of_one_agent_are_told_apart_by_their_runs(workplace: Path) -> None:
     train(workplace / "runs", "--name", "wider", "--hidden-sizes", "9")
     data = compare(runs=[RUN, "wider"], baselines="none")
     assert list(curves_of(data)) == ["maml (run)", "maml (wider)"]
@@ -181,9 +182,7 @@ def test_settings_of_sb3_can_be_changed(workplace: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["a2c", "sac", "td3", "ddpg"])
-def test_every_algorithm_of_continuous_actions_can_be_compared(
-    algorithm: str, workplace: Path, without_figures: None
-) -> None:
+def test_every_algorithm_of_continuous_actions_can_be_compared(algorithm: str, workplace: Path) -> None:
     data = compare("--budget", "600", baselines=algorithm)
     curve = curves_of(data)[algorithm]
     assert curve["env_steps"][0] == 0
@@ -220,7 +219,7 @@ def corridor() -> TaskDistribution:
 
 
 def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(
-    workplace: Path, without_figures: None, capsys: pytest.CaptureFixture[str]
+    workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(workplace / "runs", "--name", "discrete", env="test_compare:corridor")
     data = compare("--budget", "600", runs=["discrete"], baselines="dqn random")
@@ -355,9 +354,7 @@ def test_bad_input_gets_one_line(
     assert not list(Path("runs").glob("comparison*"))
 
 
-def test_runs_of_two_environments_are_refused(
-    workplace: Path, without_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_two_environments_are_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(workplace / "runs", "--name", "other", env="point-dynamics")
     capsys.readouterr()
     assert main(["compare", RUN, "other"]) == EXIT_BAD_INPUT
@@ -380,7 +377,7 @@ def without_oracle() -> TaskDistribution:
 
 
 def test_a_family_without_oracle_is_compared_without_and_refuses_it_where_asked_for(
-    workplace: Path, without_figures: None, capsys: pytest.CaptureFixture[str]
+    workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(workplace / "runs", "--name", "mine", env="test_compare:without_oracle")
     capsys.readouterr()

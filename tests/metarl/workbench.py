@@ -22,7 +22,7 @@ from envs.families.navigation import PointNavigation, pearl
 from envs.rollout import BatchedEnv, Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task, Uniform
-from metarl import plots
+from metarl import comparison_report, plots
 from metarl.checkpoint import read_checkpoint
 from metarl.cli import main
 
@@ -56,8 +56,10 @@ def train(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> Pa
 
 def empty_figures(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """Empty figures instead of plots, which take most of the time of a tiny run."""
-    for name in ("adaptation_curve", "trajectories"):
-        set_attribute(plots, name, lambda *arguments: Figure(figsize=(0.1, 0.1)))
+    figures = [(plots, "adaptation_curve"), (plots, "trajectories")]
+    figures += [(comparison_report, name) for name in ("adaptation_curves", "task_scatter", "improvement")]
+    for owner, name in figures:
+        set_attribute(owner, name, lambda *arguments: Figure(figsize=(0.1, 0.1)))
 
 
 # ---------------------------------------------------------------------- what runs leave behind
