@@ -288,16 +288,14 @@ class MAML:
         scored = list(zip(policies, batches, strict=True))[1 if config.objective_steps == "all" else -1 :]
         surrogates = [self._surrogate(batch, policy) for policy, batch in scored]
         total = torch.stack(surrogates).mean(dim=0)
-        if config.outer == "ppo" and config.inner_kl_penalty > 0:
-            kls = [
-                mean_over_steps(batch, self._behaviour(batch).kl(policy))
-                for policy, batch in zip(policies[:-1], batches[:-1], strict=True)
-            ]
+        before = list(zip(policies[:-1], batches[:-1], strict=True))  # none where a student is matched unadapted
+        if before and config.outer == "ppo" and config.inner_kl_penalty > 0:
+            kls = [mean_over_steps(batch, self._behaviour(batch).kl(policy)) for policy, batch in before]
             total = total - config.inner_kl_penalty * torch.stack(kls).mean(dim=0)
-        if config.exploration_credit > 0:
+        if before and config.exploration_credit > 0:
             credits = [
                 self._surrogate(replace(batch, advantage=batch.credit[:, None, None]), policy)
-                for policy, batch in zip(policies[:-1], batches[:-1], strict=True)
+                for policy, batch in before
             ]
             total = total + config.exploration_credit * torch.stack(credits).mean(dim=0)
         return total

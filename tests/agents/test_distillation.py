@@ -191,6 +191,18 @@ def test_every_step_counts_where_all_are_matched(outer: str) -> None:
     assert metrics["surrogate"] == pytest.approx(-matched, rel=1e-5)
 
 
+@pytest.mark.parametrize("outer", ["ppo", "trpo"])
+def test_an_unadapted_student_has_no_support_batches_to_be_penalised_for(outer: str) -> None:
+    config = DistillationConfig(policy=TINY, match="initial", outer=outer)  # type: ignore[arg-type]
+    assert config.inner_kl_penalty > 0
+    student = make_student("gaussian", config)
+    assert student.teachers is not None
+    support, query = sample(student)
+    assert support == []
+    metrics = student.meta_update(support, query, 0.0, student.teachers.tasks)
+    assert metrics["surrogate"] == pytest.approx(-metrics["divergence_k0"], rel=1e-5)
+
+
 # ---------------------------------------------------------------------- teachers
 
 
