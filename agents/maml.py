@@ -1,6 +1,5 @@
 """MAML policy gradient: MAML-TRPO, ProMP, E-MAML, FOMAML, ANIL, Meta-SGD, per-step rates: one implementation."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -9,16 +8,18 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from agents import objectives
+from agents.adaptation_path import AdaptationPath, ObjectiveAt, Rates, Trajectory, as_leaves, ascended
+from agents.forward_pass import Outputs
 from agents.meta_learner import Adapted
 from agents.objectives import Batch, mean_over_steps
-from agents.parallel import ChunkPool, task_chunks
+from agents.parallel import ChunkPool, task_slices
 from agents.parameters import (
     Parameters,
-    detach,
+    concatenate,
     expand_to_tasks,
     flatten,
     map_parameters,
-    require_grad,
+    tasks_of,
     unflatten_like,
 )
 from agents.policy import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
@@ -61,8 +62,11 @@ class MAMLConfig:
         trust_region: trpo: bounds on the change of the policies after step K, and iterations.
         gamma: discount γ.
         gae_lambda: λ of the advantages; 1 gives returns minus baseline.
-        task_chunk: tasks that one backward pass handles: small chunks stay in a CPU's cache and spread over its cores;
-            0 takes 2 on a CPU and all on a GPU.
+        fvp_fraction: trpo: share of each task's episodes on which Fisher products are estimated.
+        fvp_memory: trpo: megabytes for derivatives that are kept from one Fisher product to the next; the rest is
+            computed anew each time, with the same result.
+        task_chunk: tasks that are handled at once: small chunks stay in a CPU's cache and spread over its cores; 0
+            takes as many as hold 4,000 steps on a CPU and all on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -85,6 +89,8 @@ class MAMLConfig:
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     gamma: float = 0.99
     gae_lambda: float = 1.0
+    fvp_fraction: float = 1.0
+    fvp_memory: float = 512
     task_chunk: int = 0
 
     def __post_init__(self) -> None:
@@ -93,9 +99,11 @@ class MAMLConfig:
             self,
             at_least_one=("adaptation_steps", "outer_epochs"),
             positive=("inner_lr", "inner_lr_decay", "log_std_lr_factor", "outer_lr", "outer_lr_decay", "clip"),
-            not_negative=("inner_kl_penalty", "exploration_credit", "task_chunk"),
+            not_negative=("inner_kl_penalty", "exploration_credit", "fvp_memory", "task_chunk"),
             probabilities=("gamma", "gae_lambda"),
         )
+        if not 0 < self.fvp_fraction <= 1:
+            raise ValueError(f"fvp_fraction must be above 0 and at most 1, got {self.fvp_fraction}")
 
 
 _RATE = "inner_lr."  # prefix of learned rates among the meta-parameters
@@ -147,27 +155,15 @@ class MAML:
 
     def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
         """See MetaLearner.adapt."""
-        with torch.no_grad():
-            batch = self._batch(episodes)
-            params, _ = self._inner_step(self._meta, adapted.params, batch, adapted.steps)
-        return Adapted(detach(params), adapted.steps + 1)
+        batch, rates = self._batch(episodes), self._rates(self._meta, adapted.steps)
 
-    def _inner_step(
-        self, meta: Parameters, params: Parameters, batch: Batch, step: int
-    ) -> tuple[Parameters, ActionDistribution]:
-        """One gradient step per task: task-batched P -> task-batched P, and what P does on the batch before it."""
+        def of_chunk(tasks: slice) -> Parameters:
+            params = tasks_of(adapted.params, tasks)
+            gradient = ObjectiveAt(self.policy, params, batch.tasks(tasks), self._objective).gradient
+            return ascended(params, gradient, rates)
 
-        def total(p: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
-            acting = self._act(p, batch)
-            # The sum over tasks gives every task its own gradient; a mean would divide the inner rate by M.
-            return self._objective(batch, acting).sum(), acting.parameters()
-
-        inner = {name: leaf for name, leaf in params.items() if name in self._adapted_names}
-        gradient, acting = torch.func.grad(lambda p: total(params | p), has_aux=True)(inner)
-        if self.config.first_order:
-            gradient = detach(gradient)
-        stepped = {name: leaf + self._rate(meta, name, step) * gradient[name] for name, leaf in inner.items()}
-        return params | stepped, self.policy.distribution(acting)
+        parts = self._pool.map(of_chunk, self._chunks(batch))
+        return Adapted(concatenate(parts), adapted.steps + 1)
 
     def _initial_rates(self, parameters: Parameters) -> Parameters:
         """Learned rates, leaves (1, …) shared by the steps or (K, …) one for each; … is 1s or the parameter's shape."""
@@ -186,10 +182,16 @@ class MAML:
         factor = self.config.log_std_lr_factor if name == LOG_STD else 1.0
         return factor * self.config.inner_lr * self.config.inner_lr_decay**step
 
-    def _rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
-        """Inner rate of a parameter; steps beyond those trained use the last learned rate."""
-        learned = meta.get(_RATE + name)
-        return self._fixed_rate(name, step) if learned is None else learned[min(step, len(learned) - 1)]
+    def _rates(self, meta: Parameters, step: int) -> Rates:
+        """Inner rates of a step; steps beyond those trained use the last learned ones."""
+        if self.config.inner_lr_mode == "fixed":
+            return {name: self._fixed_rate(name, step) for name in self._adapted_names}
+        return dict(self._learned_rates(meta, step))
+
+    def _learned_rates(self, leaves: Parameters, step: int) -> Parameters:
+        """What leaves shaped as the meta-parameters hold for the learned rates of a step; none if rates are fixed."""
+        learned = {name: leaves[_RATE + name] for name in self._adapted_names if _RATE + name in leaves}
+        return {name: leaf[min(step, len(leaf) - 1)] for name, leaf in learned.items()}
 
     # ------------------------------------------------------------------ meta-update
 
@@ -213,11 +215,11 @@ class MAML:
 
     def meta_gradient(self, support: list[Episodes], query: Episodes) -> Parameters:
         """Gradient of the outer objective (to be maximised) at the current meta-parameters, by leaf."""
-        _, gradient = self._value_and_gradient(self._batches(support, query))
+        _, gradient, _ = self._value_and_gradient(self._batches(support, query))
         return gradient
 
     def _trpo_update(self, batches: list[Batch]) -> dict[str, float]:
-        value, gradient = self._value_and_gradient(batches)
+        value, gradient, trajectory = self._value_and_gradient(batches)
         flat_gradient = flatten(gradient.values())
         start = flatten(self._meta.values())
 
@@ -225,7 +227,8 @@ class MAML:
             surrogate, kl = self._surrogate_and_kl(unflatten_like(candidate, self._meta), batches)
             return surrogate - value, kl
 
-        step = trpo_step(start, flat_gradient, self._fisher_product(batches), evaluate, self.config.trust_region)
+        fisher_product = self._fisher_product(batches, trajectory)
+        step = trpo_step(start, flat_gradient, fisher_product, evaluate, self.config.trust_region)
         if step.accepted:
             self._trained.assign(unflatten_like(step.parameters, self._meta))
         return {
@@ -243,7 +246,7 @@ class MAML:
         lr = self.config.outer_lr * self.config.outer_lr_decay**updates
         for epoch in range(self.config.outer_epochs):
             try:
-                value, gradient = self._value_and_gradient(batches)
+                value, gradient, _ = self._value_and_gradient(batches)
             except FloatingPointError:
                 self.load_state_dict(before)
                 raise
@@ -258,29 +261,31 @@ class MAML:
             "gradient_norm": first_norm,
         }
 
-    def _value_and_gradient(self, batches: list[Batch]) -> tuple[float, Parameters]:
-        """Outer objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks.
+    def _value_and_gradient(self, batches: list[Batch]) -> tuple[float, Parameters, Trajectory]:
+        """Outer objective (mean over tasks), its gradient by leaf, and the trajectory of the adaptation.
 
         Raises:
             FloatingPointError: the gradient is not finite.
         """
         num_tasks = len(batches[0].obs)
 
-        def of_chunk(chunk: list[Batch]) -> tuple[Tensor, Tensor]:
-            meta = require_grad(self._meta)
-            objective = self._outer_objective(meta, chunk).sum() / num_tasks
-            leaves = torch.autograd.grad(objective, list(meta.values()), materialize_grads=True)
-            return objective.detach(), flatten(leaves)
+        def of_chunk(tasks: slice) -> tuple[Tensor, Tensor, Trajectory]:
+            chunk = [batch.tasks(tasks) for batch in batches]
+            path = self._path(self._meta, chunk, second_order=not self.config.first_order)
+            outputs = [as_leaves(output) for output in path.outputs]
+            total = self._score([self.policy.distribution(output) for output in outputs], chunk).sum() / num_tasks
+            leaves = [leaf for output in outputs for leaf in output.values()]
+            slopes = iter(torch.autograd.grad(total, leaves, allow_unused=True))
+            cotangents = [{name: next(slopes) for name in output} for output in outputs]
+            gradient = self._pull_back(path, [None if None in u.values() else u for u in cotangents])
+            return total.detach(), gradient, path.trajectory
 
-        values, gradients = zip(*self._pool.map(of_chunk, self._chunks(batches)), strict=True)
+        values, gradients, parts = zip(*self._pool.map(of_chunk, self._chunks(batches[-1])), strict=True)
         gradient = torch.stack(gradients).sum(dim=0)
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError("the meta-gradient is not finite")
-        return float(torch.stack(values).sum()), unflatten_like(gradient, self._meta)
-
-    def _outer_objective(self, meta: Parameters, batches: list[Batch]) -> Tensor:
-        """Outer objective of each task, (M,)."""
-        return self._score(self._policies(meta, batches), batches)
+        value = float(torch.stack(values).sum())
+        return value, unflatten_like(gradient, self._meta), Trajectory.concatenate(parts)
 
     def _score(self, policies: list[ActionDistribution], batches: list[Batch]) -> Tensor:
         """Outer objective of each task given its policies after 0 … K steps, (M,)."""
@@ -305,76 +310,92 @@ class MAML:
             return objectives.clipped_surrogate(batch, policy, self.config.clip)
         return objectives.likelihood_ratio(batch, policy)
 
-    def _policies(self, meta: Parameters, batches: list[Batch]) -> list[ActionDistribution]:
-        """Adapt from the meta-parameters and act on every batch: the policies after 0 … K steps."""
-        params = expand_to_tasks(self._policy_part(meta), len(batches[0].obs))
-        policies = []
-        for step, support in enumerate(batches[:-1]):
-            params, acting = self._inner_step(meta, params, support, step)
-            policies.append(acting)
-        return [*policies, self._act(params, batches[-1])]
-
     def _surrogate_and_kl(self, meta: Parameters, batches: list[Batch]) -> tuple[float, float]:
         """Outer objective and mean KL from the adapted policies that collected the query, over all tasks."""
 
-        def of_chunk(chunk: list[Batch]) -> Tensor:
+        def of_chunk(tasks: slice) -> Tensor:
+            chunk = [batch.tasks(tasks) for batch in batches]
             with torch.no_grad():
                 policies = self._policies(meta, chunk)
                 kl = mean_over_steps(chunk[-1], self._behaviour(chunk[-1]).kl(policies[-1]))
                 return torch.stack([self._score(policies, chunk).sum(), kl.sum()])
 
-        totals = torch.stack(self._pool.map(of_chunk, self._chunks(batches))).sum(dim=0)
+        totals = torch.stack(self._pool.map(of_chunk, self._chunks(batches[-1]))).sum(dim=0)
         surrogate, kl = (totals / len(batches[0].obs)).tolist()
         return surrogate, kl
 
-    def _fisher_product(self, batches: list[Batch]) -> LinearMap:
+    def _fisher_product(self, batches: list[Batch], trajectory: Trajectory) -> LinearMap:
         """v ↦ F v for the mean KL of the adapted policies: Gauss-Newton, Jᵀ F_π J with J through the adaptation.
 
         Equal to the Hessian of the mean KL at the parameters that collected the query, where the KL's own gradient
-        vanishes. The graph of the policies' outputs is built once and serves every product: Jᵀu is a backward
-        pass; it is linear in u, so its derivative with respect to u gives Jv in another.
+        vanishes. With `fvp_fraction` below 1 it is estimated on the first episodes of each task, support batches
+        included: θ_0 … θ_K stay those of all the episodes.
 
-        Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.2 (Gauss-Newton products);
-            Jv from two reverse passes: Pearlmutter & Siskind 2008.
+        The derivatives at θ_0 … θ_K are prepared once and serve every product, as far as `fvp_memory` goes; those of
+        the other chunks of tasks are prepared anew each time. The products are the same.
+
+        Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.2 (Gauss-Newton products).
         """
         num_tasks = len(batches[0].obs)
+        sampled = [batch.first_episodes(self.config.fvp_fraction) for batch in batches]
 
-        def linearize(chunk: list[Batch]) -> LinearMap:
-            meta = require_grad(self._meta)
-            query, leaves = chunk[-1], list(meta.values())
-            outputs = self._policies(meta, chunk)[-1].parameters()
-            dual = map_parameters(lambda output: torch.zeros_like(output, requires_grad=True), outputs)
-            transposed = torch.autograd.grad(
-                list(outputs.values()), leaves, list(dual.values()), create_graph=True, materialize_grads=True
-            )
+        def prepare(tasks: slice) -> tuple[AdaptationPath, Batch]:
+            chunk = [batch.tasks(tasks) for batch in sampled]
+            return self._path(self._meta, chunk, not self.config.first_order, trajectory.tasks(tasks)), chunk[-1]
 
-            def product(vector: Tensor) -> Tensor:
-                tangent = list(unflatten_like(vector, meta).values())
-                pushed = torch.autograd.grad(
-                    transposed, list(dual.values()), tangent, retain_graph=True, materialize_grads=True
-                )
-                information = self._behaviour(query).fisher_product(dict(zip(dual, pushed, strict=True)))
-                weighted = [leaf * query.weight.unsqueeze(-1) for leaf in information.values()]
-                pulled = torch.autograd.grad(
-                    list(outputs.values()), leaves, weighted, retain_graph=True, materialize_grads=True
-                )
-                return flatten(pulled)
+        def product(path: AdaptationPath, query: Batch, vector: Tensor) -> Tensor:
+            change = unflatten_like(vector, self._meta)
+            start = expand_to_tasks(self._policy_part(change), len(query.obs))
+            steps = range(len(batches) - 1)
+            pushed = path.push_forward(start, [self._learned_rates(change, step) for step in steps])
+            information = self._behaviour(query).fisher_product(pushed)
+            weight = query.weight.unsqueeze(-1)
+            pulled = {name: (leaf * weight).sum_to_size(pushed[name].shape) for name, leaf in information.items()}
+            return self._pull_back(path, [*(None for _ in steps), pulled])
 
-            return product
-
-        products = self._pool.map(linearize, self._chunks(batches))
+        chunks = self._chunks(sampled[-1])
+        kept = self._pool.map(prepare, chunks[: self._num_kept(sampled, chunks)])
 
         def total(vector: Tensor) -> Tensor:
-            parts = self._pool.map(lambda product: product(vector), products)
-            return torch.stack(parts).sum(dim=0) / num_tasks
+            def of_chunk(index: int) -> Tensor:
+                return product(*(kept[index] if index < len(kept) else prepare(chunks[index])), vector)
+
+            return torch.stack(self._pool.map(of_chunk, range(len(chunks)))).sum(dim=0) / num_tasks
 
         return total
 
+    def _num_kept(self, batches: list[Batch], chunks: list[slice]) -> int:
+        """How many chunks' prepared paths fit into `fvp_memory`."""
+        passes = 4 * (len(batches) - 1) + 2  # arrays of hidden units for a support batch and for the query
+        obs = batches[-1].tasks(chunks[0]).obs
+        size = obs[..., 0].numel() * sum(self.policy.sizes[1:-1]) * passes * obs.element_size()
+        return min(len(chunks), int(self.config.fvp_memory * 1e6) // max(size, 1))
+
     # ------------------------------------------------------------------ small parts
 
-    def _act(self, params: Parameters, batch: Batch) -> ActionDistribution:
-        distribution, _ = self.policy.apply(params, batch.obs)
-        return distribution
+    def _path(
+        self, meta: Parameters, batches: list[Batch], second_order: bool = False, known: Trajectory | None = None
+    ) -> AdaptationPath:
+        """Adaptation from the meta-parameters through the support batches, then the network on the query."""
+        start = expand_to_tasks(self._policy_part(meta), len(batches[0].obs))
+        rates = [self._rates(meta, step) for step in range(len(batches) - 1)]
+        return AdaptationPath(self.policy, start, rates, batches, self._objective, second_order, known)
+
+    def _policies(self, meta: Parameters, batches: list[Batch]) -> list[ActionDistribution]:
+        """Adapt from the meta-parameters and act on every batch: the policies after 0 … K steps."""
+        return [self.policy.distribution(outputs) for outputs in self._path(meta, batches).outputs]
+
+    def _pull_back(self, path: AdaptationPath, cotangents: list[Outputs | None]) -> Tensor:
+        """The path's gradient by the meta-parameters, flat, summed over its tasks."""
+        start, by_rates = path.pull_back(cotangents)
+        gradient = {name: leaf.sum(dim=0) for name, leaf in start.items()}
+        for name, rate in self._meta.items():
+            if name not in gradient:
+                gradient[name] = torch.zeros_like(rate)
+        for step, rates in enumerate(by_rates):
+            for name, total in self._learned_rates(gradient, step).items():
+                total += rates[name].sum(dim=0).sum_to_size(total.shape)
+        return flatten(gradient[name] for name in self._meta)
 
     def _behaviour(self, batch: Batch) -> ActionDistribution:
         return self.policy.distribution(batch.behaviour)
@@ -396,8 +417,8 @@ class MAML:
         credit = (returns - others) / (returns.std(unbiased=False) + 1e-8)
         return [replace(batch, credit=credit) for batch in batches]
 
-    def _chunks(self, batches: list[Batch]) -> Iterator[list[Batch]]:
-        return task_chunks(batches, self.config.task_chunk)
+    def _chunks(self, batch: Batch) -> list[slice]:
+        return task_slices(batch.obs, self.config.task_chunk)
 
     def _policy_part(self, meta: Parameters) -> Parameters:
         return {name: leaf for name, leaf in meta.items() if not name.startswith(_RATE)}

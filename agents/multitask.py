@@ -10,7 +10,7 @@ from torch import Tensor
 from agents import objectives
 from agents.adaptation import AdaptationConfig, FixedRateLearner
 from agents.objectives import Batch, mean_over_steps
-from agents.parallel import ChunkPool, task_chunks
+from agents.parallel import ChunkPool, task_slices
 from agents.parameters import Parameters, flatten, require_grad, unflatten_like
 from agents.policy import PolicyConfig
 from agents.validation import check_values
@@ -30,7 +30,7 @@ class MultitaskConfig:
         outer_epochs: gradient steps on each batch.
         clip: clip range ε of the likelihood ratio.
         entropy_bonus: weight of the policy's entropy.
-        task_chunk: tasks that one backward pass handles; 0 takes 2 on a CPU and all on a GPU.
+        task_chunk: tasks that are handled at once; 0 takes as many as hold 4,000 steps on a CPU and all on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -123,9 +123,8 @@ class Multitask(FixedRateLearner):
         """The objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks."""
         num_tasks = len(batch.obs)
 
-        def of_chunk(chunk: list[Batch]) -> tuple[Tensor, Tensor]:
-            params = require_grad(self._trained.values)
-            (part,) = chunk
+        def of_chunk(tasks: slice) -> tuple[Tensor, Tensor]:
+            params, part = require_grad(self._trained.values), batch.tasks(tasks)
             acting, _ = self.policy.apply(params, part.obs)
             objective = objectives.clipped_surrogate(part, acting, self.config.clip)
             objective = objective + self.config.entropy_bonus * mean_over_steps(part, acting.entropy())
@@ -133,6 +132,6 @@ class Multitask(FixedRateLearner):
             leaves = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
             return total.detach(), flatten(leaves)
 
-        chunks = task_chunks([batch], self.config.task_chunk)
+        chunks = task_slices(batch.obs, self.config.task_chunk)
         values, gradients = zip(*self._pool.map(of_chunk, chunks), strict=True)
         return float(torch.stack(values).sum()), unflatten_like(torch.stack(gradients).sum(dim=0), self._trained.values)

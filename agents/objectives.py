@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agents.advantages import advantages_of
+from agents.parameters import map_parameters
 from agents.policy import ActionDistribution, MLPPolicy
 from envs.rollout import Episodes
 
@@ -51,11 +52,19 @@ class Batch:
 
     def tasks(self, index: slice) -> Self:
         """The batch of a slice of tasks, as views."""
+        return self._each_tensor(lambda tensor: tensor[index])
 
-        def sliced(value: Any) -> Any:
-            return {name: leaf[index] for name, leaf in value.items()} if isinstance(value, dict) else value[index]
+    def first_episodes(self, fraction: float) -> Self:
+        """The first share of each task's episodes, one at least, weighted so that Σ weight = 1 per task again."""
+        count = max(1, round(fraction * self.weight.shape[1]))
+        part = self._each_tensor(lambda tensor: tensor[:, :count] if tensor.ndim > 1 else tensor)
+        return replace(part, weight=part.weight / part.weight.sum(dim=(1, 2), keepdim=True))
 
-        return replace(self, **{f.name: sliced(getattr(self, f.name)) for f in fields(self)})
+    def _each_tensor(self, function: Callable[[Tensor], Tensor]) -> Self:
+        def mapped(value: Any) -> Any:
+            return map_parameters(function, value) if isinstance(value, dict) else function(value)
+
+        return replace(self, **{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 
 
 def mean_over_steps(batch: Batch, values: Tensor) -> Tensor:

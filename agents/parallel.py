@@ -1,16 +1,17 @@
 """Chunks of tasks side by side on the CPU's cores."""
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agents.objectives import Batch
+from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CPU_TASK_CHUNK = 2
-"""Measured best on CPUs, with one thread and with two; see the README's performance section."""
+CPU_CHUNK_STEPS = 4000
+"""Environment steps in a chunk; measured best on CPUs, see the README's performance section."""
 
 
 class ChunkPool:
@@ -34,14 +35,14 @@ class ChunkPool:
         return list(self._executor.map(function, chunks))
 
 
-def task_chunks(batches: list[Batch], size: int) -> Iterator[list[Batch]]:
-    """The same slices of tasks of several batches, as views.
+def task_slices(obs: Tensor, size: int) -> list[slice]:
+    """The tasks of a batch in chunks.
 
     Args:
-        batches: each of M tasks.
-        size: tasks in a chunk; 0 takes CPU_TASK_CHUNK on a CPU and all on a GPU.
+        obs: the batch's observations, (M, E, H, O).
+        size: tasks in a chunk; 0 takes all on a GPU, and on a CPU as many as hold CPU_CHUNK_STEPS steps.
     """
-    obs = batches[0].obs
-    size = size or (CPU_TASK_CHUNK if obs.device.type == "cpu" else len(obs))
-    for start in range(0, len(obs), size):
-        yield [batch.tasks(slice(start, start + size)) for batch in batches]
+    if size == 0:
+        steps_per_task = math.prod(obs.shape[1:-1])
+        size = len(obs) if obs.is_cuda else max(1, CPU_CHUNK_STEPS // steps_per_task)
+    return [slice(start, start + size) for start in range(0, len(obs), size)]

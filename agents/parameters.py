@@ -1,6 +1,6 @@
 """Arithmetic on policy parameters: P = dict[str, Tensor]."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,16 @@ def map_parameters(function: Callable[..., Tensor], *parameters: Mapping[str, Te
 def expand_to_tasks(parameters: Parameters, num_tasks: int) -> Parameters:
     """Shared P -> task-batched P with leaves (M, …), as views of the shared leaves."""
     return map_parameters(lambda leaf: leaf.expand(num_tasks, *leaf.shape), parameters)
+
+
+def tasks_of(parameters: Parameters, tasks: slice) -> Parameters:
+    """Some tasks of a task-batched P, as views."""
+    return map_parameters(lambda leaf: leaf[tasks], parameters)
+
+
+def concatenate(parts: Sequence[Parameters]) -> Parameters:
+    """The tasks of several task-batched P after each other."""
+    return map_parameters(lambda *leaves: torch.cat(leaves), *parts)
 
 
 def flatten(leaves: Iterable[Tensor]) -> Tensor:

@@ -8,8 +8,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from agents.adaptation import AdaptationConfig, FixedRateLearner
-from agents.objectives import Batch
-from agents.parallel import ChunkPool, task_chunks
+from agents.parallel import ChunkPool, task_slices
 from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
 from agents.policy import PolicyConfig
 from agents.validation import check_values
@@ -28,7 +27,7 @@ class ReptileConfig:
         outer_lr: ε, or Adam's rate.
         annealing: "linear": ε falls linearly to 0 at the end of training; "none".
         collect_query: also collect episodes after the last step in training; only to see their return, at their cost.
-        task_chunk: tasks that one backward pass handles; 0 takes 2 on a CPU and all on a GPU.
+        task_chunk: tasks that are handled at once; 0 takes as many as hold 4,000 steps on a CPU and all on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -100,13 +99,13 @@ class Reptile(FixedRateLearner):
         """Mean over tasks of φ_K − θ, by leaf."""
         num_tasks = len(support[0].obs)
 
-        def of_chunk(chunk: list[Batch]) -> Tensor:
-            start = expand_to_tasks(self._trained.values, len(chunk[0].obs))
+        def of_chunk(tasks: slice) -> Tensor:
+            start = expand_to_tasks(self._trained.values, len(batches[0].tasks(tasks).obs))
             params = start
-            for step, batch in enumerate(chunk):
-                params = self._adaptation.step(params, batch, step)
+            for step, batch in enumerate(batches):
+                params = self._adaptation.step(params, batch.tasks(tasks), step)
             return flatten((params[name] - leaf).sum(dim=0) for name, leaf in start.items())
 
         batches = [self._adaptation.batch(episodes) for episodes in support]
-        parts = self._pool.map(of_chunk, task_chunks(batches, self.config.task_chunk))
+        parts = self._pool.map(of_chunk, task_slices(batches[0].obs, self.config.task_chunk))
         return unflatten_like(torch.stack(parts).sum(dim=0) / num_tasks, self._trained.values)

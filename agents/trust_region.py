@@ -62,7 +62,9 @@ class TrustRegionStep:
     trials: int
 
 
-def conjugate_gradient(product: LinearMap, target: Tensor, iterations: int, tolerance: float = 1e-10) -> Tensor:
+def conjugate_gradient(
+    product: LinearMap, target: Tensor, iterations: int, tolerance: float = 1e-10
+) -> tuple[Tensor, Tensor]:
     """Solve A x = b for symmetric positive definite A, given x ↦ A x.
 
     Args:
@@ -70,6 +72,9 @@ def conjugate_gradient(product: LinearMap, target: Tensor, iterations: int, tole
         target: b, (n,).
         iterations: at most this many.
         tolerance: stop when ‖b − A x‖² falls below it, relative to ‖b‖².
+
+    Returns:
+        x, and the residual b − A x, which comes with it.
 
     Source: Hestenes & Stiefel 1952.
     """
@@ -87,7 +92,7 @@ def conjugate_gradient(product: LinearMap, target: Tensor, iterations: int, tole
         new_squared = residual.dot(residual)
         direction = residual + (new_squared / squared) * direction
         squared = new_squared
-    return x
+    return x, residual
 
 
 def trpo_step(
@@ -113,8 +118,8 @@ def trpo_step(
     def damped(vector: Tensor) -> Tensor:
         return fisher_product(vector) + config.cg_damping * vector
 
-    direction = conjugate_gradient(damped, gradient, config.cg_iterations)
-    curvature = direction.dot(damped(direction))
+    direction, residual = conjugate_gradient(damped, gradient, config.cg_iterations)
+    curvature = direction.dot(gradient - residual)  # xᵀFx without one more product
     if not bool(curvature > 0):
         return rejected
     full_step = torch.sqrt(2 * config.max_kl / curvature) * direction

@@ -34,6 +34,7 @@ from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
 from metarl.distillation_report import DistillationReport, distillation_report
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
+from metarl.memory import keep_freed_memory
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table
 from metarl.run_directory import RunDirectory, build, load_learner, resolve_device
@@ -409,6 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m` does
     torch.set_num_threads(1)  # learners spread chunks of tasks over the cores instead; see agents.parallel
+    keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an arrow that a terminal cannot show is no reason to stop
     try:

@@ -46,7 +46,7 @@ def sample(student: Distillation) -> tuple[list[Episodes], Episodes]:
 
 def gradient_of(student: Distillation, support: list[Episodes], query: Episodes) -> Parameters:
     teachers = torch.arange(len(query.obs))
-    _, gradient = student._value_and_gradient(student.distillation_batches(support, query, teachers))
+    _, gradient, _ = student._value_and_gradient(student.distillation_batches(support, query, teachers))
     return gradient
 
 

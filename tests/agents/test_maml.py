@@ -250,7 +250,8 @@ def test_fisher_product_is_the_hessian_of_the_mean_kl(case: str, head: str) -> N
     learner, support, query = prepared(head, config_of(case, task_chunk=2), moved=False)
     slow = SlowMAML(learner.config, support, query)
     meta = meta_parameters(learner)
-    product = learner._fisher_product([learner._batch(episodes) for episodes in (*support, query)])
+    batches = [learner._batch(episodes) for episodes in (*support, query)]
+    product = learner._fisher_product(batches, learner._value_and_gradient(batches)[2])
     size = len(flatten(meta.values()))
     for vector in torch.randn(3, size, generator=seeded(4)):
         expected = hessian_product(slow.query_kl, meta, vector)

@@ -43,14 +43,22 @@ def linear_surrogate(start: Tensor, gradient: Tensor, fisher: Tensor, kl_scale: 
 @pytest.mark.parametrize("size", [1, 2, 6, 20])
 def test_conjugate_gradient_solves_a_positive_definite_system(size: int) -> None:
     matrix, target = positive_definite(1, size), torch.randn(size, generator=seeded(2))
-    solution = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, tolerance=1e-24)
+    solution, residual = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, tolerance=1e-24)
+    torch.testing.assert_close(residual, torch.zeros(size), rtol=0, atol=1e-9)
     torch.testing.assert_close(solution, torch.linalg.solve(matrix, target), rtol=1e-7, atol=1e-9)
+
+
+def test_conjugate_gradient_returns_the_residual_of_an_early_stop() -> None:
+    matrix, target = positive_definite(), vector(3)
+    solution, residual = conjugate_gradient(lambda v: matrix @ v, target, iterations=2)
+    assert float(residual.norm()) > 1e-3
+    torch.testing.assert_close(residual, target - matrix @ solution)
 
 
 def test_conjugate_gradient_needs_one_iteration_for_each_distinct_eigenvalue() -> None:
     diagonal = torch.tensor([1.0, 1.0, 4.0, 4.0, 9.0, 9.0])
     exact = vector(3) / diagonal
-    early, done = (conjugate_gradient(lambda v: diagonal * v, vector(3), iterations=n) for n in (2, 3))
+    early, done = (conjugate_gradient(lambda v: diagonal * v, vector(3), iterations=n)[0] for n in (2, 3))
     torch.testing.assert_close(done, exact)
     assert float((early - exact).norm()) > 1e-3
 
@@ -63,12 +71,13 @@ def test_conjugate_gradient_stops_at_the_tolerance() -> None:
         calls += 1
         return 2 * v
 
-    torch.testing.assert_close(conjugate_gradient(product, vector(3), iterations=50), vector(3) / 2)
+    torch.testing.assert_close(conjugate_gradient(product, vector(3), iterations=50)[0], vector(3) / 2)
     assert calls == 1
 
 
 def test_conjugate_gradient_of_zero_is_zero() -> None:
-    assert torch.equal(conjugate_gradient(lambda v: 2 * v, torch.zeros(SIZE), iterations=10), torch.zeros(SIZE))
+    solution, _ = conjugate_gradient(lambda v: 2 * v, torch.zeros(SIZE), iterations=10)
+    assert torch.equal(solution, torch.zeros(SIZE))
 
 
 def test_conjugate_gradient_keeps_its_target() -> None:
