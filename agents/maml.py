@@ -23,6 +23,7 @@ from agents.parameters import (
     unflatten_like,
 )
 from agents.policy import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
+from agents.processes import mean_over_tasks, num_processes, sum_over_processes
 from agents.trained_parameters import TrainedParameters
 from agents.trust_region import LinearMap, TrustRegionConfig, trpo_step
 from agents.validation import check_values
@@ -210,8 +211,8 @@ class MAML:
         """Improve the meta-parameters on support batches and query; returns metrics."""
         metrics = self._ppo_update(batches) if self.config.outer == "ppo" else self._trpo_update(batches)
         with torch.no_grad():
-            entropy = mean_over_steps(batches[-1], self._behaviour(batches[-1]).entropy())
-        return metrics | {"entropy": float(entropy.mean())}
+            entropy = mean_over_tasks(mean_over_steps(batches[-1], self._behaviour(batches[-1]).entropy()))
+        return metrics | {"entropy": float(entropy)}
 
     def meta_gradient(self, support: list[Episodes], query: Episodes) -> Parameters:
         """Gradient of the outer objective (to be maximised) at the current meta-parameters, by leaf."""
@@ -267,9 +268,9 @@ class MAML:
         Raises:
             FloatingPointError: the gradient is not finite.
         """
-        num_tasks = len(batches[0].obs)
+        num_tasks = len(batches[0].obs) * num_processes()
 
-        def of_chunk(tasks: slice) -> tuple[Tensor, Tensor, Trajectory]:
+        def of_chunk(tasks: slice) -> tuple[Tensor, Trajectory]:
             chunk = [batch.tasks(tasks) for batch in batches]
             path = self._path(self._meta, chunk, second_order=not self.config.first_order)
             outputs = [as_leaves(output) for output in path.outputs]
@@ -278,14 +279,14 @@ class MAML:
             slopes = iter(torch.autograd.grad(total, leaves, allow_unused=True))
             cotangents = [{name: next(slopes) for name in output} for output in outputs]
             gradient = self._pull_back(path, [None if None in u.values() else u for u in cotangents])
-            return total.detach(), gradient, path.trajectory
+            return torch.cat([total.detach().reshape(1), gradient]), path.trajectory
 
-        values, gradients, parts = zip(*self._pool.map(of_chunk, self._chunks(batches[-1])), strict=True)
-        gradient = torch.stack(gradients).sum(dim=0)
+        sums, parts = zip(*self._pool.map(of_chunk, self._chunks(batches[-1])), strict=True)
+        summed = sum_over_processes(torch.stack(sums).sum(dim=0))
+        gradient = summed[1:]
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError("the meta-gradient is not finite")
-        value = float(torch.stack(values).sum())
-        return value, unflatten_like(gradient, self._meta), Trajectory.concatenate(parts)
+        return float(summed[0]), unflatten_like(gradient, self._meta), Trajectory.concatenate(parts)
 
     def _score(self, policies: list[ActionDistribution], batches: list[Batch]) -> Tensor:
         """Outer objective of each task given its policies after 0 … K steps, (M,)."""
@@ -320,8 +321,8 @@ class MAML:
                 kl = mean_over_steps(chunk[-1], self._behaviour(chunk[-1]).kl(policies[-1]))
                 return torch.stack([self._score(policies, chunk).sum(), kl.sum()])
 
-        totals = torch.stack(self._pool.map(of_chunk, self._chunks(batches[-1]))).sum(dim=0)
-        surrogate, kl = (totals / len(batches[0].obs)).tolist()
+        totals = sum_over_processes(torch.stack(self._pool.map(of_chunk, self._chunks(batches[-1]))).sum(dim=0))
+        surrogate, kl = (totals / (len(batches[0].obs) * num_processes())).tolist()
         return surrogate, kl
 
     def _fisher_product(self, batches: list[Batch], trajectory: Trajectory) -> LinearMap:
@@ -336,7 +337,7 @@ class MAML:
 
         Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.2 (Gauss-Newton products).
         """
-        num_tasks = len(batches[0].obs)
+        num_tasks = len(batches[0].obs) * num_processes()
         sampled = [batch.first_episodes(self.config.fvp_fraction) for batch in batches]
 
         def prepare(tasks: slice) -> tuple[AdaptationPath, Batch]:
@@ -360,7 +361,8 @@ class MAML:
             def of_chunk(index: int) -> Tensor:
                 return product(*(kept[index] if index < len(kept) else prepare(chunks[index])), vector)
 
-            return torch.stack(self._pool.map(of_chunk, range(len(chunks)))).sum(dim=0) / num_tasks
+            parts = torch.stack(self._pool.map(of_chunk, range(len(chunks))))
+            return sum_over_processes(parts.sum(dim=0)) / num_tasks
 
         return total
 
@@ -413,8 +415,9 @@ class MAML:
         if self.config.exploration_credit == 0:
             return batches
         returns = query.returns.mean(dim=1)
-        others = (returns.sum() - returns) / max(len(returns) - 1, 1)
-        credit = (returns - others) / (returns.std(unbiased=False) + 1e-8)
+        num_tasks, mean = len(returns) * num_processes(), mean_over_tasks(returns)
+        others = (num_tasks * mean - returns) / max(num_tasks - 1, 1)
+        credit = (returns - others) / (mean_over_tasks((returns - mean).square()).sqrt() + 1e-8)
         return [replace(batch, credit=credit) for batch in batches]
 
     def _chunks(self, batch: Batch) -> list[slice]:

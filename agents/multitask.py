@@ -13,6 +13,7 @@ from agents.objectives import Batch, mean_over_steps
 from agents.parallel import ChunkPool, task_slices
 from agents.parameters import Parameters, flatten, require_grad, unflatten_like
 from agents.policy import PolicyConfig
+from agents.processes import mean_over_tasks, num_processes, sum_over_processes
 from agents.validation import check_values
 from envs.rollout import Episodes
 from envs.task_space import Task
@@ -109,29 +110,29 @@ class Multitask(FixedRateLearner):
             self._trained.ascend(gradient, lr)
         with torch.no_grad():
             acting, _ = self.policy.apply(self._trained.values, batch.obs)
-            kl = mean_over_steps(batch, self.policy.distribution(batch.behaviour).kl(acting)).mean()
-            entropy = mean_over_steps(batch, acting.entropy()).mean()
+            kl = mean_over_steps(batch, self.policy.distribution(batch.behaviour).kl(acting))
+            entropy = mean_over_steps(batch, acting.entropy())
         return {
             "surrogate": first[0],
             "gradient_norm": first[1],
-            "kl": float(kl),
-            "entropy": float(entropy),
+            "kl": float(mean_over_tasks(kl)),
+            "entropy": float(mean_over_tasks(entropy)),
             "outer_lr": lr,
         }
 
     def value_and_gradient(self, batch: Batch) -> tuple[float, Parameters]:
         """The objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks."""
-        num_tasks = len(batch.obs)
+        num_tasks = len(batch.obs) * num_processes()
 
-        def of_chunk(tasks: slice) -> tuple[Tensor, Tensor]:
+        def of_chunk(tasks: slice) -> Tensor:
             params, part = require_grad(self._trained.values), batch.tasks(tasks)
             acting, _ = self.policy.apply(params, part.obs)
             objective = objectives.clipped_surrogate(part, acting, self.config.clip)
             objective = objective + self.config.entropy_bonus * mean_over_steps(part, acting.entropy())
             total = objective.sum() / num_tasks
             leaves = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
-            return total.detach(), flatten(leaves)
+            return torch.cat([total.detach().reshape(1), flatten(leaves)])
 
         chunks = task_slices(batch.obs, self.config.task_chunk)
-        values, gradients = zip(*self._pool.map(of_chunk, chunks), strict=True)
-        return float(torch.stack(values).sum()), unflatten_like(torch.stack(gradients).sum(dim=0), self._trained.values)
+        sums = sum_over_processes(torch.stack(self._pool.map(of_chunk, chunks)).sum(dim=0))
+        return float(sums[0]), unflatten_like(sums[1:], self._trained.values)

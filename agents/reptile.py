@@ -11,6 +11,7 @@ from agents.adaptation import AdaptationConfig, FixedRateLearner
 from agents.parallel import ChunkPool, task_slices
 from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
 from agents.policy import PolicyConfig
+from agents.processes import num_processes, sum_over_processes
 from agents.validation import check_values
 from envs.rollout import Episodes
 from envs.task_space import Task
@@ -97,7 +98,7 @@ class Reptile(FixedRateLearner):
 
     def displacement(self, support: list[Episodes]) -> Parameters:
         """Mean over tasks of φ_K − θ, by leaf."""
-        num_tasks = len(support[0].obs)
+        num_tasks = len(support[0].obs) * num_processes()
 
         def of_chunk(tasks: slice) -> Tensor:
             start = expand_to_tasks(self._trained.values, len(batches[0].tasks(tasks).obs))
@@ -108,4 +109,5 @@ class Reptile(FixedRateLearner):
 
         batches = [self._adaptation.batch(episodes) for episodes in support]
         parts = self._pool.map(of_chunk, task_slices(batches[0].obs, self.config.task_chunk))
-        return unflatten_like(torch.stack(parts).sum(dim=0) / num_tasks, self._trained.values)
+        mean = sum_over_processes(torch.stack(parts).sum(dim=0)) / num_tasks
+        return unflatten_like(mean, self._trained.values)

@@ -22,11 +22,12 @@ from rich.table import Table
 
 from agents.distillation import Distillation
 from agents.meta_learner import MetaLearner
+from agents.processes import num_processes
 from agents.registry import AGENTS
 from envs.registry import FAMILIES, make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
-from metarl import comparison_report, plots
+from metarl import comparison_report, distributed, plots
 from metarl.bench import bench
 from metarl.checkpoint import BEST, write_atomically
 from metarl.compare import CompareConfig, Comparer
@@ -61,32 +62,46 @@ class Train(TrainConfig):
     resume: str = ""
 
     def execute(self, console: Console) -> int:
-        """Train, evaluate on held-out tasks, and say what to do next."""
-        config = TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
-        if self.resume:
-            run = RunDirectory.open(self.resume, config.run_dir)
-        else:
-            config = resolve(config)
-            check_teacher(config)
-            build(config, torch.Generator(config.device))  # what cannot be built is said before anything is written
-            run = RunDirectory.create(config)
-        with run.locked():
-            return self._train(run, config, console)
+        """Train, evaluate on held-out tasks, and say what to do next; as one process of a job under torchrun."""
+        with distributed.joined(resolve_device(distributed.local_device(self.device))):
+            first = distributed.rank() == 0
+            config = TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
+            here = resolve(config)
+            distributed.check_job(config)
+            if not self.resume:
+                check_teacher(here)
+                build(here, torch.Generator(here.device))  # what cannot be built is said before anything is written
+            run, resumed = distributed.from_first(lambda: self._open(here))
+            if num_processes() > 1:
+                run.config = dataclasses.replace(run.config, device=here.device, num_threads=here.num_threads)
+            with run.locked() if first else contextlib.nullcontext():
+                return self._train(run, resumed, console if first else Console(quiet=True))
 
-    def _train(self, run: RunDirectory, config: TrainConfig, console: Console) -> int:
+    def _open(self, config: TrainConfig) -> tuple[RunDirectory, bool]:
+        """The run directory and whether it is to be resumed: by --resume, or in a job that torchrun started again."""
         if self.resume:
-            run.set_iterations(config.iterations)
+            return RunDirectory.open(self.resume, config.run_dir), True
+        begun = RunDirectory.newest(config) if distributed.is_restart() else None
+        return (begun, True) if begun is not None else (RunDirectory.create(config), False)
+
+    def _train(self, run: RunDirectory, resumed: bool, console: Console) -> int:
+        if resumed:
+            run.set_iterations(self.iterations)
         trainer = Trainer(run, console)
-        if self.resume:
+        if resumed:
             trainer.resume()
-            run.write_config()
-        start = f"resuming at iteration {trainer.progress.iteration}" if self.resume else "meta-training"
+            if distributed.rank() == 0:
+                run.write_config()
+        config = run.config
+        start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
         _say(console, f"{start}: {config.agent} on {config.env}, {config.iterations} iterations, in {run.path}")
         _say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
         if not trainer.train():
             _say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
             _say(console, f"go on with: metarl train --resume {run.path}")
             return EXIT_INTERRUPTED
+        if distributed.rank() > 0:
+            return 0
         progress = trainer.progress
         _say(
             console,
@@ -417,7 +432,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments == ["--version"]:
             print(f"metarl {importlib.metadata.version('metarl')}")
             return 0
-        return _parse(arguments or ["--help"]).execute(Console())
+        command = _parse(arguments or ["--help"])
+        if distributed.is_job() and not isinstance(command, Train):
+            raise UserError("only 'metarl train' runs on several processes; start the others without torchrun")
+        return command.execute(Console())
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except (TrainingError, FloatingPointError) as error:
@@ -528,5 +546,6 @@ def _say(console: Console, line: str) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"metarl: {' '.join(message.split())}", file=sys.stderr)
+    where = f" (process {os.environ['RANK']} of the job)" if distributed.is_job() else ""
+    print(f"metarl{where}: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -65,11 +65,11 @@ class RunDirectory:
             UserError: the name exists, or the directory cannot be written.
         """
         parent = Path(config.run_dir)
-        stem = config.name or f"{config.agent}-{as_file_name(config.env)}-seed{config.seed}"
-        name, number = stem, 1
+        stem, number = run_stem(config), 1
         try:
             parent.mkdir(parents=True, exist_ok=True)
             while True:
+                name = numbered(stem, number)
                 try:
                     (parent / name).mkdir()
                     break
@@ -80,7 +80,6 @@ class RunDirectory:
                             f"metarl train --resume {parent / name}"
                         ) from None
                     number += 1
-                    name = f"{stem}-{number}"
             run = cls(parent / name, dataclasses.replace(config, name=name))
             try:
                 run.write_config()
@@ -112,6 +111,17 @@ class RunDirectory:
             raise UserError(f"{path} is not a run: {error}") from None
         except ValueError as error:
             raise UserError(f"{path / CONFIG_FILE}: {error}") from None
+
+    @classmethod
+    def newest(cls, config: TrainConfig) -> "RunDirectory | None":
+        """The run that `create` made last from this configuration, None where there is none."""
+        parent, stem = Path(config.run_dir), run_stem(config)
+        found, number = None, 1
+        while (parent / (name := numbered(stem, number)) / CONFIG_FILE).is_file():
+            found, number = name, number + 1
+            if config.name:
+                break
+        return cls.open(str(parent / found)) if found else None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -221,6 +231,16 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The learner's part of a checkpoint's tensors."""
     prefix = "learner."
     return {name.removeprefix(prefix): v for name, v in checkpoint.tensors.items() if name.startswith(prefix)}
+
+
+def run_stem(config: TrainConfig) -> str:
+    """A run's name before it is given a number."""
+    return config.name or f"{config.agent}-{as_file_name(config.env)}-seed{config.seed}"
+
+
+def numbered(stem: str, number: int) -> str:
+    """The first run of a name has no number."""
+    return stem if number == 1 else f"{stem}-{number}"
 
 
 def as_file_name(env: str) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import threading
 import time
@@ -18,10 +17,11 @@ from torch.utils.tensorboard.summary import hparams
 
 from agents.distillation import Distillation
 from agents.meta_learner import MetaLearner
+from agents.processes import ProcessLostError, num_processes, sum_over_processes
 from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
-from metarl import plots, teachers
+from metarl import distributed, plots, teachers
 from metarl.checkpoint import Checkpoint, Progress
 from metarl.config import TrainConfig, flat_items
 from metarl.errors import TrainingError
@@ -40,7 +40,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         UserError: the device is not there.
     """
     return dataclasses.replace(
-        config, device=str(resolve_device(config.device)), num_threads=config.num_threads or os.cpu_count() or 1
+        config,
+        device=str(resolve_device(distributed.local_device(config.device))),
+        num_threads=config.num_threads or distributed.local_cores(),
     )
 
 
@@ -48,7 +50,8 @@ class Trainer:
     """Trains the learner of one run directory, from its newest checkpoint on.
 
     The whole state lies in the learner, one random generator and `Progress`; a checkpoint holds exactly these, so
-    a run that was killed and resumed ends as one that was not.
+    a run that was killed and resumed ends as one that was not. Of the processes of a job, each has its share of the
+    tasks and the first one writes; a checkpoint is the same whatever their number.
 
     Attributes:
         stop_requested: whether Ctrl-C or SIGTERM came while it trained.
@@ -82,16 +85,27 @@ class Trainer:
         Raises:
             CheckpointError: there are checkpoints, but none can be read.
         """
-        if not self.run.checkpoints.iterations():
-            self.run.rewind_metrics(-1)
+        newest = distributed.from_first(self._newest_checkpoint)
+        if newest is None:
             return
-        checkpoint, problems = self.run.checkpoints.load_newest_good()
+        checkpoint, problems = newest
         for problem in problems:
             self._say(f"warning: {problem}; going on from the one before")
+        self._restore(checkpoint)
+
+    def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
+        """What there is to resume, with the metrics rewound to it."""
+        if not self.run.checkpoints.iterations():
+            self.run.rewind_metrics(-1)
+            return None
+        checkpoint, problems = self.run.checkpoints.load_newest_good()
+        self.run.rewind_metrics(checkpoint.progress.iteration)
+        return checkpoint, problems
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self.learner.load_state_dict(learner_state(checkpoint))
         self.generator.set_state(checkpoint.tensors["generator"])
         self.progress = checkpoint.progress
-        self.run.rewind_metrics(self.progress.iteration)
 
     def train(self) -> bool:
         """Run the remaining meta-iterations.
@@ -107,18 +121,28 @@ class Trainer:
             self._writer() as writer,
             make_reporter(self.console, self.progress.iteration, self.progress.env_steps) as reporter,
         ):
-            if not self._begun:
+            if writer is not None and not self._begun:
                 self._log(writer, self._validate(writer, reporter))
                 self._save()
-            while self._share_done() < 1 and not stop.requested:
+            while self._share_done() < 1 and not self._stops(stop):
                 self._iterate(writer, reporter)
-        self.stop_requested = stop.requested
+        self.stop_requested |= stop.requested
         self._save()
         return self._share_done() >= 1
 
-    def _iterate(self, writer: SummaryWriter, reporter: Reporter) -> None:
+    def _stops(self, stop: "_StopFlag") -> bool:
+        """Whether any process of the job was asked to stop."""
+        requested = torch.tensor(float(stop.requested), device=self.generator.device)
+        try:
+            self.stop_requested = bool(sum_over_processes(requested))
+        except ProcessLostError as error:
+            self._save()
+            raise TrainingError(f"after iteration {self.progress.iteration}: {error}; the run is saved") from error
+        return self.stop_requested
+
+    def _iterate(self, writer: SummaryWriter | None, reporter: Reporter) -> None:
         """One meta-iteration with its logging, and the evaluation and checkpoint that may be due."""
-        config, start, random_state = self.config, time.perf_counter(), self.generator.get_state()
+        config, start, before = self.config, time.perf_counter(), self._checkpoint()
         iteration = self.progress.iteration + 1
         try:
             sampled = sample_iteration(
@@ -126,19 +150,18 @@ class Trainer:
             )
             adapted = time.perf_counter()
             metrics = self.learner.meta_update(sampled.support, sampled.query, self._share_done(), sampled.tasks)
-        except FloatingPointError as error:
-            self.generator.set_state(random_state)
+            sampled_steps, returns = self._over_all_tasks(sampled)
+        except (FloatingPointError, ProcessLostError) as error:
+            self._restore(before)
             self._save()
             raise TrainingError(f"iteration {iteration}: {error}; the run is saved as it was before it") from error
         updated = time.perf_counter()
-        sampled_steps = sum(batch.env_steps for batch in sampled.batches)
         self.progress = dataclasses.replace(
             self.progress,
             iteration=iteration,
             env_steps=self.progress.env_steps + sampled_steps,
             seconds=self.progress.seconds + updated - start,
         )
-        returns = [batch.returns.mean().item() for batch in sampled.batches]
         row = {f"train/return_k{k}": value for k, value in enumerate(returns)}
         row |= {f"train/{name}": value for name, value in metrics.items()}
         row |= {
@@ -148,11 +171,17 @@ class Trainer:
             "time/env_steps_per_second": sampled_steps / sampled.collect_seconds,
         }
         reporter.iteration(iteration, self._iterations_expected(sampled_steps), self.progress.env_steps, returns)
-        if iteration % config.eval_interval == 0 or self._share_done() >= 1:
+        if writer is not None and (iteration % config.eval_interval == 0 or self._share_done() >= 1):
             row |= self._validate(writer, reporter)
         self._log(writer, row)
         if iteration % config.checkpoint_interval == 0:
             self._save()
+
+    def _over_all_tasks(self, sampled: "MetaBatch") -> tuple[int, list[float]]:
+        """Environment steps of the iteration and mean returns of its batches, over the tasks of all processes."""
+        own = [sum(batch.env_steps for batch in sampled.batches), *(b.returns.mean().item() for b in sampled.batches)]
+        total = sum_over_processes(torch.tensor(own, dtype=torch.float64, device=self.generator.device)).tolist()
+        return int(total[0]), [value / num_processes() for value in total[1:]]
 
     def _validate(self, writer: SummaryWriter, reporter: Reporter) -> dict[str, float]:
         """Evaluate on the validation split, draw the figures, and keep the best checkpoint."""
@@ -186,7 +215,9 @@ class Trainer:
         row = {f"eval/return_k{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
         return row | {"eval/gain": float(evaluation.gains.mean()), "time/evaluate": time.perf_counter() - start}
 
-    def _log(self, writer: SummaryWriter, row: dict[str, float]) -> None:
+    def _log(self, writer: SummaryWriter | None, row: dict[str, float]) -> None:
+        if writer is None:
+            return
         for tag, value in row.items():
             writer.add_scalar(tag, value, self.progress.env_steps)
         writer.flush()  # so that a kill loses nothing of what the next checkpoint holds
@@ -214,16 +245,28 @@ class Trainer:
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
+    @property
+    def _writes(self) -> bool:
+        """Whether this process is the one that evaluates and writes the run."""
+        return distributed.rank() == 0
+
     def _save(self) -> None:
-        self.run.checkpoints.save(self._checkpoint())
+        if self._writes:
+            self.run.checkpoints.save(self._checkpoint())
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         return Checkpoint(tensors | {"generator": self.generator.get_state()}, self.progress)
 
     @contextlib.contextmanager
-    def _writer(self) -> Iterator[SummaryWriter]:
-        """TensorBoard, with the hyper-parameters written first and events after the checkpoint purged on resume."""
+    def _writer(self) -> Iterator[SummaryWriter | None]:
+        """TensorBoard, with the hyper-parameters written first and events after the checkpoint purged on resume.
+
+        None in the processes of a job that do not write.
+        """
+        if not self._writes:
+            yield None
+            return
         # A run killed before its first checkpoint may have left events of iteration 0: these are purged as well.
         writer = SummaryWriter(str(self.run.path), purge_step=self.progress.env_steps + 1 if self._begun else 0)
         try:
@@ -260,7 +303,7 @@ class MetaBatch(NamedTuple):
 def sample_iteration(
     distribution: TaskDistribution, learner: MetaLearner, num_tasks: int, episodes: int, generator: torch.Generator
 ) -> MetaBatch:
-    """The sampling of one meta-iteration.
+    """The sampling of one meta-iteration; of a job's processes, each samples its share of the tasks.
 
     Args:
         distribution: gives the training tasks.
@@ -270,8 +313,9 @@ def sample_iteration(
         generator: drives tasks and rollouts.
     """
     tasks = distribution.sample(num_tasks, "train", generator)
+    tasks, rollouts = distributed.share_of(tasks, generator, distributed.rank(), num_processes())
     num_batches = learner.support_batches + learner.collects_query
-    sampled = adapt_to_tasks(learner, distribution, tasks, num_batches - 1, episodes, generator)
+    sampled = adapt_to_tasks(learner, distribution, tasks, num_batches - 1, episodes, rollouts)
     query = sampled.batches[-1] if learner.collects_query else None
     return MetaBatch(sampled.batches[: learner.support_batches], query, tasks, sampled.collect_seconds)
 

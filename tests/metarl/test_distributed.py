@@ -1,0 +1,132 @@
+"""Training on two processes through torchrun: the run of one process, a lost process, and what a job refuses."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from workbench import ITERATIONS, RUN, same_tensors, tensors_of, train_arguments
+
+from agents.processes import num_processes
+from envs.registry import make_distribution
+from envs.rollout import Episodes
+from envs.task_distribution import TaskDistribution
+from envs.task_space import Task
+from metarl import distributed
+from metarl.evaluate import adapt_to_tasks
+from metarl.run_directory import RunDirectory, build
+
+PROCESSES = 2
+FAMILY = "point-navigation/pearl"
+
+
+class Perilous(TaskDistribution):
+    """Point navigation that kills the second process of a job as it begins its third iteration, but only once."""
+
+    def __init__(self) -> None:
+        safe = make_distribution(FAMILY)
+        super().__init__(safe.env, safe.train, safe.ood)
+        self.name, self._iterations = safe.name, 0
+
+    def sample(self, num_tasks: int, split: str = "train", generator: torch.Generator | None = None) -> Task:
+        """As point navigation."""
+        self._iterations += split == "train"
+        if self._iterations == 3 and os.environ["RANK"] == "1" and not distributed.is_restart():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().sample(num_tasks, split, generator)
+
+
+def torchrun(place: Path, *flags: str, restarts: int = 0, env: str = FAMILY) -> subprocess.CompletedProcess[str]:
+    """Train a tiny run on two processes; later flags win."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    command += [f"--max-restarts={restarts}", "-m", "metarl", *train_arguments(place, *flags, env=env)]
+    modules = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=200, cwd=place, env={**os.environ, "PYTHONPATH": modules}
+    )
+
+
+def train_alone_on_the_same_tasks(run: RunDirectory) -> dict[str, torch.Tensor]:
+    """The run's training in one process that does what each process of the job did, one after the other."""
+    config = run.config
+    generator = torch.Generator().manual_seed(config.seed)
+    distribution, learner = build(config, generator)
+    for iteration in range(config.iterations):
+        tasks = distribution.sample(config.num_tasks, "train", generator)
+        state, shares = generator.get_state(), []
+        for process in range(PROCESSES):
+            generator.set_state(state)
+            own, rollouts = distributed.share_of(tasks, generator, process, PROCESSES)
+            shares.append(
+                adapt_to_tasks(learner, distribution, own, learner.support_batches, config.episodes, rollouts).batches
+            )
+        *support, query = (Episodes.concatenate(parts) for parts in zip(*shares, strict=True))
+        learner.meta_update(support, query, iteration / config.iterations)
+    return learner.state_dict()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--outer", "trpo", "--cg-iterations", "2"),  # ten of them make much of the last bits of float32
+        ("--outer", "ppo"),
+    ],
+)
+def test_a_job_trains_as_one_process_on_the_same_tasks(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    done = torchrun(tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 3 iterations") == 1
+    run = RunDirectory.open(str(tmp_path / RUN))
+    tensors = tensors_of(tmp_path / RUN)
+    for name, value in train_alone_on_the_same_tasks(run).items():
+        torch.testing.assert_close(tensors[f"learner.{name}"], value, rtol=1e-4, atol=1e-6)
+    rows = run.read_metrics()
+    assert [row["iteration"] for row in rows] == list(range(ITERATIONS + 1))
+    assert len(list((tmp_path / RUN).glob("events.out.tfevents*"))) == 1
+    assert rows[-1]["env_steps"] == ITERATIONS * 2 * 2 * run.config.episodes * 100 // 5  # M, batches, E, H = 20
+
+
+def test_a_lost_process_ends_the_job_with_a_checkpoint_from_which_torchrun_goes_on(tmp_path: Path) -> None:
+    places = {name: tmp_path / name for name in ("undisturbed", "lost", "restarted")}
+    for place in places.values():
+        place.mkdir()
+    assert torchrun(places["undisturbed"]).returncode == 0
+    lost = torchrun(places["lost"], "--checkpoint-interval", "100", env="test_distributed:Perilous")
+    assert lost.returncode != 0
+    assert re.search(r"metarl \(process 0 of the job\): .*another process of the job was lost.*saved", lost.stderr)
+    assert RunDirectory.open(str(places["lost"] / RUN)).checkpoints.iterations() == [2, 0]
+    restarted = torchrun(places["restarted"], restarts=1, env="test_distributed:Perilous")
+    assert restarted.returncode == 0, restarted.stderr
+    assert "resuming at iteration 2" in restarted.stdout
+    assert same_tensors(tensors_of(places["restarted"] / RUN), tensors_of(places["undisturbed"] / RUN))
+
+
+def test_what_a_job_cannot_do_is_said_before_a_run_is_made(tmp_path: Path) -> None:
+    refused = torchrun(tmp_path, "--num-tasks", "3")
+    assert refused.returncode != 0
+    assert "num_tasks must be a multiple of the 2 processes, got 3" in refused.stderr
+    assert not (tmp_path / RUN).exists()
+
+
+def test_shares_are_all_the_tasks_and_their_rollouts_differ() -> None:
+    tasks = {"goal": torch.arange(8.0).reshape(4, 2)}
+    shares = [distributed.share_of(tasks, torch.Generator().manual_seed(3), process, 2) for process in range(2)]
+    assert torch.equal(torch.cat([own["goal"] for own, _ in shares]), tasks["goal"])
+    draws = [torch.rand(3, generator=generator) for _, generator in shares]
+    assert not torch.equal(draws[0], draws[1])
+    after = [torch.Generator().manual_seed(3) for _ in range(2)]
+    for process, generator in enumerate(after):
+        distributed.share_of(tasks, generator, process, 2)
+    assert torch.equal(after[0].get_state(), after[1].get_state())
+
+
+def test_alone_the_tasks_and_the_generator_are_the_job_s_own() -> None:
+    tasks, generator = {"goal": torch.zeros(3, 2)}, torch.Generator()
+    assert distributed.share_of(tasks, generator, 0, 1) == (tasks, generator)
+    assert distributed.from_first(lambda: 5) == 5
+    assert num_processes() == 1
+    assert not distributed.is_job()
