@@ -90,7 +90,7 @@ class MAMLConfig:
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     gamma: float = 0.99
     gae_lambda: float = 1.0
-    fvp_fraction: float = 1.0
+    fvp_fraction: float = 0.2
     fvp_memory: float = 512
     task_chunk: int = 0
 

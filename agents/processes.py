@@ -26,7 +26,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
         try:
             dist.all_reduce(values)
         except RuntimeError as error:
-            raise ProcessLostError(f"another process of the job was lost ({str(error).splitlines()[0]})") from error
+            raise ProcessLostError("another process of the job was lost") from error
     return values
 
 

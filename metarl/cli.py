@@ -35,7 +35,7 @@ from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
 from metarl.distillation_report import DistillationReport, distillation_report
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
-from metarl.memory import keep_freed_memory
+from metarl.memory import check_memory, keep_freed_memory
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table
 from metarl.run_directory import RunDirectory, build, load_learner, resolve_device
@@ -70,7 +70,9 @@ class Train(TrainConfig):
             distributed.check_job(config)
             if not self.resume:
                 check_teacher(here)
-                build(here, torch.Generator(here.device))  # what cannot be built is said before anything is written
+                # What cannot be built or does not fit is said before anything is written.
+                distribution, learner = build(here, torch.Generator(here.device))
+                check_memory(here, distribution, learner)
             run, resumed = distributed.from_first(lambda: self._open(here))
             if num_processes() > 1:
                 run.config = dataclasses.replace(run.config, device=here.device, num_threads=here.num_threads)
@@ -353,6 +355,7 @@ class Bench:
         hidden_size: units of each of the policy's two hidden layers.
         repeats: timed repetitions; medians are shown.
         num_threads: CPU threads of the meta-update; 0 takes one per core.
+        fvp_fraction: share of the episodes on which MAML-TRPO's Fisher products are estimated.
         json: print one JSON object and nothing else.
     """
 
@@ -362,6 +365,7 @@ class Bench:
     hidden_size: int = 100
     repeats: int = 3
     num_threads: int = 1
+    fvp_fraction: float = 0.2
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -377,6 +381,7 @@ class Bench:
             self.hidden_size,
             self.repeats,
             self.num_threads or os.cpu_count() or 1,
+            self.fvp_fraction,
         )
         if self.json:
             print(json.dumps(figures))

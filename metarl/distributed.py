@@ -15,7 +15,7 @@ import torch.distributed as dist
 from agents.processes import num_processes
 from envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.config import TrainConfig
-from metarl.errors import UserError
+from metarl.errors import TrainingError, UserError
 
 
 def is_job() -> bool:
@@ -61,13 +61,20 @@ def check_job(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Be one process of the job while it lasts; does nothing in a job of one."""
+    """Be one process of the job while it lasts; does nothing in a job of one.
+
+    Raises:
+        TrainingError: the processes do not find each other.
+    """
     if not is_job():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except RuntimeError as error:
+        raise TrainingError(f"the processes of the job do not find each other: {error}") from error
     try:
         yield
     finally:

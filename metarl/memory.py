@@ -1,6 +1,15 @@
 """Memory: keep what is freed for the next step, and say before a run begins what will not fit."""
 
 import ctypes
+from pathlib import Path
+
+import torch
+
+from agents.meta_learner import MetaLearner
+from agents.processes import num_processes
+from envs.task_distribution import TaskDistribution
+from metarl.config import TrainConfig
+from metarl.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = 2**30
@@ -19,3 +28,38 @@ def keep_freed_memory() -> None:
         return
     for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
         mallopt(parameter, _NEVER)
+
+
+def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> None:
+    """Whether the episodes of a meta-iteration fit into the memory that is free now.
+
+    Raises:
+        UserError: they do not; names the batch and what to lower.
+    """
+    batches = learner.support_batches + learner.collects_query
+    needed = episode_bytes(config, distribution, learner) * batches // num_processes()
+    available = available_bytes(torch.device(config.device))
+    if available is not None and needed > available:
+        raise UserError(
+            f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon} in {batches} "
+            f"batches need about {needed / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB are free on {config.device}; "
+            "lower --num-tasks or --episodes"
+        )
+
+
+def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+    """Bytes of one batch of all tasks while it is collected: float32, once step by step and once put together."""
+    observations, outputs = learner.policy.sizes[0], learner.policy.sizes[-1]
+    numbers = observations + 3 * outputs + 5  # action, mean, log std; reward, mask, advantage, weight, log-probability
+    return 2 * 4 * numbers * config.num_tasks * config.episodes * distribution.horizon
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Free memory of the device, None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None

@@ -61,6 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
 def config_of(case: str, **changes: Any) -> MAMLConfig:
     """A case with a large inner rate and penalty, so that what they multiply is seen."""
     defaults = {"policy": TINY, "inner_lr": 0.5, "inner_kl_penalty": 0.3, "clip": 0.1, "gae_lambda": 0.9}
+    defaults |= {"fvp_fraction": 1.0}
     return MAMLConfig(**{**defaults, **CASES[case], **changes})
 
 
@@ -259,6 +260,65 @@ def test_fisher_product_is_the_hessian_of_the_mean_kl(case: str, head: str) -> N
         torch.testing.assert_close(product(vector), expected, rtol=1e-7, atol=1e-9)
 
 
+def flat_products(learner: MAML, support: list[Episodes], query: Episodes) -> Tensor:
+    """Fisher products with three fixed vectors."""
+    batches = [learner._batch(episodes) for episodes in (*support, query)]
+    product = learner._fisher_product(batches, learner._value_and_gradient(batches)[2])
+    size = len(flatten(meta_parameters(learner).values()))
+    return torch.stack([product(vector) for vector in torch.randn(3, size, generator=seeded(4))])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_fisher_product_on_a_share_is_the_one_on_these_episodes_at_the_same_parameters(head: str) -> None:
+    """The first two of three episodes; with both support and query cut, θ' must stay that of all the episodes."""
+    learner, support, query = prepared(head, config_of("lvc-1", fvp_fraction=0.67), moved=False)
+    whole = make_learner(head, config_of("lvc-1"))
+    whole.load_state_dict(learner.state_dict())
+    batches = [whole._batch(episodes) for episodes in (*support, query)]
+    trajectory = whole._value_and_gradient(batches)[2]
+    first = [batch.first_episodes(0.67) for batch in batches]
+    assert all(batch.obs.shape[1] == 2 for batch in first)
+    for batch in first:
+        torch.testing.assert_close(batch.weight.sum(dim=(1, 2)), torch.ones(3))
+    expected = whole._fisher_product(first, trajectory)
+    size = len(flatten(meta_parameters(whole).values()))
+    products = flat_products(learner, support, query)
+    for vector, actual in zip(torch.randn(3, size, generator=seeded(4)), products, strict=True):
+        torch.testing.assert_close(actual, expected(vector), rtol=1e-9, atol=1e-12)
+    assert float((products - flat_products(whole, support, query)).abs().max()) > 1e-4
+
+
+def test_fisher_product_on_a_share_converges_to_the_whole_one() -> None:
+    """The error on 200 episodes is well below that on 8: it falls with the square root."""
+    learner = make_learner("gaussian", config_of("lvc-1"))
+    start, generator = learner.begin(2), seeded(5)
+    support = random_episodes(learner.policy, start.params, generator, (2, 400, 5))
+    query = random_episodes(learner.policy, learner.adapt(start, support).params, generator, (2, 400, 5))
+    errors = []
+    whole = flat_products(learner, [support], query)
+    for fraction in (0.5, 0.02):
+        part = make_learner("gaussian", config_of("lvc-1", fvp_fraction=fraction))
+        part.load_state_dict(learner.state_dict())
+        errors.append(float((flat_products(part, [support], query) - whole).norm() / whole.norm()))
+    assert errors[0] < errors[1] / 3
+    assert errors[0] < 0.3
+
+
+@pytest.mark.parametrize("case", ["lvc-2", "per-step-2", "head-1"])
+def test_what_is_kept_between_fisher_products_changes_none(case: str) -> None:
+    products = []
+    for memory in (0.0, 0.0005, 512.0):  # megabytes: no chunk, some, all of them
+        learner, support, query = prepared("gaussian", config_of(case, fvp_memory=memory, task_chunk=1), moved=False)
+        batches = [learner._batch(episodes) for episodes in (*support, query)]
+        products.append(
+            (flat_products(learner, support, query), learner._num_kept(batches, learner._chunks(batches[-1])))
+        )
+    assert products[0][1] == 0
+    assert products[2][1] == 3
+    assert torch.equal(products[0][0], products[1][0])
+    assert torch.equal(products[0][0], products[2][0])
+
+
 # ---------------------------------------------------------------------- outer updates
 
 
@@ -340,6 +400,8 @@ def test_chunks_of_tasks_have_no_influence_on_the_update(outer: Any) -> None:
         ("outer_lr", float("nan"), "outer_lr must be finite, got nan"),
         ("clip", 0.0, "clip must be positive, got 0"),
         ("gamma", 1.01, "gamma must be between 0 and 1, got 1.01"),
+        ("fvp_fraction", 0.0, "fvp_fraction must be above 0 and at most 1, got 0"),
+        ("fvp_memory", -1.0, "fvp_memory must not be negative, got -1"),
         ("gae_lambda", -0.1, "gae_lambda must be between 0 and 1, got -0.1"),
         ("inner_kl_penalty", -1e-3, "inner_kl_penalty must not be negative, got -0.001"),
     ],

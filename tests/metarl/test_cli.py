@@ -1,5 +1,6 @@
 """The command line: bad input is one line and changes nothing; every command does what it says."""
 
+import dataclasses
 import importlib.metadata
 import io
 import json
@@ -32,7 +33,9 @@ from agents.registry import AGENTS
 from envs.registry import FAMILIES, make_distribution
 from metarl.cli import COMMANDS, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TRAINING_FAILED, main
 from metarl.config import MAX_SEED
-from metarl.presets import presets_for
+from metarl.memory import check_memory
+from metarl.presets import default_config, presets_for
+from metarl.run_directory import build
 
 pytest_plugins = ["run_fixtures"]
 
@@ -522,3 +525,19 @@ def test_an_unusable_output_directory_is_said_before_the_work(
     (tmp_path / "file").touch()
     assert main(["evaluate", str(trained_run), "--out", str(tmp_path / "file")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_a_run_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train_arguments(tmp_path / "runs", "--num-tasks", "2000000", "--episodes", "1000")) == 2
+    error = capsys.readouterr().err
+    assert "num_tasks 2000000 × episodes 1000 × horizon 20 in 2 batches need about" in error
+    assert "lower --num-tasks or --episodes" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_where_the_system_does_not_say_what_is_free_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarl.memory.available_bytes", lambda device: None)
+    config = dataclasses.replace(default_config("maml", "point-navigation/finn"), num_tasks=10**7, device="cpu")
+    check_memory(config, *build(config, torch.Generator()))
