@@ -73,7 +73,7 @@ def test_two_processes_take_the_step_of_one(name: str, results: list[dict[str, A
     for shared_state, shared_metrics in (result[name] for result in results):
         assert shared_metrics == pytest.approx(metrics, rel=1e-6)  # conjugate gradient magnifies rounding
         for leaf, value in state.items():
-            torch.testing.assert_close(shared_state[leaf], value, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(shared_state[leaf], value, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
