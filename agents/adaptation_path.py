@@ -1,6 +1,6 @@
 """The path θ_0 → θ_1 → … → θ_K of M tasks through their support batches, and its derivatives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from agents.policy import ActionDistribution, MLPPolicy
 Objective = Callable[[Batch, ActionDistribution], Tensor]
 """An objective of each task, (M,), as in `agents.objectives`."""
 
-Rates = dict[str, Tensor | float]
+Rates = Mapping[str, Tensor | float]
 """Inner rates of the parameters that a step adapts; a tensor is a number, or shaped as the parameter of one task."""
 
 

@@ -51,6 +51,7 @@ class ForwardPass:
         self._batch_shape = obs.shape[:-1]
         self._names = [(f"layer{layer}.weight", f"layer{layer}.bias") for layer in range(len(policy.sizes) - 1)]
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
+        assert policy.config.activation in ("tanh", "relu")  # each has its derivatives here
         self._curved = policy.config.activation == "tanh"
         self._inputs = [self._as_rows(obs)]  # of each layer: the observations, then the hidden activations
         self._slopes = []  # of each hidden layer: derivative of the activations by the sums

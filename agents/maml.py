@@ -187,7 +187,7 @@ class MAML:
         """Inner rates of a step; steps beyond those trained use the last learned ones."""
         if self.config.inner_lr_mode == "fixed":
             return {name: self._fixed_rate(name, step) for name in self._adapted_names}
-        return dict(self._learned_rates(meta, step))
+        return self._learned_rates(meta, step)
 
     def _learned_rates(self, leaves: Parameters, step: int) -> Parameters:
         """What leaves shaped as the meta-parameters hold for the learned rates of a step; none if rates are fixed."""
@@ -395,7 +395,7 @@ class MAML:
             if name not in gradient:
                 gradient[name] = torch.zeros_like(rate)
         for step, rates in enumerate(by_rates):
-            for name, total in self._learned_rates(gradient, step).items():
+            for name, total in self._learned_rates(gradient, step).items():  # views: what is added lands in `gradient`
                 total += rates[name].sum(dim=0).sum_to_size(total.shape)
         return flatten(gradient[name] for name in self._meta)
 

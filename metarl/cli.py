@@ -380,7 +380,7 @@ class Bench:
             self.episodes,
             self.hidden_size,
             self.repeats,
-            self.num_threads or os.cpu_count() or 1,
+            self.num_threads or distributed.local_cores(),
             self.fvp_fraction,
         )
         if self.json:

@@ -17,7 +17,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from metarl.cells import Cell, CellStore, curve, side_by_side
 from metarl.checkpoint import BEST, LAST, write_atomically
 from metarl.comparison import Comparison
 from metarl.config import TrainConfig
+from metarl.distributed import local_cores
 from metarl.errors import UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, reference_episodes, rollout_generator, summarize
 from metarl.presets import default_config
@@ -432,7 +432,7 @@ class Comparer:
 
     @property
     def _num_processes(self) -> int:
-        return self.config.num_threads or os.cpu_count() or 1
+        return self.config.num_threads or local_cores()
 
     # ------------------------------------------------------------------ progress
 

@@ -82,7 +82,7 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def from_first(make: Any) -> Any:
-    """What the first process makes, in every process; where it raises a UserError there, all of them do.
+    """What the first process makes, in every process; where it refuses, with a ValueError, all of them do.
 
     Args:
         make: called in the first process only; its result must be picklable.
@@ -93,7 +93,7 @@ def from_first(make: Any) -> Any:
     if rank() == 0:
         try:
             result[0] = make()
-        except UserError as error:
+        except ValueError as error:
             result[1] = error
     dist.broadcast_object_list(result)
     if result[1] is not None:
