@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workbench import ITERATIONS, RUN, same_tensors, tensors_of, train_arguments
+from workbench import ITERATIONS, RUN, same_tensors, tensors_of, train, train_arguments
 
 from agents.processes import num_processes
 from envs.registry import make_distribution
@@ -42,8 +42,13 @@ class Perilous(TaskDistribution):
 
 def torchrun(place: Path, *flags: str, restarts: int = 0, env: str = FAMILY) -> subprocess.CompletedProcess[str]:
     """Train a tiny run on two processes; later flags win."""
+    return launch(place, train_arguments(place, *flags, env=env), restarts)
+
+
+def launch(place: Path, arguments: list[str], restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """A command of metarl on two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
-    command += [f"--max-restarts={restarts}", "-m", "metarl", *train_arguments(place, *flags, env=env)]
+    command += [f"--max-restarts={restarts}", "-m", "metarl", *arguments]
     modules = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     return subprocess.run(
         command, capture_output=True, text=True, timeout=200, cwd=place, env={**os.environ, "PYTHONPATH": modules}
@@ -103,6 +108,22 @@ def test_a_lost_process_ends_the_job_with_a_checkpoint_from_which_torchrun_goes_
     assert restarted.returncode == 0, restarted.stderr
     assert "resuming at iteration 2" in restarted.stdout
     assert same_tensors(tensors_of(places["restarted"] / RUN), tensors_of(places["undisturbed"] / RUN))
+
+
+def test_a_job_goes_on_with_a_run_of_one_process_and_refuses_a_damaged_one(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    resume = ["train", "--resume", str(run), "--iterations", str(ITERATIONS + 1)]
+    resumed = launch(tmp_path, resume)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming at iteration {ITERATIONS}" in resumed.stdout
+    assert RunDirectory.open(str(run)).checkpoints.iterations()[0] == ITERATIONS + 1
+    for file in (run / "checkpoints").iterdir():
+        file.write_bytes(b"damaged")
+    refused = launch(tmp_path, resume)
+    assert refused.returncode != 0
+    complaints = [line for line in refused.stderr.splitlines() if line.startswith("metarl (process")]
+    assert len(complaints) == PROCESSES
+    assert all("checkpoint" in line for line in complaints)
 
 
 def test_what_a_job_cannot_do_is_said_before_a_run_is_made(tmp_path: Path) -> None:
