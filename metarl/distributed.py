@@ -25,7 +25,11 @@ def is_job() -> bool:
 
 def is_restart() -> bool:
     """Whether torchrun started the job again after a process was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def rank() -> int:
@@ -72,7 +76,10 @@ def joined(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, number, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        # torchrun's store outlives a restart; without a prefix the new processes read addresses of the dead ones.
+        life = dist.PrefixStore(f"restart-{_restarts()}", store)  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=life, rank=number, world_size=count)
     except RuntimeError as error:
         raise TrainingError(f"the processes of the job do not find each other: {error}") from error
     try:
