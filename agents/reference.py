@@ -82,11 +82,12 @@ class OraclePolicy:
             raise ValueError(f"{type(env).__name__} defines no oracle_action, so there is no oracle")
         self.env = env
 
-    def apply(self, params: Task, obs: Tensor, memory: Any = None) -> tuple[FixedActions, None]:
-        """See ActingPolicy.apply."""
+    def apply(self, params: Task, obs: Tensor, memory: int | None = None) -> tuple[FixedActions, int]:
+        """See ActingPolicy.apply; the memory is the time."""
+        time = memory or 0
         num_episodes = obs.shape[1]
         tasks = {
             name: value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
             for name, value in params.items()
         }
-        return FixedActions(self.env.oracle_action(obs, tasks)), None
+        return FixedActions(self.env.oracle_action(obs, tasks, time)), time + 1

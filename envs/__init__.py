@@ -5,7 +5,19 @@ from envs.registry import FAMILIES, make_distribution
 from envs.rollout import BatchedEnv, Episodes, collect
 from envs.task_distribution import SPLITS, TaskDistribution
 from envs.task_env import BoundTaskEnv, TaskEnv
-from envs.task_space import Ball, BoxRing, Choice, Circle, LogUniform, Range, Task, Uniform, tasks_to_json
+from envs.task_space import (
+    Ball,
+    BoxRing,
+    Choice,
+    Circle,
+    LogUniform,
+    Normal,
+    Range,
+    Simplex,
+    Task,
+    Uniform,
+    tasks_to_json,
+)
 
 __all__ = [
     "FAMILIES",
@@ -18,7 +30,9 @@ __all__ = [
     "Circle",
     "Episodes",
     "LogUniform",
+    "Normal",
     "Range",
+    "Simplex",
     "Task",
     "TaskDistribution",
     "TaskEnv",

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from envs.families import navigation
+from envs.families import bandit, navigation, tabular_mdp
 from envs.task_distribution import TaskDistribution
 
 
@@ -36,6 +36,9 @@ FAMILIES = {
         Family("point-navigation/pearl", navigation.pearl, "metarl/PointNavigationPearl-v0"),
         Family("point-navigation/pearl-sparse", navigation.pearl_sparse, "metarl/PointNavigationPearlSparse-v0"),
         Family("point-dynamics", navigation.point_dynamics, "metarl/PointDynamics-v0"),
+        Family("bandit/bernoulli", bandit.bernoulli, "metarl/BernoulliBandit-v0"),
+        Family("bandit/gaussian", bandit.gaussian, "metarl/GaussianBandit-v0"),
+        Family("tabular-mdp", tabular_mdp.tabular_mdp, "metarl/TabularMDP-v0"),
     )
 }
 

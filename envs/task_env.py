@@ -82,7 +82,7 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
     def render_close(self, render_state: Any, params: Task | None = None) -> None:
         """Release what `render_init` took. Default: nothing."""
 
-    def oracle_action(self, obs: Tensor, params: Task) -> Tensor:
+    def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Action of a policy that knows the task, (*batch, A) or (*batch,) integers, as good as is easily had.
 
         It sets the upper end of normalised scores (1 = oracle). Families without one leave it out.
@@ -90,6 +90,7 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
         Args:
             obs: (*batch, O).
             params: the task, leaves (*batch, …).
+            time: steps taken since the episode began.
         """
         raise NotImplementedError
 

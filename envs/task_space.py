@@ -50,6 +50,11 @@ def _all_elements(inside: Tensor) -> Tensor:
     return inside.reshape(len(inside), -1).all(dim=1)
 
 
+def _dimensions(shape: tuple[int, ...]) -> str:
+    """How many independent values: "^n", or nothing for one."""
+    return f"^{math.prod(shape)}" if shape else ""
+
+
 def _length(vector: Tensor) -> Tensor:
     """Euclidean length, (M, n) -> (M,)."""
     length: Tensor = torch.linalg.vector_norm(vector, dim=1)
@@ -82,8 +87,7 @@ class Uniform(Range):
         return _all_elements((value >= self.low - _TOLERANCE) & (value <= self.high + _TOLERANCE))
 
     def __str__(self) -> str:
-        power = f"^{math.prod(self.shape)}" if self.shape else ""
-        return f"uniform in [{self.low:g}, {self.high:g}]{power}"
+        return f"uniform in [{self.low:g}, {self.high:g}]{_dimensions(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,66 @@ class LogUniform(Range):
         return _all_elements((value >= self.low * (1 - _TOLERANCE)) & (value <= self.high * (1 + _TOLERANCE)))
 
     def __str__(self) -> str:
-        power = f"^{math.prod(self.shape)}" if self.shape else ""
-        return f"log-uniform in [{self.low:g}, {self.high:g}]{power}"
+        return f"log-uniform in [{self.low:g}, {self.high:g}]{_dimensions(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Normal(Range):
+    """Normal, independently for each element of `shape`; it contains every number."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    units: str = ""
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject what is no normal distribution."""
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise ValueError(f"Normal needs a finite mean and std > 0, got mean={self.mean}, std={self.std}")
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        """See Range.sample."""
+        noise = torch.randn((num_tasks, *self.shape), generator=generator, device=generator.device)
+        return self.mean + self.std * noise
+
+    def contains(self, value: Tensor) -> Tensor:
+        """See Range.contains."""
+        return _all_elements(value.isfinite())
+
+    def __str__(self) -> str:
+        return f"normal, mean {self.mean:g}, std {self.std:g}{_dimensions(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Simplex(Range):
+    """Probabilities of `size` outcomes, uniform on the simplex (Dirichlet(1, …, 1)), independently for each of `rows`.
+
+    A value has the shape (*rows, size).
+    """
+
+    size: int
+    rows: tuple[int, ...] = ()
+    units: str = ""
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Reject fewer than two outcomes: there would be nothing to draw."""
+        if self.size < 2:
+            raise ValueError(f"Simplex needs size >= 2, got {self.size}")
+        object.__setattr__(self, "shape", (*self.rows, self.size))
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        """See Range.sample; independent exponential variables divided by their sum."""
+        weights = torch.empty((num_tasks, *self.shape), device=generator.device).exponential_(generator=generator)
+        return weights / weights.sum(dim=-1, keepdim=True)
+
+    def contains(self, value: Tensor) -> Tensor:
+        """See Range.contains; the sum to 1e-3, so that a task may be written with few decimals."""
+        sums_to_one = (value.sum(dim=-1) - 1).abs() <= 1e-3
+        return _all_elements(value >= 0) & _all_elements(sums_to_one)
+
+    def __str__(self) -> str:
+        return f"uniform on the simplex of {self.size} outcomes{_dimensions(self.rows)}"
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class PointNavigation(TaskEnv):
         disc(state[:2], 5, "royalblue")
         return render_state, np.asarray(image)
 
-    def oracle_action(self, obs: Tensor, params: Task) -> Tensor:
+    def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Straight to the goal and stay there; optimal but for the shape of the box of steps."""
         return ((params["goal"] - obs) / STEP_SIZE).clamp(-1.0, 1.0)
 
@@ -182,7 +182,7 @@ class PointDynamics(PointNavigation):
         """See TaskEnv.reward."""
         return super().reward(state[..., :2], action, next_state[..., :2], rng, params)
 
-    def oracle_action(self, obs: Tensor, params: Task) -> Tensor:
+    def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Deadbeat: inverse dynamics of the velocity that leads to the goal in one step; saturates on the way."""
         position, velocity = obs[..., :2], obs[..., 2:]
         drag, gain = params["drag"].unsqueeze(-1), params["gain"].unsqueeze(-1)

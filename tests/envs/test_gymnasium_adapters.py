@@ -77,18 +77,6 @@ def rollout(env: VectorEnv[Any, Any, Any], actions: list[Any], **reset: Any) -> 
 # The environment checkers
 
 
-@pytest.mark.parametrize("env_id", IDS)
-def test_gymnasium_checks_every_registered_id(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    for task in (None, "sample"):
-        check_env(gymnasium.make(env_id, task=task).unwrapped)
-
-
-@pytest.mark.parametrize("env_id", IDS)
-def test_stable_baselines_checks_every_registered_id(env_id: str) -> None:
-    check_env_for_sb3(gymnasium.make(env_id))
-
-
 @pytest.mark.parametrize("task", [None, "sample"])
 def test_both_checkers_pass_a_dict_state_and_discrete_actions(task: str | None) -> None:
     env = TaskGymEnv(corridor(), task)
