@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from envs.families import bandit, navigation, tabular_mdp
+from envs.families import bandit, classic_control, navigation, tabular_mdp
 from envs.task_distribution import TaskDistribution
 
 
@@ -36,6 +36,13 @@ FAMILIES = {
         Family("point-navigation/pearl", navigation.pearl, "metarl/PointNavigationPearl-v0"),
         Family("point-navigation/pearl-sparse", navigation.pearl_sparse, "metarl/PointNavigationPearlSparse-v0"),
         Family("point-dynamics", navigation.point_dynamics, "metarl/PointDynamics-v0"),
+        Family("cart-pole", classic_control.cart_pole, "metarl/CartPole-v0"),
+        Family("cart-pole/mirrored", classic_control.cart_pole_mirrored, "metarl/MirroredCartPole-v0"),
+        Family("pendulum", classic_control.pendulum, "metarl/Pendulum-v0"),
+        Family("pendulum/dynamics", classic_control.pendulum_dynamics, "metarl/PendulumDynamics-v0"),
+        Family("mountain-car", classic_control.mountain_car, "metarl/MountainCar-v0"),
+        Family("mountain-car-continuous", classic_control.mountain_car_continuous, "metarl/MountainCarContinuous-v0"),
+        Family("acrobot", classic_control.acrobot, "metarl/Acrobot-v0"),
         Family("bandit/bernoulli", bandit.bernoulli, "metarl/BernoulliBandit-v0"),
         Family("bandit/gaussian", bandit.gaussian, "metarl/GaussianBandit-v0"),
         Family("tabular-mdp", tabular_mdp.tabular_mdp, "metarl/TabularMDP-v0"),

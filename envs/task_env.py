@@ -66,7 +66,7 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
         return torch.zeros((), dtype=torch.bool, device=rng.device)
 
     def get_default_params(self, **kwargs: Any) -> Task | None:
-        """The unbatched task of `gymnasium.make(id)`; None takes the first of the frozen test list."""
+        """The unbatched task of `gymnasium.make(id)`; None: a training task, always the same."""
         return None
 
     def render_init(self, params: Task | None = None, **kwargs: Any) -> Any:

@@ -178,7 +178,7 @@ def test_its_pictures_show_that_something_happens(name: str) -> None:
     assert isinstance(first, np.ndarray)
     assert first.dtype == np.uint8
     assert np.ptp(first) > 0
-    for _ in range(8):
+    for _ in range(40):
         env.step(env.action_space.sample())
     later = env.render()
     assert isinstance(later, np.ndarray)

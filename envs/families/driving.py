@@ -1,0 +1,429 @@
+"""Driving on a winding road: a dynamic bicycle model whose tyres, mass, geometry and steering delay are the task."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from envs.task_distribution import TaskDistribution
+from envs.task_env import State, TaskEnv
+from envs.task_space import LogUniform, Range, Task, Uniform
+
+GRAVITY = 9.81  # m/s²
+TIME_STEP = 0.1  # s, between actions
+MAX_STEER = 0.12  # rad
+MAX_FORCE = 6000.0  # N, of engine and brakes
+STIFFNESS = 160_000.0  # N/rad, cornering stiffness of each axle
+TRACTION_SHARE = 0.9  # of the friction that engine and brakes may use
+MIN_SPEED, MAX_SPEED = 1.0, 50.0  # m/s
+HISTORY = 5  # steering commands remembered: delays up to 0.4 s
+SPIN = math.pi / 2  # rad, heading error at which the car has spun round
+BEND_RATIO = (1 + math.sqrt(5)) / 2  # of the road's two wave numbers: the road never repeats
+
+SPEED_UNIT, HEADING_UNIT, YAW_UNIT, CURVATURE_UNIT = 10.0, 0.2, 0.3, 0.01  # make observations O(1)
+
+
+class Driving(TaskEnv):
+    """A car on a winding road: the dynamic bicycle (single-track) model in road coordinates, with saturating tyres.
+
+    Motion, with the two axles at l_f ahead of and l_r behind the centre of mass, L = l_f + l_r:
+
+        m (v̇_y + v_x r) = F_f + F_r        m (v̇_x − v_y r) = F_x − F_f δ        I_z ṙ = l_f F_f − l_r F_r
+        ṡ = (v_x cos e_ψ − v_y sin e_ψ) / (1 − κ e_y)     ė_y = v_x sin e_ψ + v_y cos e_ψ     ė_ψ = r − κ ṡ
+        κ(s) = ½ A (sin θ + sin Φθ),  θ = 2π s/λ,  Φ the golden ratio: bends of both signs, all |κ| ≤ A
+
+    Tyres, linear in the slip angle α and bounded by what the friction circle leaves to them:
+
+        α_f = δ − (v_y + l_f r)/v_x        α_r = −(v_y − l_r r)/v_x
+        F = C α / √(1 + (C α/F_max)²)      F_max = F_z √(μ² − (a_x/g)²)
+        a_x = F_x/m = clip(6000 N · clip(a₁)/m, ±0.9 μ g), shared by the axles as their loads F_z are
+
+    This saturation keeps the slope C at zero slip as tanh does, but without its 0/0 in the secant stiffness F/α.
+
+    Steering, a pure transport delay τ: a command is held for Δt = 0.1 s, so the mean of u(t − τ) over a step
+    interpolates linearly between two commands of the history; it is the angle of the whole step:
+
+        δ_k = Σ_j max(0, 1 − |τ/Δt − j|) u_{k−j},   u = 0.12 rad · clip(a₀)
+
+    Integration in `num_substeps` of h = Δt/num_substeps, semi-implicit: with I_z = m l_f l_r the lateral velocities
+    w = (v_y + l_f r, v_y − l_r r) of the axles are coupled by the yaw rate only, each with its own share of the mass,
+    ẇ = F/m_axle − v_x r. The slip at the end of a substep under linear tyres, implicit in w,
+
+        α' = (v_x (δ + h r) − w) / (v_x + h C/m_axle)
+
+    gives the force F(α'), and then w' = w + h (F/m_axle − v_x r): stable at any speed, force and stiffness, never above
+    the friction, kinematic as v_x → 0. Position follows with the new velocities.
+
+    State, dict: "distance" s (m), "lateral_error" e_y (m, left of the centre), "heading_error" e_ψ (rad), "speed" v_x
+    (m/s), all (*batch,); "axle_velocity" w (*batch, 2) in m/s; "commands" u of the last 5 steps, newest first,
+    (*batch, 5) in rad. An episode starts at s = 0 with e_y ~ U[−0.5, 0.5] m, e_ψ ~ U[−0.05, 0.05] rad and the initial speed.
+
+    Observation: e_y/half-width, e_ψ/(0.2 rad), (v_x − initial speed)/(10 m/s), v_y/(1 m/s), r/(0.3 rad/s) and the
+    curvature preview κ(s + i · spacing)/(0.01/m), i = 0 … n − 1; clipped to ±10.
+
+    Action: a (2,) in [−1, 1]: steering (left positive), accelerator (negative: brake).
+
+    An episode ends when the car leaves the road, |e_y| > half-width, or has spun round, |e_ψ| > π/2.
+
+    Task: "friction" μ; "mass" m (kg); "wheelbase" L (m); "actuator_delay" τ (s); the road, "curvature" A (1/m) and
+    "wavelength" λ (m); and what a subclass adds.
+
+    Source: Rajamani 2012, "Vehicle Dynamics and Control", chapter 2 (equations of motion, small slip angles, road
+    coordinates) and section 3.1 (an example car: 80,000 N/rad a tyre, 59% of the weight on the front axle). Deviations:
+    tyre forces saturate; I_z = m l_f l_r, 5% below the example's; speed stays in [1, 50] m/s (a car that creeps, and a
+    governor); no load transfer and no air drag.
+
+    Args:
+        half_width: of the road, m.
+        initial_speed: m/s.
+        horizon: H.
+        preview_points: n.
+        preview_spacing: m.
+        front_share: of the mass on the front axle, l_r/L; 0.5 makes the car neutral.
+        num_substeps: integration steps in one environment step.
+    """
+
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(
+        self,
+        half_width: float,
+        initial_speed: float,
+        horizon: int = 150,
+        preview_points: int = 4,
+        preview_spacing: float = 15.0,
+        front_share: float = 0.59,
+        num_substeps: int = 2,
+    ) -> None:
+        self.observation_space = Box(-10.0, 10.0, (5 + preview_points,), np.float32)
+        self.half_width, self.initial_speed, self.horizon = half_width, initial_speed, horizon
+        self.preview_points, self.preview_spacing = preview_points, preview_spacing
+        self.front_share, self.num_substeps = front_share, num_substeps
+        super().__init__()
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
+        """See TaskEnv.initial."""
+        assert params is not None
+        zeros = torch.zeros_like(params["mass"])
+        noise = torch.rand((2, *zeros.shape), generator=rng, device=zeros.device, dtype=zeros.dtype) - 0.5
+        return {
+            "distance": zeros,
+            "lateral_error": noise[0],
+            "heading_error": 0.1 * noise[1],
+            "speed": zeros + self.initial_speed,
+            "axle_velocity": torch.stack([zeros, zeros], dim=-1),
+            "commands": zeros.unsqueeze(-1).expand(*zeros.shape, HISTORY),
+        }
+
+    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None) -> State:
+        """See TaskEnv.transition."""
+        assert params is not None
+        wheelbase, mass = params["wheelbase"], params["mass"]
+        command, pedal = action.clamp(-1.0, 1.0).unbind(-1)
+        commands = torch.cat([(MAX_STEER * command).unsqueeze(-1), state["commands"][..., :-1]], dim=-1)
+        steer = delayed(commands, params["actuator_delay"])
+        steers = torch.stack([steer, torch.zeros_like(steer)], dim=-1)
+        friction = GRAVITY * params["friction"]
+        traction = TRACTION_SHARE * friction
+        acceleration = torch.clamp(MAX_FORCE * pedal / mass, -traction, traction)
+        grip = (friction.square() - acceleration.square()).sqrt().unsqueeze(-1)  # F_max/m_axle, m/s²
+        stiffness = self._stiffness(mass)
+
+        distance, speed, axles = state["distance"], state["speed"], state["axle_velocity"]
+        offset, heading = state["lateral_error"], state["heading_error"]
+        step = TIME_STEP / self.num_substeps
+        resistance = step * stiffness
+        lateral, yaw_rate = self._body_motion(axles, wheelbase)
+        for _ in range(self.num_substeps):
+            forward = speed.unsqueeze(-1)
+            turn = torch.add(steers, yaw_rate.unsqueeze(-1), alpha=step)
+            linear = stiffness * (forward * turn - axles) / (forward + resistance)
+            tyre = linear * (1 + (linear / grip).square()).rsqrt()  # F/m_axle, m/s²
+            push = acceleration + lateral * yaw_rate - self.front_share * steer * tyre[..., 0]
+            axles = torch.add(axles, tyre - (speed * yaw_rate).unsqueeze(-1), alpha=step)
+            before = speed, lateral, yaw_rate
+            speed = torch.add(speed, push, alpha=step).clamp(MIN_SPEED, MAX_SPEED)
+            lateral, yaw_rate = self._body_motion(axles, wheelbase)
+
+            v_x, v_y, r = (torch.lerp(a, b, 0.5) for a, b in zip(before, (speed, lateral, yaw_rate), strict=True))
+            curvature = road_curvature(distance, params)
+            middle = torch.add(heading, r - curvature * v_x, alpha=0.5 * step)
+            sin, cos = middle.sin(), middle.cos()
+            progress = (v_x * cos - v_y * sin) / (1 - curvature * offset)
+            distance = torch.add(distance, progress, alpha=step)
+            offset = torch.add(offset, v_x * sin + v_y * cos, alpha=step)
+            heading = torch.add(heading, r - curvature * progress, alpha=step)
+        return {
+            "distance": distance,
+            # where an episode is over and stepped on, 1 − κ e_y must not become 0
+            "lateral_error": offset.clamp(-2 * self.half_width, 2 * self.half_width),
+            "heading_error": heading,
+            "speed": speed,
+            "axle_velocity": axles,
+            "commands": commands,
+        }
+
+    def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """See TaskEnv.observation."""
+        assert params is not None
+        speed = state["speed"]
+        lateral, yaw_rate = self._body_motion(state["axle_velocity"], params["wheelbase"])
+        errors = (
+            state["lateral_error"] / self.half_width,
+            state["heading_error"] / HEADING_UNIT,
+            (speed - self.initial_speed) / SPEED_UNIT,
+            lateral,
+            yaw_rate / YAW_UNIT,
+        )
+        ahead = state["distance"].unsqueeze(-1) + self._distances_ahead(self.preview_points, speed)
+        road = {name: params[name].unsqueeze(-1) for name in ("curvature", "wavelength")}
+        preview = road_curvature(ahead, road) / CURVATURE_UNIT
+        return torch.cat([torch.stack(errors, dim=-1), preview], dim=-1).clamp(-10.0, 10.0)
+
+    def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """See TaskEnv.terminal."""
+        return (state["lateral_error"].abs() > self.half_width) | (state["heading_error"].abs() > SPIN)
+
+    def get_default_params(self, **kwargs: Any) -> Task:
+        """A loaded family car on a damp road of gentle bends."""
+        nominal = {
+            "friction": 0.7,
+            "mass": 1573.0,
+            "wheelbase": 2.68,
+            "actuator_delay": 0.05,
+            "curvature": 0.005,
+            "wavelength": 200.0,
+        }
+        return {name: torch.tensor(value) for name, value in nominal.items()}
+
+    def render_image(
+        self, state: State, render_state: Any, params: Task | None = None
+    ) -> tuple[Any, NDArray[np.uint8]]:
+        """Top view of 60 m × 60 m around the car, the road's direction at the car upwards; a dash every 6 m."""
+        assert params is not None
+        here, offset, heading = (float(state[name]) for name in ("distance", "lateral_error", "heading_error"))
+        spacing = 0.5
+        s = np.arange(math.floor(here) - 25, here + 60, spacing)
+        number = 2 * math.pi / float(params["wavelength"])
+        waves = np.cos(number * s) + np.cos(BEND_RATIO * number * s) / BEND_RATIO
+        angle = -0.5 * float(params["curvature"]) / number * waves  # ∫ κ ds
+        angle -= np.interp(here, s, angle)
+        ahead, left = np.cumsum(np.cos(angle)) * spacing, np.cumsum(np.sin(angle)) * spacing
+        ahead, left = ahead - np.interp(here, s, ahead), left - np.interp(here, s, left)
+
+        size, metres = 256, 60.0
+        image = Image.new("RGB", (size, size), "darkseagreen")
+        draw = ImageDraw.Draw(image)
+
+        def pixels(x: NDArray[Any], y: NDArray[Any]) -> list[tuple[float, float]]:
+            """Pixels of points x metres ahead and y metres to the left."""
+            columns, rows = (0.5 - y / metres) * size, (0.75 - x / metres) * size
+            return list(zip(columns.tolist(), rows.tolist(), strict=True))
+
+        sides = [
+            pixels(ahead - side * self.half_width * np.sin(angle), left + side * self.half_width * np.cos(angle))
+            for side in (1, -1)
+        ]
+        draw.polygon(sides[0] + sides[1][::-1], fill="dimgrey")
+        for side in sides:
+            draw.line(side, fill="white", width=2)
+        centre = pixels(ahead, left)
+        for start in range(len(s) - 5):
+            if s[start] % 6 == 0:
+                draw.line(centre[start : start + 5], fill="lightgrey")
+        x, y = 0.7 * float(params["wheelbase"]) * np.array([1, 1, -1, -1]), 0.9 * np.array([1, -1, -1, 1])
+        cos, sin = math.cos(heading), math.sin(heading)
+        body = pixels(cos * x - sin * y, offset + sin * x + cos * y)
+        draw.polygon(body, fill="royalblue")
+        draw.line(body[:2], fill="gold", width=2)
+        return render_state, np.asarray(image)
+
+    def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
+        """Feedforward of the bend with the tyres' slip, feedback on errors predicted over the delay, speed control.
+
+            δ = L κ + α_f(v² κ) − α_r(v² κ) − k_y e_y − k_ψ (e_ψ + v_y/v_x − slip of the bend)
+
+        where α(a) is the slip at which an axle gives the lateral acceleration a.
+        """
+        speed = self.initial_speed + SPEED_UNIT * obs[..., 2]
+        yaw_rate, curvature = YAW_UNIT * obs[..., 4], CURVATURE_UNIT * obs[..., 5:]
+        delay = params["actuator_delay"]
+        reach = (speed * (delay + TIME_STEP) / self.preview_spacing).clamp(max=1.0)
+        bend = torch.lerp(curvature[..., 0], curvature[..., 1], reach)
+        course = HEADING_UNIT * obs[..., 1] + obs[..., 3] / speed
+        course = course + (yaw_rate - speed * curvature[..., 0]) * delay
+        offset = self.half_width * obs[..., 0] + speed * course * delay
+
+        grip = GRAVITY * params["friction"]
+        wanted = torch.clamp(speed.square() * bend, -0.9 * grip, 0.9 * grip)
+        slip = wanted * (1 - (wanted / grip).square()).rsqrt()
+        front, rear = (slip.unsqueeze(-1) / self._stiffness(params["mass"])).unbind(-1)
+        quickness = 1 / (0.6 + 2 * delay)  # rad/s: a slower loop where the delay is long
+        span = params["wheelbase"] / speed
+        feedback = 2 * quickness * span * course + quickness.square() * span / speed * offset
+        steer = params["wheelbase"] * bend + front - rear - feedback
+        sharpest = torch.cat([curvature.abs(), params["curvature"].unsqueeze(-1)], dim=-1)  # the unseen may be sharp
+        braking = 0.4 * torch.minimum(grip, MAX_FORCE / params["mass"]).unsqueeze(-1)
+        distances = self._distances_ahead(self.preview_points + 1, speed)
+        limit = (0.6 * grip.unsqueeze(-1) / sharpest.clamp(min=1e-4) + 2 * braking * distances).amin(dim=-1).sqrt()
+        left = ((0.9 * grip).square() - wanted.square()).clamp(min=0.0).sqrt()  # of the friction circle
+        pedal = torch.clamp(self.oracle_speed(limit, params) - speed, -left, left) * params["mass"] / MAX_FORCE
+        return torch.stack([steer / MAX_STEER, pedal], dim=-1).clamp(-1.0, 1.0)
+
+    def oracle_speed(self, limit: Tensor, params: Task) -> Tensor:
+        """Speed the oracle aims at, given the highest that the bends ahead allow, both (*batch,) in m/s."""
+        raise NotImplementedError
+
+    def _stiffness(self, mass: Tensor) -> Tensor:
+        """Cornering stiffness of each axle by the mass it carries, C/m_axle, (*batch, 2) in m/s² per rad."""
+        per_mass = STIFFNESS / mass
+        return torch.stack([per_mass / self.front_share, per_mass / (1 - self.front_share)], dim=-1)
+
+    def _body_motion(self, axles: Tensor, wheelbase: Tensor) -> tuple[Tensor, Tensor]:
+        """Lateral velocity v_y (m/s) of the centre of mass and yaw rate r (rad/s), of the axles' (*batch, 2)."""
+        front, rear = axles.unbind(-1)
+        return torch.lerp(rear, front, self.front_share), (front - rear) / wheelbase
+
+    def _distances_ahead(self, points: int, like: Tensor) -> Tensor:
+        """Distances 0, spacing, 2 · spacing, … ahead of the car, (points,) in m."""
+        return self.preview_spacing * torch.arange(points, device=like.device, dtype=like.dtype)
+
+
+def road_curvature(distance: Tensor, params: Task) -> Tensor:
+    """Curvature κ(s) of the centre line, (*batch,) in 1/m, positive to the left; see Driving."""
+    angle = distance * (2 * math.pi / params["wavelength"])
+    curvature: Tensor = 0.5 * params["curvature"] * (angle.sin() + (BEND_RATIO * angle).sin())
+    return curvature
+
+
+def delayed(commands: Tensor, delay: Tensor) -> Tensor:
+    """Mean over the current step of the commands (*batch, n), newest first, as they arrive `delay` seconds later."""
+    ages = torch.arange(commands.shape[-1], device=delay.device, dtype=delay.dtype)
+    weights = (1 - (delay.unsqueeze(-1) / TIME_STEP - ages).abs()).clamp(min=0.0)
+    return (commands * weights).sum(dim=-1)
+
+
+class LaneKeeping(Driving):
+    """Keep to the centre of the lane at a speed that is not told.
+
+        r = 1 − 0.4 min(1, |e_y|/half-width)² − 0.5 min(1, |v_x − v*|/(10 m/s)) − 0.05 ‖clip(a)‖²
+
+    in [0, 1], so that ending an episode early never pays. The lane is 4 m wide and a car starts at 14 m/s. Task: that
+    of Driving and "target_speed" v* (m/s).
+
+    Source: the model is Driving's; the reward is this project's.
+
+    Args:
+        horizon: H.
+    """
+
+    def __init__(self, horizon: int = 150) -> None:
+        super().__init__(half_width=2.0, initial_speed=14.0, horizon=horizon)
+
+    def reward(
+        self,
+        state: State,
+        action: Tensor,
+        next_state: State,
+        rng: torch.Generator,
+        params: Task | None = None,
+    ) -> Tensor:
+        """See TaskEnv.reward."""
+        assert params is not None
+        offset = (next_state["lateral_error"] / self.half_width).square().clamp(max=1.0)
+        speed = ((next_state["speed"] - params["target_speed"]).abs() / 10).clamp(max=1.0)
+        effort = action.clamp(-1.0, 1.0).square().sum(dim=-1)
+        return 1 - 0.4 * offset - 0.5 * speed - 0.05 * effort
+
+    def get_default_params(self, **kwargs: Any) -> Task:
+        """Driving's, at 16 m/s."""
+        return {**super().get_default_params(), "target_speed": torch.tensor(16.0)}
+
+    def oracle_speed(self, limit: Tensor, params: Task) -> Tensor:
+        """See Driving.oracle_speed: the target speed, where the bends allow it."""
+        return torch.minimum(limit, params["target_speed"])
+
+
+class RacingLine(Driving):
+    """Get as far along a winding road as friction, mass and steering allow.
+
+        r = (s' − s)/(2 m) − 0.01 ‖clip(a)‖²
+
+    about 1 at 20 m/s and positive at any speed along the road, so that ending an episode early never pays. The road is
+    10 m wide and a car starts at 10 m/s. Task: that of Driving.
+
+    Source: the model is Driving's; the reward is this project's.
+
+    Args:
+        horizon: H.
+    """
+
+    def __init__(self, horizon: int = 150) -> None:
+        super().__init__(half_width=5.0, initial_speed=10.0, horizon=horizon, preview_points=5, preview_spacing=20.0)
+
+    def reward(
+        self,
+        state: State,
+        action: Tensor,
+        next_state: State,
+        rng: torch.Generator,
+        params: Task | None = None,
+    ) -> Tensor:
+        """See TaskEnv.reward."""
+        effort = action.clamp(-1.0, 1.0).square().sum(dim=-1)
+        return 0.5 * (next_state["distance"] - state["distance"]) - 0.01 * effort
+
+    def get_default_params(self, **kwargs: Any) -> Task:
+        """Driving's, with sharper bends."""
+        return {**super().get_default_params(), "curvature": torch.tensor(0.015)}
+
+    def oracle_speed(self, limit: Tensor, params: Task) -> Tensor:
+        """See Driving.oracle_speed: as fast as the bends allow."""
+        return limit.clamp(max=MAX_SPEED)
+
+
+def lane_keeping() -> TaskDistribution:
+    """Keep to a lane at a hidden target speed, with hidden friction, mass, wheelbase and steering delay; H = 150."""
+    return TaskDistribution(
+        LaneKeeping(),
+        train={
+            **_CARS,
+            "curvature": Uniform(0.002, 0.008, "1/m"),
+            "wavelength": Uniform(150.0, 300.0, "m"),
+            "target_speed": Uniform(8.0, 20.0, "m/s"),
+        },
+        ood={
+            **_OOD_CARS,
+            "curvature": Uniform(0.008, 0.01, "1/m"),
+            "wavelength": Uniform(100.0, 150.0, "m"),
+            "target_speed": Uniform(20.0, 25.0, "m/s"),
+        },
+    )
+
+
+def racing_line() -> TaskDistribution:
+    """Progress along a winding road whose bends are too sharp for full speed; H = 150."""
+    return TaskDistribution(
+        RacingLine(),
+        train={**_CARS, "curvature": Uniform(0.008, 0.02, "1/m"), "wavelength": Uniform(150.0, 300.0, "m")},
+        ood={**_OOD_CARS, "curvature": Uniform(0.02, 0.025, "1/m"), "wavelength": Uniform(100.0, 150.0, "m")},
+    )
+
+
+_CARS: dict[str, Range] = {
+    "friction": LogUniform(0.3, 1.0, "1"),
+    "mass": Uniform(1000.0, 2500.0, "kg"),
+    "wheelbase": Uniform(2.4, 3.2, "m"),
+    "actuator_delay": Uniform(0.0, 0.2, "s"),
+}
+_OOD_CARS: dict[str, Range] = {
+    "friction": LogUniform(0.2, 0.3, "1"),
+    "mass": Uniform(2500.0, 3500.0, "kg"),
+    "wheelbase": Uniform(3.2, 4.0, "m"),
+    "actuator_delay": Uniform(0.2, (HISTORY - 1) * TIME_STEP, "s"),
+}
