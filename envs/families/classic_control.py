@@ -168,6 +168,10 @@ class Pendulum(TaskEnv):
 
     def error(self, angle: Tensor, params: Task) -> Tensor:
         """Angle from the target, in [−π, π)."""
+        return self._wrap(angle)
+
+    @staticmethod
+    def _wrap(angle: Tensor) -> Tensor:
         return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
     def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
@@ -209,27 +213,32 @@ class Pendulum(TaskEnv):
         return _scalars({"gravity": 10.0, "mass": 1.0, "length": 1.0, "torque_limit": 2.0})
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
-        """Hold the target where the torque suffices for the way there, else pump energy; Åström & Furuta 2000."""
+        """Hold the target, or the nearest angle that can be held, where the torque suffices for the way there.
+
+        Elsewhere pump energy: Åström & Furuta 2000, "Swinging up a pendulum by energy control".
+        """
         cos, sin, speed = obs.unbind(-1)
         mass, length, gravity, limit = (params[name] for name in ("mass", "length", "gravity", "torque_limit"))
         inertia, weight = mass * length.square() / 3, mass * gravity * length / 2
-        error = self.error(torch.atan2(sin, cos), params)
+        steepest = torch.where(limit > weight, math.pi, (0.95 * limit / weight).clamp(max=1.0).asin())
+        error = self._wrap(torch.atan2(sin, cos) - self.target(params).clamp(-steepest, steepest))
         hold = inertia * (-20 * error - 6 * speed) - weight * sin
         energy = 0.5 * inertia * speed.square() + weight * (cos - 1)  # 0: upright and at rest
         pump = torch.where(energy < 0, limit, -limit) * torch.where(speed >= 0, 1.0, -1.0)
         can_hold = (hold.abs() < 1.5 * limit) | (limit > 1.2 * weight)
         return (torch.where(can_hold, hold, pump) / limit).clamp(-1.0, 1.0).unsqueeze(-1)
 
-    def target(self, params: Task) -> float:
-        """θ* of an unbatched task."""
-        return 0.0
+    def target(self, params: Task) -> Tensor:
+        """θ*, (*batch,)."""
+        return torch.zeros_like(params["mass"])
 
     def render_image(self, state: Tensor, render_state: Any, params: Task | None = None) -> Picture:
         """Picture of the rod, with a red cross in the direction of the target."""
         assert params is not None
         angle, length = float(state[0]), float(params["length"])
         canvas = Canvas(half_width=1.8)
-        canvas.cross((-1.6 * math.sin(self.target(params)), 1.6 * math.cos(self.target(params))), 6, "red")
+        target = float(self.target(params))
+        canvas.cross((-1.6 * math.sin(target), 1.6 * math.cos(target)), 6, "red")
         canvas.line([(0.0, 0.0), (-length * math.sin(angle), length * math.cos(angle))], "royalblue", 10)
         canvas.disc((0.0, 0.0), 6, "grey")
         return render_state, canvas.image()
@@ -251,9 +260,9 @@ class TargetPendulum(Pendulum):
         """Gymnasium's Pendulum."""
         return {**super().get_default_params(), "target_angle": torch.tensor(0.0)}
 
-    def target(self, params: Task) -> float:
+    def target(self, params: Task) -> Tensor:
         """See Pendulum.target."""
-        return float(params["target_angle"])
+        return params["target_angle"]
 
 
 class MountainCar(TaskEnv):
@@ -363,7 +372,7 @@ class MountainCarContinuous(MountainCar):
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Push the way it rolls."""
-        return torch.where(obs[..., 1:] >= 0, 1.0, -1.0)
+        return torch.where(obs[..., 1:] >= 0, 1.0, -1.0).to(obs.dtype)
 
 
 class Acrobot(TaskEnv):
@@ -484,7 +493,7 @@ class Acrobot(TaskEnv):
 
 
 def cart_pole() -> TaskDistribution:
-    """CartPole with varied gravity, masses, pole length and force, H = 200; ood: all of them wider."""
+    """CartPole with varied gravity, masses, pole length and force, H = 200; ood: all but the force wider."""
     return TaskDistribution(CartPole(), train=_CART_POLE, ood=_CART_POLE_OOD)
 
 
@@ -500,7 +509,7 @@ def pendulum() -> TaskDistribution:
     return TaskDistribution(
         TargetPendulum(),
         train={**_PENDULUM, "target_angle": Uniform(-1.0, 1.0, "rad")},
-        ood={**_PENDULUM_OOD, "target_angle": Uniform(1.0, 2.0, "rad")},
+        ood={**_PENDULUM_OOD, "target_angle": Uniform(1.0, 1.5, "rad")},
     )
 
 
@@ -568,9 +577,13 @@ _CART_POLE_OOD = {
     "pole_length": LogUniform(0.15, 0.25, "m"),
 }
 _PENDULUM = {
-    "gravity": Uniform(7.0, 13.0, "m/s²"),
-    "mass": LogUniform(0.5, 2.0, "kg"),
-    "length": LogUniform(0.7, 1.4, "m"),
-    "torque_limit": Uniform(2.0, 8.0, "N·m"),
+    "gravity": Uniform(8.0, 12.0, "m/s²"),
+    "mass": LogUniform(0.7, 1.4, "kg"),
+    "length": LogUniform(0.8, 1.25, "m"),
+    "torque_limit": Uniform(2.0, 10.0, "N·m"),
 }
-_PENDULUM_OOD = {"gravity": Uniform(13.0, 18.0, "m/s²"), "mass": LogUniform(2.0, 3.0, "kg")}
+_PENDULUM_OOD = {
+    "gravity": Uniform(12.0, 15.0, "m/s²"),
+    "mass": LogUniform(1.4, 2.0, "kg"),
+    "torque_limit": Uniform(10.0, 12.0, "N·m"),
+}
