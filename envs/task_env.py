@@ -1,5 +1,6 @@
 """TaskEnv: one definition of a parameterized environment, in torch, for training, Gymnasium and SB3 alike."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from envs.task_space import Task, num_tasks_of
 
 State = Any
 """State of a TaskEnv: a tensor or a dict of named tensors, leaves (*batch, …)."""
+
+Step = Callable[[State, Tensor, torch.Generator, Task], tuple[State, Tensor, Tensor, Tensor]]
+"""What `TaskEnv.step` is."""
 
 
 class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
@@ -30,12 +34,14 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
             a Box now and then: the environment clips.
         horizon: number of steps after which an episode is truncated, H.
         render_fps: frames per second of rendered episodes.
+        random_steps: whether anything but `initial` draws random numbers.
     """
 
     observation_space: Box
     action_space: Box | Discrete
     horizon: int
     render_fps: int = 10
+    random_steps: bool = False
 
     def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
         """State at the start of an episode, (*batch, …), where *batch leads the shape of every task parameter."""
@@ -63,7 +69,31 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
 
     def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """Whether a state ends the episode, bool, broadcastable to (*batch,). Default: never."""
-        return torch.zeros((), dtype=torch.bool, device=rng.device)
+        assert params is not None
+        return torch.zeros((), dtype=torch.bool, device=next(iter(params.values())).device)
+
+    def step(
+        self, state: State, action: Tensor, rng: torch.Generator, params: Task
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        """One step of everything: next state, obs (*batch, O), reward (*batch,), terminated bool (*batch,)."""
+        next_state = self.transition(state, action, rng, params)
+        reward = self.reward(state, action, next_state, rng, params)
+        terminated = self.terminal(next_state, rng, params).expand(reward.shape)
+        return next_state, self.observation(next_state, rng, params), reward, terminated
+
+    def compile(self, **options: Any) -> None:
+        """Let torch.compile make `step` faster from now on, as `torch.nn.Module.compile` does with `forward`.
+
+        The first steps of each batch shape take seconds, and a C++ compiler is needed on the CPU. Results equal those
+        of the plain step but for rounding. Where the family draws random numbers in its steps, it stays as it is:
+        a compiled function takes no torch.Generator.
+
+        Args:
+            options: for torch.compile, such as mode="reduce-overhead", which captures a CUDA graph on a GPU.
+        """
+        if not self.random_steps:
+            compiled = torch.compile(_without_generator(self), **options)
+            self.step = lambda state, action, rng, params: compiled(state, action, params)  # type: ignore[method-assign]
 
     def get_default_params(self, **kwargs: Any) -> Task | None:
         """The unbatched task of `gymnasium.make(id)`; None: a training task, always the same."""
@@ -139,10 +169,17 @@ class BoundTaskEnv:
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step everywhere: action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
-        env, rng, params = self.env, self._rng, self._params
-        assert rng is not None, "reset() comes before step()"
-        next_state = env.transition(self._state, action, rng, params)
-        reward = env.reward(self._state, action, next_state, rng, params)
-        terminated = env.terminal(next_state, rng, params).expand(self.batch_shape)
-        self._state = next_state
-        return env.observation(next_state, rng, params), reward, terminated
+        assert self._rng is not None, "reset() comes before step()"
+        self._state, obs, reward, terminated = self.env.step(self._state, action, self._rng, self._params)
+        return obs, reward, terminated
+
+
+def _without_generator(env: TaskEnv) -> Callable[[State, Tensor, Task], tuple[State, Tensor, Tensor, Tensor]]:
+    """The plain step of an environment that draws no random numbers in it."""
+    step = type(env).step
+    no_generator: Any = object()  # None would make a family that does draw use torch's global stream
+
+    def plain(state: State, action: Tensor, params: Task) -> tuple[State, Tensor, Tensor, Tensor]:
+        return step(env, state, action, no_generator, params)
+
+    return plain

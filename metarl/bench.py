@@ -18,17 +18,26 @@ from torch import Tensor
 from agents.maml import MAML, MAMLConfig
 from agents.objectives import Batch
 from agents.policy import PolicyConfig
-from envs.registry import ALIASES, FAMILIES, make_distribution
+from envs.registry import FAMILIES, make_distribution
 from envs.rollout import Episodes
 from envs.task_space import select_tasks, tasks_to_json
-from metarl.errors import unknown
+from metarl.bench_envs import checked_families
+from metarl.memory import peak_memory_mb
 from metarl.train import MetaBatch, sample_iteration
 
 PLAIN_TASKS = 4  # the plain loop is linear in tasks; this many are timed and scaled up
 
 
 def bench(
-    env: str, num_tasks: int, episodes: int, hidden_size: int, repeats: int, num_threads: int, fvp_fraction: float = 0.2
+    env: str,
+    num_tasks: int,
+    episodes: int,
+    hidden_size: int,
+    repeats: int,
+    num_threads: int,
+    fvp_fraction: float = 0.2,
+    horizon: int | None = None,
+    plain_loop: bool = True,
 ) -> dict[str, Any]:
     """Time one MAML meta-iteration, one inner step, and the plain loop in the same process.
 
@@ -40,17 +49,18 @@ def bench(
         repeats: how often each is timed; medians are reported, after one untimed run.
         num_threads: CPU threads of the meta-update.
         fvp_fraction: share of the episodes on which Fisher products are estimated.
+        horizon: H; by default the family's.
+        plain_loop: whether to time the plain loop, which is slow, as well.
 
     Returns:
-        figures in seconds, steps per second, and ratios plain / batched.
+        figures in seconds, steps per second, megabytes, and ratios plain / batched.
 
     Raises:
         UserError: not a registered family.
     """
-    name = ALIASES.get(env, env)
-    if name not in FAMILIES:
-        raise unknown("environment", env, FAMILIES)
+    (name,) = checked_families([env])
     distribution = make_distribution(name)
+    distribution.env.horizon = horizon or distribution.horizon
     generator = torch.Generator().manual_seed(0)
     config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size)), fvp_fraction=fvp_fraction)
     learners = {
@@ -79,17 +89,7 @@ def bench(
         outer: _median_seconds(_update_from_start(one, support, query), repeats) for outer, one in learners.items()
     }
 
-    plain = _PlainLoop(FAMILIES[name].gymnasium_id, learner, episodes)
-    plain_tasks = min(PLAIN_TASKS, num_tasks)
-    tasks = distribution.sample(plain_tasks, "train", generator)
-    start = time.perf_counter()
-    plain_steps = sum(plain.sample(tasks_to_json(select_tasks(tasks, slice(i, i + 1)))[0]) for i in range(plain_tasks))
-    plain_sampling = (time.perf_counter() - start) * num_tasks / plain_tasks
-    start = time.perf_counter()
-    plain.gradient([batch.tasks(slice(0, plain_tasks)) for batch in (*support, query)])
-    plain_gradient = (time.perf_counter() - start) * num_tasks / plain_tasks
-
-    return {
+    figures = {
         "env": name,
         "num_tasks": num_tasks,
         "episodes": episodes,
@@ -105,6 +105,22 @@ def bench(
         "meta_update_ppo_s": update["ppo"],
         "iteration_trpo_s": sampling_and_adaptation + update["trpo"],
         "iteration_ppo_s": sampling_and_adaptation + update["ppo"],
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    if not plain_loop:
+        return figures
+
+    plain = _PlainLoop(FAMILIES[name].gymnasium_id, learner, episodes)
+    plain_tasks = min(PLAIN_TASKS, num_tasks)
+    tasks = distribution.sample(plain_tasks, "train", generator)
+    start = time.perf_counter()
+    plain_steps = sum(plain.sample(tasks_to_json(select_tasks(tasks, slice(i, i + 1)))[0]) for i in range(plain_tasks))
+    plain_sampling = (time.perf_counter() - start) * num_tasks / plain_tasks
+    start = time.perf_counter()
+    plain.gradient([batch.tasks(slice(0, plain_tasks)) for batch in (*support, query)])
+    plain_gradient = (time.perf_counter() - start) * num_tasks / plain_tasks
+
+    return figures | {
         "plain_sampling_s": plain_sampling,
         "plain_env_steps_per_s": plain_steps * num_tasks / plain_tasks / plain_sampling,
         "plain_meta_gradient_s": plain_gradient,

@@ -27,10 +27,14 @@ from agents.registry import AGENTS
 from envs.registry import FAMILIES, make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
-from metarl import comparison_report, distributed, plots
+from metarl import bench_report, comparison_report, distributed, plots
 from metarl.bench import bench
+from metarl.bench_envs import Throughput, checked_families, throughput
+from metarl.bench_scaling import scaling
+from metarl.bench_scaling import write as write_scaling
 from metarl.checkpoint import BEST, write_atomically
 from metarl.compare import CompareConfig, Comparer
+from metarl.compiled import compile_env
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
 from metarl.distillation_report import DistillationReport, distillation_report
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
@@ -73,6 +77,8 @@ class Train(TrainConfig):
                 # What cannot be built or does not fit is said before anything is written.
                 distribution, learner = build(here, torch.Generator(here.device))
                 check_memory(here, distribution, learner)
+                if here.compile_env:
+                    compile_env(distribution, torch.device(here.device))
             run, resumed = distributed.from_first(lambda: self._open(here))
             if num_processes() > 1:
                 run.config = dataclasses.replace(run.config, device=here.device, num_threads=here.num_threads)
@@ -346,63 +352,103 @@ class Tensorboard:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time one MAML meta-iteration beside a plain loop over tasks, in one run.
+    """Measure the speed on this machine, each time beside what one would use instead, in one run.
 
     Attributes:
-        env: a registered environment.
-        num_tasks: M, tasks.
-        episodes: E, episodes per task.
+        what: 'iteration': one MAML meta-iteration beside a plain loop over tasks; 'envs': steps of each family beside
+            Gymnasium's vector environments and, with the extra 'bench', gymnax; 'sb3': Stable-Baselines3 PPO collecting
+            on our VecEnv and on its own; 'scaling': how a meta-iteration grows with tasks, episodes, horizon, width
+            and processes (minutes).
+        envs: registered environments; 'iteration' and 'scaling' take one; by default point-navigation/finn, for 'envs'
+            every family.
+        num_tasks: M, tasks of 'iteration'.
+        episodes: E, episodes per task of 'iteration'.
+        horizon: H of 'iteration'; by default the family's.
         hidden_size: units of each of the policy's two hidden layers.
+        num_envs: environments side by side of 'envs' (by default 1,024) and 'sb3' (400).
+        seconds: how long 'envs' steps each environment.
+        compile: whether 'envs' measures compiled steps as well.
         repeats: timed repetitions; medians are shown.
         num_threads: CPU threads of the meta-update; 0 takes one per core.
         fvp_fraction: share of the episodes on which MAML-TRPO's Fisher products are estimated.
-        json: print one JSON object and nothing else.
+        plain: whether 'iteration' times the plain loop, which takes a minute.
+        json: print JSON and nothing else.
+        out: directory of scaling.csv and scaling.png.
     """
 
-    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")] = DEFAULT_ENV
+    what: Annotated[
+        tyro.conf.Positional[Literal["iteration", "envs", "sb3", "scaling"]], tyro.conf.arg(metavar="WHAT")
+    ] = "iteration"
+    envs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ENV")] = ()
     num_tasks: int = 40
     episodes: int = 20
+    horizon: int | None = None
     hidden_size: int = 100
+    num_envs: int | None = None
+    seconds: float = 1.0
+    compile: bool = True
     repeats: int = 3
     num_threads: int = 1
     fvp_fraction: float = 0.2
+    plain: bool = True
     json: bool = False
+    out: str = "runs/scaling"
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the flag."""
-        require_at_least(self, num_tasks=1, episodes=1, hidden_size=1, repeats=1, num_threads=0)
+        require_at_least(self, num_tasks=1, episodes=1, horizon=1, hidden_size=1, num_envs=1, repeats=1, num_threads=0)
+        if not self.seconds > 0:
+            raise UserError(f"seconds must be positive, got {self.seconds}")
 
     def execute(self, console: Console) -> int:
         """Measure and print."""
-        figures = bench(
-            self.env,
+        names = checked_families(self.envs or (() if self.what == "envs" else (DEFAULT_ENV,)))
+        if self.what in ("iteration", "scaling") and len(names) != 1:
+            raise UserError(f"bench {self.what} takes one environment, got {', '.join(names)}")
+        progress = Console(stderr=True) if self.json else console
+        data: Any
+        match self.what:
+            case "iteration":
+                data = self._iteration(names[0])
+                table = bench_report.iteration_table(data)
+            case "envs":
+                rates = [self._throughput(name, progress) for name in names]
+                data, table = [rate.to_json() for rate in rates], bench_report.envs_table(rates)
+            case "sb3":
+                from metarl.bench_sb3 import sb3_collection  # slow to import, and not always needed
+
+                collections = [sb3_collection(name, self.num_envs or 400, self.repeats) for name in names]
+                data, table = [one.to_json() for one in collections], bench_report.sb3_table(collections)
+            case "scaling":
+                out = Path(self.out)
+                out.mkdir(parents=True, exist_ok=True)  # before the work, so that a bad path costs nothing
+                points = scaling(names[0], self.num_threads or 1, lambda line: _say(progress, line))
+                data, table = [dataclasses.asdict(p) for p in points], bench_report.scaling_table(points, names[0])
+                for path in write_scaling(points, names[0], out):
+                    _say(progress, f"written: {path}")
+        if self.json:
+            print(json.dumps(data))
+        else:
+            console.print(table)
+        return 0
+
+    def _iteration(self, name: str) -> dict[str, Any]:
+        threads = self.num_threads or distributed.local_cores()
+        return bench(
+            name,
             self.num_tasks,
             self.episodes,
             self.hidden_size,
             self.repeats,
-            self.num_threads or distributed.local_cores(),
+            threads,
             self.fvp_fraction,
+            self.horizon,
+            self.plain,
         )
-        if self.json:
-            print(json.dumps(figures))
-            return 0
-        setting = f"{self.num_tasks} tasks × {self.episodes} episodes × {figures['horizon']} steps"
-        units = f"2×{self.hidden_size} units, {figures['num_threads']} thread(s)"
-        table = Table(title=f"MAML on {figures['env']}: {setting}, {units}", title_justify="left")
-        for heading in ("phase", "batched", "plain loop over tasks", "ratio"):
-            table.add_column(heading, justify="right" if heading != "phase" else "left")
-        for phase, key in (
-            ("sampling, before and after 1 step", "sampling"),
-            ("meta-gradient, second order", "meta_gradient"),
-        ):
-            ours, plain, ratio = figures[f"{key}_s"], figures[f"plain_{key}_s"], figures[f"{key}_ratio"]
-            table.add_row(phase, f"{ours:.3f} s", f"{plain:.2f} s", f"{ratio:.1f}")
-        rates = figures["env_steps_per_s"], figures["plain_env_steps_per_s"]
-        table.add_row("environment steps per second", *(f"{rate:,.0f}" for rate in rates), f"{rates[0] / rates[1]:.1f}")
-        for outer, name in (("trpo", "MAML-TRPO"), ("ppo", "ProMP, 5 epochs")):
-            table.add_row(f"whole meta-iteration, {name}", f"{figures[f'iteration_{outer}_s']:.2f} s", "", "")
-        console.print(table)
-        return 0
+
+    def _throughput(self, name: str, progress: Console) -> Throughput:
+        _say(progress, name)
+        return throughput(name, self.num_envs or 1024, self.seconds, distributed.local_cores(), self.compile)
 
 
 @dataclass(frozen=True)

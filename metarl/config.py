@@ -38,6 +38,7 @@ class TrainConfig:
         test_tasks: held-out test tasks in the evaluation at the end.
         checkpoint_interval: meta-iterations between checkpoints.
         num_threads: CPU threads; 0 takes one per core.
+        compile_env: let torch.compile fuse the environment's steps; takes seconds at the start, and a C++ compiler.
         name: the run's name, the directory below run_dir; by default made from agent, environment and seed.
         run_dir: where runs are written.
         learner: the agent's hyper-parameters.
@@ -57,6 +58,7 @@ class TrainConfig:
     test_tasks: int = 100
     checkpoint_interval: int = 10
     num_threads: int = 0
+    compile_env: bool = False
     name: str = ""
     run_dir: str = "runs"
     learner: Annotated[LearnerConfig, tyro.conf.AvoidSubcommands] = field(default_factory=MAMLConfig)

@@ -1,6 +1,8 @@
 """Memory: keep what is freed for the next step, and say before a run begins what will not fit."""
 
 import ctypes
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -63,3 +65,9 @@ def available_bytes(device: torch.device) -> int | None:
         return int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process has held so far, MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -23,6 +23,7 @@ from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
 from metarl import distributed, plots, teachers
 from metarl.checkpoint import Checkpoint, Progress
+from metarl.compiled import compile_env
 from metarl.config import TrainConfig, flat_items
 from metarl.errors import TrainingError
 from metarl.evaluate import adapt_to_tasks, adaptation_episodes, rollout_generator, summarize
@@ -70,6 +71,8 @@ class Trainer:
         self.console = console
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
+        if self.config.compile_env:
+            compile_env(self.distribution, self.generator.device)
         self.progress = Progress()
         self.stop_requested = False
         if isinstance(self.learner, Distillation):

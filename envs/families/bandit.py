@@ -27,6 +27,7 @@ class Bandit(TaskEnv):
     """
 
     observation_space = Box(0.0, 1.0, (1,), np.float32)
+    random_steps = True
 
     def __init__(self, num_arms: int = 10, num_pulls: int = 100) -> None:
         self.action_space = Discrete(num_arms)

@@ -32,6 +32,8 @@ class TabularMDP(TaskEnv):
         horizon: H.
     """
 
+    random_steps = True
+
     def __init__(self, num_states: int = 10, num_actions: int = 5, horizon: int = 10) -> None:
         self.observation_space = Box(0.0, 1.0, (num_states,), np.float32)
         self.action_space = Discrete(num_actions)

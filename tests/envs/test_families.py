@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from family_play import play, random_actions, rng
+from gymnasium.spaces import Box
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,18 +27,6 @@ NUM_TASKS, NUM_EPISODES = 16, 9
 every_family = pytest.mark.parametrize("name", FAMILY_NAMES)
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random_actions(distribution: TaskDistribution, *batch: int, seed: int = 1) -> Tensor:
-    """Actions (*batch, A), now and then beyond the bounds, or (*batch,) integers."""
-    space = distribution.action_space
-    if isinstance(space, Discrete):
-        return torch.randint(int(space.n), batch, generator=rng(seed))
-    return torch.randn((*batch, *space.shape), generator=rng(seed))
-
-
 def exploring_actions(distribution: TaskDistribution, tasks: Task) -> Tensor:
     """(H, M, E, …): a third of the episodes acts at random, a third holds one action, a third follows the oracle."""
     actions = random_actions(distribution, distribution.horizon, num_tasks_of(tasks), NUM_EPISODES)
@@ -51,18 +40,6 @@ def exploring_actions(distribution: TaskDistribution, tasks: Task) -> Tensor:
             actions[time, :, 2::3] = env.oracle_action(obs, params, time)[:, 2::3].to(actions.dtype)
             obs, _, _ = bound.step(actions[time])
     return actions
-
-
-def play(distribution: TaskDistribution, tasks: Task, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Obs (H+1, M, E, O), reward and terminated (H, M, E) of the same noise whatever the tasks."""
-    env = distribution.bind(tasks, actions.shape[2])
-    obs, steps = [env.reset(rng(2))], []
-    for action in actions:
-        seen, *paid = env.step(action)
-        obs.append(seen)
-        steps.append(paid)
-    rewards, terminated = zip(*steps, strict=True)
-    return torch.stack(obs), torch.stack(rewards), torch.stack(terminated)
 
 
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
@@ -82,6 +59,17 @@ def test_the_same_tasks_and_seed_give_the_same_trajectory(name: str) -> None:
     actions = random_actions(distribution, distribution.horizon, NUM_TASKS, NUM_EPISODES)
     first, second = play(distribution, tasks, actions), play(distribution, tasks, actions)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@every_family
+def test_steps_draw_random_numbers_where_the_family_says_so(name: str) -> None:
+    distribution = make_distribution(name)
+    env, tasks = distribution.env, distribution.sample(NUM_TASKS, "test")
+    state, action = env.initial(rng(), tasks), random_actions(distribution, NUM_TASKS)
+    before = rng(5).get_state()
+    generator = rng(5)
+    env.step(state, action, generator, tasks)
+    assert torch.equal(generator.get_state(), before) is not env.random_steps
 
 
 @every_family

@@ -1,5 +1,10 @@
 """The benchmark measures what it says: the same work on both sides."""
 
+import csv
+import functools
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +13,12 @@ import torch
 from agents.maml import MAML, MAMLConfig
 from agents.policy import PolicyConfig
 from envs.families.navigation import pearl
+from metarl import bench_scaling
 from metarl.bench import _PlainLoop, bench
+from metarl.bench_envs import _gymnax_rate, _rate
+from metarl.bench_scaling import Point, Setting, exponent
 from metarl.cli import main
+from metarl.errors import TrainingError
 from metarl.train import sample_iteration
 
 
@@ -34,7 +43,22 @@ def test_table_shows_the_figures(
     figures: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metarl.cli.bench", lambda *arguments: figures)
-    assert main(["bench", "point-navigation/pearl", "--num-tasks", "2", "--episodes", "3", "--hidden-size", "4"]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "iteration",
+                "point-navigation/pearl",
+                "--num-tasks",
+                "2",
+                "--episodes",
+                "3",
+                "--hidden-size",
+                "4",
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert "2 tasks × 3 episodes × 20 steps" in text
     assert f"{figures['env_steps_per_s']:,.0f}" in text
@@ -53,3 +77,67 @@ def test_plain_loop_computes_the_same_meta_gradient() -> None:
     assert max(float(leaf.abs().max()) for leaf in expected.values()) > 1e-2
     for name, leaf in expected.items():
         torch.testing.assert_close(plain[name], leaf, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_peak_memory_is_that_of_a_process_with_torch(figures: dict[str, Any]) -> None:
+    assert 100 < figures["peak_memory_mb"] < 10_000
+
+
+def test_the_plain_loop_can_be_left_out() -> None:
+    small = bench("bandit/bernoulli", 2, 2, 4, 1, 1, horizon=7, plain_loop=False)
+    assert small["horizon"] == 7
+    assert small["env_steps"] == 2 * 2 * 2 * 7
+    assert not [name for name in small if name.startswith("plain") or name.endswith("ratio")]
+
+
+def test_throughput_of_a_family_is_measured_beside_gymnasium(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--num-envs", "8", "--seconds", "0.05", "--no-compile", "--json"]
+    assert main(["bench", "envs", "cart-pole", "bandit/bernoulli", *flags]) == 0
+    cart_pole, bandit = json.loads(capsys.readouterr().out)
+    assert (cart_pole["single_id"], bandit["single_id"]) == ("CartPole-v1", "metarl/BernoulliBandit-v0")
+    for row in (cart_pole, bandit):
+        assert row["ratio_to_sync"] == pytest.approx(row["batch"] / row["sync"])
+        assert min(row["batch"], row["vector"], row["sync"], row["asynchronous"]) > 0
+        assert row["compiled"] is None
+    assert bandit["gymnax"] is None
+
+
+def test_rates_count_the_environment_steps_of_each_call() -> None:
+    assert _rate(lambda: time.sleep(0.01), env_steps=50, seconds=0.1) == pytest.approx(50 / 0.01, rel=0.3)
+
+
+def test_gymnax_takes_as_many_steps_as_are_counted() -> None:
+    pytest.importorskip("gymnax")
+    assert (_gymnax_rate("Pendulum-v1", 4, 0.05) or 0) > 0
+
+
+def test_ppo_collects_on_both_vector_environments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sb3", "cart-pole", "--num-envs", "10", "--repeats", "1"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "cart-pole" in line)
+    assert "10" in row.split()
+
+
+def test_exponents_come_from_the_points() -> None:
+    quadratic = [Point(Setting(axis="num_tasks", num_tasks=n), 0.5 * n**2, 100.0) for n in (10, 20, 40)]
+    linear = [Point(Setting(axis="episodes", episodes=n), 3.0 * n, 100.0) for n in (5, 80)]
+    assert exponent(quadratic + linear, "num_tasks") == pytest.approx(2.0)
+    assert exponent(quadratic + linear, "episodes") == pytest.approx(1.0)
+
+
+def test_scaling_writes_its_points_and_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two points in processes of their own: one bench, one job of torchrun."""
+    monkeypatch.setattr(bench_scaling, "AXES", {"horizon": (2, 4), "processes": (1,)})
+    monkeypatch.setattr(bench_scaling, "TRAINED_ITERATIONS", 3)
+    monkeypatch.setattr(bench_scaling, "Setting", functools.partial(Setting, num_tasks=2, episodes=2, hidden_size=4))
+    points = bench_scaling.scaling("point-navigation/pearl", 1, lambda line: None)
+    assert [(point.setting.axis, point.value) for point in points] == [("horizon", 2), ("horizon", 4), ("processes", 1)]
+    assert all(point.seconds > 0 for point in points)
+    table, picture = bench_scaling.write(points[:2], "point-navigation/pearl", tmp_path)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["horizon"] for row in rows] == ["2", "4"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failed_point_is_said_in_one_line() -> None:
+    with pytest.raises(TrainingError, match="unknown environment"):
+        bench_scaling.scaling("nowhere", 1, lambda line: None)

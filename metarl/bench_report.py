@@ -1,0 +1,87 @@
+"""Tables of the benchmarks."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from metarl.bench_envs import Throughput
+from metarl.bench_scaling import AXES, Point, exponent
+
+if TYPE_CHECKING:
+    from metarl.bench_sb3 import SB3Collection  # imports Stable-Baselines3, which takes seconds
+
+
+def iteration_table(figures: dict[str, Any]) -> Table:
+    """One meta-iteration by phase, beside the plain loop where that was timed."""
+    setting = f"{figures['num_tasks']} tasks × {figures['episodes']} episodes × {figures['horizon']} steps"
+    units = f"2×{figures['hidden_sizes'][0]} units, {figures['num_threads']} thread(s)"
+    table = Table(title=f"MAML on {figures['env']}: {setting}, {units}", title_justify="left")
+    for heading in ("phase", "batched", "plain loop over tasks", "ratio"):
+        table.add_column(heading, justify="right" if heading != "phase" else "left")
+    for phase, key in (
+        ("sampling, before and after 1 step", "sampling"),
+        ("meta-gradient, second order", "meta_gradient"),
+    ):
+        plain = (f"{figures[f'plain_{key}_s']:.2f} s", f"{figures[f'{key}_ratio']:.1f}") if _has_plain(figures) else ()
+        table.add_row(phase, f"{figures[f'{key}_s']:.3f} s", *plain)
+    rates = [figures["env_steps_per_s"], *([figures["plain_env_steps_per_s"]] if _has_plain(figures) else [])]
+    ratio = [f"{rates[0] / rates[1]:.1f}"] if len(rates) > 1 else []
+    table.add_row("environment steps per second", *(f"{rate:,.0f}" for rate in rates), *ratio)
+    for outer, name in (("trpo", "MAML-TRPO"), ("ppo", "ProMP, 5 epochs")):
+        table.add_row(f"meta-update, {name}", f"{figures[f'meta_update_{outer}_s']:.2f} s")
+        table.add_row(f"whole meta-iteration, {name}", f"{figures[f'iteration_{outer}_s']:.2f} s")
+    table.add_row("peak memory", f"{figures['peak_memory_mb']:,.0f} MB")
+    return table
+
+
+def _has_plain(figures: dict[str, Any]) -> bool:
+    return "plain_sampling_s" in figures
+
+
+def envs_table(results: Sequence[Throughput]) -> Table:
+    """Steps per second of each family and of the others, with our ratio to them."""
+    first = results[0]
+    title = (
+        f"million environment steps per second: {first.num_envs:,} environments on one core; Gymnasium's vector "
+        f"environments (Async: {first.processes} processes) and gymnax, and how many times as fast ours are"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("environment", "batch", "compiled", "vector", "Sync", "Async", "gymnax"):
+        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    for result in results:
+        others = (result.sync, result.asynchronous, result.gymnax)
+        table.add_row(
+            result.env,
+            *(_millions(rate) for rate in (result.batch, result.compiled, result.vector)),
+            *("" if rate is None else f"{_millions(rate)} ({result.best / rate:,.1f})" for rate in others),
+        )
+    return table
+
+
+def _millions(rate: float | None) -> str:
+    return "" if rate is None else f"{rate / 1e6:.3g}"
+
+
+def sb3_table(results: "Sequence[SB3Collection]") -> Table:
+    """Steps per second of PPO's collection on both vector environments."""
+    table = Table(title="Stable-Baselines3 PPO collecting: environment steps per second", title_justify="left")
+    for heading in ("environment", "environments", "our VecEnv", "DummyVecEnv", "ratio"):
+        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    for result in results:
+        rates = f"{result.vec_env:,.0f}", f"{result.dummy:,.0f}", f"{result.vec_env / result.dummy:.1f}"
+        table.add_row(result.env, str(result.num_envs), *rates)
+    return table
+
+
+def scaling_table(points: Sequence[Point], env: str) -> Table:
+    """Seconds and peak memory of each point, and the exponent of each axis."""
+    table = Table(title=f"one MAML-TRPO iteration on {env}", title_justify="left")
+    for heading in ("varied", "value", "seconds", "peak memory", "time ∝ n^"):
+        table.add_column(heading, justify="left" if heading == "varied" else "right")
+    for axis in AXES:
+        for point in (point for point in points if point.setting.axis == axis):
+            memory = "" if point.peak_memory_mb is None else f"{point.peak_memory_mb:,.0f} MB"
+            table.add_row(axis, str(point.value), f"{point.seconds:.2f}", memory, "")
+        table.add_row("", "", "", "", f"{exponent(points, axis):.2f}", end_section=True)
+    return table
