@@ -1,0 +1,23 @@
+"""`metarl train AGENT FAMILY` works for every family that needs no extra package."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from envs.registry import FAMILIES
+from metarl.cli import main
+
+TORCH_FAMILIES = [name for name, family in FAMILIES.items() if family.gymnasium_id]
+SMALL = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 2 --hidden-sizes 4".split()
+
+
+@pytest.mark.parametrize("agent", ["maml", "reptile"])
+@pytest.mark.parametrize("name", TORCH_FAMILIES)
+def test_it_trains_and_evaluates(name: str, agent: str, tmp_path: Path) -> None:
+    assert main(["train", agent, name, *SMALL, "--run-dir", str(tmp_path), "--name", "run"]) == 0
+    report = json.loads((tmp_path / "run" / "evaluation-test.json").read_text())
+    assert report["env"] == name
+    assert len(report["return_mean"]) == report["adaptation_steps"] + 1
+    assert report["total_env_steps"] > 0
+    assert (tmp_path / "run" / "adaptation-test.png").exists()
