@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from envs.families import bandit, classic_control, navigation, tabular_mdp
+from envs.families import bandit, classic_control, driving, gridworld, navigation, tabular_mdp
 from envs.task_distribution import TaskDistribution
 
 
@@ -43,9 +43,14 @@ FAMILIES = {
         Family("mountain-car", classic_control.mountain_car, "metarl/MountainCar-v0"),
         Family("mountain-car-continuous", classic_control.mountain_car_continuous, "metarl/MountainCarContinuous-v0"),
         Family("acrobot", classic_control.acrobot, "metarl/Acrobot-v0"),
+        Family("driving/lane-keeping", driving.lane_keeping, "metarl/LaneKeeping-v0"),
+        Family("driving/racing-line", driving.racing_line, "metarl/RacingLine-v0"),
         Family("bandit/bernoulli", bandit.bernoulli, "metarl/BernoulliBandit-v0"),
         Family("bandit/gaussian", bandit.gaussian, "metarl/GaussianBandit-v0"),
         Family("tabular-mdp", tabular_mdp.tabular_mdp, "metarl/TabularMDP-v0"),
+        Family("grid-navigation", gridworld.grid_navigation, "metarl/GridNavigation-v0"),
+        Family("dark-key-door", gridworld.dark_key_door, "metarl/DarkKeyDoor-v0"),
+        Family("maze", gridworld.maze, "metarl/Maze-v0"),
     )
 }
 

@@ -118,7 +118,8 @@ class Train(TrainConfig):
         )
         Evaluate(run=str(run.path), num_tasks=config.test_tasks, out=str(run.path)).execute(console)
         _say(console, "next:")
-        _say(console, f"  metarl evaluate {run.path} --split ood")
+        if "ood" in trainer.distribution.splits:
+            _say(console, f"  metarl evaluate {run.path} --split ood")
         _say(console, f"  metarl evaluate {run.path} --steps {trainer.learner.adaptation_steps + 2}")
         _say(console, f"  metarl tensorboard --run-dir {run.path.parent}")
         return 0

@@ -6,6 +6,7 @@ know the task, not optimal control.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,16 @@ def _uniform(like: Tensor, low: float, high: float, rng: torch.Generator) -> Ten
 def _symmetric_box(*high: float) -> Box:
     bound = np.array(high, np.float32)
     return Box(-bound, bound)
+
+
+def _moved(parts: Sequence[Tensor], rate: Sequence[Tensor], time: float) -> Sequence[Tensor]:
+    """Parts of a state after moving at a rate for a time."""
+    return [torch.add(part, slope, alpha=time) for part, slope in zip(parts, rate, strict=True)]
+
+
+def _wrapped(angle: Tensor) -> Tensor:
+    """The same angle in [−π, π]."""
+    return torch.add(angle, (angle / (2 * math.pi)).round(), alpha=-2 * math.pi)
 
 
 def _scalars(task: dict[str, float]) -> Task:
@@ -213,19 +224,21 @@ class Pendulum(TaskEnv):
         return _scalars({"gravity": 10.0, "mass": 1.0, "length": 1.0, "torque_limit": 2.0})
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
-        """Hold the target, or the nearest angle that can be held, where the torque suffices for the way there.
+        """Critically damped to the target, or to the nearest angle that can be held, where the torque suffices.
 
-        Elsewhere pump energy: Åström & Furuta 2000, "Swinging up a pendulum by energy control".
+        Elsewhere pump energy until the pendulum would come to rest there: Åström & Furuta 2000, "Swinging up a
+        pendulum by energy control".
         """
         cos, sin, speed = obs.unbind(-1)
         mass, length, gravity, limit = (params[name] for name in ("mass", "length", "gravity", "torque_limit"))
         inertia, weight = mass * length.square() / 3, mass * gravity * length / 2
-        steepest = torch.where(limit > weight, math.pi, (0.95 * limit / weight).clamp(max=1.0).asin())
-        error = self._wrap(torch.atan2(sin, cos) - self.target(params).clamp(-steepest, steepest))
-        hold = inertia * (-20 * error - 6 * speed) - weight * sin
-        energy = 0.5 * inertia * speed.square() + weight * (cos - 1)  # 0: upright and at rest
+        strong = limit > weight
+        steepest = torch.where(strong, math.pi, (0.95 * limit / weight).clamp(max=1.0).asin())
+        aim = self.target(params).clamp(-steepest, steepest)
+        hold = inertia * (-20 * self._wrap(torch.atan2(sin, cos) - aim) - 9 * speed) - weight * sin
+        energy = 0.5 * inertia * speed.square() + weight * (cos - aim.cos())  # 0: at the aim and at rest
         pump = torch.where(energy < 0, limit, -limit) * torch.where(speed >= 0, 1.0, -1.0)
-        can_hold = (hold.abs() < 1.5 * limit) | (limit > 1.2 * weight)
+        can_hold = strong | (hold.abs() < 2 * limit)
         return (torch.where(can_hold, hold, pump) / limit).clamp(-1.0, 1.0).unsqueeze(-1)
 
     def target(self, params: Task) -> Tensor:
@@ -325,8 +338,12 @@ class MountainCar(TaskEnv):
         return _scalars({"force": 0.001, "gravity": 0.0025, "goal_position": 0.5})
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
-        """Push the way it rolls."""
-        return torch.where(obs[..., 1] >= 0, 2, 0)
+        """Push the way it rolls, at first to the left."""
+        return torch.where(self.uphill(obs), 2, 0)
+
+    def uphill(self, obs: Tensor) -> Tensor:
+        """Whether the oracle pushes to the right: where the car rolls there, and off the left wall."""
+        return (obs[..., 1] > 0) | (obs[..., 0] < -1)
 
     def render_image(self, state: Tensor, render_state: Any, params: Task | None = None) -> Picture:
         """Picture of the car on the hill and of the goal."""
@@ -371,8 +388,8 @@ class MountainCarContinuous(MountainCar):
         return _scalars({"power": 0.0015, "gravity": 0.0025, "goal_position": 0.45})
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
-        """Push the way it rolls."""
-        return torch.where(obs[..., 1:] >= 0, 1.0, -1.0).to(obs.dtype)
+        """See MountainCar.oracle_action."""
+        return torch.where(self.uphill(obs), 1.0, -1.0).to(obs.dtype).unsqueeze(-1)
 
 
 class Acrobot(TaskEnv):
@@ -416,37 +433,44 @@ class Acrobot(TaskEnv):
     def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See TaskEnv.transition."""
         assert params is not None
-        torque = action - 1
-        k1 = self._rate(state, torque, params)
-        k2 = self._rate(torch.add(state, k1, alpha=self.STEP / 2), torque, params)
-        k3 = self._rate(torch.add(state, k2, alpha=self.STEP / 2), torque, params)
-        k4 = self._rate(torch.add(state, k3, alpha=self.STEP), torque, params)
-        moved = torch.add(state, k1 + 2 * (k2 + k3) + k4, alpha=self.STEP / 6)
-        angles = torch.remainder(moved[..., :2] + math.pi, 2 * math.pi) - math.pi
-        first, second = (
-            moved[..., i : i + 1].clamp(-limit, limit) for i, limit in zip((2, 3), self.MAX_SPEEDS, strict=True)
-        )
-        return torch.cat([angles, first, second], dim=-1)
+        parts, torque, links = state.unbind(-1), action - 1, self._links(params)
+        k1 = self._rate(parts, torque, links)
+        k2 = self._rate(_moved(parts, k1, self.STEP / 2), torque, links)
+        k3 = self._rate(_moved(parts, k2, self.STEP / 2), torque, links)
+        k4 = self._rate(_moved(parts, k3, self.STEP), torque, links)
+        slopes = [torch.add(a + d, b + c, alpha=2) for a, b, c, d in zip(k1, k2, k3, k4, strict=True)]
+        angle_1, angle_2, speed_1, speed_2 = _moved(parts, slopes, self.STEP / 6)
+        limit_1, limit_2 = self.MAX_SPEEDS
+        speeds = speed_1.clamp(-limit_1, limit_1), speed_2.clamp(-limit_2, limit_2)
+        return torch.stack([_wrapped(angle_1), _wrapped(angle_2), *speeds], dim=-1)
 
-    def _rate(self, state: Tensor, torque: Tensor, params: Task) -> Tensor:
-        """Time derivative of the state."""
-        angle_1, angle_2, speed_1, speed_2 = state.unbind(-1)
+    def _links(self, params: Task) -> Sequence[Tensor]:
+        """Constants of the equations of motion.
+
+        Moments of inertia (both links', the lower one's, upper times lower), coupling m₂l₁c₂, and the torque of
+        gravity on a horizontal link: −(m₁c₁ + m₂l₁)g, −m₂c₂g.
+        """
         mass_1, mass_2, length_1, length_2 = (params[name] for name in ("mass_1", "mass_2", "length_1", "length_2"))
-        centre_1, centre_2 = length_1 / 2, length_2 / 2
-        inertia_2 = mass_2 * (centre_2.square() + length_2.square())  # about the joint between the links
-        inertia_1 = mass_1 * (centre_1.square() + length_1.square()) + mass_2 * length_1.square() + inertia_2
-        sin, cos = angle_2.sin(), angle_2.cos()
-        coupling = mass_2 * length_1 * centre_2
-        coriolis = coupling * sin
-        d_1 = torch.addcmul(inertia_1, coupling, cos, value=2)
-        d_2 = torch.addcmul(inertia_2, coupling, cos)
-        phi_2 = mass_2 * centre_2 * self.GRAVITY * (angle_1 + angle_2).sin()
-        gravity_1 = (mass_1 * centre_1 + mass_2 * length_1) * self.GRAVITY * angle_1.sin()
-        phi_1 = gravity_1 + phi_2 - coriolis * speed_2 * (speed_2 + 2 * speed_1)
-        ratio = d_2 / d_1
-        turn_2 = (torque + ratio * phi_1 - coriolis * speed_1.square() - phi_2) / (inertia_2 - ratio * d_2)
-        turn_1 = -(d_2 * turn_2 + phi_1) / d_1
-        return torch.stack([speed_1, speed_2, turn_1, turn_2], dim=-1)
+        upper = (1.25 * mass_1 + mass_2) * length_1.square()  # d₁ = upper + lower + 2 coupling cos θ₂
+        lower = 1.25 * mass_2 * length_2.square()  # d₂ = lower + coupling cos θ₂
+        moment_2 = 0.5 * mass_2 * length_2
+        weight_1 = -self.GRAVITY * (0.5 * mass_1 + mass_2) * length_1
+        return upper + lower, lower, upper * lower, moment_2 * length_1, weight_1, -self.GRAVITY * moment_2
+
+    def _rate(self, parts: Sequence[Tensor], torque: Tensor, links: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Time derivative of the state's parts: the two linear equations for θ₁'', θ₂'' by Cramer's rule."""
+        angle_1, angle_2, speed_1, speed_2 = parts
+        total, lower, product, coupling, weight_1, weight_2 = links
+        cos, sin = coupling * angle_2.cos(), coupling * angle_2.sin()
+        gravity_2 = weight_2 * (angle_1 + angle_2).sin()
+        gravity_1 = torch.addcmul(gravity_2, weight_1, angle_1.sin())
+        force_1 = torch.addcmul(gravity_1, sin, speed_2 * torch.add(speed_2, speed_1, alpha=2))
+        force_2 = torch.addcmul(torque + gravity_2, sin, speed_1.square(), value=-1)
+        d_1, d_2 = torch.add(total, cos, alpha=2), lower + cos
+        determinant = torch.addcmul(product, cos, cos, value=-1)
+        turn_1 = torch.addcmul(lower * force_1, d_2, force_2, value=-1) / determinant
+        turn_2 = torch.addcmul(d_1 * force_2, d_2, force_1, value=-1) / determinant
+        return speed_1, speed_2, turn_1, turn_2
 
     def observation(self, state: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See TaskEnv.observation."""

@@ -9,7 +9,8 @@ from envs.registry import FAMILIES
 from metarl.cli import main
 
 TORCH_FAMILIES = [name for name, family in FAMILIES.items() if family.gymnasium_id]
-SMALL = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 2 --hidden-sizes 4".split()
+COUNTS = {"iterations": 1, "num-tasks": 2, "episodes": 2, "eval-tasks": 2, "test-tasks": 2, "hidden-sizes": 4}
+SMALL = [text for flag, count in COUNTS.items() for text in (f"--{flag}", str(count))]
 
 
 @pytest.mark.parametrize("agent", ["maml", "reptile"])
