@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 import tyro
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from agents.distillation import Distillation
@@ -275,13 +276,13 @@ class Envs:
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
 
     def execute(self, console: Console) -> int:
-        """Print the table."""
+        """Print the tables."""
         if not self.name:
-            table = Table("environment", "gymnasium id", "what it is", title="families of tasks", title_justify="left")
             for family in FAMILIES.values():
-                table.add_row(family.name, family.gymnasium_id, family.summary)
-            console.print(table)
-            _say(console, "details: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
+                _say(console, f"{family.name}   gymnasium id {family.gymnasium_id}")
+                _say(console, f"  {family.summary}")
+                console.print(Padding(self._parameters(family.make()), (0, 0, 1, 2)))
+            _say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
             return 0
         distribution = make_distribution(self.name)
         _say(console, f"{distribution.name}: {' '.join((type(distribution.env).__doc__ or '').split('.')[0].split())}")
@@ -289,11 +290,17 @@ class Envs:
         _say(console, f"action      {distribution.action_space}")
         _say(console, f"horizon     {distribution.horizon} steps")
         _say(console, f"splits      {', '.join(distribution.splits)} (train is drawn afresh, the others are frozen)")
-        table = Table("task parameter", "units", "train, validation, test", "ood")
-        for name, range_ in distribution.train.items():
-            table.add_row(name, range_.units, str(range_), str(distribution.ood.get(name, "as in training")))
-        console.print(table)
+        console.print(self._parameters(distribution))
         return 0
+
+    @staticmethod
+    def _parameters(distribution: TaskDistribution) -> Table:
+        """Task parameters with units and ranges in each split."""
+        table = Table("task parameter", "units", "train, validation, test", *(["ood"] if distribution.ood else []))
+        for name, range_ in distribution.train.items():
+            outside = [str(distribution.ood.get(name, "as in training"))] if distribution.ood else []
+            table.add_row(name, range_.units, str(range_), *outside)
+        return table
 
 
 @dataclass(frozen=True)

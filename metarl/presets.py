@@ -88,7 +88,27 @@ AGENT_PRESETS: dict[str, dict[str, Preset]] = {
 }
 """Presets of each agent for any environment. The default ones sample the same number of batches, 240."""
 
+
+def _with(presets: dict[str, Preset], why: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
+    """The default preset with further changes."""
+    default = presets["default"]
+    return {"default": Preset(f"{default.summary}; {why}", {**default.changes, **changes})}
+
+
+def _paid_at_once(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
+    """Presets for a bandit: the rewards of later pulls say nothing about this one."""
+    why, gamma = "γ = 0: a pull pays at once", {"learner.gamma": 0.0}
+    inner = {"learner.adaptation.gamma": 0.0}
+    return {
+        ("maml", env): _with(_MAML_PRESETS, why, gamma),
+        ("reptile", env): _with(_REPTILE_PRESETS, why, inner),
+        ("multitask", env): _with(_MULTITASK_PRESETS, why, inner),
+    }
+
+
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
+    **_paid_at_once("bandit/bernoulli"),
+    **_paid_at_once("bandit/gaussian"),
     ("maml", "point-navigation/finn"): {
         "paper": Preset(
             "3 adaptation steps as well as the MAML paper's -11.7 / -3.3 / -3.2; the default for longer, with λ = 0.98",

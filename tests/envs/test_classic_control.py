@@ -409,16 +409,17 @@ def test_the_oracles_come_near_to_planning(
 @pytest.mark.parametrize(
     ("make", "mean", "worst"),
     [
-        (classic_control.cart_pole, 195.0, 100.0),
-        (classic_control.cart_pole_mirrored, 195.0, 100.0),
-        (classic_control.pendulum, -400.0, -1500.0),
-        (classic_control.pendulum_dynamics, -300.0, -1500.0),
-        (classic_control.mountain_car, -130.0, -199.0),
-        (classic_control.mountain_car_continuous, 80.0, 60.0),
-        (classic_control.acrobot, -100.0, -199.0),
+        (classic_control.cart_pole, 199.0, 190.0),
+        (classic_control.cart_pole_mirrored, 199.0, 190.0),
+        (classic_control.pendulum, -90.0, -500.0),
+        (classic_control.pendulum_dynamics, -80.0, -300.0),
+        (classic_control.mountain_car, -105.0, -185.0),
+        (classic_control.mountain_car_continuous, 90.0, 80.0),
+        (classic_control.acrobot, -95.0, -160.0),
     ],
 )
 def test_the_oracles_solve_the_held_out_tasks(make: Callable[[], TaskDistribution], mean: float, worst: float) -> None:
+    """Random actions get 22, −1200, −1230, −200, −10 and −200; the worst is over tasks."""
     distribution = make()
     tasks = distribution.sample(100, "test")
     returns = collect(distribution.bind(tasks, 4), OraclePolicy(distribution.env), tasks, rng()).returns
