@@ -320,7 +320,7 @@ class Agents:
                 table.add_row(agent_name, "any", name, preset.summary)
             for env in FAMILIES:
                 for name, preset in presets_for(agent_name, env).items():
-                    if name not in anywhere:
+                    if anywhere.get(name) is not preset:
                         table.add_row(agent_name, env, name, preset.summary)
         console.print(table)
         _say(console, "hyper-parameters: metarl train AGENT ENV --help")

@@ -112,13 +112,12 @@ class GridNavigation(GridGame):
     cell, one-hot (25,), at x + 5y. Task: "goal" (2,), one of 21 cells: all but the start and the three cells next to
     it, diagonal included, as the authors' code has it.
 
-    A shortest path of d = x + y steps to the goal returns 16 − d − 0.1 (d − 1).
+    The best return is H + 1 − d − 0.1 (d − 1) with the d = x + y steps of a shortest path to the goal.
 
     Source: Zintgraf et al. 2020, "VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning", section
-    5.1. There an agent lives through 4 episodes of a task, 60 steps, and is judged by each of them; here an agent that
-    carries a memory over episodes gets the same trial with `--episodes 4`, and a gradient-based one adapts to
-    `--episodes` of them. Deviation: the observation there is (x, y) itself, from which small networks with few
-    gradient steps do not single out a cell.
+    5.1, and the authors' code. A trial there is 4 episodes of a task, 60 steps, each of which counts; here an agent
+    adapts after each `--episodes` of them, so that with `--episodes 4` one adaptation step has seen such a trial.
+    Deviation: the observation there is (x, y) itself.
     """
 
     def __init__(self, size: int = 5, horizon: int = 15) -> None:
@@ -187,8 +186,8 @@ class DarkKeyDoor(GridGame):
     The best return, 2, needs |start − key|₁ + |key − door|₁ steps, at most 24.
 
     Source: Laskin et al. 2022, "In-context Reinforcement Learning with Algorithm Distillation", Dark Key-to-Door.
-    Deviations: has_key is observed, so that an agent without memory can play; key and door lie on the two colours of a
-    chessboard; the start is always the middle.
+    Chosen here: has_key is observed, so that an agent without memory can play; key and door lie on the two colours of
+    a chessboard; the start is the same in each episode; the door ends it.
     """
 
     def __init__(self, size: int = 9, horizon: int = 50) -> None:
@@ -221,13 +220,15 @@ class DarkKeyDoor(GridGame):
         self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task | None = None
     ) -> Tensor:
         """See TaskEnv.reward."""
-        has_key = next_state["has_key"]
-        return has_key - state["has_key"] + self.terminal(next_state, rng, params).to(has_key)
+        opened = self.terminal(next_state, rng, params)
+        reward: Tensor = next_state["has_key"] - state["has_key"] + opened
+        return reward
 
     def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See TaskEnv.terminal."""
         assert params is not None
-        return _same(state["position"], params["door"]) & (state["has_key"] > 0)
+        has_key: Tensor = state["has_key"] > 0
+        return has_key & _same(state["position"], params["door"])
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Key and door in opposite directions."""
