@@ -7,7 +7,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from envs.task_env import TaskEnv
+from envs.env_family import EnvFamily
 from envs.task_space import Task
 
 
@@ -77,7 +77,7 @@ class OraclePolicy:
         ValueError: it does not.
     """
 
-    def __init__(self, env: TaskEnv) -> None:
+    def __init__(self, env: EnvFamily) -> None:
         if not env.has_oracle:
             raise ValueError(f"{type(env).__name__} defines no oracle_action, so there is no oracle")
         self.env = env

@@ -55,7 +55,7 @@ class TaskGymEnv(gymnasium.Env[Floats, Any]):
         self, distribution: TaskDistribution | str, task: TaskChoice = None, render_mode: str | None = None
     ) -> None:
         self.distribution = as_distribution(distribution)
-        self._env = self.distribution.env
+        self._env = self.distribution.task_env
         self.metadata = _render_metadata(self._env, self.metadata)
         self.render_mode = _check_render_mode(render_mode, self.metadata, self.distribution)
         self.observation_space, self.action_space = own_spaces(self.distribution)
@@ -171,7 +171,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         render_mode: str | None = None,
     ) -> None:
         self.distribution = as_distribution(distribution)
-        self._env = self.distribution.env
+        self._env = self.distribution.task_env
         self.num_envs = at_least_one("num_envs", num_envs)
         self._time_limit = at_least_one(
             "max_episode_steps", self.distribution.horizon if max_episode_steps is None else max_episode_steps

@@ -30,6 +30,10 @@ class BatchedEnv(Protocol):
         """Step everywhere: action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
         ...
 
+    def success(self) -> Tensor | None:
+        """Whether each episode has succeeded so far, bool (M, E); None where success is not defined."""
+        ...
+
 
 class ActionDistribution(Protocol):
     """What a policy returns: a batch of distributions over actions."""
@@ -63,6 +67,7 @@ class Episodes:
         terminated: (M, E) bool; an episode that did not terminate was truncated at the horizon.
         last_obs: (M, E, O), what the agent saw after its last real step.
         behaviour: parameters of the distribution each action was drawn from, leaves (M, E, H, …).
+        success: (M, E) bool, whether the episode succeeded at any time; None where the environment does not say.
     """
 
     obs: Tensor
@@ -72,6 +77,7 @@ class Episodes:
     terminated: Tensor
     last_obs: Tensor
     behaviour: dict[str, Tensor]
+    success: Tensor | None = None
 
     @property
     def env_steps(self) -> int:
@@ -95,7 +101,8 @@ class Episodes:
 
 def _each_tensor(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
     """The function of the corresponding tensors of the parts."""
-    names = [f.name for f in fields(Episodes) if f.name != "behaviour"]
+    absent = () if parts[0].success is not None else ("success",)
+    names = [f.name for f in fields(Episodes) if f.name not in ("behaviour", *absent)]
     return Episodes(
         **{name: function(*(getattr(part, name) for part in parts)) for name in names},
         behaviour={name: function(*(part.behaviour[name] for part in parts)) for name in parts[0].behaviour},
@@ -145,6 +152,7 @@ def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], ge
             behaviour={
                 name: _stack_masked([step[name] for step in behaviour_list], taken) for name in behaviour_list[0]
             },
+            success=env.success(),
         )
     _check_finite(episodes)
     return episodes

@@ -66,7 +66,7 @@ class TaskSB3VecEnv(VecEnv):
         super().__init__(at_least_one("num_envs", num_envs), *own_spaces(self.distribution))
         self._batch_space = batch_space(self.action_space, num_envs)
         self.env_steps = 0
-        self._env = self.distribution.env
+        self._env = self.distribution.task_env
         self._fixed_tasks = self._parse_tasks(task)
         self._rng = torch.Generator().manual_seed(seed)
         self._params: Task = {}

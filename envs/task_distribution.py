@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from envs.rollout import BatchedEnv
+from envs.env_family import EnvFamily
 from envs.task_env import TaskEnv
 from envs.task_space import Range, Task, num_tasks_of
 
@@ -20,7 +21,7 @@ SPLITS = ("train", *_FROZEN_SEEDS)
 
 
 class TaskDistribution:
-    """A distribution over tasks of one TaskEnv, with the splits train, validation, test and ood.
+    """A distribution over tasks of one family of environments, with the splits train, validation, test and ood.
 
     `train` is sampled afresh. `validation` and `test` are frozen lists of FROZEN_SIZE draws from the same ranges
     with seeds of their own: asking for n tasks gives the first n, the same on every machine and in every run, so
@@ -30,14 +31,14 @@ class TaskDistribution:
 
     Attributes:
         name: name in the registry, or the place it was loaded from; shown in reports.
-        env: the family's TaskEnv.
+        env: the family, a TaskEnv where it is written in torch.
         train: range of each task parameter.
         ood: ranges outside training; a parameter not named keeps its training range. Empty: no ood split.
     """
 
     def __init__(
         self,
-        env: TaskEnv,
+        env: EnvFamily,
         train: Mapping[str, Range],
         ood: Mapping[str, Range] | None = None,
         name: str = "",
@@ -52,6 +53,17 @@ class TaskDistribution:
         self.ood = dict(ood or {})
         self.name = name or type(self).__name__
         self._train_tasks: Task | None = None
+
+    @property
+    def task_env(self) -> TaskEnv:
+        """The family as a TaskEnv.
+
+        Raises:
+            ValueError: it is not written in torch.
+        """
+        if not isinstance(self.env, TaskEnv):
+            raise ValueError(f"{self.name} is not written in torch: it has no TaskEnv")
+        return self.env
 
     @property
     def observation_space(self) -> Box:

@@ -10,16 +10,14 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.env_family import EnvFamily
 from envs.task_space import Task, num_tasks_of
 
 State = Any
 """State of a TaskEnv: a tensor or a dict of named tensors, leaves (*batch, …)."""
 
-Step = Callable[[State, Tensor, torch.Generator, Task], tuple[State, Tensor, Tensor, Tensor]]
-"""What `TaskEnv.step` is."""
 
-
-class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
+class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFamily):
     """A Gymnasium FuncEnv whose `params` are the task, written in torch over any leading batch dimensions.
 
     A subclass sets the attributes and writes `initial`, `transition` and `reward`; the other methods have
@@ -29,17 +27,12 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
     arguments.
 
     Attributes:
-        observation_space: Box of shape (O,); finite bounds keep Gymnasium's checker quiet.
-        action_space: Box of shape (A,), best with bounds [-1, 1], or Discrete. A Gaussian policy samples outside
-            a Box now and then: the environment clips.
-        horizon: number of steps after which an episode is truncated, H.
         render_fps: frames per second of rendered episodes.
         random_steps: whether anything but `initial` draws random numbers.
     """
 
     observation_space: Box
     action_space: Box | Discrete
-    horizon: int
     render_fps: int = 10
     random_steps: bool = False
 
@@ -96,7 +89,7 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
             self.step = lambda state, action, rng, params: compiled(state, action, params)  # type: ignore[method-assign]
 
     def get_default_params(self, **kwargs: Any) -> Task | None:
-        """The unbatched task of `gymnasium.make(id)`; None: a training task, always the same."""
+        """See EnvFamily.get_default_params."""
         return None
 
     def render_init(self, params: Task | None = None, **kwargs: Any) -> Any:
@@ -111,31 +104,6 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task]):
 
     def render_close(self, render_state: Any, params: Task | None = None) -> None:
         """Release what `render_init` took. Default: nothing."""
-
-    def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
-        """Action of a policy that knows the task, (*batch, A) or (*batch,) integers, as good as is easily had.
-
-        It sets the upper end of normalised scores (1 = oracle). Families without one leave it out.
-
-        Args:
-            obs: (*batch, O).
-            params: the task, leaves (*batch, …).
-            time: steps taken since the episode began.
-        """
-        raise NotImplementedError
-
-    @property
-    def has_oracle(self) -> bool:
-        """Whether `oracle_action` is defined."""
-        return type(self).oracle_action is not TaskEnv.oracle_action
-
-    def plane_position(self, obs: Tensor) -> Tensor | None:
-        """Position in the plane, (*batch, 2), for pictures of trajectories; None where there is none."""
-        return None
-
-    def plane_goal(self, tasks: Task) -> Tensor | None:
-        """Goal in the plane, (M, 2), for pictures of trajectories; None where there is none."""
-        return None
 
     def bind(self, tasks: Task, num_episodes: int) -> "BoundTaskEnv":
         """Bind to M tasks × E episodes: the BatchedEnv that `collect` steps."""
@@ -172,6 +140,10 @@ class BoundTaskEnv:
         assert self._rng is not None, "reset() comes before step()"
         self._state, obs, reward, terminated = self.env.step(self._state, action, self._rng, self._params)
         return obs, reward, terminated
+
+    def success(self) -> None:
+        """See BatchedEnv.success."""
+        return None
 
 
 def _without_generator(env: TaskEnv) -> Callable[[State, Tensor, Task], tuple[State, Tensor, Tensor, Tensor]]:

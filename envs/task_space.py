@@ -177,6 +177,35 @@ class Simplex(Range):
 
 
 @dataclass(frozen=True)
+class Integers(Range):
+    """Whole numbers low … high, each equally likely, independently for each element of `shape`."""
+
+    low: int
+    high: int
+    units: str = ""
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject an empty range, and numbers that a float32 cannot hold."""
+        if not (self.low <= self.high and max(abs(self.low), abs(self.high)) <= 2**24):
+            raise ValueError(f"Integers needs low <= high within ±2^24, got low={self.low}, high={self.high}")
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        """See Range.sample."""
+        drawn = torch.randint(
+            self.low, self.high + 1, (num_tasks, *self.shape), generator=generator, device=generator.device
+        )
+        return drawn.float()
+
+    def contains(self, value: Tensor) -> Tensor:
+        """See Range.contains."""
+        return _all_elements((value >= self.low) & (value <= self.high) & (value == value.round()))
+
+    def __str__(self) -> str:
+        return f"whole number in [{self.low}, {self.high}]{_dimensions(self.shape)}"
+
+
+@dataclass(frozen=True)
 class Choice(Range):
     """One of a finite list of values, each equally likely."""
 

@@ -187,7 +187,9 @@ class Driving(TaskEnv):
 
     def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See TaskEnv.terminal."""
-        return (state["lateral_error"].abs() > self.half_width) | (state["heading_error"].abs() > SPIN)
+        off_road: Tensor = state["lateral_error"].abs() > self.half_width
+        spun: Tensor = state["heading_error"].abs() > SPIN
+        return off_road | spun
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """A loaded family car on a damp road of gentle bends."""
@@ -338,7 +340,8 @@ class LaneKeeping(Driving):
         offset = (next_state["lateral_error"] / self.half_width).square().clamp(max=1.0)
         speed = ((next_state["speed"] - params["target_speed"]).abs() / 10).clamp(max=1.0)
         effort = action.clamp(-1.0, 1.0).square().sum(dim=-1)
-        return 1 - 0.4 * offset - 0.5 * speed - 0.05 * effort
+        paid: Tensor = 1 - 0.4 * offset - 0.5 * speed - 0.05 * effort
+        return paid
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, at 16 m/s."""
@@ -376,7 +379,8 @@ class RacingLine(Driving):
     ) -> Tensor:
         """See TaskEnv.reward."""
         effort = action.clamp(-1.0, 1.0).square().sum(dim=-1)
-        return 0.5 * (next_state["distance"] - state["distance"]) - 0.01 * effort
+        paid: Tensor = 0.5 * (next_state["distance"] - state["distance"]) - 0.01 * effort
+        return paid
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, with sharper bends."""

@@ -262,19 +262,17 @@ class DarkKeyDoor(GridGame):
         return render_state, canvas.image()
 
 
-def _neighbours(cells: Tensor, size: int) -> Tensor:
-    """Values (…, n²) of each cell's neighbours above, to the right, below and to the left, (…, 4, n²).
+def _exits(openings: Tensor) -> list[tuple[int, Tensor]]:
+    """For each direction up, right, down, left: whether a cell is open there, and how to look there.
 
-    Beyond the border stands a cell of the opposite side; no opening leads there.
+    Rolling values (…, n²) by the shift brings each cell its neighbour's; over the border from the opposite side, where
+    no opening leads.
+
+    Returns [(shift, open: bool (*batch, n²)), …].
     """
-    return torch.stack([cells.roll(shift, dims=-1) for shift in (-size, -1, size, 1)], dim=-2)
-
-
-def _sides(openings: Tensor) -> Tensor:
-    """Whether each cell is open above, to the right, below and to the left, bool (*batch, 4, n²)."""
     size = openings.shape[-2]
     up, right = openings.flatten(-3, -2).gt(0).unbind(-1)
-    return torch.stack([up, right, up.roll(size, dims=-1), right.roll(1, dims=-1)], dim=-2)
+    return [(-size, up), (-1, right), (size, up.roll(size, dims=-1)), (1, right.roll(1, dims=-1))]
 
 
 @dataclass(frozen=True)
@@ -303,21 +301,16 @@ class Openings(Range):
             raise ValueError(f"Openings needs size >= 2 and 0 <= extra <= (size - 1)², got {self.size}, {self.extra}")
         object.__setattr__(self, "shape", (self.size, self.size, 2))
 
-    def _inner(self, device: torch.device) -> Tensor:
-        """Whether there is a cell beyond, bool (n, n, 2)."""
-        inner = torch.ones(self.shape, dtype=torch.bool, device=device)
-        inner[-1, :, 0] = inner[:, -1, 1] = False
-        return inner
-
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
         device, num_cells = generator.device, self.size**2
-        walls = self._inner(device).flatten().nonzero().squeeze(1)  # (W,), places in a flat value
-        one = walls // 2  # the cells at the wall's two sides
-        other = one + torch.where(walls % 2 == 0, self.size, 1)
+        cells = torch.arange(num_cells, device=device).reshape(self.size, self.size)
+        one = torch.cat([cells[:-1].flatten(), cells[:, :-1].flatten()])  # (W,), the cells below or left of each wall
+        other = torch.cat([cells[1:].flatten(), cells[:, 1:].flatten()])
+        walls = torch.where(other == one + 1, 2 * one + 1, 2 * one)  # places in a flat value
         weight = torch.rand((num_tasks, len(walls)), generator=generator, device=device)
         opened = torch.zeros_like(weight, dtype=torch.bool)
-        reached = torch.arange(num_cells, device=device).expand(num_tasks, -1) == 0
+        reached = cells.flatten().expand(num_tasks, -1) == 0
         for _ in range(num_cells - 1):
             frontier = reached[:, one] ^ reached[:, other]
             chosen = weight.masked_fill(~frontier, math.inf).argmin(dim=1, keepdim=True)
@@ -331,12 +324,15 @@ class Openings(Range):
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains; the flood starts in cell (0, 0)."""
-        well_formed = ((value == 0) | ((value == 1) & self._inner(value.device))).flatten(1).all(dim=1)
-        sides = _sides(value)
-        reached = torch.zeros_like(sides[:, 0])
+        inner = torch.ones_like(value, dtype=torch.bool)
+        inner[:, -1, :, 0] = inner[:, :, -1, 1] = False
+        well_formed = ((value == 0) | ((value == 1) & inner)).flatten(1).all(dim=1)
+        exits = _exits(value)
+        reached = torch.zeros_like(exits[0][1])
         reached[:, 0] = True
         for _ in range(self.size**2 - 1):
-            reached = reached | (sides & _neighbours(reached, self.size)).any(dim=1)
+            for shift, is_open in exits:
+                reached = reached | (reached.roll(shift, dims=-1) & is_open)
         return well_formed & reached.all(dim=1)
 
     def __str__(self) -> str:
@@ -429,20 +425,23 @@ class Maze(GridGame):
 
         d(c) = 0 at the goal, else 1 + min d(c') over the cells c' to which c is open.
         """
-        goal, sides = params["goal"], _sides(params["openings"])
+        goal, exits = params["goal"], _exits(params["openings"])
         at_goal = self.one_hot(self.index(goal), self.size**2, goal) > 0
         distance = torch.full_like(at_goal, math.inf, dtype=goal.dtype).masked_fill(at_goal, 0.0)
         for _ in range(self.size**2 - 1):
-            onwards = _neighbours(distance, self.size).masked_fill(~sides, math.inf).amin(dim=-2)
-            distance = torch.minimum(distance, onwards + 1)
+            for shift, is_open in exits:
+                onwards = torch.where(is_open, distance.roll(shift, dims=-1), math.inf)
+                distance = torch.minimum(distance, onwards + 1)
         return distance
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """A shortest path to the goal: optimal."""
-        index = obs[..., : self.size**2].argmax(dim=-1)
-        onwards = _neighbours(self.distances(params), self.size).masked_fill(~_sides(params["openings"]), math.inf)
-        here = index[..., None, None].expand(*index.shape, 4, 1)
-        return 1 + onwards.gather(-1, here).squeeze(-1).argmin(dim=-1)
+        distance, here = self.distances(params), obs[..., : self.size**2].argmax(dim=-1, keepdim=True)
+        onwards = [
+            torch.where(is_open, distance.roll(shift, dims=-1), math.inf).gather(-1, here)
+            for shift, is_open in _exits(params["openings"])
+        ]
+        return 1 + torch.cat(onwards, dim=-1).argmin(dim=-1)
 
     def plane_position(self, obs: Tensor) -> Tensor:
         """See TaskEnv.plane_position."""

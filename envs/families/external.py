@@ -1,0 +1,442 @@
+"""Any Gymnasium environment as a family of tasks: `GymnasiumTasks` from Python, `from_yaml` from a file."""
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import yaml
+from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces.utils import flatten, flatten_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.env_family import EnvFamily
+from envs.task_distribution import TaskDistribution
+from envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
+from envs.worker_pool import NO_SUCCESS, SingleEnv, TaskValues, WorkerPool
+
+ONE_PER_CORE = -1
+
+SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
+"""Writes a task into a live environment."""
+
+MakeKeywords = Callable[[TaskValues], Mapping[str, Any]]
+"""Arguments of `gymnasium.make` for a task."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """How a task becomes a Gymnasium environment; plain data, sent to worker processes.
+
+    Attributes:
+        env_id: id for `gymnasium.make`; "module:id" imports the module first.
+        fixed: arguments of `gymnasium.make` for every task.
+        keywords: arguments of `gymnasium.make` for a task; the environment is made anew where they change.
+        set_task: writes a task into a live environment, before each reset.
+        seed_parameter: task parameter that seeds every reset: the environment's own randomness is the task then.
+    """
+
+    env_id: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    keywords: MakeKeywords | None = None
+    set_task: SetTask | None = None
+    seed_parameter: str = ""
+
+
+class ExternalEnv(SingleEnv):
+    """One Gymnasium environment that takes tasks, with the spaces that our policies need.
+
+    Observations are flattened to float32 vectors by Gymnasium's utilities: Dict, Tuple, Box, Discrete (one-hot),
+    MultiDiscrete and MultiBinary alike. Bounded Box actions are those of [−1, 1] stretched to the bounds and clipped;
+    Discrete actions pass. The environment's registered time limit is taken off: the horizon belongs to the caller.
+
+    Args:
+        spec: how a task becomes an environment.
+        task: the first one.
+
+    Raises:
+        ValueError: the environment cannot be made, or has spaces that no policy here can handle.
+    """
+
+    def __init__(self, spec: EnvSpec, task: TaskValues) -> None:
+        self.label = spec.env_id
+        self._spec = spec
+        self._task = task
+        self._made_with: Any = None
+        self._env: gymnasium.Env[Any, Any] | None = None
+        self.set_task(task)
+        self._build()
+
+    def set_task(self, task: TaskValues) -> None:
+        """See SingleEnv.set_task."""
+        self._task = task
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode of the current task."""
+        env = self._build()
+        if self._spec.set_task is not None:
+            self._spec.set_task(env, self._task)
+        if self._spec.seed_parameter:
+            seed = int(self._task[self._spec.seed_parameter])
+        obs, info = env.reset(seed=seed)
+        return self._vector(obs), info
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take an action of this class's own space."""
+        assert self._env is not None
+        obs, reward, terminated, truncated, info = self._env.step(self._stretched(action))
+        return self._vector(obs), float(reward), bool(terminated), bool(truncated), info
+
+    def close(self) -> None:
+        """Close the environment."""
+        if self._env is not None:
+            self._env.close()
+
+    def _build(self) -> gymnasium.Env[Any, Any]:
+        """The live environment, made anew where the task asks for other arguments."""
+        spec = self._spec
+        keywords = {**spec.fixed, **(spec.keywords(self._task) if spec.keywords else {})}
+        if self._env is not None and _equal(keywords, self._made_with):
+            return self._env
+        self.close()
+        try:
+            env = gymnasium.make(spec.env_id, disable_env_checker=True, max_episode_steps=-1, **keywords)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"gymnasium.make({spec.env_id!r}) with {sorted(keywords)} failed: {reason}") from error
+        self._env, self._made_with = env, keywords
+        self._adopt_spaces(env)
+        return env
+
+    def _adopt_spaces(self, env: gymnasium.Env[Any, Any]) -> None:
+        try:
+            flat = flatten_space(env.observation_space)
+        except NotImplementedError:
+            flat = None
+        if not isinstance(flat, Box):
+            raise ValueError(f"{self.label}: observations {env.observation_space} cannot be flattened to a vector")
+        low, high = (bound.astype(np.float32) for bound in (flat.low, flat.high))
+        self.observation_space = Box(low, high, dtype=np.float32)
+        space = env.action_space
+        if isinstance(space, Discrete) and space.start == 0:
+            self.action_space = space
+        elif isinstance(space, Box) and len(space.shape) == 1:
+            self._low = np.where(np.isfinite(space.low), space.low, -1.0)
+            self._high = np.where(np.isfinite(space.high), space.high, 1.0)
+            self._dtype = space.dtype
+            self.action_space = Box(-1.0, 1.0, space.shape, np.float32)
+        else:
+            raise ValueError(f"{self.label}: actions must be Discrete from 0 or a Box (A,), got {space}")
+
+    def _vector(self, obs: Any) -> NDArray[np.float32]:
+        assert self._env is not None
+        return np.asarray(flatten(self._env.observation_space, obs), np.float32)
+
+    def _stretched(self, action: Any) -> Any:
+        if isinstance(self.action_space, Discrete):
+            return int(action)
+        share = (np.clip(action, -1.0, 1.0) + 1) / 2
+        return (self._low + share * (self._high - self._low)).astype(self._dtype)
+
+
+def _equal(keywords: Any, others: Any) -> bool:
+    try:
+        return bool(keywords == others)
+    except ValueError:  # arrays
+        return False
+
+
+class GymnasiumFamily(EnvFamily):
+    """A Gymnasium environment, its tasks stepped in worker processes.
+
+    Args:
+        spec: how a task becomes an environment.
+        example: any task; an environment is made of it to learn the spaces.
+        horizon: H.
+        num_workers: processes, ONE_PER_CORE, or 0 for all in this process.
+
+    Raises:
+        ValueError: the environment cannot be made, or has spaces that no policy here can handle.
+    """
+
+    def __init__(self, spec: EnvSpec, example: TaskValues, horizon: int, num_workers: int) -> None:
+        self.spec, self.horizon = spec, horizon
+        self._example = example
+        one = ExternalEnv(spec, example)
+        self.observation_space, self.action_space = one.observation_space, one.action_space
+        one.close()
+        workers = _cores() if num_workers == ONE_PER_CORE else num_workers
+        self.pool = WorkerPool(lambda: ExternalEnv(spec, example), spec.env_id, workers)
+
+    def single(self) -> ExternalEnv:
+        """One environment in this process."""
+        return ExternalEnv(self.spec, self._example)
+
+    def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
+        """See EnvFamily.bind."""
+        return BoundExternalEnv(self, tasks, num_episodes)
+
+
+class BoundExternalEnv:
+    """M tasks × E episodes of live environments; implements the BatchedEnv protocol of `envs.rollout`.
+
+    Episodes are seeded from the generator, so that they do not depend on the number of workers.
+
+    Attributes:
+        horizon: H of the family.
+        batch_shape: (M, E).
+    """
+
+    def __init__(self, family: GymnasiumFamily, tasks: Task, num_episodes: int) -> None:
+        self.horizon = family.horizon
+        self.batch_shape = (num_tasks_of(tasks), num_episodes)
+        self._pool = family.pool
+        self._tasks = [task for task in task_values(tasks) for _ in range(num_episodes)]
+        self._device = next(iter(tasks.values())).device
+        self._success: NDArray[np.int8] = np.zeros(0, np.int8)
+
+    def reset(self, generator: torch.Generator) -> Tensor:
+        """Start an episode everywhere; returns obs (M, E, O)."""
+        seeds = torch.randint(2**31, (len(self._tasks),), generator=generator, device=generator.device).tolist()
+        observed = self._pool.reset(list(zip(self._tasks, seeds, strict=True)))
+        self._success = observed["success"]
+        return self._tensor(observed["obs"])
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step everywhere: action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
+        observed = self._pool.step(action.flatten(0, 1).cpu().numpy())
+        self._success = observed["success"]
+        obs, reward, terminated = (self._tensor(observed[name]) for name in ("obs", "reward", "terminated"))
+        return obs, reward, terminated.bool()
+
+    def success(self) -> Tensor | None:
+        """See BatchedEnv.success: "success" or "is_success" of the environment's info."""
+        if (self._success == NO_SUCCESS).all():
+            return None
+        return self._tensor(self._success).gt(0)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array.copy()).to(self._device).reshape(*self.batch_shape, *array.shape[1:])
+
+
+class GymnasiumTasks(TaskDistribution):
+    """Tasks of any Gymnasium environment: by arguments of `gymnasium.make`, by a callable, or by its seed.
+
+    A task parameter that neither `keywords` nor `set_task` takes up is an argument of `gymnasium.make` of that name:
+    a number (whole where its range is), or an array.
+
+    Args:
+        env_id: id for `gymnasium.make`; "module:id" imports the module first.
+        train: range of each task parameter.
+        ood: ranges outside training.
+        horizon: steps after which an episode is truncated; by default the registered time limit.
+        keywords: arguments of `gymnasium.make` for a task, where they are not the parameters themselves.
+        set_task: writes a task into the live environment before each episode, `set_task(env, task)`.
+        seed_parameter: parameter that seeds every reset, so that what the environment draws there is the task.
+        fixed: arguments of `gymnasium.make` for every task.
+        num_workers: processes that step the environments; ONE_PER_CORE, or 0 for this process. Workers import the
+            main module, so a script needs `if __name__ == "__main__":`.
+
+    Raises:
+        ValueError: unknown id, arguments that the environment does not take, spaces that no policy here can handle,
+            or no horizon.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        train: Mapping[str, Range],
+        ood: Mapping[str, Range] | None = None,
+        horizon: int | None = None,
+        keywords: MakeKeywords | None = None,
+        set_task: SetTask | None = None,
+        seed_parameter: str = "",
+        fixed: Mapping[str, Any] | None = None,
+        num_workers: int = ONE_PER_CORE,
+    ) -> None:
+        if seed_parameter and seed_parameter not in train:
+            raise ValueError(f"seed_parameter {seed_parameter!r} is none of the task parameters {sorted(train)}")
+        names = [name for name in train if name != seed_parameter]
+        if keywords is None and set_task is None and names:
+            whole = {name for name in names if isinstance(train[name], Integers)}
+            keywords = _Named(tuple(names), frozenset(whole))
+        spec = EnvSpec(env_id, dict(fixed or {}), keywords, set_task, seed_parameter)
+        seeded = torch.Generator().manual_seed(0)
+        example = task_values({name: range_.sample(1, seeded) for name, range_ in train.items()})[0]
+        family = GymnasiumFamily(spec, example, horizon or _registered_horizon(env_id), num_workers)
+        super().__init__(family, train, ood, name=env_id)
+        self.family = family
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The parameters themselves as arguments."""
+
+    names: tuple[str, ...]
+    whole: frozenset[str]
+
+    def __call__(self, task: TaskValues) -> dict[str, Any]:
+        return {name: number(task[name], name in self.whole) for name in self.names}
+
+
+def number(value: NDArray[Any], whole: bool) -> Any:
+    """A scalar as Python's number, an array as it is."""
+    if np.ndim(value) > 0:
+        return value.astype(np.int64) if whole else value
+    return round(float(value)) if whole else float(value)
+
+
+def task_values(tasks: Task) -> list[TaskValues]:
+    """The tasks of a batch as numpy arrays, one mapping each."""
+    arrays = {name: value.cpu().numpy() for name, value in tasks.items()}
+    return [{name: array[index] for name, array in arrays.items()} for index in range(num_tasks_of(tasks))]
+
+
+def _registered_horizon(env_id: str) -> int:
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        limit = gymnasium.spec(name).max_episode_steps
+    except Exception as error:
+        raise ValueError(f"unknown Gymnasium environment {env_id!r}: {' '.join(str(error).split())}") from error
+    if limit is None:
+        raise ValueError(f"{env_id} has no time limit of its own; give a horizon")
+    return limit
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_RANGES: dict[str, Callable[..., Range]] = {
+    "uniform": lambda low, high, units: Uniform(low, high, units),
+    "log_uniform": lambda low, high, units: LogUniform(low, high, units),
+    "normal": lambda mean, std, units: Normal(mean, std, units),
+    "integers": lambda low, high, units: Integers(low, high, units),
+    "choice": lambda *values, units: Choice(values, units),
+}
+_KEYS = {"env_id", "task", "horizon", "num_workers", "make", "set_task", "seed_parameter", "config"}
+
+
+def from_yaml(path: str | Path) -> GymnasiumTasks:
+    """Read a distribution from a YAML file.
+
+    Keys: `env_id`; `task`, parameter → {range: values, units: text, ood: {range: values}} with the ranges uniform,
+    log_uniform, normal, integers and choice; and optionally `horizon`, `num_workers`, `make` (arguments of
+    gymnasium.make for every task), `config` (names of the parameters that go into an argument "config", a dict whose
+    other entries stand under `make`), `seed_parameter`, and `set_task` ("package.module:function").
+
+    Raises:
+        ValueError: the file is missing or malformed, or the environment does not take what it says; names the file.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    try:
+        return _from_data(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _from_data(data: Any) -> GymnasiumTasks:
+    if not isinstance(data, dict) or not {"env_id", "task"} <= set(data):
+        raise ValueError("needs at least the keys env_id and task")
+    unknown = sorted(set(map(str, data)) - _KEYS)
+    if unknown:
+        raise ValueError(f"unknown keys {', '.join(unknown)}; allowed are {', '.join(sorted(_KEYS))}")
+    if not isinstance(data["task"], dict) or not data["task"]:
+        raise ValueError("task needs at least one parameter with its range")
+    train, ood = {}, {}
+    for name, entry in data["task"].items():
+        train[name] = _range(name, entry)
+        if entry.get("ood"):
+            ood[name] = _range(f"{name}.ood", {"units": entry.get("units", ""), **entry["ood"]})
+    horizon = data.get("horizon")
+    if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
+        raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}")
+    num_workers = data.get("num_workers", ONE_PER_CORE)
+    if not isinstance(num_workers, int) or num_workers < ONE_PER_CORE:
+        raise ValueError(f"num_workers must be a whole number of at least 0, got {num_workers!r}")
+    fixed = data.get("make") or {}
+    in_config = data.get("config") or []
+    foreign = sorted(set(in_config) - set(train))
+    if foreign:
+        raise ValueError(f"config names {', '.join(foreign)}, but the task parameters are {', '.join(train)}")
+    seed_parameter = data.get("seed_parameter", "")
+    keywords = None
+    if in_config:
+        whole = frozenset(name for name in train if isinstance(train[name], Integers))
+        others = tuple(name for name in train if name not in in_config and name != seed_parameter)
+        keywords = InConfig(tuple(in_config), others, whole, fixed.get("config", {}))
+    return GymnasiumTasks(
+        data["env_id"],
+        train,
+        ood,
+        horizon=horizon,
+        keywords=keywords,
+        set_task=_callable(data["set_task"]) if data.get("set_task") else None,
+        seed_parameter=seed_parameter,
+        fixed=fixed,
+        num_workers=num_workers,
+    )
+
+
+@dataclass(frozen=True)
+class InConfig:
+    """Task parameters as entries of one argument, "config", beside others that are arguments themselves.
+
+    Attributes:
+        inside: parameters that go into the config.
+        outside: parameters that do not.
+        whole: those of both that are whole numbers.
+        config: its other entries.
+    """
+
+    inside: tuple[str, ...]
+    outside: tuple[str, ...] = ()
+    whole: frozenset[str] = frozenset()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, task: TaskValues) -> dict[str, Any]:
+        """Arguments of `gymnasium.make` for a task."""
+        inside, outside = (
+            {name: number(task[name], name in self.whole) for name in names} for names in (self.inside, self.outside)
+        )
+        return {**outside, "config": {**self.config, **inside}}
+
+
+def _range(name: str, entry: Any) -> Range:
+    known = ", ".join(_RANGES)
+    if not isinstance(entry, dict):
+        raise ValueError(f"task parameter {name!r} needs a range, one of {known}, got {entry!r}")
+    kinds = [key for key in entry if key in _RANGES]
+    unknown = sorted(set(map(str, entry)) - {*_RANGES, "units", "ood"})
+    if len(kinds) != 1 or unknown:
+        raise ValueError(f"task parameter {name!r} needs one range of {known}, and may have units and ood, got {entry}")
+    try:
+        return _RANGES[kinds[0]](*entry[kinds[0]], units=str(entry.get("units", "")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task parameter {name!r}: {kinds[0]} cannot be {entry[kinds[0]]!r}: {error}") from None
+
+
+def _callable(name: str) -> SetTask:
+    module, _, attribute = str(name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"set_task {name!r}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"set_task {name!r} is not callable")
+    return found  # type: ignore[no-any-return]
