@@ -289,7 +289,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
 def register_gymnasium_ids() -> None:
     """Register every entry of FAMILIES with Gymnasium; ids it knows already are left alone."""
     for family in FAMILIES.values():
-        if family.gymnasium_id not in gymnasium.registry:
+        if family.gymnasium_id and family.gymnasium_id not in gymnasium.registry:
             gymnasium.register(
                 id=family.gymnasium_id,
                 entry_point=f"{__name__}:{TaskGymEnv.__name__}",

@@ -2,11 +2,28 @@
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from envs.families import bandit, classic_control, driving, gridworld, navigation, tabular_mdp
+from envs.families import (
+    bandit,
+    classic_control,
+    driving,
+    external,
+    frozen_lake,
+    gridworld,
+    highway,
+    metaworld,
+    minigrid,
+    navigation,
+    tabular_mdp,
+)
 from envs.task_distribution import TaskDistribution
+
+CONSTRAINTS = {"metaworld": "constraints-metaworld.txt"}
+"""Extra → file of tested versions, where it is not constraints.txt: Meta-World pins an older mujoco."""
 
 
 @dataclass(frozen=True)
@@ -15,18 +32,43 @@ class Family:
 
     Attributes:
         name: "family" or "family/preset"; the presets of one family differ in reward or range, so results do too.
-        make: builds the distribution.
-        gymnasium_id: id for `gymnasium.make` and `gymnasium.make_vec`.
+        factory: builds the distribution.
+        gymnasium_id: id for `gymnasium.make` and `gymnasium.make_vec`; "" for families of other packages.
+        package: module that it needs besides, "" for none.
+        extra: optional dependency of this project that installs it.
     """
 
     name: str
-    make: Callable[[], TaskDistribution]
-    gymnasium_id: str
+    factory: Callable[[], TaskDistribution]
+    gymnasium_id: str = ""
+    package: str = ""
+    extra: str = ""
+
+    def make(self) -> TaskDistribution:
+        """Build the distribution.
+
+        Raises:
+            ValueError: a package that it needs is not installed; says how to.
+        """
+        if not self.available:
+            raise ValueError(f"{self.name} needs the package {self.package}: {self.how_to_install}")
+        return self.factory()
+
+    @property
+    def how_to_install(self) -> str:
+        """The command that installs what it needs."""
+        constraints = CONSTRAINTS.get(self.extra, "constraints.txt")
+        return f"python -m pip install -e '.[{self.extra}]' -c {constraints}"
+
+    @property
+    def available(self) -> bool:
+        """Whether the package that it needs is installed."""
+        return not self.package or importlib.util.find_spec(self.package) is not None
 
     @property
     def summary(self) -> str:
         """First line of the factory's docstring."""
-        return (self.make.__doc__ or "").strip().splitlines()[0]
+        return (self.factory.__doc__ or "").strip().splitlines()[0]
 
 
 FAMILIES = {
@@ -51,6 +93,14 @@ FAMILIES = {
         Family("grid-navigation", gridworld.grid_navigation, "metarl/GridNavigation-v0"),
         Family("dark-key-door", gridworld.dark_key_door, "metarl/DarkKeyDoor-v0"),
         Family("maze", gridworld.maze, "metarl/Maze-v0"),
+        Family("frozen-lake", frozen_lake.frozen_lake),
+        Family("highway", highway.highway, package="highway_env", extra="driving"),
+        Family("minigrid/crossing", minigrid.crossing, package="minigrid", extra="minigrid"),
+        Family("minigrid/four-rooms", minigrid.four_rooms, package="minigrid", extra="minigrid"),
+        Family("metaworld/ml1-reach", metaworld.ml1_reach, package="metaworld", extra="metaworld"),
+        Family("metaworld/ml1-push", metaworld.ml1_push, package="metaworld", extra="metaworld"),
+        Family("metaworld/ml1-pick-place", metaworld.ml1_pick_place, package="metaworld", extra="metaworld"),
+        Family("metaworld/ml10", metaworld.ml10, package="metaworld", extra="metaworld"),
     )
 }
 
@@ -58,13 +108,17 @@ ALIASES = {"point-navigation": "point-navigation/finn"}
 
 
 def make_distribution(name: str) -> TaskDistribution:
-    """Build a distribution by its registered name, or from the user's own module by "package.module:Attribute".
+    """Build a distribution by its registered name, from a YAML file, or from the user's own "package.module:Attribute".
 
-    The attribute is a TaskDistribution, or a class or function that gives one when called without arguments.
+    The attribute is a TaskDistribution, or a class or function that gives one when called without arguments. A name
+    that ends in .yaml is a file for `envs.families.external.from_yaml`.
 
     Raises:
-        ValueError: unknown name, module that cannot be imported, or an attribute that is no TaskDistribution.
+        ValueError: unknown name, module that cannot be imported, an attribute that is no TaskDistribution, a malformed
+            file, or a package that is not installed.
     """
+    if is_env_file(name):
+        return external.from_yaml(name)
     if ":" in name:
         distribution = _load_from_module(name)
     else:
@@ -77,6 +131,16 @@ def make_distribution(name: str) -> TaskDistribution:
         name, distribution = family.name, family.make()
     distribution.name = name
     return distribution
+
+
+def is_env_file(name: str) -> bool:
+    """Whether it is the name of a YAML file rather than of an environment."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def env_label(name: str) -> str:
+    """How an environment is called in titles: a file by its name alone."""
+    return Path(name).name if is_env_file(name) else name
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,17 +4,20 @@ Importing this module imports stable_baselines3, which takes seconds; nothing el
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
+from envs.families.external import ExternalEnv, GymnasiumFamily, task_values
 from envs.gymnasium_adapters import (
     Flags,
     Floats,
@@ -147,10 +150,7 @@ class TaskSB3VecEnv(VecEnv):
 
     def _parse_tasks(self, task: TaskChoice | Task) -> Task | None:
         """The tasks of all environments, leaves (N, …); None where each episode draws its own."""
-        if isinstance(task, dict) and task and all(isinstance(value, Tensor) for value in task.values()):
-            shared: Task | None = task
-        else:
-            shared = parse_choice(self.distribution, task)
+        shared = cast(Task, task) if _is_task(task) else parse_choice(self.distribution, cast(TaskChoice, task))
         if shared is None:
             return None
         count = num_tasks_of(shared)
@@ -181,3 +181,58 @@ class TaskSB3VecEnv(VecEnv):
         self._state = replace_rows(self._state, rows, first)
         self._returns[done] = 0
         self._lengths[done] = 0
+
+
+class SampledEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment of GymnasiumTasks that takes the next of these tasks at every reset, or a training task.
+
+    Args:
+        env: takes tasks.
+        distribution: whose training tasks are drawn.
+        task: leaves (1, …), the same in every episode; None: a new one in each.
+        seed: of the draws and of the environment.
+    """
+
+    def __init__(self, env: ExternalEnv, distribution: TaskDistribution, task: Task | None, seed: int) -> None:
+        super().__init__(env)
+        self._taking, self._distribution, self._task = env, distribution, task
+        self._rng = torch.Generator().manual_seed(seed)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode, seeded from this wrapper's own stream."""
+        if seed is not None:
+            self._rng.manual_seed(seed)
+        task = self._distribution.sample(1, "train", self._rng) if self._task is None else self._task
+        self._taking.set_task(task_values(task)[0])
+        return self._taking.reset(seed=int(torch.randint(2**31, (), generator=self._rng)))
+
+
+def make_sb3_vec_env(
+    distribution: TaskDistribution, num_envs: int, task: TaskChoice | Task = None, seed: int = 0
+) -> VecEnv:
+    """SB3's view of a distribution: a TaskSB3VecEnv, or SB3's DummyVecEnv of environments not written in torch.
+
+    Args:
+        distribution: the tasks.
+        num_envs: N.
+        task: as in TaskSB3VecEnv; of environments not written in torch, the same for all.
+        seed: drives task draws and the environments' randomness.
+    """
+    family = distribution.env
+    if not isinstance(family, GymnasiumFamily):
+        return TaskSB3VecEnv(distribution, num_envs, task, seed)
+    chosen = task if _is_task(task) else parse_choice(distribution, cast(TaskChoice, task))
+
+    def maker(index: int) -> Callable[[], gymnasium.Env[Any, Any]]:
+        def make() -> gymnasium.Env[Any, Any]:
+            taking = SampledEpisodes(family.single(), distribution, cast(Task | None, chosen), seed + index)
+            return Monitor(TimeLimit(taking, family.horizon))
+
+        return make
+
+    return DummyVecEnv([maker(index) for index in range(at_least_one("num_envs", num_envs))])
+
+
+def _is_task(task: TaskChoice | Task) -> bool:
+    """Whether it is a Task of tensors, rather than a mapping of numbers."""
+    return isinstance(task, dict) and bool(task) and all(isinstance(value, Tensor) for value in task.values())

@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from envs.rollout import BatchedEnv
 from envs.env_family import EnvFamily
+from envs.rollout import BatchedEnv
 from envs.task_env import TaskEnv
 from envs.task_space import Range, Task, num_tasks_of
 
@@ -34,6 +34,7 @@ class TaskDistribution:
         env: the family, a TaskEnv where it is written in torch.
         train: range of each task parameter.
         ood: ranges outside training; a parameter not named keeps its training range. Empty: no ood split.
+        test: ranges of the test split where they are not those of training: benchmarks that name their test tasks.
     """
 
     def __init__(
@@ -42,15 +43,18 @@ class TaskDistribution:
         train: Mapping[str, Range],
         ood: Mapping[str, Range] | None = None,
         name: str = "",
+        test: Mapping[str, Range] | None = None,
     ) -> None:
         if not train:
             raise ValueError("a task distribution needs at least one task parameter")
-        unknown = set(ood or {}) - set(train)
-        if unknown:
-            raise ValueError(f"ood ranges name {sorted(unknown)}, but the task parameters are {sorted(train)}")
+        for split, ranges in (("ood", ood), ("test", test)):
+            unknown = set(ranges or {}) - set(train)
+            if unknown:
+                raise ValueError(f"{split} ranges name {sorted(unknown)}, but the task parameters are {sorted(train)}")
         self.env = env
         self.train = dict(train)
         self.ood = dict(ood or {})
+        self.test = dict(test or {})
         self.name = name or type(self).__name__
         self._train_tasks: Task | None = None
 
@@ -93,7 +97,7 @@ class TaskDistribution:
         """
         if split not in self.splits:
             raise ValueError(f"{self.name} has no split {split!r}; its splits are {', '.join(self.splits)}")
-        return {**self.train, **self.ood} if split == "ood" else self.train
+        return {**self.train, **{"ood": self.ood, "test": self.test}.get(split, {})}
 
     def sample(self, num_tasks: int, split: str = "train", generator: torch.Generator | None = None) -> Task:
         """Draw tasks, leaves (M, …), on the generator's device (CPU without one).
@@ -166,7 +170,7 @@ class TaskDistribution:
             raise ValueError(
                 f"task parameter {name!r} must have shape {train.shape}, got {raw!r} of shape {tuple(value.shape)}"
             )
-        allowed = [train] + ([self.ood[name]] if name in self.ood else [])
+        allowed = [train, *(ranges[name] for ranges in (self.test, self.ood) if name in ranges)]
         if not any(bool(range_.contains(value.unsqueeze(0))) for range_ in allowed):
             described = " or ".join(str(range_) for range_ in allowed)
             raise ValueError(f"task parameter {name!r} = {raw!r} is outside its range: {described}")

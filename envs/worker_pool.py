@@ -106,9 +106,7 @@ class EnvBlock(gymnasium.Env[Any, Any]):
 
         return self._last, self._each(start)
 
-    def step(
-        self, action: NDArray[Any]
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Step every environment whose episode goes on."""
         self._last["reward"][:] = 0
 

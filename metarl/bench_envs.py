@@ -111,7 +111,7 @@ def throughput(name: str, num_envs: int, seconds: float, processes: int, compile
     with _one_core():
         batch = _batch_rate(distribution, num_envs, seconds)
         compiled = None
-        if compile_steps and not distribution.env.random_steps:
+        if compile_steps and not distribution.task_env.random_steps:
             fused = make_distribution(name)
             compile_env(fused, torch.device("cpu"))
             compiled = _batch_rate(fused, num_envs, seconds)

@@ -25,7 +25,7 @@ from agents.distillation import Distillation
 from agents.meta_learner import MetaLearner
 from agents.processes import num_processes
 from agents.registry import AGENTS
-from envs.registry import FAMILIES, make_distribution
+from envs.registry import FAMILIES, env_label, is_env_file, make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
 from metarl import bench_report, comparison_report, distributed, plots
@@ -62,15 +62,19 @@ class Train(TrainConfig):
 
     Attributes:
         resume: go on with this run, exactly where it stopped; of the other flags only --iterations may be changed.
+        env_file: a YAML file that describes the environment and its tasks, in place of ENV.
     """
 
     resume: str = ""
+    env_file: str = ""
 
     def execute(self, console: Console) -> int:
         """Train, evaluate on held-out tasks, and say what to do next; as one process of a job under torchrun."""
         with distributed.joined(resolve_device(distributed.local_device(self.device))):
             first = distributed.rank() == 0
             config = TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
+            if self.env_file:
+                config = dataclasses.replace(config, env=self._checked_env_file())
             here = resolve(config)
             distributed.check_job(config)
             if not self.resume:
@@ -85,6 +89,11 @@ class Train(TrainConfig):
                 run.config = dataclasses.replace(run.config, device=here.device, num_threads=here.num_threads)
             with run.locked() if first else contextlib.nullcontext():
                 return self._train(run, resumed, console if first else Console(quiet=True))
+
+    def _checked_env_file(self) -> str:
+        if not is_env_file(self.env_file):
+            raise UserError(f"env_file must end in .yaml or .yml, got {self.env_file!r}")
+        return self.env_file
 
     def _open(self, config: TrainConfig) -> tuple[RunDirectory, bool]:
         """The run directory and whether it is to be resumed: by --resume, or in a job that torchrun started again."""
@@ -103,7 +112,10 @@ class Train(TrainConfig):
                 run.write_config()
         config = run.config
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
-        _say(console, f"{start}: {config.agent} on {config.env}, {config.iterations} iterations, in {run.path}")
+        _say(
+            console,
+            f"{start}: {config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}",
+        )
         _say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
         if not trainer.train():
             _say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
@@ -184,7 +196,7 @@ class Evaluate:
         evaluation = summarize(batches)
         report: dict[str, Any] = {
             "agent": run.config.agent,
-            "env": run.config.env,
+            "env": env_label(run.config.env),
             "run": str(run.path),
             "checkpoint_iteration": checkpoint.progress.iteration,
             "training_env_steps": checkpoint.progress.env_steps,
@@ -197,7 +209,7 @@ class Evaluate:
         if kept is not None:
             report["distillation"] = kept.to_json()
         which = f"the task {self.task}, {self.num_tasks} times" if self.task else f"{self.num_tasks} {self.split} tasks"
-        title = f"{run.config.agent} on {run.config.env}: {which}, {episodes} episodes a step"
+        title = f"{run.config.agent} on {env_label(run.config.env)}: {which}, {episodes} episodes a step"
         if self.out:
             label = "task" if self.task else self.split
             out = Path(self.out)
@@ -279,13 +291,19 @@ class Envs:
         """Print the tables."""
         if not self.name:
             for family in FAMILIES.values():
-                _say(console, f"{family.name}   gymnasium id {family.gymnasium_id}")
+                _say(console, family.name + (f"   gymnasium id {family.gymnasium_id}" if family.gymnasium_id else ""))
                 _say(console, f"  {family.summary}")
+                if not family.available:
+                    _say(console, f"  not installed: {family.how_to_install}\n")
+                    continue
                 console.print(Padding(self._parameters(family.make()), (0, 0, 1, 2)))
             _say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
             return 0
         distribution = make_distribution(self.name)
-        _say(console, f"{distribution.name}: {' '.join((type(distribution.env).__doc__ or '').split('.')[0].split())}")
+        described = " ".join((type(distribution.env).__doc__ or "").split(".")[0].split())
+        if distribution.name in FAMILIES:
+            described = FAMILIES[distribution.name].summary
+        _say(console, f"{distribution.name}: {described}")
         _say(console, f"observation {distribution.observation_space}")
         _say(console, f"action      {distribution.action_space}")
         _say(console, f"horizon     {distribution.horizon} steps")
@@ -296,9 +314,11 @@ class Envs:
     @staticmethod
     def _parameters(distribution: TaskDistribution) -> Table:
         """Task parameters with units and ranges in each split."""
-        table = Table("task parameter", "units", "train, validation, test", *(["ood"] if distribution.ood else []))
+        others = {split: ranges for split in ("test", "ood") if (ranges := getattr(distribution, split))}
+        training = "train, validation" + ("" if "test" in others else ", test")
+        table = Table("task parameter", "units", training, *others)
         for name, range_ in distribution.train.items():
-            outside = [str(distribution.ood.get(name, "as in training"))] if distribution.ood else []
+            outside = [str(ranges.get(name, "as in training")) for ranges in others.values()]
             table.add_row(name, range_.units, str(range_), *outside)
         return table
 

@@ -226,10 +226,10 @@ class Comparer:
             if label not in SB3_BASELINES:
                 raise unknown("baseline", label, SB3_BASELINES)
             from agents.sb3 import make_model  # slow to import, and not always needed
-            from envs.sb3_adapter import TaskSB3VecEnv
+            from envs.sb3_adapter import make_sb3_vec_env
             from metarl.sb3_baselines import TRAINING_ENVS
 
-            env = TaskSB3VecEnv(self.distribution, TRAINING_ENVS)
+            env = make_sb3_vec_env(self.distribution, TRAINING_ENVS)
             try:
                 make_model(label.removesuffix(PRETRAINED), env, seed=0, changes=changes)
             except (TypeError, AssertionError) as error:

@@ -24,7 +24,7 @@ class TrainConfig:
 
     Attributes:
         agent: what learns; `metarl agents` lists them.
-        env: what it learns on; `metarl envs` lists them; your own as 'package.module:MyDistribution'.
+        env: what it learns on; `metarl envs` lists them; your own as 'package.module:MyDistribution' or a YAML file.
         preset: named set of defaults for this agent and environment; `metarl agents` lists them.
         seed: seed of initial parameters, tasks and rollouts.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.

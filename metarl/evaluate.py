@@ -28,12 +28,29 @@ class Evaluation:
         env_steps: environment steps a task had cost before its policy of step k was ready, mean over tasks, (K+1,).
         total_env_steps: environment steps of the whole evaluation, all tasks, the last batch included.
         episodes_per_step: E.
+        successes: number of each task's E episodes that succeeded after k steps, (K+1, M); None where the environment
+            does not say.
     """
 
     returns: NDArray[np.float64]
     env_steps: NDArray[np.float64]
     total_env_steps: int
     episodes_per_step: int
+    successes: NDArray[np.int64] | None = None
+
+    @property
+    def success_rate(self) -> NDArray[np.float64] | None:
+        """Share of all episodes that succeeded, (K+1,)."""
+        return None if self.successes is None else np.asarray(self.successes.mean(axis=1) / self.episodes_per_step)
+
+    @property
+    def success_ci95(self) -> NDArray[np.float64] | None:
+        """95% Wilson interval of each share, (K+1, 2)."""
+        if self.successes is None:
+            return None
+        trials = self.successes.shape[1] * self.episodes_per_step
+        tests = (stats.binomtest(int(count), trials) for count in self.successes.sum(axis=1))
+        return np.array([test.proportion_ci(CONFIDENCE, method="wilson") for test in tests])
 
     @property
     def return_mean(self) -> NDArray[np.float64]:
@@ -68,6 +85,14 @@ class Evaluation:
             "gain_mean": float(self.gains.mean()),
             "gain_ci95": self.gain_ci95.tolist(),
             "total_env_steps": self.total_env_steps,
+            **(
+                {}
+                if self.success_rate is None or self.success_ci95 is None
+                else {
+                    "success_rate": self.success_rate.tolist(),
+                    "success_ci95": self.success_ci95.tolist(),
+                }
+            ),
         }
 
 
@@ -179,4 +204,11 @@ def summarize(batches: list[Episodes]) -> Evaluation:
         env_steps=np.concatenate([[0.0], np.cumsum(per_task[:-1])]),
         total_env_steps=sum(batch.env_steps for batch in batches),
         episodes_per_step=batches[0].reward.shape[1],
+        successes=_successes(batches),
     )
+
+
+def _successes(batches: list[Episodes]) -> NDArray[np.int64] | None:
+    """See Evaluation.successes."""
+    counts = [batch.success.sum(dim=1).cpu().numpy() for batch in batches if batch.success is not None]
+    return np.stack(counts) if len(counts) == len(batches) else None

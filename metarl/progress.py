@@ -141,12 +141,17 @@ class LiveReporter:
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     """Episodes of experience → return with its 95% interval, and the gain."""
     table = Table(title=title, title_justify="left")
-    for heading in ("adaptation step", "episodes", "env steps", "mean return", "95% interval"):
+    shares, intervals = evaluation.success_rate, evaluation.success_ci95
+    extra = () if shares is None else ("success rate", "95% interval")
+    for heading in ("adaptation step", "episodes", "env steps", "mean return", "95% interval", *extra):
         table.add_column(heading, justify="right")
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
         interval = f"[{low:.2f}, {high:.2f}]"
-        table.add_row(str(k), str(k * evaluation.episodes_per_step), f"{steps:,.0f}", f"{mean:.2f}", interval)
+        success = []
+        if shares is not None and intervals is not None:
+            success = [f"{shares[k]:.1%}", "[{:.1%}, {:.1%}]".format(*intervals[k])]
+        table.add_row(str(k), str(k * evaluation.episodes_per_step), f"{steps:,.0f}", f"{mean:.2f}", interval, *success)
     low, high = evaluation.gain_ci95
     table.add_section()
     table.add_row("gain", "", "", f"{evaluation.gains.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]")

@@ -5,6 +5,7 @@ config.yaml          resolved configuration
 metadata.json        library versions, git commit, seed, hardware, command
 metrics.jsonl        one JSON object per meta-iteration
 events.out.tfevents… TensorBoard
+<env>.yaml           the environment, where it is described by a file
 checkpoints/         iteration-0000100.safetensors …, best.safetensors
 evaluation-test.json evaluation at the end of training
 """
@@ -27,7 +28,7 @@ import torch
 
 from agents.meta_learner import MetaLearner
 from agents.registry import AGENTS
-from envs.registry import make_distribution
+from envs.registry import env_label, is_env_file, make_distribution
 from envs.task_distribution import TaskDistribution
 from metarl.checkpoint import BEST, Checkpoint, CheckpointStore, write_atomically
 from metarl.config import TrainConfig, from_yaml, to_yaml
@@ -82,6 +83,9 @@ class RunDirectory:
                     number += 1
             run = cls(parent / name, dataclasses.replace(config, name=name))
             try:
+                if is_env_file(config.env):
+                    shutil.copy(config.env, run.path / env_label(config.env))
+                    run._use_own_env_file()
                 run.write_config()
                 write_atomically(run.path / METADATA_FILE, json.dumps(_metadata(run.config), indent=1).encode())
                 (run.path / METRICS_FILE).touch()
@@ -106,11 +110,18 @@ class RunDirectory:
                 raise unknown("run", run, known)
             raise UserError(f"there is no run {run!r}, neither here nor in {parent}/; train one with: metarl train")
         try:
-            return cls(path, from_yaml((path / CONFIG_FILE).read_text()))
+            run_directory = cls(path, from_yaml((path / CONFIG_FILE).read_text()))
         except OSError as error:
             raise UserError(f"{path} is not a run: {error}") from None
         except ValueError as error:
             raise UserError(f"{path / CONFIG_FILE}: {error}") from None
+        run_directory._use_own_env_file()
+        return run_directory
+
+    def _use_own_env_file(self) -> None:
+        """Read the environment from the run's copy of its file, wherever the run lies by now."""
+        if is_env_file(self.config.env):
+            self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
 
     @classmethod
     def newest(cls, config: TrainConfig) -> "RunDirectory | None":
@@ -235,7 +246,7 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def run_stem(config: TrainConfig) -> str:
     """A run's name before it is given a number."""
-    return config.name or f"{config.agent}-{as_file_name(config.env)}-seed{config.seed}"
+    return config.name or f"{config.agent}-{as_file_name(Path(env_label(config.env)).stem)}-seed{config.seed}"
 
 
 def numbered(stem: str, number: int) -> str:

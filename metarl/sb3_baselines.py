@@ -18,7 +18,7 @@ from agents.sb3 import SB3Policy, learn_with_evaluations, load_model, make_model
 from envs.gymnasium_adapters import SAMPLE
 from envs.registry import make_distribution
 from envs.rollout import collect
-from envs.sb3_adapter import TaskSB3VecEnv
+from envs.sb3_adapter import make_sb3_vec_env
 from envs.task_space import Task
 from metarl.checkpoint import write_atomically
 from metarl.errors import TrainingError
@@ -77,7 +77,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
     torch.set_num_threads(1)  # one process per core
     distribution = make_distribution(job.env)
     task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
-    train_env = TaskSB3VecEnv(distribution, TRAINING_ENVS, task=task, seed=job.seed)
+    train_env = make_sb3_vec_env(distribution, TRAINING_ENVS, task=task, seed=job.seed)
     initial = load_model(job.algorithm, job.pretrained, train_env) if job.pretrained else None
     model = make_model(job.algorithm, train_env, job.seed, job.directory, initial, changes=job.changes)
     evaluation_env = distribution.bind(task, job.episodes)
@@ -107,7 +107,7 @@ def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Pat
         directory: where the model and SB3's own log are written.
         show: told the environment steps so far.
     """
-    train_env = TaskSB3VecEnv(make_distribution(env), PRETRAINING_ENVS, task=SAMPLE, seed=seed)
+    train_env = make_sb3_vec_env(make_distribution(env), PRETRAINING_ENVS, task=SAMPLE, seed=seed)
     model = make_model(algorithm, train_env, seed, directory, pretraining=True)
 
     def on_step(local: dict[str, Any], everything: dict[str, Any]) -> bool:

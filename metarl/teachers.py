@@ -202,7 +202,7 @@ def total_training_env_steps(run: RunDirectory) -> int:
 def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task, generator: torch.Generator) -> Specialised:
     """Policies that Stable-Baselines3 trains on each task; those that are there already are not trained again."""
     from agents.sb3 import as_policy_parameters, load_model  # slow to import, and not always needed
-    from envs.sb3_adapter import TaskSB3VecEnv
+    from envs.sb3_adapter import make_sb3_vec_env
     from metarl.sb3_baselines import MODEL_FILE, TRAINING_ENVS, TaskJob, learn_tasks
 
     config, learner = run.config, run.config.learner
@@ -222,7 +222,7 @@ def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task, gen
     files = [Path(job.directory) / MODEL_FILE for job in jobs]
     for _ in learn_tasks([job for job, file in zip(jobs, files, strict=True) if not file.exists()], config.num_threads):
         pass
-    env = TaskSB3VecEnv(distribution, TRAINING_ENVS)
+    env = make_sb3_vec_env(distribution, TRAINING_ENVS)
     models = [load_model(learner.teacher, file, env) for file in files]
     params = _concatenated(
         [{name: leaf.unsqueeze(0) for name, leaf in as_policy_parameters(model).items()} for model in models]

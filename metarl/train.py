@@ -18,9 +18,11 @@ from torch.utils.tensorboard.summary import hparams
 from agents.distillation import Distillation
 from agents.meta_learner import MetaLearner
 from agents.processes import ProcessLostError, num_processes, sum_over_processes
+from envs.registry import env_label
 from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
+from envs.worker_pool import EnvironmentFailedError
 from metarl import distributed, plots, teachers
 from metarl.checkpoint import Checkpoint, Progress
 from metarl.compiled import compile_env
@@ -154,7 +156,7 @@ class Trainer:
             adapted = time.perf_counter()
             metrics = self.learner.meta_update(sampled.support, sampled.query, self._share_done(), sampled.tasks)
             sampled_steps, returns = self._over_all_tasks(sampled)
-        except (FloatingPointError, ProcessLostError) as error:
+        except (FloatingPointError, ProcessLostError, EnvironmentFailedError) as error:
             self._restore(before)
             self._save()
             raise TrainingError(f"iteration {iteration}: {error}; the run is saved as it was before it") from error
@@ -195,7 +197,7 @@ class Trainer:
             batches = adaptation_episodes(
                 self.learner, self.distribution, tasks, self.learner.adaptation_steps, config.episodes, generator
             )
-        except FloatingPointError as error:
+        except (FloatingPointError, EnvironmentFailedError) as error:
             self._save()
             where = f"validation after iteration {self.progress.iteration}"
             raise TrainingError(f"{where}: {error}; the run is saved") from error
@@ -216,6 +218,8 @@ class Trainer:
             writer.add_figure("eval/trajectories", picture, step)
         reporter.evaluated(self.progress.iteration, evaluation)
         row = {f"eval/return_k{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
+        if evaluation.success_rate is not None:
+            row |= {f"eval/success_k{k}": float(value) for k, value in enumerate(evaluation.success_rate)}
         return row | {"eval/gain": float(evaluation.gains.mean()), "time/evaluate": time.perf_counter() - start}
 
     def _log(self, writer: SummaryWriter | None, row: dict[str, float]) -> None:
@@ -349,4 +353,4 @@ def _stop_requests() -> Iterator[_StopFlag]:
 
 
 def _title(config: TrainConfig) -> str:
-    return f"{config.agent} on {config.env}, {config.eval_tasks} validation tasks"
+    return f"{config.agent} on {env_label(config.env)}, {config.eval_tasks} validation tasks"

@@ -61,7 +61,8 @@ class Driving(TaskEnv):
 
     State, dict: "distance" s (m), "lateral_error" e_y (m, left of the centre), "heading_error" e_ψ (rad), "speed" v_x
     (m/s), all (*batch,); "axle_velocity" w (*batch, 2) in m/s; "commands" u of the last 5 steps, newest first,
-    (*batch, 5) in rad. An episode starts at s = 0 with e_y ~ U[−0.5, 0.5] m, e_ψ ~ U[−0.05, 0.05] rad and the initial speed.
+    (*batch, 5) in rad. An episode starts at s = 0 with e_y ~ U[−0.5, 0.5] m, e_ψ ~ U[−0.05, 0.05] rad and the initial
+    speed.
 
     Observation: e_y/half-width, e_ψ/(0.2 rad), (v_x − initial speed)/(10 m/s), v_y/(1 m/s), r/(0.3 rad/s) and the
     curvature preview κ(s + i · spacing)/(0.01/m), i = 0 … n − 1; clipped to ±10.

@@ -1,5 +1,6 @@
 """Any Gymnasium environment as a family of tasks: `GymnasiumTasks` from Python, `from_yaml` from a file."""
 
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -40,6 +41,7 @@ class EnvSpec:
         keywords: arguments of `gymnasium.make` for a task; the environment is made anew where they change.
         set_task: writes a task into a live environment, before each reset.
         seed_parameter: task parameter that seeds every reset: the environment's own randomness is the task then.
+        make: takes the place of `gymnasium.make(env_id, …)`.
     """
 
     env_id: str
@@ -47,6 +49,13 @@ class EnvSpec:
     keywords: MakeKeywords | None = None
     set_task: SetTask | None = None
     seed_parameter: str = ""
+    make: Callable[..., gymnasium.Env[Any, Any]] | None = None
+
+    def build(self, keywords: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+        """A live environment without a time limit."""
+        if self.make is not None:
+            return self.make(**keywords)
+        return gymnasium.make(self.env_id, disable_env_checker=True, max_episode_steps=-1, **keywords)
 
 
 class ExternalEnv(SingleEnv):
@@ -108,10 +117,10 @@ class ExternalEnv(SingleEnv):
             return self._env
         self.close()
         try:
-            env = gymnasium.make(spec.env_id, disable_env_checker=True, max_episode_steps=-1, **keywords)
+            env = spec.build(keywords)
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"gymnasium.make({spec.env_id!r}) with {sorted(keywords)} failed: {reason}") from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"{spec.env_id} cannot be made with the arguments {sorted(keywords)}: {reason}") from error
         self._env, self._made_with = env, keywords
         self._adopt_spaces(env)
         return env
@@ -242,6 +251,8 @@ class GymnasiumTasks(TaskDistribution):
         set_task: writes a task into the live environment before each episode, `set_task(env, task)`.
         seed_parameter: parameter that seeds every reset, so that what the environment draws there is the task.
         fixed: arguments of `gymnasium.make` for every task.
+        make: takes the place of `gymnasium.make(env_id, …)`; env_id is a mere label then.
+        test: ranges of the test split, where a benchmark has test tasks of its own.
         num_workers: processes that step the environments; ONE_PER_CORE, or 0 for this process. Workers import the
             main module, so a script needs `if __name__ == "__main__":`.
 
@@ -260,6 +271,8 @@ class GymnasiumTasks(TaskDistribution):
         set_task: SetTask | None = None,
         seed_parameter: str = "",
         fixed: Mapping[str, Any] | None = None,
+        make: Callable[..., gymnasium.Env[Any, Any]] | None = None,
+        test: Mapping[str, Range] | None = None,
         num_workers: int = ONE_PER_CORE,
     ) -> None:
         if seed_parameter and seed_parameter not in train:
@@ -268,11 +281,11 @@ class GymnasiumTasks(TaskDistribution):
         if keywords is None and set_task is None and names:
             whole = {name for name in names if isinstance(train[name], Integers)}
             keywords = _Named(tuple(names), frozenset(whole))
-        spec = EnvSpec(env_id, dict(fixed or {}), keywords, set_task, seed_parameter)
+        spec = EnvSpec(env_id, dict(fixed or {}), keywords, set_task, seed_parameter, make)
         seeded = torch.Generator().manual_seed(0)
         example = task_values({name: range_.sample(1, seeded) for name, range_ in train.items()})[0]
         family = GymnasiumFamily(spec, example, horizon or _registered_horizon(env_id), num_workers)
-        super().__init__(family, train, ood, name=env_id)
+        super().__init__(family, train, ood, name=env_id, test=test)
         self.family = family
 
 
@@ -343,11 +356,14 @@ def from_yaml(path: str | Path) -> GymnasiumTasks:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from None
     try:
-        return _from_data(yaml.safe_load(text))
+        distribution = _from_data(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+    # Copies of one file are one environment, wherever they lie.
+    distribution.name = f"{Path(path).name}:{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return distribution
 
 
 def _from_data(data: Any) -> GymnasiumTasks:

@@ -23,6 +23,7 @@ from envs.families.gridworld import (
 )
 from envs.rollout import Episodes, collect
 from envs.task_distribution import TaskDistribution
+from envs.task_env import TaskEnv
 from envs.task_space import Task, tasks_to_json
 
 STAY, UP, RIGHT, DOWN, LEFT = range(5)
@@ -345,10 +346,12 @@ def test_impossible_mazes_are_refused(size: int, extra: int) -> None:
 
 # All of them
 
-
-@pytest.mark.parametrize(
+every_game = pytest.mark.parametrize(
     "distribution", [grid_navigation(), dark_key_door(), maze()], ids=["navigation", "dark", "maze"]
 )
+
+
+@every_game
 def test_trajectories_in_the_plane_lead_to_the_goal_around_the_middle_of_the_grid(
     distribution: TaskDistribution,
 ) -> None:
@@ -363,12 +366,11 @@ def test_trajectories_in_the_plane_lead_to_the_goal_around_the_middle_of_the_gri
     assert start.tolist() == ([0.0, 0.0] if isinstance(env, DarkKeyDoor) else [-2.0, -2.0])
 
 
-@pytest.mark.parametrize(
-    "distribution", [grid_navigation(), dark_key_door(), maze()], ids=["navigation", "dark", "maze"]
-)
+@every_game
 def test_float64_tasks_give_float64_everywhere(distribution: TaskDistribution) -> None:
     tasks = {name: value.double() for name, value in distribution.sample(3, "test").items()}
     env = distribution.env
+    assert isinstance(env, TaskEnv)
     state = env.initial(rng(), tasks)
     _, obs, reward, _ = env.step(state, torch.tensor([0, 1, 2]), rng(), tasks)
     assert obs.dtype == reward.dtype == torch.float64

@@ -1,0 +1,38 @@
+"""highway-env's motorway with varied traffic and desired speed; needs the extra `driving`."""
+
+from typing import Any
+
+from envs.families.external import GymnasiumTasks, number
+from envs.task_space import Integers, Uniform
+from envs.worker_pool import TaskValues
+
+HORIZON = 20
+SPEED_SPAN = 5.0  # m/s, half of the range over which the reward for speed rises
+
+
+def configuration(task: TaskValues) -> dict[str, Any]:
+    """highway-env's argument `config`."""
+    speed = number(task["desired_speed"], whole=False)
+    return {
+        "config": {
+            "lanes_count": number(task["lanes"], whole=True),
+            "vehicles_density": number(task["density"], whole=False),
+            "reward_speed_range": [speed - SPEED_SPAN, speed + SPEED_SPAN],
+            "duration": HORIZON,
+        }
+    }
+
+
+def highway() -> GymnasiumTasks:
+    """highway-env's motorway with varied lanes, density of vehicles and desired speed, H = 20; ood: dense traffic."""
+    return GymnasiumTasks(
+        "highway_env:highway-fast-v0",
+        train={
+            "lanes": Integers(2, 5, "1"),
+            "density": Uniform(0.5, 1.5, "1"),
+            "desired_speed": Uniform(20.0, 30.0, "m/s"),
+        },
+        ood={"density": Uniform(1.5, 2.0, "1")},
+        horizon=HORIZON,
+        keywords=configuration,
+    )
