@@ -239,10 +239,16 @@ class WorkerPool:
 
 
 def _close(vector: Vector, diary: str) -> None:
-    """End the workers, dead ones included, and remove their diary."""
-    with contextlib.suppress(Exception):
-        if isinstance(vector, AsyncVectorEnv):
-            vector.close(terminate=True)
-        else:
-            vector.close()
+    """End the workers and remove their diary."""
+    if isinstance(vector, AsyncVectorEnv):
+        for process in vector.processes:
+            process.terminate()
+        for process in vector.processes:
+            process.join()
+        for pipe in vector.parent_pipes:
+            if pipe is not None:
+                pipe.close()
+        vector.closed = True  # its own close() would wait for the answers of dead workers
+    else:
+        vector.close()
     Path(diary).unlink(missing_ok=True)

@@ -275,29 +275,20 @@ class GymnasiumTasks(TaskDistribution):
         test: Mapping[str, Range] | None = None,
         num_workers: int = ONE_PER_CORE,
     ) -> None:
+        if not train:
+            raise ValueError("a task distribution needs at least one task parameter")
         if seed_parameter and seed_parameter not in train:
             raise ValueError(f"seed_parameter {seed_parameter!r} is none of the task parameters {sorted(train)}")
         names = [name for name in train if name != seed_parameter]
         if keywords is None and set_task is None and names:
             whole = {name for name in names if isinstance(train[name], Integers)}
-            keywords = _Named(tuple(names), frozenset(whole))
+            keywords = Arguments(tuple(names), frozenset(whole))
         spec = EnvSpec(env_id, dict(fixed or {}), keywords, set_task, seed_parameter, make)
         seeded = torch.Generator().manual_seed(0)
         example = task_values({name: range_.sample(1, seeded) for name, range_ in train.items()})[0]
         family = GymnasiumFamily(spec, example, horizon or _registered_horizon(env_id), num_workers)
         super().__init__(family, train, ood, name=env_id, test=test)
         self.family = family
-
-
-@dataclass(frozen=True)
-class _Named:
-    """The parameters themselves as arguments."""
-
-    names: tuple[str, ...]
-    whole: frozenset[str]
-
-    def __call__(self, task: TaskValues) -> dict[str, Any]:
-        return {name: number(task[name], name in self.whole) for name in self.names}
 
 
 def number(value: NDArray[Any], whole: bool) -> Any:
@@ -337,7 +328,7 @@ _RANGES: dict[str, Callable[..., Range]] = {
     "integers": lambda low, high, units: Integers(low, high, units),
     "choice": lambda *values, units: Choice(values, units),
 }
-_KEYS = {"env_id", "task", "horizon", "num_workers", "make", "set_task", "seed_parameter", "config"}
+_KEYS = {"env_id", "task", "horizon", "num_workers", "make", "set_task", "seed_parameter", "config", "keywords"}
 
 
 def from_yaml(path: str | Path) -> GymnasiumTasks:
@@ -346,7 +337,8 @@ def from_yaml(path: str | Path) -> GymnasiumTasks:
     Keys: `env_id`; `task`, parameter → {range: values, units: text, ood: {range: values}} with the ranges uniform,
     log_uniform, normal, integers and choice; and optionally `horizon`, `num_workers`, `make` (arguments of
     gymnasium.make for every task), `config` (names of the parameters that go into an argument "config", a dict whose
-    other entries stand under `make`), `seed_parameter`, and `set_task` ("package.module:function").
+    other entries stand under `make`), `seed_parameter`, `set_task` ("package.module:function") and `keywords` (names of
+    the parameters that are arguments themselves: by default all others, or none where there is a `set_task`).
 
     Raises:
         ValueError: the file is missing or malformed, or the environment does not take what it says; names the file.
@@ -374,11 +366,13 @@ def _from_data(data: Any) -> GymnasiumTasks:
         raise ValueError(f"unknown keys {', '.join(unknown)}; allowed are {', '.join(sorted(_KEYS))}")
     if not isinstance(data["task"], dict) or not data["task"]:
         raise ValueError("task needs at least one parameter with its range")
+    if not isinstance(data["env_id"], str):
+        raise ValueError(f"env_id must be text, got {data['env_id']!r}")
     train, ood = {}, {}
     for name, entry in data["task"].items():
         train[name] = _range(name, entry)
-        if entry.get("ood"):
-            ood[name] = _range(f"{name}.ood", {"units": entry.get("units", ""), **entry["ood"]})
+        if "ood" in entry:
+            ood[name] = _range(f"{name}.ood", entry["ood"], train[name].units)
     horizon = data.get("horizon")
     if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
         raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}")
@@ -386,16 +380,18 @@ def _from_data(data: Any) -> GymnasiumTasks:
     if not isinstance(num_workers, int) or num_workers < ONE_PER_CORE:
         raise ValueError(f"num_workers must be a whole number of at least 0, got {num_workers!r}")
     fixed = data.get("make") or {}
-    in_config = data.get("config") or []
-    foreign = sorted(set(in_config) - set(train))
-    if foreign:
-        raise ValueError(f"config names {', '.join(foreign)}, but the task parameters are {', '.join(train)}")
+    if not isinstance(fixed, dict):
+        raise ValueError(f"make must be a mapping of arguments, got {fixed!r}")
     seed_parameter = data.get("seed_parameter", "")
-    keywords = None
+    in_config = _names(data, "config", train, [])
+    rest = [name for name in train if name not in in_config and name != seed_parameter]
+    as_arguments = _names(data, "keywords", train, [] if data.get("set_task") else rest)
+    whole = frozenset(name for name in train if isinstance(train[name], Integers))
+    keywords: MakeKeywords | None = None
     if in_config:
-        whole = frozenset(name for name in train if isinstance(train[name], Integers))
-        others = tuple(name for name in train if name not in in_config and name != seed_parameter)
-        keywords = InConfig(tuple(in_config), others, whole, fixed.get("config", {}))
+        keywords = InConfig(in_config, as_arguments, whole, fixed.get("config", {}))
+    elif as_arguments:
+        keywords = Arguments(as_arguments, whole)
     return GymnasiumTasks(
         data["env_id"],
         train,
@@ -407,6 +403,23 @@ def _from_data(data: Any) -> GymnasiumTasks:
         fixed=fixed,
         num_workers=num_workers,
     )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Task parameters as arguments of `gymnasium.make`.
+
+    Attributes:
+        names: the parameters.
+        whole: those that are whole numbers.
+    """
+
+    names: tuple[str, ...]
+    whole: frozenset[str] = frozenset()
+
+    def __call__(self, task: TaskValues) -> dict[str, Any]:
+        """Arguments of `gymnasium.make` for a task."""
+        return {name: number(task[name], name in self.whole) for name in self.names}
 
 
 @dataclass(frozen=True)
@@ -427,13 +440,20 @@ class InConfig:
 
     def __call__(self, task: TaskValues) -> dict[str, Any]:
         """Arguments of `gymnasium.make` for a task."""
-        inside, outside = (
-            {name: number(task[name], name in self.whole) for name in names} for names in (self.inside, self.outside)
-        )
+        inside, outside = (Arguments(names, self.whole)(task) for names in (self.inside, self.outside))
         return {**outside, "config": {**self.config, **inside}}
 
 
-def _range(name: str, entry: Any) -> Range:
+def _names(data: dict[str, Any], key: str, train: Mapping[str, Range], default: list[str]) -> tuple[str, ...]:
+    """Task parameters that a key of the file names."""
+    names = data.get(key, default)
+    foreign = sorted(set(map(str, names)) - set(train)) if isinstance(names, list) else [str(names)]
+    if foreign:
+        raise ValueError(f"{key} names {', '.join(foreign)}, but the task parameters are {', '.join(train)}")
+    return tuple(names)
+
+
+def _range(name: str, entry: Any, units: str = "") -> Range:
     known = ", ".join(_RANGES)
     if not isinstance(entry, dict):
         raise ValueError(f"task parameter {name!r} needs a range, one of {known}, got {entry!r}")
@@ -442,7 +462,7 @@ def _range(name: str, entry: Any) -> Range:
     if len(kinds) != 1 or unknown:
         raise ValueError(f"task parameter {name!r} needs one range of {known}, and may have units and ood, got {entry}")
     try:
-        return _RANGES[kinds[0]](*entry[kinds[0]], units=str(entry.get("units", "")))
+        return _RANGES[kinds[0]](*entry[kinds[0]], units=str(entry.get("units", units)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"task parameter {name!r}: {kinds[0]} cannot be {entry[kinds[0]]!r}: {error}") from None
 

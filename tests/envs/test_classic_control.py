@@ -394,6 +394,7 @@ def test_the_oracles_come_near_to_planning(
     """Three quarters of what planning on a grid gains over acting at random, or more, over a few tasks."""
     distribution = make()
     env, tasks = distribution.env, distribution.sample(3, "test")
+    assert isinstance(env, TaskEnv)
     returns = []
     for index in range(3):
         task = {name: value[index] for name, value in tasks.items()}
