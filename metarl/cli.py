@@ -42,7 +42,7 @@ from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.memory import check_memory, keep_freed_memory
 from metarl.presets import default_config, presets_for
-from metarl.progress import evaluation_table
+from metarl.progress import evaluation_table, success_table
 from metarl.run_directory import RunDirectory, build, load_learner, resolve_device
 from metarl.teachers import check_teacher
 from metarl.train import Trainer, resolve
@@ -222,6 +222,9 @@ class Evaluate:
             print(json.dumps(report))
         else:
             console.print(evaluation_table(evaluation, title))
+            successes = success_table(evaluation)
+            if successes is not None:
+                console.print(successes)
             for line in kept.lines() if kept else ():
                 _say(console, line)
         return 0

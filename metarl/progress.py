@@ -141,18 +141,25 @@ class LiveReporter:
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     """Episodes of experience → return with its 95% interval, and the gain."""
     table = Table(title=title, title_justify="left")
-    shares, intervals = evaluation.success_rate, evaluation.success_ci95
-    extra = () if shares is None else ("success rate", "95% interval")
-    for heading in ("adaptation step", "episodes", "env steps", "mean return", "95% interval", *extra):
+    for heading in ("adaptation step", "episodes", "env steps", "mean return", "95% interval"):
         table.add_column(heading, justify="right")
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
         interval = f"[{low:.2f}, {high:.2f}]"
-        success = []
-        if shares is not None and intervals is not None:
-            success = [f"{shares[k]:.1%}", "[{:.1%}, {:.1%}]".format(*intervals[k])]
-        table.add_row(str(k), str(k * evaluation.episodes_per_step), f"{steps:,.0f}", f"{mean:.2f}", interval, *success)
+        table.add_row(str(k), str(k * evaluation.episodes_per_step), f"{steps:,.0f}", f"{mean:.2f}", interval)
     low, high = evaluation.gain_ci95
     table.add_section()
     table.add_row("gain", "", "", f"{evaluation.gains.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]")
+    return table
+
+
+def success_table(evaluation: Evaluation) -> Table | None:
+    """Success rate after each adaptation step with its 95% interval; None where the environment does not say."""
+    if evaluation.success_rate is None or evaluation.success_ci95 is None:
+        return None
+    table = Table()
+    for heading in ("adaptation step", "success rate", "95% interval"):
+        table.add_column(heading, justify="right")
+    for k, (rate, (low, high)) in enumerate(zip(evaluation.success_rate, evaluation.success_ci95, strict=True)):
+        table.add_row(str(k), f"{rate:.1%}", f"[{low:.1%}, {high:.1%}]")
     return table

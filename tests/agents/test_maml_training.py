@@ -61,7 +61,7 @@ class Problem:
 
 
 HIDDEN_ARM = Problem(HiddenArm(), lambda n, generator: {"paid": torch.randint(3, (n,), generator=generator)})
-POINT_NAVIGATION = Problem(pearl().env, lambda n, generator: pearl().sample(n, "train", generator))
+POINT_NAVIGATION = Problem(pearl().task_env, lambda n, generator: pearl().sample(n, "train", generator))
 
 # ---------------------------------------------------------------------- learning
 

@@ -18,7 +18,7 @@ def play(distribution: TaskDistribution, oracle: bool, num_tasks: int = 1000, ep
     tasks = distribution.sample(num_tasks, "test")
     env = distribution.bind(tasks, episodes)
     if oracle:
-        return collect(env, OraclePolicy(distribution.env), tasks, rng())
+        return collect(env, OraclePolicy(distribution.task_env), tasks, rng())
     return collect(env, RandomPolicy(distribution.action_space), {}, rng())
 
 
@@ -54,11 +54,11 @@ def test_rewards_of_an_arm_follow_its_distribution() -> None:
     mean = torch.linspace(0.05, 0.95, 10)
     arms = torch.arange(10).expand(20_000, 10).reshape(-1)
     params = {"mean": mean.expand(len(arms), 10)}
-    pays = bernoulli().env.reward(arms, arms, arms, rng(), params).reshape(-1, 10)
+    pays = bernoulli().task_env.reward(arms, arms, arms, rng(), params).reshape(-1, 10)
     assert set(pays.flatten().tolist()) == {0.0, 1.0}
     for arm, probability in enumerate(mean.tolist()):
         assert stats.binomtest(int(pays[:, arm].sum()), len(pays), probability).pvalue > 1e-4
-    noisy = gaussian().env.reward(arms, arms, arms, rng(), params).reshape(-1, 10) - mean
+    noisy = gaussian().task_env.reward(arms, arms, arms, rng(), params).reshape(-1, 10) - mean
     assert stats.kstest(noisy.flatten().numpy(), "norm").pvalue > 1e-4
 
 

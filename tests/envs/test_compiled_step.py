@@ -22,7 +22,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ 
 def test_a_compiled_step_equals_the_plain_one(distribution: TaskDistribution) -> None:
     """For two batch sizes, so that the second meets what was compiled for the first."""
     compiled = copy.copy(distribution)
-    compiled.env = copy.copy(distribution.env)
+    compiled.env = copy.copy(distribution.task_env)
     compiled.env.compile()
     for num_tasks in (3, 5):
         tasks = distribution.sample(num_tasks, "test")
@@ -34,9 +34,9 @@ def test_a_compiled_step_equals_the_plain_one(distribution: TaskDistribution) ->
 
 def test_steps_with_random_numbers_stay_as_they_are() -> None:
     distribution = bernoulli()
-    before = distribution.env.step
-    distribution.env.compile()
-    assert distribution.env.step == before
+    before = distribution.task_env.step
+    distribution.task_env.compile()
+    assert distribution.task_env.step == before
 
 
 @needs_compiler

@@ -31,7 +31,7 @@ def exploring_actions(distribution: TaskDistribution, tasks: Task) -> Tensor:
     """(H, M, E, …): a third of the episodes acts at random, a third holds one action, a third follows the oracle."""
     actions = random_actions(distribution, distribution.horizon, num_tasks_of(tasks), NUM_EPISODES)
     actions[:, :, 1::3] = actions[0, :, 1::3].clone()
-    env = distribution.env
+    env = distribution.task_env
     if env.has_oracle:
         bound = distribution.bind(tasks, NUM_EPISODES)
         params = {name: value.unsqueeze(1).expand(-1, NUM_EPISODES, *value.shape[1:]) for name, value in tasks.items()}
@@ -64,7 +64,7 @@ def test_the_same_tasks_and_seed_give_the_same_trajectory(name: str) -> None:
 @every_family
 def test_steps_draw_random_numbers_where_the_family_says_so(name: str) -> None:
     distribution = make_distribution(name)
-    env, tasks = distribution.env, distribution.sample(NUM_TASKS, "test")
+    env, tasks = distribution.task_env, distribution.sample(NUM_TASKS, "test")
     state, action = env.initial(rng(), tasks), random_actions(distribution, NUM_TASKS)
     before = rng(5).get_state()
     generator = rng(5)
@@ -88,7 +88,7 @@ def test_the_tasks_of_a_batch_do_not_meet(name: str) -> None:
 def test_one_unbatched_environment_equals_a_batch_of_one(name: str) -> None:
     """Leaves without leading dimensions, as gymnasium.make uses them, against (1, 1, …), as training does."""
     distribution = make_distribution(name)
-    env, tasks = distribution.env, distribution.sample(1, "test")
+    env, tasks = distribution.task_env, distribution.sample(1, "test")
     actions = random_actions(distribution, distribution.horizon, 1, 1)
     obs, reward, terminated = play(distribution, tasks, actions)
     task = {parameter: value[0] for parameter, value in tasks.items()}
@@ -178,6 +178,6 @@ def test_a_family_is_documented(name: str) -> None:
     distribution = make_distribution(name)
     assert distribution.name == name
     assert FAMILIES[name].summary
-    assert isinstance(distribution.env, TaskEnv)
-    assert "Source:" in (type(distribution.env).__doc__ or "")
+    assert isinstance(distribution.task_env, TaskEnv)
+    assert "Source:" in (type(distribution.task_env).__doc__ or "")
     assert all(range_.units for range_ in distribution.train.values())

@@ -134,8 +134,8 @@ def test_reward_by_hand(kind: str, goal: Point, reward: float) -> None:
 def test_an_episode_ends_when_both_coordinates_are_within_a_hundredth(offset: Point, terminal: bool) -> None:
     params = {"goal": torch.tensor([0.3, 0.2])}
     state = params["goal"] + torch.tensor(offset)
-    assert bool(finn().env.terminal(state, rng(), params)) is terminal
-    assert not pearl().env.terminal(state, rng(), params)
+    assert bool(finn().task_env.terminal(state, rng(), params)) is terminal
+    assert not pearl().task_env.terminal(state, rng(), params)
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -165,7 +165,7 @@ def test_the_final_velocity_does_not_depend_on_drag() -> None:
 @pytest.mark.parametrize("make", FACTORIES)
 def test_an_unbatched_step_equals_its_row_of_the_batch(make: Callable[[], TaskDistribution]) -> None:
     distribution = make()
-    env, tasks = distribution.env, distribution.sample(NUM_TASKS, "ood")
+    env, tasks = distribution.task_env, distribution.sample(NUM_TASKS, "ood")
     state, action = env.initial(rng(), tasks), torch.randn((NUM_TASKS, 2), generator=rng())
     next_state = env.transition(state, action, rng(), tasks)
     reward = env.reward(state, action, next_state, rng(), tasks)
