@@ -61,6 +61,7 @@ def _length(vector: Tensor) -> Tensor:
     return length
 
 
+_LISTED = 8  # values that a Choice is written out with
 _TOLERANCE = 1e-6  # a value written as a decimal and stored as float32 still counts as its own bound
 
 
@@ -234,6 +235,8 @@ class Choice(Range):
         return near.reshape(*near.shape[:2], -1).all(dim=2).any(dim=1)
 
     def __str__(self) -> str:
+        if len(self.values) > _LISTED:
+            return f"one of {len(self.values)} values, {self.values[0]} … {self.values[-1]}"
         return f"one of {list(self.values)}"
 
 

@@ -246,7 +246,8 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def run_stem(config: TrainConfig) -> str:
     """A run's name before it is given a number."""
-    return config.name or f"{config.agent}-{as_file_name(Path(env_label(config.env)).stem)}-seed{config.seed}"
+    label = Path(env_label(config.env)).stem if is_env_file(config.env) else config.env
+    return config.name or f"{config.agent}-{as_file_name(label)}-seed{config.seed}"
 
 
 def numbered(stem: str, number: int) -> str:

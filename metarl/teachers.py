@@ -257,7 +257,8 @@ def _to_tensors(teachers: Teachers) -> dict[str, Tensor]:
     tensors = {f"task.{name}": value for name, value in teachers.tasks.items()}
     tensors |= {f"params.{name}": value for name, value in teachers.params.items()}
     if teachers.episodes is not None:
-        tensors |= {f"episodes.{name}": value for name, value in vars(teachers.episodes).items() if name != BEHAVIOUR}
+        leaves = {name: value for name, value in vars(teachers.episodes).items() if isinstance(value, Tensor)}
+        tensors |= {f"episodes.{name}": value for name, value in leaves.items()}
         tensors |= {f"{BEHAVIOUR}.{name}": value for name, value in teachers.episodes.behaviour.items()}
     return tensors
 

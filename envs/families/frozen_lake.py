@@ -15,49 +15,55 @@ HORIZON = 30
 
 @dataclass(frozen=True)
 class SolvableLakes(Range):
-    """Maps of n × n fields, 1 for a hole and 0 for ice: each hole with the same probability, if there is a way.
+    """Maps of n × n fields, 1 for a hole and 0 for ice, with a way over ice from start to goal.
 
-    Start (upper left) and goal (lower right) are no holes, and ice leads from one to the other.
+    Start (upper left) and goal (lower right) are no holes. Each number of holes from `fewest` to `most` is equally
+    likely, and then each map that has a way.
     """
 
-    size: int = 4
-    hole_probability: float = 0.3
+    size: int
+    fewest: int
+    most: int
     units: str = "1"
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Reject maps that are hardly ever solvable."""
-        if not (self.size >= 2 and 0 <= self.hole_probability <= 0.5):
+        """Reject numbers of holes that leave no way."""
+        spare = self.size**2 - (2 * self.size - 1)
+        if not (self.size >= 2 and 0 <= self.fewest <= self.most <= spare):
             raise ValueError(
-                "SolvableLakes needs size >= 2 and hole_probability in [0, 0.5], "
-                f"got {self.size} and {self.hole_probability}"
+                f"SolvableLakes needs size >= 2 and 0 <= fewest <= most <= (size − 1)², "
+                f"got size={self.size}, fewest={self.fewest}, most={self.most}"
             )
         object.__setattr__(self, "shape", (self.size, self.size))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample; maps without a way are drawn again."""
-        lakes = torch.empty((num_tasks, *self.shape), device=generator.device)
-        missing = torch.ones(num_tasks, dtype=torch.bool, device=generator.device)
+        device, inner = generator.device, self.size**2 - 2
+        holes = torch.randint(self.fewest, self.most + 1, (num_tasks, 1), generator=generator, device=device)
+        lakes = torch.zeros((num_tasks, self.size**2), device=device)
+        missing = torch.ones(num_tasks, dtype=torch.bool, device=device)
         while bool(missing.any()):
-            drawn = torch.rand(lakes.shape, generator=generator, device=generator.device) < self.hole_probability
-            drawn[:, 0, 0] = drawn[:, -1, -1] = False
-            lakes[missing] = drawn[missing].float()
-            missing = ~self.contains(lakes)
-        return lakes
+            rank = torch.rand((num_tasks, inner), generator=generator, device=device).argsort(dim=1).argsort(dim=1)
+            lakes[:, 1:-1] = torch.where(missing.unsqueeze(1), (rank < holes).float(), lakes[:, 1:-1])
+            missing = ~self.contains(lakes.reshape(num_tasks, *self.shape))
+        return lakes.reshape(num_tasks, *self.shape)
 
     def contains(self, value: Tensor) -> Tensor:
-        """See Range.contains: holes are 0 or 1, and a flood from the start reaches the goal."""
-        ice = value == 0
+        """See Range.contains; a flood from the start must reach the goal."""
+        ice, holes = value == 0, value == 1
         reached = torch.zeros_like(ice)
         reached[:, 0, 0] = ice[:, 0, 0]
         for _ in range(self.size**2):
             wider = torch.nn.functional.pad(reached, (1, 1, 1, 1))
             beside = wider[:, :-2, 1:-1] | wider[:, 2:, 1:-1] | wider[:, 1:-1, :-2] | wider[:, 1:-1, 2:]
             reached = reached | (beside & ice)
-        return reached[:, -1, -1] & (ice | (value == 1)).flatten(1).all(dim=1)
+        count = holes.flatten(1).sum(dim=1)
+        counted = (count >= self.fewest) & (count <= self.most)
+        return reached[:, -1, -1] & (ice | holes).flatten(1).all(dim=1) & counted
 
     def __str__(self) -> str:
-        return f"solvable {self.size} × {self.size} maps, holes with probability {self.hole_probability:g}"
+        return f"{self.size} × {self.size} maps with a way and {self.fewest} to {self.most} holes"
 
 
 def description(task: TaskValues) -> dict[str, Any]:
@@ -72,8 +78,8 @@ def frozen_lake() -> GymnasiumTasks:
     """Gymnasium's FrozenLake on random solvable 4 × 4 maps with hidden holes, not slippery, H = 30; ood: more holes."""
     return GymnasiumTasks(
         "FrozenLake-v1",
-        train={"holes": SolvableLakes(hole_probability=0.25)},
-        ood={"holes": SolvableLakes(hole_probability=0.45)},
+        train={"holes": SolvableLakes(size=4, fewest=2, most=4)},
+        ood={"holes": SolvableLakes(size=4, fewest=5, most=7)},
         horizon=HORIZON,
         keywords=description,
         fixed={"is_slippery": False},

@@ -27,22 +27,25 @@ def has_way(lake: list[list[float]]) -> bool:
 
 
 def test_contains_agrees_with_a_plain_search() -> None:
-    drawn = (torch.rand((500, 4, 4), generator=rng()) < 0.45).float()
-    expected = [has_way(lake) for lake in drawn.tolist()]
-    assert 20 < sum(expected) < 480
-    assert SolvableLakes().contains(drawn).tolist() == expected
-    assert not SolvableLakes().contains(torch.full((1, 4, 4), 0.5)).any()
+    drawn = (torch.rand((800, 4, 4), generator=rng()) < 0.35).float()
+    expected = [has_way(lake) and 4 <= sum(map(sum, lake)) <= 6 for lake in drawn.tolist()]
+    assert 20 < sum(expected) < 780
+    assert SolvableLakes(4, 4, 6).contains(drawn).tolist() == expected
+    assert not SolvableLakes(4, 0, 9).contains(torch.full((1, 4, 4), 0.5)).any()
 
 
-@pytest.mark.parametrize("probability", [0.25, 0.45])
-def test_maps_are_solvable_and_differ(probability: float) -> None:
-    lakes = SolvableLakes(hole_probability=probability).sample(300, rng())
+@pytest.mark.parametrize(("fewest", "most"), [(2, 4), (5, 7)])
+def test_maps_are_solvable_differ_and_have_each_number_of_holes(fewest: int, most: int) -> None:
+    lakes = SolvableLakes(4, fewest, most).sample(300, rng())
     assert all(has_way(lake) for lake in lakes.tolist())
-    assert len({tuple(lake.flatten().tolist()) for lake in lakes}) > 200
+    counts = torch.bincount(lakes.sum(dim=(1, 2)).long(), minlength=most + 1)
+    assert counts[fewest:].min() > 60
+    assert int(counts[:fewest].sum()) == 0
+    assert len({tuple(lake.flatten().tolist()) for lake in lakes}) > 100
 
 
-@pytest.mark.parametrize("arguments", [(1, 0.2), (4, 0.6), (4, -0.1)])
-def test_maps_that_are_hardly_ever_solvable_are_rejected(arguments: tuple[int, float]) -> None:
+@pytest.mark.parametrize("arguments", [(1, 0, 0), (4, 3, 2), (4, 0, 10), (4, -1, 2)])
+def test_numbers_of_holes_that_leave_no_way_are_rejected(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="SolvableLakes needs"):
         SolvableLakes(*arguments)
 

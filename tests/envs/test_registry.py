@@ -9,7 +9,7 @@ from envs.registry import ALIASES, FAMILIES, make_distribution
 from envs.task_distribution import TaskDistribution
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.available])
 def test_a_registered_name_makes_its_distribution(name: str) -> None:
     distribution = make_distribution(name)
     assert distribution.name == name
@@ -19,7 +19,8 @@ def test_a_registered_name_makes_its_distribution(name: str) -> None:
 
 def test_names_and_ids_are_unique() -> None:
     assert all(name == family.name for name, family in FAMILIES.items())
-    assert len({family.gymnasium_id for family in FAMILIES.values()}) == len(FAMILIES)
+    ids = [family.gymnasium_id for family in FAMILIES.values() if family.gymnasium_id]
+    assert len(set(ids)) == len(ids) > 10
 
 
 def test_an_alias_stands_for_its_preset() -> None:

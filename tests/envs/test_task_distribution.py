@@ -49,7 +49,7 @@ def test_splits_share_no_task_in_a_continuous_space() -> None:
 
 
 def test_validation_and_test_come_from_the_training_ranges_and_ood_does_not() -> None:
-    for family in FAMILIES.values():
+    for family in (family for family in FAMILIES.values() if family.available):
         distribution = family.make()
         for split in distribution.splits:
             tasks = distribution.sample(FROZEN_SIZE, split, rng())

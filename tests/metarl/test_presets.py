@@ -11,8 +11,9 @@ from metarl.errors import UserError
 from metarl.presets import PRESETS, default_config, presets_for
 from metarl.run_directory import build
 
+AVAILABLE = [name for name, family in FAMILIES.items() if family.available]
 EVERY = [
-    (agent, env, preset) for agent in AGENTS for env in (*FAMILIES, *ALIASES) for preset in presets_for(agent, env)
+    (agent, env, preset) for agent in AGENTS for env in (*AVAILABLE, *ALIASES) for preset in presets_for(agent, env)
 ]
 
 
