@@ -1,5 +1,7 @@
 """The task generator: distributions over parameterized environments, and batched rollouts over them."""
 
+from envs.env_family import EnvFamily
+from envs.families.external import GymnasiumTasks
 from envs.gymnasium_adapters import TaskGymEnv, TaskVectorEnv, register_gymnasium_ids
 from envs.registry import FAMILIES, make_distribution
 from envs.rollout import BatchedEnv, Episodes, collect
@@ -10,6 +12,7 @@ from envs.task_space import (
     BoxRing,
     Choice,
     Circle,
+    Integers,
     LogUniform,
     Normal,
     Range,
@@ -28,7 +31,10 @@ __all__ = [
     "BoxRing",
     "Choice",
     "Circle",
+    "EnvFamily",
     "Episodes",
+    "GymnasiumTasks",
+    "Integers",
     "LogUniform",
     "Normal",
     "Range",

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,28 @@ def test_user_defined_family_trains_from_the_users_own_module(tmp_path: Path) ->
         check=False,
     )
     assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_gymnasium_environment_trains_from_the_file(tmp_path: Path) -> None:
+    (description,) = code_blocks("yaml")
+    (command,) = (c for c in commands() if "--env-file my_env.yaml --iterations" in c)
+    (tmp_path / "my_env.yaml").write_text(description.replace("horizon: 100", "horizon: 5"))
+    small = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 3 --name mine"
+    arguments = shlex.split(command.removeprefix("metarl ").replace("--iterations 20", "")) + small.split()
+    done = subprocess.run(
+        [sys.executable, "-m", "metarl", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "my_env.yaml: 3 test tasks" in done.stdout
+
+
+def test_gymnasium_tasks_snippet_makes_a_distribution() -> None:
+    (snippet,) = (block for block in code_blocks("python") if "GymnasiumTasks(" in block)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    distribution = names["low_gravity"]()
+    assert distribution.horizon == 200
+    assert distribution.observation_space.shape == (4,)
 
 
 def test_gymnasium_snippet_runs() -> None:
