@@ -38,15 +38,10 @@ class EnvironmentFailedError(RuntimeError):
 
 
 class SingleEnv(gymnasium.Env[Any, Any]):
-    """What a block holds: one environment with float32 vector observations that can be given a task.
-
-    Attributes:
-        label: what it is, for error messages.
-    """
+    """What a block holds: one environment with float32 vector observations that can be given a task."""
 
     observation_space: Box
     action_space: Box | Discrete
-    label: str
 
     def set_task(self, task: TaskValues) -> None:
         """Take a task for all episodes from the next one on."""

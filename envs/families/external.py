@@ -74,7 +74,6 @@ class ExternalEnv(SingleEnv):
     """
 
     def __init__(self, spec: EnvSpec, task: TaskValues) -> None:
-        self.label = spec.env_id
         self._spec = spec
         self._task = task
         self._made_with: Any = None
@@ -131,7 +130,9 @@ class ExternalEnv(SingleEnv):
         except NotImplementedError:
             flat = None
         if not isinstance(flat, Box):
-            raise ValueError(f"{self.label}: observations {env.observation_space} cannot be flattened to a vector")
+            raise ValueError(
+                f"{self._spec.env_id}: observations {env.observation_space} cannot be flattened to a vector"
+            )
         low, high = (bound.astype(np.float32) for bound in (flat.low, flat.high))
         self.observation_space = Box(low, high, dtype=np.float32)
         space = env.action_space
@@ -143,7 +144,7 @@ class ExternalEnv(SingleEnv):
             self._dtype = space.dtype
             self.action_space = Box(-1.0, 1.0, space.shape, np.float32)
         else:
-            raise ValueError(f"{self.label}: actions must be Discrete from 0 or a Box (A,), got {space}")
+            raise ValueError(f"{self._spec.env_id}: actions must be Discrete from 0 or a Box (A,), got {space}")
 
     def _vector(self, obs: Any) -> NDArray[np.float32]:
         assert self._env is not None

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from torch import Tensor
 
+from envs.canvas import Canvas
 from envs.task_distribution import TaskDistribution
 from envs.task_env import TaskEnv
 from envs.task_space import BoxRing, Circle, LogUniform, Task, Uniform
@@ -95,26 +95,13 @@ class PointNavigation(TaskEnv):
     ) -> tuple[Any, NDArray[np.uint8]]:
         """Picture of the plane: the point in blue, the goal as a red cross, the start as a grey dot."""
         assert params is not None
-        size, extent = 256, 1.25 * self.arena
-        image = Image.new("RGB", (size, size), "white")
-        draw = ImageDraw.Draw(image)
-
-        def pixel(point: Tensor) -> tuple[float, float]:
-            x, y = (float(c) for c in point)
-            return (x / extent + 1) / 2 * size, (1 - y / extent) / 2 * size
-
-        def disc(point: Tensor, radius: int, colour: str) -> None:
-            x, y = pixel(point)
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-
-        low, high = pixel(torch.tensor([-self.arena] * 2)), pixel(torch.tensor([self.arena] * 2))
-        draw.rectangle((low[0], high[1], high[0], low[1]), outline="lightgrey")
-        disc(torch.zeros(2), 3, "grey")
-        x, y = pixel(params["goal"])
-        draw.line((x - 6, y - 6, x + 6, y + 6), fill="red", width=2)
-        draw.line((x - 6, y + 6, x + 6, y - 6), fill="red", width=2)
-        disc(state[:2], 5, "royalblue")
-        return render_state, np.asarray(image)
+        arena, (x, y), (goal_x, goal_y) = self.arena, state[:2].tolist(), params["goal"].tolist()
+        canvas = Canvas(half_width=1.25 * arena)
+        canvas.polygon([(-arena, -arena), (arena, -arena), (arena, arena), (-arena, arena)], None, "lightgrey")
+        canvas.disc((0.0, 0.0), 3, "grey")
+        canvas.cross((goal_x, goal_y), 6, "red")
+        canvas.disc((x, y), 5, "royalblue")
+        return render_state, canvas.image()
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Straight to the goal and stay there; optimal but for the shape of the box of steps."""

@@ -17,6 +17,8 @@ from envs.task_distribution import TaskDistribution
 from envs.task_env import State, TaskEnv
 from envs.task_space import Task, num_tasks_of, tasks_to_json
 
+torch.set_num_threads(1)  # tensors this small gain nothing from more, and test processes would fight over the cores
+
 G, STIFFNESS, MAX_STEER, MAX_FORCE, DT = 9.81, 160_000.0, 0.12, 6000.0, 0.1
 GOLDEN = 1.618033988749895
 FACTORIES: list[Callable[[], TaskDistribution]] = [lane_keeping, racing_line]
@@ -399,11 +401,10 @@ def test_the_oracle_stays_on_every_road_and_is_far_better_than_chance(make: Call
     tasks = {name: torch.cat([one[name] for one in drawn]) for name in drawn[0]}
     total, steps = score(distribution, tasks, oracle=True)
     assert bool((steps[:2000] == distribution.horizon).all())
-    assert float((steps[2000:] == distribution.horizon).float().mean()) > 0.98
+    assert float((steps[2000:] == distribution.horizon).float().mean()) > 0.9
     mean = float(total[:2000].mean())
     assert mean > 5 * float(score(distribution, drawn[0], oracle=False)[0].mean())
-    if make is lane_keeping:
-        assert mean > 145  # of 150
+    assert mean > (145 if make is lane_keeping else 150)  # of 150; 20 m/s
 
 
 def test_less_friction_and_more_mass_make_the_race_slower() -> None:
