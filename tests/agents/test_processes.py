@@ -1,5 +1,6 @@
 """Learners on two processes that share out the tasks take the step of one process that has them all."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,12 @@ def test_all_processes_end_with_the_same_bits(name: str, results: list[dict[str,
 def wait_for_the_lost(process: int, place: Path) -> None:
     """The second process leaves without a word; the first one is told."""
     join(process, place)
-    if process == 1:
-        return
-    try:
-        sum_over_processes(torch.zeros(1))
-    except ProcessLostError as error:
-        (place / "told").write_text(str(error))
+    if process == 0:
+        try:
+            sum_over_processes(torch.zeros(1))
+        except ProcessLostError as error:
+            (place / "told").write_text(str(error))
+    os._exit(0)  # at an orderly end, gloo's threads of a broken group abort the process now and then
 
 
 def test_a_lost_process_is_an_error_of_our_own(tmp_path: Path) -> None:
