@@ -503,7 +503,17 @@ COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_a
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Bad input gives one line on standard error and 2."""
+    """Run one command; returns the exit code. Bad input gives one line on standard error and 2.
+
+    A process of a job ends here, without returning.
+    """
+    code = _run(arguments)
+    if distributed.is_job():
+        distributed.leave(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, os.getcwd())  # the user's own modules, as `python -m` does
     torch.set_num_threads(1)  # learners spread chunks of tasks over the cores instead; see agents.parallel
