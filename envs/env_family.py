@@ -17,11 +17,13 @@ class EnvFamily:
         action_space: Box of shape (A,), best with bounds [-1, 1], or Discrete. A Gaussian policy samples outside
             a Box now and then: the environment clips.
         horizon: number of steps after which an episode is truncated, H.
+        num_threads: CPU threads, where the environments themselves compute on several; 0: one per core.
     """
 
     observation_space: Box
     action_space: Box | Discrete
     horizon: int
+    num_threads: int = 0
 
     def bind(self, tasks: Task, num_episodes: int) -> BatchedEnv:
         """Bind to M tasks × E episodes: what `collect` steps."""

@@ -15,6 +15,7 @@ from envs.families import (
     frozen_lake,
     gridworld,
     highway,
+    locomotion,
     metaworld,
     minigrid,
     navigation,
@@ -93,6 +94,24 @@ FAMILIES = {
         Family("grid-navigation", gridworld.grid_navigation, "metarl/GridNavigation-v0"),
         Family("dark-key-door", gridworld.dark_key_door, "metarl/DarkKeyDoor-v0"),
         Family("maze", gridworld.maze, "metarl/Maze-v0"),
+        Family("half-cheetah-direction", locomotion.half_cheetah_direction, "metarl/HalfCheetahDirection-v0"),
+        Family(
+            "half-cheetah-direction/promp",
+            locomotion.half_cheetah_direction_promp,
+            "metarl/HalfCheetahDirectionProMP-v0",
+        ),
+        Family("half-cheetah-velocity/finn", locomotion.half_cheetah_velocity_finn, "metarl/HalfCheetahVelocity-v0"),
+        Family(
+            "half-cheetah-velocity/promp", locomotion.half_cheetah_velocity_promp, "metarl/HalfCheetahVelocityProMP-v0"
+        ),
+        Family("half-cheetah-dynamics", locomotion.half_cheetah_dynamics, "metarl/HalfCheetahDynamics-v0"),
+        Family("ant-direction", locomotion.ant_direction, "metarl/AntDirection-v0"),
+        Family("ant-direction/circle", locomotion.ant_direction_circle, "metarl/AntDirectionCircle-v0"),
+        Family("ant-velocity", locomotion.ant_velocity, "metarl/AntVelocity-v0"),
+        Family("ant-goal", locomotion.ant_goal, "metarl/AntGoal-v0"),
+        Family("humanoid-direction", locomotion.humanoid_direction, "metarl/HumanoidDirection-v0"),
+        Family("hopper-dynamics", locomotion.hopper_dynamics, "metarl/HopperDynamics-v0"),
+        Family("walker2d-dynamics", locomotion.walker2d_dynamics, "metarl/Walker2dDynamics-v0"),
         Family("frozen-lake", frozen_lake.frozen_lake),
         Family("highway", highway.highway, package="highway_env", extra="driving"),
         Family("minigrid/crossing", minigrid.crossing, package="minigrid", extra="minigrid"),
@@ -104,7 +123,10 @@ FAMILIES = {
     )
 }
 
-ALIASES = {"point-navigation": "point-navigation/finn"}
+ALIASES = {
+    "point-navigation": "point-navigation/finn",
+    "half-cheetah-velocity": "half-cheetah-velocity/finn",
+}
 
 
 def make_distribution(name: str) -> TaskDistribution:

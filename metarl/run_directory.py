@@ -196,6 +196,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     if config.agent not in AGENTS:
         raise unknown("agent", config.agent, AGENTS)
     distribution = make_distribution(config.env)
+    distribution.env.num_threads = config.num_threads
     agent = AGENTS[config.agent]
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads

@@ -1,0 +1,1 @@
+"""Physics engines that step many worlds of one robot at once."""

@@ -1,0 +1,97 @@
+"""MuJoCo on the CPU: all worlds of a batch in one call of `mujoco.rollout`, spread over threads."""
+
+import copy
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.physics.models import import_mujoco
+
+State = dict[str, Tensor]
+"""qpos (N, nq), qvel (N, nv), float64; and readings (N, S) where there are sensors."""
+
+
+class CpuEngine:
+    """Steps N worlds. Each starts from its state alone, so results do not depend on the number of threads.
+
+    The solver starts cold at each call: `mujoco.rollout` does not give its warm start back for each row. Next states
+    equal those of a warm-started solver to its tolerance.
+
+    Args:
+        models: MjModels of one robot, with the sensors to read.
+        rows: which of them each world has, (N,).
+        frame_skip: physics steps in an environment step.
+        num_threads: 0: one per core.
+    """
+
+    def __init__(self, models: Sequence[Any], rows: NDArray[np.int64], frame_skip: int, num_threads: int) -> None:
+        self._mujoco = mujoco = import_mujoco()
+        first = models[0]
+        self._nq, self._nv, self._frame_skip = first.nq, first.nv, frame_skip
+        full = mujoco.mjtState.mjSTATE_FULLPHYSICS
+        self._state_size = mujoco.mj_stateSize(first, full)
+        assert self._state_size == 1 + first.nq + first.nv, "a robot's state is time, positions and velocities"
+        self._num_sensors = first.nsensordata
+        stepped, measured = [copy.copy(model) for model in models], [copy.copy(model) for model in models]
+        for model in stepped:
+            model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
+        for model in measured:
+            model.opt.integrator = mujoco.mjtIntegrator.mjINT_EULER  # of all of them it computes the fewest forces
+        self._stepped = [stepped[row] for row in rows]
+        self._measured = [measured[row] for row in rows]
+        threads = num_threads or num_cores()
+        self._data = [mujoco.MjData(first) for _ in range(threads)]
+        self._rollout = _rollout(threads)
+
+    def step(self, state: State, control: Tensor) -> State:
+        """Step all worlds under a control (N, nu) each, held for all the physics steps."""
+        start = np.zeros((len(self._stepped), self._state_size))
+        start[:, 1 : 1 + self._nq] = state["qpos"].numpy()
+        start[:, 1 + self._nq :] = state["qvel"].numpy()
+        held = np.ascontiguousarray(
+            np.broadcast_to(control.numpy()[:, None], (len(control), self._frame_skip, control.shape[1])), np.float64
+        )
+        end, _ = self._run(self._stepped, start, held, self._frame_skip)
+        return self._state(end[:, -1], held[:, -1:])
+
+    def state(self, qpos: Tensor, qvel: Tensor) -> State:
+        """The state with these positions (N, nq) and velocities (N, nv), under no control."""
+        time = np.zeros((len(self._stepped), 1))
+        idle = np.zeros((len(self._stepped), 1, self._measured[0].nu))
+        return self._state(np.concatenate([time, qpos.numpy(), qvel.numpy()], axis=1), idle)
+
+    def _state(self, full: Any, control: Any) -> State:
+        positions, velocities = full[:, 1 : 1 + self._nq], full[:, 1 + self._nq :]
+        state = {"qpos": torch.tensor(positions), "qvel": torch.tensor(velocities)}
+        if self._num_sensors:
+            # Sensors are read at the start of a step, so one more step from here reads them here.
+            _, readings = self._run(self._measured, np.ascontiguousarray(full), np.ascontiguousarray(control), 1)
+            state["readings"] = torch.tensor(readings[:, 0])
+        return state
+
+    def _run(self, models: list[Any], start: Any, control: Any, num_steps: int) -> tuple[Any, Any]:
+        end = np.empty((len(models), num_steps, self._state_size))
+        readings = np.empty((len(models), num_steps, self._num_sensors))
+        self._rollout.rollout(
+            models, self._data, start, control, skip_checks=True, nstep=num_steps, state=end, sensordata=readings
+        )
+        return end, readings
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _rollout(num_threads: int) -> Any:
+    """A pool of threads, kept for good; one thread computes in the caller."""
+    from mujoco.rollout import Rollout
+
+    return Rollout(nthread=num_threads if num_threads > 1 else 0)

@@ -1,0 +1,179 @@
+"""MuJoCo models of Gymnasium's robots, with sensors for what the positions do not tell."""
+
+import ctypes.util
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor
+
+
+def import_mujoco() -> Any:
+    """The package, told before its first import to draw without a display where there is none.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    headless = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if headless and "MUJOCO_GL" not in os.environ:
+        for backend, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+            if ctypes.util.find_library(library):
+                os.environ["MUJOCO_GL"] = backend
+                break
+    try:
+        import mujoco
+    except ImportError as error:
+        raise ValueError(f"locomotion needs MuJoCo ({error}): python -m pip install -e . -c constraints.txt") from error
+    return mujoco
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """What to measure of each body but the world, beside positions and velocities.
+
+    Attributes:
+        contacts: net force and torque of its contacts.
+        frames: pose and velocity of its inertial frame.
+    """
+
+    contacts: bool = False
+    frames: bool = False
+
+    def __bool__(self) -> bool:
+        return self.contacts or self.frames
+
+
+_FRAME = [3, 4, 3, 3]  # position, quaternion, linear and angular velocity
+_CONTACT_SIZE, _FRAME_SIZE, _CENTRE_SIZE = 9, sum(_FRAME), 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Sensor readings, leaves (*batch, …); B bodies without the world.
+
+    Attributes:
+        centre: centre of mass of the robot, (*batch, 3), m.
+        contacts: force, torque and point of attack of the net contact, (*batch, B, 9); None if not measured.
+        frames: position, quaternion, linear and angular velocity of the inertial frames, (*batch, B, 13); or None.
+    """
+
+    centre: Tensor
+    contacts: Tensor | None
+    frames: Tensor | None
+
+    def contact_wrenches(self) -> Tensor:
+        """Torque about the robot's centre of mass (N·m) and force (N) of the contacts on each body, (*batch, B, 6).
+
+        MuJoCo's `cfrc_ext`, as `mj_rnePostConstraint` computes it for a robot that nothing else pushes.
+        """
+        assert self.contacts is not None
+        force, torque, point = torch.split(self.contacts, 3, dim=-1)
+        arm = point - self.centre.unsqueeze(-2)
+        # A sensor reports what the body does to the others.
+        return -torch.cat([torque + torch.linalg.cross(arm, force), force], dim=-1)
+
+    def body_velocities(self) -> Tensor:
+        """Angular and linear velocity of each body at the robot's centre of mass, (*batch, B, 6); MuJoCo's `cvel`."""
+        assert self.frames is not None
+        position, _, linear, angular = torch.split(self.frames, _FRAME, dim=-1)
+        arm = self.centre.unsqueeze(-2) - position
+        return torch.cat([angular, linear + torch.linalg.cross(angular, arm)], dim=-1)
+
+    def body_inertias(self, mass: Tensor, inertia: Tensor) -> Tensor:
+        """Inertia of each body about the robot's centre of mass, (*batch, B, 10); MuJoCo's `cinert`.
+
+        Args:
+            mass: of each body, (B,), kg.
+            inertia: principal moments about its own centre, (B, 3), kg·m².
+        """
+        assert self.frames is not None
+        position, quaternion, *_ = torch.split(self.frames, _FRAME, dim=-1)
+        axes = _rotation(quaternion)
+        arm = position - self.centre.unsqueeze(-2)
+        about_centre = (axes * inertia.unsqueeze(-2)) @ axes.mT
+        shift = arm.square().sum(-1)[..., None, None] * torch.eye(3, dtype=arm.dtype, device=arm.device)
+        tensor = about_centre + mass[:, None, None] * (shift - arm.unsqueeze(-1) * arm.unsqueeze(-2))
+        rows, columns = (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)
+        masses = mass.expand(arm.shape[:-1]).unsqueeze(-1)
+        return torch.cat([tensor[..., rows, columns], mass.unsqueeze(-1) * arm, masses], dim=-1)
+
+
+def split_readings(readings: Tensor, sensors: Sensors) -> Measured:
+    """Readings of the sensors that `load_robot` adds, (*batch, S), by what they are."""
+    num_bodies = (readings.shape[-1] - _CENTRE_SIZE) // (
+        _CONTACT_SIZE * sensors.contacts + _FRAME_SIZE * sensors.frames
+    )
+    batch = readings.shape[:-1]
+    sizes = [_CENTRE_SIZE, num_bodies * _CONTACT_SIZE * sensors.contacts, num_bodies * _FRAME_SIZE * sensors.frames]
+    centre, contacts, frames = torch.split(readings, sizes, dim=-1)
+    return Measured(
+        centre,
+        contacts.reshape(*batch, num_bodies, _CONTACT_SIZE) if sensors.contacts else None,
+        frames.reshape(*batch, num_bodies, _FRAME_SIZE) if sensors.frames else None,
+    )
+
+
+def load_robot(file: str, sensors: Sensors) -> Any:
+    """The MjModel of a robot from Gymnasium's own assets, with sensors.
+
+    Args:
+        file: such as "ant.xml".
+        sensors: what to measure; sensors of the file itself are not kept apart, so it should have none.
+    """
+    mujoco = import_mujoco()
+    gymnasium = importlib.util.find_spec("gymnasium")
+    assert gymnasium is not None and gymnasium.origin is not None
+    tree = ElementTree.parse(Path(gymnasium.origin).parent / "envs" / "mujoco" / "assets" / file)
+    root = tree.getroot()
+    # The attribute is deprecated, and MuJoCo says so on every load; the function for it stays.
+    compiler = root.find("compiler")
+    total_mass = compiler.attrib.pop("settotalmass", None) if compiler is not None else None
+    spec = mujoco.MjSpec.from_string(ElementTree.tostring(root, encoding="unicode"))
+    if sensors:
+        _add_sensors(mujoco, spec, sensors)
+    model = spec.compile()
+    if total_mass is not None:
+        mujoco.mj_setTotalmass(model, float(total_mass))
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+def _add_sensors(mujoco: Any, spec: Any, sensors: Sensors) -> None:
+    bodies = spec.bodies[1:]
+    for index, body in enumerate(bodies):
+        body.name = body.name or f"unnamed-{index}"
+    kinds, body_type = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_BODY
+    spec.add_sensor(type=kinds.mjSENS_SUBTREECOM, objtype=body_type, objname=bodies[0].name)
+    if sensors.contacts:
+        fields = mujoco.mjtConDataField
+        wanted = sum(1 << int(f) for f in (fields.mjCONDATA_FORCE, fields.mjCONDATA_TORQUE, fields.mjCONDATA_POS))
+        net_force = 3  # all contacts of the body as one, in the frame of the world
+        for body in bodies:
+            spec.add_sensor(
+                type=kinds.mjSENS_CONTACT, objtype=body_type, objname=body.name, intprm=[wanted, net_force, 1]
+            )
+    if sensors.frames:
+        for body in bodies:
+            for kind in (
+                kinds.mjSENS_FRAMEPOS,
+                kinds.mjSENS_FRAMEQUAT,
+                kinds.mjSENS_FRAMELINVEL,
+                kinds.mjSENS_FRAMEANGVEL,
+            ):
+                spec.add_sensor(type=kind, objtype=body_type, objname=body.name)
+
+
+def _rotation(quaternion: Tensor) -> Tensor:
+    """Rotation matrix (*batch, 3, 3) of a unit quaternion (*batch, 4), scalar first."""
+    w, x, y, z = quaternion.unbind(-1)
+    rows = (
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack(rows, dim=-1).reshape(*quaternion.shape[:-1], 3, 3)

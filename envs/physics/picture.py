@@ -1,0 +1,50 @@
+"""Pictures of robots from MuJoCo's offscreen renderer."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.physics.models import import_mujoco
+
+SIZE = 256  # pixels
+
+
+class RobotCamera:
+    """Follows the robot's torso from the side.
+
+    Args:
+        model: the robot's MjModel.
+        distance: of the camera, m.
+
+    Raises:
+        ValueError: there is no OpenGL to draw with.
+    """
+
+    def __init__(self, model: Any, distance: float) -> None:
+        mujoco = import_mujoco()
+        self._mujoco, self._model, self._data = mujoco, model, mujoco.MjData(model)
+        try:
+            self._renderer = mujoco.Renderer(model, SIZE, SIZE)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                "pictures of robots need OpenGL: install libegl1 (or libosmesa6 and set MUJOCO_GL=osmesa), "
+                f"or set MUJOCO_GL to what is there; MuJoCo says: {reason}"
+            ) from error
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+        self._camera.trackbodyid = 1
+        self._camera.distance, self._camera.azimuth, self._camera.elevation = distance, 90.0, -15.0
+
+    def picture(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Image (SIZE, SIZE, 3) of the robot in a state."""
+        self._data.qpos[:], self._data.qvel[:] = qpos, qvel
+        self._mujoco.mj_forward(self._model, self._data)
+        self._renderer.update_scene(self._data, self._camera)
+        image: NDArray[np.uint8] = self._renderer.render()
+        return image.copy()
+
+    def close(self) -> None:
+        """Release the renderer."""
+        self._renderer.close()

@@ -1,0 +1,184 @@
+"""RobotEnv: a robot in a physics engine as a TaskEnv; rewards and tasks are a subclass's, in torch."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.physics.engine import Engine, make_engine
+from envs.physics.models import Measured, Sensors, import_mujoco, load_robot, split_readings
+from envs.physics.picture import RobotCamera
+from envs.physics.robots import Robot
+from envs.task_env import TaskEnv
+from envs.task_space import Task
+
+State = dict[str, Tensor]
+
+OBSERVED_UP_TO = 1e4
+"""Observations are clipped there, ±; nothing sane comes near."""
+
+
+class RobotEnv(TaskEnv):
+    """A robot that is paid for how it moves. A subclass says how much, and which task parameters change the robot.
+
+    The state holds qpos (*batch, nq) and qvel (*batch, nv), float64 on the CPU, and sensor readings where the robot
+    has sensors. An action of ±1 is the strongest that each actuator can do.
+
+    Attributes:
+        robot: the robot.
+        sensors: what is measured of it beside positions and velocities.
+        engine: "auto" (MuJoCo on the CPU, MuJoCo Warp on a GPU), "mujoco" or "warp".
+        num_threads: CPU threads of the physics; 0: one per core.
+
+    Args:
+        horizon: H.
+    """
+
+    robot: Robot
+    sensors: Sensors = Sensors()
+    engine: str = "auto"
+    num_threads: int = 0
+
+    def __init__(self, horizon: int = 200) -> None:
+        self.horizon = horizon
+        robot = self.robot
+        size = len(robot.start_position) + robot.num_velocities - robot.hidden_positions
+        self.observation_space = Box(-OBSERVED_UP_TO, OBSERVED_UP_TO, (size,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (robot.num_actuators,), np.float32)
+        self.render_fps = round(1 / robot.dt)
+        self._model: Any = None
+        self._engine: Engine | None = None
+        self._engine_key: Any = None
+        self._engine_tasks: list[Tensor] = []
+
+    def pay(self, before: State, action: Tensor, after: State, params: Task) -> Tensor:
+        """Reward of a transition, (*batch,), float64 on the CPU; `action` is within [−1, 1]."""
+        raise NotImplementedError
+
+    def vary(self, model: Any, task: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write a task into a copy of the robot's MjModel. Default: every task has the same robot."""
+
+    def control(self, action: Tensor, params: Task) -> Tensor:
+        """What the actuators are told, (*batch, A), for an action within [−1, 1]."""
+        return action * self.robot.max_control
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
+        """See TaskEnv.initial."""
+        assert params is not None
+        shape = self._batch_shape(params)
+        qpos, qvel = (part.reshape(math.prod(shape), -1) for part in self.robot.start(shape, rng))
+        return _with_shape(self._engine_of(params, shape).state(qpos, qvel), shape)
+
+    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None) -> State:
+        """See TaskEnv.transition."""
+        assert params is not None
+        shape = tuple(action.shape[:-1])
+        control = self.control(action.clamp(-1, 1), params)
+        rows = {name: part.reshape(-1, part.shape[-1]) for name, part in state.items()}
+        after = self._engine_of(params, shape).step(rows, control.reshape(-1, control.shape[-1]))
+        return _with_shape(after, shape)
+
+    def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """See Robot.observe."""
+        assert params is not None
+        obs = self.robot.observe(state["qpos"], state["qvel"]).clamp(-OBSERVED_UP_TO, OBSERVED_UP_TO)
+        return obs.to(next(iter(params.values())).dtype)
+
+    def reward(
+        self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task | None = None
+    ) -> Tensor:
+        """See TaskEnv.reward."""
+        assert params is not None
+        paid = self.pay(state, action.clamp(-1, 1).to(state["qpos"].dtype), next_state, params)
+        return paid.to(next(iter(params.values())).dtype)
+
+    def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """Where the robot is not healthy any more."""
+        return ~self.robot.is_healthy(state["qpos"], state["qvel"])
+
+    def compile(self, **options: Any) -> None:
+        """Physics engines are compiled already."""
+
+    def velocity(self, before: State, after: State) -> Tensor:
+        """Mean velocity of the root along x and y in an environment step, (*batch, 2), m/s."""
+        return (after["qpos"][..., :2] - before["qpos"][..., :2]) / self.robot.dt
+
+    def measured(self, state: State) -> Measured:
+        """What the sensors say in a state."""
+        return split_readings(state["readings"], self.sensors)
+
+    def render_init(self, params: Task | None = None, **kwargs: Any) -> RobotCamera:
+        """A camera that follows the robot of this task; raises a ValueError where nothing can be drawn."""
+        assert params is not None
+        return RobotCamera(self._models(params, ())[0][0], self.robot.camera_distance)
+
+    def render_image(
+        self, state: State, render_state: RobotCamera, params: Task | None = None
+    ) -> tuple[RobotCamera, NDArray[np.uint8]]:
+        """Picture of the robot, (256, 256, 3)."""
+        return render_state, render_state.picture(state["qpos"].cpu().numpy(), state["qvel"].cpu().numpy())
+
+    def render_close(self, render_state: RobotCamera, params: Task | None = None) -> None:
+        """Release the camera."""
+        render_state.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without engine and model: they are made anew where they are needed."""
+        return {**self.__dict__, "_model": None, "_engine": None, "_engine_key": None, "_engine_tasks": []}
+
+    def _batch_shape(self, params: Task) -> tuple[int, ...]:
+        name = next(iter(params))
+        value_shape = self.get_default_params()[name].shape
+        return tuple(params[name].shape[: params[name].ndim - len(value_shape)])
+
+    def get_default_params(self, **kwargs: Any) -> Task:
+        """The robot as Gymnasium has it."""
+        raise NotImplementedError
+
+    def _engine_of(self, params: Task, shape: tuple[int, ...]) -> Engine:
+        """The engine for these tasks; made anew where they are not those of the last call."""
+        key = (shape, [(id(value), value._version) for value in params.values()])
+        if self._engine is None or key != self._engine_key:
+            models, rows = self._models(params, shape)
+            device = next(iter(params.values())).device
+            self._engine = make_engine(self.engine, device, models, rows, self.robot.frame_skip, self.num_threads)
+            self._engine_key, self._engine_tasks = key, list(params.values())  # held, so that their ids stay theirs
+        return self._engine
+
+    def _models(self, params: Task, shape: tuple[int, ...]) -> tuple[list[Any], NDArray[np.int64]]:
+        """The different robots among these tasks, and which of them each world has."""
+        if self._model is None:
+            self._model = load_robot(self.robot.file, self.sensors)
+        count = math.prod(shape)
+        if type(self).vary is RobotEnv.vary:
+            return [self._model], np.zeros(count, np.int64)
+        names = list(params)
+        flat = [params[name].reshape(count, -1).cpu().numpy() for name in names]
+        different, rows = np.unique(np.concatenate(flat, axis=1), axis=0, return_inverse=True)
+        ends = np.cumsum([part.shape[1] for part in flat])[:-1]
+        models = []
+        for values in different:
+            parts = np.split(values, ends)
+            task = {
+                name: part.reshape(params[name].shape[len(shape) :]) for name, part in zip(names, parts, strict=True)
+            }
+            models.append(self._varied(task))
+        return models, rows.reshape(-1)
+
+    def _varied(self, task: Mapping[str, NDArray[np.float32]]) -> Any:
+        mujoco = import_mujoco()
+        model = copy.copy(self._model)
+        self.vary(model, task)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
+
+
+def _with_shape(state: State, shape: tuple[int, ...]) -> State:
+    """Rows (N, …) as (*shape, …)."""
+    return {name: part.reshape(*shape, part.shape[-1]) for name, part in state.items()}

@@ -1,0 +1,157 @@
+"""Gymnasium's robots: model file, frame skip, start, observation and health, without any physics engine."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Robot:
+    """One of Gymnasium's v5 robots; its constants are theirs.
+
+    Attributes:
+        name: of the robot, for messages.
+        file: of the model, among Gymnasium's assets.
+        frame_skip: physics steps in an environment step.
+        time_step: of the physics, s.
+        start_position: qpos before noise, (nq,).
+        num_velocities: nv.
+        num_actuators: size of an action.
+        num_bodies: without the world.
+        num_geoms: with the floor.
+        noise: of the start: positions are uniform within ± noise.
+        normal_velocities: start velocities are normal with that deviation instead of uniform.
+        hidden_positions: leading positions that an observation leaves out.
+        clip_velocity: velocities are observed within ± this, m/s or rad/s.
+        max_control: an action of 1 in the units of the actuators.
+        healthy_height: open interval of the torso's height in which an episode goes on, m; None: everywhere.
+        healthy_angle: bound of the torso's pitch ±, rad.
+        healthy_state: bound of all positions and velocities from the height on, ±.
+        height_index: place of the height in qpos; a pitch follows it.
+        camera_distance: for pictures, m.
+    """
+
+    name: str
+    file: str
+    frame_skip: int
+    time_step: float
+    start_position: tuple[float, ...]
+    num_velocities: int
+    num_actuators: int
+    num_bodies: int
+    num_geoms: int
+    noise: float
+    normal_velocities: bool = False
+    hidden_positions: int = 1
+    clip_velocity: float = math.inf
+    max_control: float = 1.0
+    healthy_height: tuple[float, float] | None = None
+    healthy_angle: float = math.inf
+    healthy_state: float = math.inf
+    height_index: int = 1
+    camera_distance: float = 4.0
+
+    @property
+    def dt(self) -> float:
+        """Duration of an environment step, s."""
+        return self.frame_skip * self.time_step
+
+    def start(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Positions (*shape, nq) and velocities (*shape, nv) at the start of an episode, float64."""
+        options: dict[str, object] = {"generator": rng, "device": rng.device, "dtype": torch.float64}
+        nominal = torch.tensor(self.start_position, dtype=torch.float64, device=rng.device)
+        qpos = nominal + self.noise * (2 * torch.rand(*shape, len(nominal), **options) - 1)  # type: ignore[call-overload]
+        if self.normal_velocities:
+            noise = torch.randn(*shape, self.num_velocities, **options)  # type: ignore[call-overload]
+        else:
+            noise = 2 * torch.rand(*shape, self.num_velocities, **options) - 1  # type: ignore[call-overload]
+        return qpos, self.noise * noise
+
+    def observe(self, qpos: Tensor, qvel: Tensor) -> Tensor:
+        """Positions but for the hidden ones, and velocities: (*batch, nq − hidden + nv)."""
+        return torch.cat(
+            [qpos[..., self.hidden_positions :], qvel.clamp(-self.clip_velocity, self.clip_velocity)], dim=-1
+        )
+
+    def is_healthy(self, qpos: Tensor, qvel: Tensor) -> Tensor:
+        """Whether it stands as it should, bool (*batch,)."""
+        if self.healthy_height is None:
+            return torch.ones(qpos.shape[:-1], dtype=torch.bool, device=qpos.device)
+        height = qpos[..., self.height_index]
+        healthy = (height > self.healthy_height[0]) & (height < self.healthy_height[1])
+        if math.isfinite(self.healthy_angle):
+            healthy = healthy & (qpos[..., self.height_index + 1].abs() < self.healthy_angle)
+        if math.isfinite(self.healthy_state):
+            rest = torch.cat([qpos[..., self.height_index + 1 :], qvel], dim=-1)
+            healthy = healthy & (rest.abs() < self.healthy_state).all(dim=-1)
+        return healthy
+
+
+HALF_CHEETAH = Robot("half-cheetah", "half_cheetah.xml", 5, 0.01, (0.0,) * 9, 9, 6, 7, 9, 0.1, normal_velocities=True)
+ANT = Robot(
+    "ant",
+    "ant.xml",
+    5,
+    0.01,
+    (0, 0, 0.75, 1, *(0.0,) * 11),
+    14,
+    8,
+    13,
+    14,
+    0.1,
+    normal_velocities=True,
+    hidden_positions=2,
+    healthy_height=(0.2, 1.0),
+    height_index=2,
+)
+HOPPER = Robot(
+    "hopper",
+    "hopper.xml",
+    4,
+    0.002,
+    (0, 1.25, 0, 0, 0, 0),
+    6,
+    3,
+    4,
+    5,
+    5e-3,
+    clip_velocity=10.0,
+    healthy_height=(0.7, math.inf),
+    healthy_angle=0.2,
+    healthy_state=100.0,
+    camera_distance=3.0,
+)
+WALKER2D = Robot(
+    "walker2d",
+    "walker2d_v5.xml",
+    4,
+    0.002,
+    (0, 1.25, 0, 0, 0, 0, 0, 0, 0),
+    9,
+    6,
+    7,
+    8,
+    5e-3,
+    clip_velocity=10.0,
+    healthy_height=(0.8, 2.0),
+    healthy_angle=1.0,
+)
+HUMANOID = Robot(
+    "humanoid",
+    "humanoid.xml",
+    5,
+    0.003,
+    (0, 0, 1.4, 1, *(0.0,) * 20),
+    23,
+    17,
+    13,
+    18,
+    1e-2,
+    hidden_positions=2,
+    max_control=0.4,
+    healthy_height=(1.0, 2.0),
+    height_index=2,
+)
+ROBOTS = (HALF_CHEETAH, ANT, HOPPER, WALKER2D, HUMANOID)
