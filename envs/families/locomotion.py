@@ -34,6 +34,8 @@ class HalfCheetahDirection(RobotEnv):
         r = d · v_x − 0.05 ‖a‖²
 
     Task: "direction" d, 1 or −1.
+
+    Source: Finn et al. 2017, section 5.3; there observations hold the torso's position besides.
     """
 
     robot = HALF_CHEETAH
@@ -53,6 +55,8 @@ class HalfCheetahVelocity(RobotEnv):
         r = −|v_x − v*| − 0.05 ‖a‖²
 
     Task: "velocity" v*, m/s.
+
+    Source: Finn et al. 2017, section 5.3; there observations hold the torso's position besides.
     """
 
     robot = HALF_CHEETAH
@@ -80,19 +84,31 @@ class Ant(RobotEnv):
         alive: paid for each step, b.
         cost: of an action.
         may_fall: whether a fall ends the episode.
+        full_observation: clip(F, −1, 1) besides positions and velocities, as in Gymnasium and in published codes; in
+            many of those it was zero, as MuJoCo ≥ 2.0 computes contact forces only when it is asked to.
     """
 
     robot = ANT
     sensors = Sensors(contacts=True)
 
-    def __init__(self, horizon: int = 200, alive: float = 0.0, cost: float = 0.1, may_fall: bool = True) -> None:
-        super().__init__(horizon)
+    def __init__(
+        self,
+        horizon: int = 200,
+        alive: float = 0.0,
+        cost: float = 0.1,
+        may_fall: bool = True,
+        full_observation: bool = False,
+    ) -> None:
+        super().__init__(horizon, 6 * self.robot.num_bodies if full_observation else 0)
         self.alive, self.cost, self.may_fall = alive, cost, may_fall
 
     def effort(self, action: Tensor, after: State) -> Tensor:
         """The costs c, (*batch,)."""
-        wrenches = self.measured(after).contact_wrenches().clamp(-1, 1)
-        return self.cost * action.square().sum(-1) + 5e-4 * wrenches.square().sum((-2, -1))
+        return self.cost * action.square().sum(-1) + 5e-4 * self.extras(after).square().sum(-1)
+
+    def extras(self, state: State) -> Tensor:
+        """Clipped torques and forces of the contacts."""
+        return self.measured(state).contact_wrenches().clamp(-1, 1).flatten(-2)
 
     def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See RobotEnv.terminal."""
@@ -106,6 +122,8 @@ class AntDirection(Ant):
         r = v · (cos φ, sin φ) + b − c
 
     Task: "angle" φ, rad.
+
+    Source: Finn et al. 2017, section 5.3 (b = 0.05, cost 0.005); Rakelly et al. 2019 (b = 1, cost 0.5).
     """
 
     def pay(self, before: State, action: Tensor, after: State, params: Task) -> Tensor:
@@ -123,6 +141,8 @@ class AntVelocity(Ant):
         r = 1 − |v_x − v*| + b − c
 
     Task: "velocity" v*, m/s.
+
+    Source: Finn et al. 2017, section 5.3.
     """
 
     def pay(self, before: State, action: Tensor, after: State, params: Task) -> Tensor:
@@ -141,6 +161,8 @@ class AntGoal(Ant):
         r = −‖p − g‖₁ + b − c
 
     Observation: the ant's own, after its position p in the plane. Task: "goal" g (2,), m.
+
+    Source: Rothfuss et al. 2018, appendix D.
     """
 
     robot = dataclasses.replace(ANT, hidden_positions=0)
@@ -169,12 +191,22 @@ class HumanoidDirection(RobotEnv):
         r = 1.25 · v · (cos φ, sin φ) + 5 − 0.1 ‖u‖² − min(5e-7 ‖F‖², 10)
 
     v: velocity of its centre of mass; u = 0.4 a: control; F: torques and forces of the contacts. An episode ends as
-    soon as the torso's height leaves (1, 2) m. Observation: positions and velocities (45); Gymnasium's adds what can be
-    computed from them, and contact forces. Task: "angle" φ, rad.
+    soon as the torso's height leaves (1, 2) m. Task: "angle" φ, rad.
+
+    Source: Rothfuss et al. 2018, appendix D, and Rakelly et al. 2019. Deviation: there an action is the control itself.
+
+    Args:
+        horizon: H.
+        full_observation: inertias, velocities, actuator and contact forces of all bodies besides positions and
+            velocities: the 348 numbers of Gymnasium in place of 45, most of which follow from those 45.
     """
 
     robot = HUMANOID
-    sensors = Sensors(contacts=True)
+
+    def __init__(self, horizon: int = 200, full_observation: bool = False) -> None:
+        robot = self.robot
+        super().__init__(horizon, 22 * robot.num_bodies + robot.num_actuators if full_observation else 0)
+        self.sensors = Sensors(contacts=True, motion=full_observation)
 
     def pay(self, before: State, action: Tensor, after: State, params: Task) -> Tensor:
         """See RobotEnv.pay."""
@@ -183,6 +215,13 @@ class HumanoidDirection(RobotEnv):
         contact_cost = (5e-7 * end.contact_wrenches().square().sum((-2, -1))).clamp(max=10)
         control_cost = 0.1 * self.control(action, params).square().sum(-1)
         return 1.25 * _along(velocity, params["angle"]) + 5 - control_cost - contact_cost
+
+    def extras(self, state: State) -> Tensor:
+        """MuJoCo's cinert, cvel, qfrc_actuator and cfrc_ext, one after the other."""
+        measured = self.measured(state)
+        bodies = (measured.body_inertias(self.model), measured.body_velocities())
+        forces = (measured.joints, measured.contact_wrenches().flatten(-2))
+        return torch.cat([*(part.flatten(-2) for part in bodies), *forces], dim=-1)
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Forward."""
@@ -225,6 +264,9 @@ class ForwardDynamics(VariedRobot):
 
         r = v_x + 1 − 1e-3 ‖a‖²
 
+    An episode ends where Gymnasium's does. Source: Rothfuss et al. 2018, appendix D, after rand_param_envs. Deviation:
+    what MuJoCo derives from masses and inertias is computed anew.
+
     Args:
         robot: HOPPER or WALKER2D.
         horizon: H.
@@ -245,6 +287,8 @@ class HalfCheetahDynamics(VariedRobot):
         r = v_x − 0.05 ‖a‖²
 
     Task: "body_mass" (7,) and "friction", factors; "disabled_joint", the actuator without power, 0 … 5, or −1 for none.
+
+    Source: the disabled joint, Nagabandi et al. 2018, section 6; masses and friction vary besides.
     """
 
     robot = HALF_CHEETAH
@@ -281,12 +325,12 @@ def _along(velocity: Tensor, angle: Tensor) -> Tensor:
 
 def half_cheetah_direction() -> TaskDistribution:
     """Run forward or backward, two tasks; H = 200. Source: Finn et al. 2017, section 5.3."""
-    return TaskDistribution(HalfCheetahDirection(), {"direction": Choice([-1.0, 1.0])})
+    return TaskDistribution(HalfCheetahDirection(), {"direction": Choice([-1.0, 1.0], units="±1")})
 
 
 def half_cheetah_direction_promp() -> TaskDistribution:
     """Run forward or backward, two tasks; H = 100. Source: Rothfuss et al. 2018, appendix D."""
-    return TaskDistribution(HalfCheetahDirection(horizon=100), {"direction": Choice([-1.0, 1.0])})
+    return TaskDistribution(HalfCheetahDirection(horizon=100), {"direction": Choice([-1.0, 1.0], units="±1")})
 
 
 def half_cheetah_velocity_finn() -> TaskDistribution:
@@ -346,11 +390,14 @@ def half_cheetah_dynamics() -> TaskDistribution:
     return TaskDistribution(
         env,
         {
-            "body_mass": LogUniform(0.5, 2.0, shape=env.shape_of("body_mass")),
-            "friction": LogUniform(0.5, 2.0),
-            "disabled_joint": Integers(-1, env.robot.num_actuators - 1),
+            "body_mass": LogUniform(0.5, 2.0, units="×", shape=env.shape_of("body_mass")),
+            "friction": LogUniform(0.5, 2.0, units="×"),
+            "disabled_joint": Integers(-1, env.robot.num_actuators - 1, units="index"),
         },
-        {"body_mass": LogUniform(2.0, 3.0, shape=env.shape_of("body_mass")), "friction": LogUniform(0.25, 0.5)},
+        {
+            "body_mass": LogUniform(2.0, 3.0, units="×", shape=env.shape_of("body_mass")),
+            "friction": LogUniform(0.25, 0.5, units="×"),
+        },
     )
 
 
@@ -370,7 +417,8 @@ def _varied_dynamics(env: VariedRobot) -> TaskDistribution:
     def factors(exponent: float) -> dict[str, Range]:
         bases = {name: 1.3 if name == "dof_damping" else 1.5 for name in env.scaled}
         return {
-            name: LogUniform(base**-exponent, base**exponent, shape=env.shape_of(name)) for name, base in bases.items()
+            name: LogUniform(base**-exponent, base**exponent, units="×", shape=env.shape_of(name))
+            for name, base in bases.items()
         }
 
     return TaskDistribution(env, factors(3), factors(4))

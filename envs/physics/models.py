@@ -34,88 +34,82 @@ def import_mujoco() -> Any:
 
 @dataclass(frozen=True)
 class Sensors:
-    """What to measure of each body but the world, beside positions and velocities.
+    """What to measure beside positions and velocities; bodies are all but the world, B of them.
 
     Attributes:
-        contacts: net force and torque of its contacts.
-        frames: pose and velocity of its inertial frame.
+        contacts: net force and torque of the contacts of each body.
+        motion: pose and velocity of each body, and what the actuators do at each joint.
     """
 
     contacts: bool = False
-    frames: bool = False
+    motion: bool = False
 
     def __bool__(self) -> bool:
-        return self.contacts or self.frames
+        return self.contacts or self.motion
 
 
+_CENTRE_SIZE = 3
+_CONTACT = [3, 3, 3]  # force, torque, point of attack
 _FRAME = [3, 4, 3, 3]  # position, quaternion, linear and angular velocity
-_CONTACT_SIZE, _FRAME_SIZE, _CENTRE_SIZE = 9, sum(_FRAME), 3
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Sensor readings, leaves (*batch, …); B bodies without the world.
+    """Sensor readings, leaves (*batch, …).
 
     Attributes:
         centre: centre of mass of the robot, (*batch, 3), m.
-        contacts: force, torque and point of attack of the net contact, (*batch, B, 9); None if not measured.
-        frames: position, quaternion, linear and angular velocity of the inertial frames, (*batch, B, 13); or None.
+        contacts: force, torque and point of attack of the net contact, (*batch, B, 9).
+        frames: position, quaternion, linear and angular velocity of the inertial frames, (*batch, B, 13).
+        joints: force or torque of the actuators at each hinge or slide, (*batch, J), N or N·m.
     """
 
     centre: Tensor
-    contacts: Tensor | None
-    frames: Tensor | None
+    contacts: Tensor
+    frames: Tensor
+    joints: Tensor
+
+    @classmethod
+    def of(cls, readings: Tensor, sensors: Sensors, num_bodies: int, num_joints: int) -> "Measured":
+        """Readings (*batch, S) of the sensors that `load_robot` adds; what is not measured has size 0."""
+        contact_size, frame_size = sum(_CONTACT) * sensors.contacts, sum(_FRAME) * sensors.motion
+        sizes = [_CENTRE_SIZE, num_bodies * contact_size, num_bodies * frame_size, num_joints * sensors.motion]
+        centre, contacts, frames, joints = torch.split(readings, sizes, dim=-1)
+        per_body = (*readings.shape[:-1], num_bodies)
+        return cls(centre, contacts.reshape(*per_body, contact_size), frames.reshape(*per_body, frame_size), joints)
 
     def contact_wrenches(self) -> Tensor:
         """Torque about the robot's centre of mass (N·m) and force (N) of the contacts on each body, (*batch, B, 6).
 
         MuJoCo's `cfrc_ext`, as `mj_rnePostConstraint` computes it for a robot that nothing else pushes.
         """
-        assert self.contacts is not None
-        force, torque, point = torch.split(self.contacts, 3, dim=-1)
+        force, torque, point = torch.split(self.contacts, _CONTACT, dim=-1)
         arm = point - self.centre.unsqueeze(-2)
         # A sensor reports what the body does to the others.
         return -torch.cat([torque + torch.linalg.cross(arm, force), force], dim=-1)
 
     def body_velocities(self) -> Tensor:
         """Angular and linear velocity of each body at the robot's centre of mass, (*batch, B, 6); MuJoCo's `cvel`."""
-        assert self.frames is not None
         position, _, linear, angular = torch.split(self.frames, _FRAME, dim=-1)
         arm = self.centre.unsqueeze(-2) - position
         return torch.cat([angular, linear + torch.linalg.cross(angular, arm)], dim=-1)
 
-    def body_inertias(self, mass: Tensor, inertia: Tensor) -> Tensor:
+    def body_inertias(self, model: Any) -> Tensor:
         """Inertia of each body about the robot's centre of mass, (*batch, B, 10); MuJoCo's `cinert`.
 
-        Args:
-            mass: of each body, (B,), kg.
-            inertia: principal moments about its own centre, (B, 3), kg·m².
+        Six elements of the tensor (kg·m²), mass × lever (kg·m), and the mass (kg); masses and moments are the model's.
         """
-        assert self.frames is not None
         position, quaternion, *_ = torch.split(self.frames, _FRAME, dim=-1)
+        mass, moments = (position.new_tensor(field[1:]) for field in (model.body_mass, model.body_inertia))
         axes = _rotation(quaternion)
         arm = position - self.centre.unsqueeze(-2)
-        about_centre = (axes * inertia.unsqueeze(-2)) @ axes.mT
-        shift = arm.square().sum(-1)[..., None, None] * torch.eye(3, dtype=arm.dtype, device=arm.device)
-        tensor = about_centre + mass[:, None, None] * (shift - arm.unsqueeze(-1) * arm.unsqueeze(-2))
+        own = (axes * moments.unsqueeze(-2)) @ axes.mT
+        identity = torch.eye(3, dtype=arm.dtype, device=arm.device)
+        shift = arm.square().sum(-1)[..., None, None] * identity - arm.unsqueeze(-1) * arm.unsqueeze(-2)
+        tensor = own + mass[:, None, None] * shift
         rows, columns = (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)
         masses = mass.expand(arm.shape[:-1]).unsqueeze(-1)
-        return torch.cat([tensor[..., rows, columns], mass.unsqueeze(-1) * arm, masses], dim=-1)
-
-
-def split_readings(readings: Tensor, sensors: Sensors) -> Measured:
-    """Readings of the sensors that `load_robot` adds, (*batch, S), by what they are."""
-    num_bodies = (readings.shape[-1] - _CENTRE_SIZE) // (
-        _CONTACT_SIZE * sensors.contacts + _FRAME_SIZE * sensors.frames
-    )
-    batch = readings.shape[:-1]
-    sizes = [_CENTRE_SIZE, num_bodies * _CONTACT_SIZE * sensors.contacts, num_bodies * _FRAME_SIZE * sensors.frames]
-    centre, contacts, frames = torch.split(readings, sizes, dim=-1)
-    return Measured(
-        centre,
-        contacts.reshape(*batch, num_bodies, _CONTACT_SIZE) if sensors.contacts else None,
-        frames.reshape(*batch, num_bodies, _FRAME_SIZE) if sensors.frames else None,
-    )
+        return torch.cat([tensor[..., rows, columns], masses * arm, masses], dim=-1)
 
 
 def load_robot(file: str, sensors: Sensors) -> Any:
@@ -157,15 +151,14 @@ def _add_sensors(mujoco: Any, spec: Any, sensors: Sensors) -> None:
             spec.add_sensor(
                 type=kinds.mjSENS_CONTACT, objtype=body_type, objname=body.name, intprm=[wanted, net_force, 1]
             )
-    if sensors.frames:
+    if sensors.motion:
+        frame = (kinds.mjSENS_FRAMEPOS, kinds.mjSENS_FRAMEQUAT, kinds.mjSENS_FRAMELINVEL, kinds.mjSENS_FRAMEANGVEL)
         for body in bodies:
-            for kind in (
-                kinds.mjSENS_FRAMEPOS,
-                kinds.mjSENS_FRAMEQUAT,
-                kinds.mjSENS_FRAMELINVEL,
-                kinds.mjSENS_FRAMEANGVEL,
-            ):
+            for kind in frame:
                 spec.add_sensor(type=kind, objtype=body_type, objname=body.name)
+        for joint in spec.joints:
+            if joint.type != mujoco.mjtJoint.mjJNT_FREE:
+                spec.add_sensor(type=kinds.mjSENS_JOINTACTFRC, objtype=mujoco.mjtObj.mjOBJ_JOINT, objname=joint.name)
 
 
 def _rotation(quaternion: Tensor) -> Tensor:

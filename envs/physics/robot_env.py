@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.physics.engine import Engine, make_engine
-from envs.physics.models import Measured, Sensors, import_mujoco, load_robot, split_readings
+from envs.physics.models import Measured, Sensors, import_mujoco, load_robot
 from envs.physics.picture import RobotCamera
 from envs.physics.robots import Robot
 from envs.task_env import TaskEnv
@@ -38,6 +38,7 @@ class RobotEnv(TaskEnv):
 
     Args:
         horizon: H.
+        num_extras: how many numbers of `extras` are observed; 0: none.
     """
 
     robot: Robot
@@ -45,13 +46,14 @@ class RobotEnv(TaskEnv):
     engine: str = "auto"
     num_threads: int = 0
 
-    def __init__(self, horizon: int = 200) -> None:
+    def __init__(self, horizon: int = 200, num_extras: int = 0) -> None:
         self.horizon = horizon
         robot = self.robot
-        size = len(robot.start_position) + robot.num_velocities - robot.hidden_positions
+        size = len(robot.start_position) + robot.num_velocities - robot.hidden_positions + num_extras
         self.observation_space = Box(-OBSERVED_UP_TO, OBSERVED_UP_TO, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (robot.num_actuators,), np.float32)
         self.render_fps = round(1 / robot.dt)
+        self._num_extras = num_extras
         self._model: Any = None
         self._engine: Engine | None = None
         self._engine_key: Any = None
@@ -59,6 +61,10 @@ class RobotEnv(TaskEnv):
 
     def pay(self, before: State, action: Tensor, after: State, params: Task) -> Tensor:
         """Reward of a transition, (*batch,), float64 on the CPU; `action` is within [−1, 1]."""
+        raise NotImplementedError
+
+    def extras(self, state: State) -> Tensor:
+        """What is observed besides positions and velocities where the family is asked to, (*batch, num_extras)."""
         raise NotImplementedError
 
     def vary(self, model: Any, task: Mapping[str, NDArray[np.float32]]) -> None:
@@ -87,8 +93,10 @@ class RobotEnv(TaskEnv):
     def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
         """See Robot.observe."""
         assert params is not None
-        obs = self.robot.observe(state["qpos"], state["qvel"]).clamp(-OBSERVED_UP_TO, OBSERVED_UP_TO)
-        return obs.to(next(iter(params.values())).dtype)
+        obs = self.robot.observe(state["qpos"], state["qvel"])
+        if self._num_extras:
+            obs = torch.cat([obs, self.extras(state)], dim=-1)
+        return obs.clamp(-OBSERVED_UP_TO, OBSERVED_UP_TO).to(next(iter(params.values())).dtype)
 
     def reward(
         self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task | None = None
@@ -105,13 +113,20 @@ class RobotEnv(TaskEnv):
     def compile(self, **options: Any) -> None:
         """Physics engines are compiled already."""
 
+    @property
+    def model(self) -> Any:
+        """The robot's MjModel as Gymnasium has it, with the sensors; loaded when it is first needed."""
+        if self._model is None:
+            self._model = load_robot(self.robot.file, self.sensors)
+        return self._model
+
     def velocity(self, before: State, after: State) -> Tensor:
         """Mean velocity of the root along x and y in an environment step, (*batch, 2), m/s."""
         return (after["qpos"][..., :2] - before["qpos"][..., :2]) / self.robot.dt
 
     def measured(self, state: State) -> Measured:
         """What the sensors say in a state."""
-        return split_readings(state["readings"], self.sensors)
+        return Measured.of(state["readings"], self.sensors, self.robot.num_bodies, self.robot.num_actuators)
 
     def render_init(self, params: Task | None = None, **kwargs: Any) -> RobotCamera:
         """A camera that follows the robot of this task; raises a ValueError where nothing can be drawn."""
@@ -153,11 +168,9 @@ class RobotEnv(TaskEnv):
 
     def _models(self, params: Task, shape: tuple[int, ...]) -> tuple[list[Any], NDArray[np.int64]]:
         """The different robots among these tasks, and which of them each world has."""
-        if self._model is None:
-            self._model = load_robot(self.robot.file, self.sensors)
         count = math.prod(shape)
         if type(self).vary is RobotEnv.vary:
-            return [self._model], np.zeros(count, np.int64)
+            return [self.model], np.zeros(count, np.int64)
         names = list(params)
         flat = [params[name].reshape(count, -1).cpu().numpy() for name in names]
         different, rows = np.unique(np.concatenate(flat, axis=1), axis=0, return_inverse=True)
@@ -173,7 +186,7 @@ class RobotEnv(TaskEnv):
 
     def _varied(self, task: Mapping[str, NDArray[np.float32]]) -> Any:
         mujoco = import_mujoco()
-        model = copy.copy(self._model)
+        model = copy.copy(self.model)
         self.vary(model, task)
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model

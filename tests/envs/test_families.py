@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from torch import Tensor
 
+from envs.physics.robot_env import RobotEnv
 from envs.registry import FAMILIES, make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.task_env import TaskEnv
@@ -24,12 +25,18 @@ FAMILY_NAMES = [name for name, family in FAMILIES.items() if family.gymnasium_id
 PARAMETERS = [(name, parameter) for name in FAMILY_NAMES for parameter in FAMILIES[name].make().train]
 NUM_TASKS, NUM_EPISODES = 16, 9
 
+
+def num_steps(distribution: TaskDistribution) -> int:
+    """Steps that tests play: whole episodes, but for robots, whose physics takes its time."""
+    return 25 if isinstance(distribution.env, RobotEnv) else distribution.horizon
+
+
 every_family = pytest.mark.parametrize("name", FAMILY_NAMES)
 
 
 def exploring_actions(distribution: TaskDistribution, tasks: Task) -> Tensor:
     """(H, M, E, …): a third of the episodes acts at random, a third holds one action, a third follows the oracle."""
-    actions = random_actions(distribution, distribution.horizon, num_tasks_of(tasks), NUM_EPISODES)
+    actions = random_actions(distribution, num_steps(distribution), num_tasks_of(tasks), NUM_EPISODES)
     actions[:, :, 1::3] = actions[0, :, 1::3].clone()
     env = distribution.task_env
     if env.has_oracle:
@@ -56,7 +63,7 @@ def test_every_task_parameter_changes_the_trajectory_or_the_rewards(name: str, p
 def test_the_same_tasks_and_seed_give_the_same_trajectory(name: str) -> None:
     distribution = make_distribution(name)
     tasks = distribution.sample(NUM_TASKS, "train", rng(3))
-    actions = random_actions(distribution, distribution.horizon, NUM_TASKS, NUM_EPISODES)
+    actions = random_actions(distribution, num_steps(distribution), NUM_TASKS, NUM_EPISODES)
     first, second = play(distribution, tasks, actions), play(distribution, tasks, actions)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -79,7 +86,7 @@ def test_the_tasks_of_a_batch_do_not_meet(name: str) -> None:
     tasks = distribution.sample(NUM_TASKS, "train", rng(3))
     others = distribution.sample(NUM_TASKS, "train", rng(4))
     mixed = {parameter: torch.cat([value[:8], others[parameter][8:]]) for parameter, value in tasks.items()}
-    actions = random_actions(distribution, distribution.horizon, NUM_TASKS, NUM_EPISODES)
+    actions = random_actions(distribution, num_steps(distribution), NUM_TASKS, NUM_EPISODES)
     for a, b in zip(play(distribution, tasks, actions), play(distribution, mixed, actions), strict=True):
         assert torch.equal(a[:, :8], b[:, :8])
 
@@ -89,7 +96,7 @@ def test_one_unbatched_environment_equals_a_batch_of_one(name: str) -> None:
     """Leaves without leading dimensions, as gymnasium.make uses them, against (1, 1, …), as training does."""
     distribution = make_distribution(name)
     env, tasks = distribution.task_env, distribution.sample(1, "test")
-    actions = random_actions(distribution, distribution.horizon, 1, 1)
+    actions = random_actions(distribution, num_steps(distribution), 1, 1)
     obs, reward, terminated = play(distribution, tasks, actions)
     task = {parameter: value[0] for parameter, value in tasks.items()}
     generator = rng(2)
@@ -115,7 +122,7 @@ def test_any_task_and_any_actions_keep_to_the_spaces(name: str, seed: int, size:
     split = data.draw(st.sampled_from([split for split in distribution.splits if split in ("train", "ood")]))
     tasks = distribution.sample(1000 if split == "ood" else 8, split, rng(seed))
     tasks = {parameter: value[seed % (len(value) - 7) :][:8] for parameter, value in tasks.items()}
-    actions = random_actions(distribution, distribution.horizon, 8, 4, seed=seed)
+    actions = random_actions(distribution, num_steps(distribution), 8, 4, seed=seed)
     if isinstance(distribution.action_space, Box):
         actions = size * actions
     if data.draw(st.booleans(), label="hold one action"):
