@@ -24,20 +24,26 @@ class CpuEngine:
     equal those of a warm-started solver to its tolerance.
 
     Args:
-        models: MjModels of one robot, with the sensors to read.
-        rows: which of them each world has, (N,).
+        model: the robot's MjModel, with its sensors.
+        num_worlds: N.
         frame_skip: physics steps in an environment step.
         num_threads: 0: one per core.
     """
 
-    def __init__(self, models: Sequence[Any], rows: NDArray[np.int64], frame_skip: int, num_threads: int) -> None:
-        self._mujoco = mujoco = import_mujoco()
-        first = models[0]
-        self._nq, self._nv, self._frame_skip = first.nq, first.nv, frame_skip
-        full = mujoco.mjtState.mjSTATE_FULLPHYSICS
-        self._state_size = mujoco.mj_stateSize(first, full)
-        assert self._state_size == 1 + first.nq + first.nv, "a robot's state is time, positions and velocities"
-        self._num_sensors = first.nsensordata
+    def __init__(self, model: Any, num_worlds: int, frame_skip: int, num_threads: int) -> None:
+        mujoco = import_mujoco()
+        self._nq, self._nv, self._nu, self._num_sensors = model.nq, model.nv, model.nu, model.nsensordata
+        self._num_worlds, self._frame_skip = num_worlds, frame_skip
+        self._state_size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        assert self._state_size == 1 + model.nq + model.nv, "a robot's state is time, positions and velocities"
+        threads = num_threads or num_cores()
+        self._data = [mujoco.MjData(model) for _ in range(threads)]
+        self._rollout = _rollout(threads)
+        self.assign([model], np.zeros(num_worlds, np.int64))
+
+    def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
+        """See Engine.assign."""
+        mujoco = import_mujoco()
         stepped, measured = [copy.copy(model) for model in models], [copy.copy(model) for model in models]
         for model in stepped:
             model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
@@ -45,13 +51,10 @@ class CpuEngine:
             model.opt.integrator = mujoco.mjtIntegrator.mjINT_EULER  # of all of them it computes the fewest forces
         self._stepped = [stepped[row] for row in rows]
         self._measured = [measured[row] for row in rows]
-        threads = num_threads or num_cores()
-        self._data = [mujoco.MjData(first) for _ in range(threads)]
-        self._rollout = _rollout(threads)
 
     def step(self, state: State, control: Tensor) -> State:
-        """Step all worlds under a control (N, nu) each, held for all the physics steps."""
-        start = np.zeros((len(self._stepped), self._state_size))
+        """See Engine.step."""
+        start = np.zeros((self._num_worlds, self._state_size))
         start[:, 1 : 1 + self._nq] = state["qpos"].numpy()
         start[:, 1 + self._nq :] = state["qvel"].numpy()
         held = np.ascontiguousarray(
@@ -61,9 +64,9 @@ class CpuEngine:
         return self._state(end[:, -1], held[:, -1:])
 
     def state(self, qpos: Tensor, qvel: Tensor) -> State:
-        """The state with these positions (N, nq) and velocities (N, nv), under no control."""
-        time = np.zeros((len(self._stepped), 1))
-        idle = np.zeros((len(self._stepped), 1, self._measured[0].nu))
+        """See Engine.state."""
+        time = np.zeros((self._num_worlds, 1))
+        idle = np.zeros((self._num_worlds, 1, self._nu))
         return self._state(np.concatenate([time, qpos.numpy(), qvel.numpy()], axis=1), idle)
 
     def _state(self, full: Any, control: Any) -> State:

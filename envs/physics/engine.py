@@ -19,6 +19,10 @@ ENGINES = ("auto", "mujoco", "warp")
 class Engine(Protocol):
     """Steps N worlds, each from its state alone."""
 
+    def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
+        """Give each world one of these MjModels, rows (N,); at first all have the nominal one."""
+        ...
+
     def state(self, qpos: Tensor, qvel: Tensor) -> State:
         """The state with these positions (N, nq) and velocities (N, nv), under no control."""
         ...
@@ -29,15 +33,15 @@ class Engine(Protocol):
 
 
 def make_engine(
-    name: str, device: torch.device, models: Sequence[Any], rows: NDArray[np.int64], frame_skip: int, num_threads: int
+    name: str, device: torch.device, model: Any, num_worlds: int, frame_skip: int, num_threads: int
 ) -> Engine:
     """An engine for N worlds.
 
     Args:
         name: one of ENGINES; "auto" takes MuJoCo on the CPU and MuJoCo Warp on a GPU.
         device: where the states are.
-        models: MjModels of one robot.
-        rows: which of them each world has, (N,).
+        model: the robot's MjModel, with its sensors.
+        num_worlds: N.
         frame_skip: physics steps in an environment step.
         num_threads: CPU threads; 0: one per core.
 
@@ -49,7 +53,7 @@ def make_engine(
     if name == "warp" or (name == "auto" and device.type == "cuda"):
         from envs.physics.warp import WarpEngine  # a GPU's; its package is an extra
 
-        return WarpEngine(models, rows, frame_skip, device)
+        return WarpEngine(model, num_worlds, frame_skip, device)
     if device.type != "cpu":
         raise ValueError(f"the engine mujoco runs on the CPU, not on {device}")
-    return CpuEngine(models, rows, frame_skip, num_threads)
+    return CpuEngine(model, num_worlds, frame_skip, num_threads)

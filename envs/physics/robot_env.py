@@ -23,6 +23,9 @@ State = dict[str, Tensor]
 OBSERVED_UP_TO = 1e4
 """Observations are clipped there, ±; nothing sane comes near."""
 
+KEPT_ENGINES = 4
+"""Engines of one environment, for batches of as many sizes: training, validation, and what may come besides."""
+
 
 class RobotEnv(TaskEnv):
     """A robot that is paid for how it moves. A subclass says how much, and which task parameters change the robot.
@@ -55,9 +58,8 @@ class RobotEnv(TaskEnv):
         self.render_fps = round(1 / robot.dt)
         self._num_extras = num_extras
         self._model: Any = None
-        self._engine: Engine | None = None
-        self._engine_key: Any = None
-        self._engine_tasks: list[Tensor] = []
+        self._engines: dict[tuple[int, torch.device], Engine] = {}
+        self._held: dict[tuple[int, torch.device], tuple[list[tuple[int, int]], list[Tensor]]] = {}
 
     def pay(self, before: State, action: Tensor, after: State, params: Task) -> Tensor:
         """Reward of a transition, (*batch,), float64 on the CPU; `action` is within [−1, 1]."""
@@ -77,9 +79,13 @@ class RobotEnv(TaskEnv):
     def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
         """See TaskEnv.initial."""
         assert params is not None
-        shape = self._batch_shape(params)
-        qpos, qvel = (part.reshape(math.prod(shape), -1) for part in self.robot.start(shape, rng))
-        return _with_shape(self._engine_of(params, shape).state(qpos, qvel), shape)
+        return self.state_of(*self.robot.start(self._batch_shape(params), rng), params)
+
+    def state_of(self, qpos: Tensor, qvel: Tensor, params: Task) -> State:
+        """The state with these positions (*batch, nq) and velocities (*batch, nv), under no control."""
+        shape = tuple(qpos.shape[:-1])
+        rows = (part.reshape(-1, part.shape[-1]) for part in (qpos, qvel))
+        return _with_shape(self._engine_of(params, shape).state(*rows), shape)
 
     def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None) -> State:
         """See TaskEnv.transition."""
@@ -131,7 +137,8 @@ class RobotEnv(TaskEnv):
     def render_init(self, params: Task | None = None, **kwargs: Any) -> RobotCamera:
         """A camera that follows the robot of this task; raises a ValueError where nothing can be drawn."""
         assert params is not None
-        return RobotCamera(self._models(params, ())[0][0], self.robot.camera_distance)
+        varies = type(self).vary is not RobotEnv.vary
+        return RobotCamera(self._models(params, ())[0][0] if varies else self.model, self.robot.camera_distance)
 
     def render_image(
         self, state: State, render_state: RobotCamera, params: Task | None = None
@@ -145,7 +152,7 @@ class RobotEnv(TaskEnv):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without engine and model: they are made anew where they are needed."""
-        return {**self.__dict__, "_model": None, "_engine": None, "_engine_key": None, "_engine_tasks": []}
+        return {**self.__dict__, "_model": None, "_engines": {}, "_held": {}}
 
     def _batch_shape(self, params: Task) -> tuple[int, ...]:
         name = next(iter(params))
@@ -157,31 +164,34 @@ class RobotEnv(TaskEnv):
         raise NotImplementedError
 
     def _engine_of(self, params: Task, shape: tuple[int, ...]) -> Engine:
-        """The engine for these tasks; made anew where they are not those of the last call."""
-        key = (shape, [(id(value), value._version) for value in params.values()])
-        if self._engine is None or key != self._engine_key:
-            models, rows = self._models(params, shape)
-            device = next(iter(params.values())).device
-            self._engine = make_engine(self.engine, device, models, rows, self.robot.frame_skip, self.num_threads)
-            self._engine_key, self._engine_tasks = key, list(params.values())  # held, so that their ids stay theirs
-        return self._engine
+        """The engine for a batch of this shape, holding the robots of these tasks."""
+        tasks = next(iter(params.values()))
+        key = (math.prod(shape), tasks.device)
+        engine = self._engines.get(key)
+        if engine is None:
+            while len(self._engines) >= KEPT_ENGINES:
+                self._engines.pop(next(iter(self._engines)))
+            engine = make_engine(self.engine, tasks.device, self.model, key[0], self.robot.frame_skip, self.num_threads)
+            self._engines[key] = engine
+            self._held.pop(key, None)
+        if type(self).vary is not RobotEnv.vary:
+            # The tensors themselves are held too, so that their ids stay theirs.
+            held = ([(id(value), value._version) for value in params.values()], list(params.values()))
+            if key not in self._held or self._held[key][0] != held[0]:
+                engine.assign(*self._models(params, shape))
+                self._held[key] = held
+        return engine
 
     def _models(self, params: Task, shape: tuple[int, ...]) -> tuple[list[Any], NDArray[np.int64]]:
-        """The different robots among these tasks, and which of them each world has."""
-        count = math.prod(shape)
-        if type(self).vary is RobotEnv.vary:
-            return [self.model], np.zeros(count, np.int64)
-        names = list(params)
+        """The different robots among these tasks, and which of them each world has, (N,)."""
+        names, count = list(params), math.prod(shape)
         flat = [params[name].reshape(count, -1).cpu().numpy() for name in names]
         different, rows = np.unique(np.concatenate(flat, axis=1), axis=0, return_inverse=True)
         ends = np.cumsum([part.shape[1] for part in flat])[:-1]
         models = []
         for values in different:
-            parts = np.split(values, ends)
-            task = {
-                name: part.reshape(params[name].shape[len(shape) :]) for name, part in zip(names, parts, strict=True)
-            }
-            models.append(self._varied(task))
+            parts = zip(names, np.split(values, ends), strict=True)
+            models.append(self._varied({name: part.reshape(params[name].shape[len(shape) :]) for name, part in parts}))
         return models, rows.reshape(-1)
 
     def _varied(self, task: Mapping[str, NDArray[np.float32]]) -> Any:

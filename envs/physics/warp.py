@@ -1,0 +1,137 @@
+"""MuJoCo Warp on a GPU: all worlds of a batch at once, on torch's own memory and stream."""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.physics.models import import_mujoco
+
+State = dict[str, Tensor]
+
+VARIED_FIELDS = (
+    "body_mass",
+    "body_inertia",
+    "body_subtreemass",
+    "body_invweight0",
+    "dof_damping",
+    "dof_invweight0",
+    "geom_friction",
+)
+"""Of a model, what may differ between worlds: what families scale, and what MuJoCo derives from it."""
+
+
+class WarpEngine:
+    """Steps N worlds in float32 without waiting for the device; a step is one CUDA graph there.
+
+    It computes what `CpuEngine` does, but in float32, and with a Newton solver where the model asks for PGS, which Warp
+    does not have. On the CPU it runs too, slowly: for tests.
+
+    Args:
+        model: the robot's MjModel, with its sensors.
+        num_worlds: N.
+        frame_skip: physics steps in an environment step.
+        device: of the states.
+
+    Raises:
+        ValueError: Warp is not installed, or the worlds do not fit into the device's memory.
+    """
+
+    def __init__(self, model: Any, num_worlds: int, frame_skip: int, device: torch.device) -> None:
+        mujoco = import_mujoco()
+        try:
+            import warp
+
+            warp.config.quiet = True
+            import mujoco_warp
+        except ImportError as error:
+            raise ValueError(
+                f"robots on {device} need MuJoCo Warp ({error}): "
+                "python -m pip install -e '.[warp]' -c constraints.txt; or train them with --device cpu"
+            ) from error
+        self._warp, self._mujoco_warp = warp, mujoco_warp
+        self._frame_skip, self._device = frame_skip, device
+        if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
+            model = copy.copy(model)
+            model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+        try:
+            with warp.ScopedDevice(str(device)):
+                self._model = mujoco_warp.put_model(model, batch_sizes=dict.fromkeys(VARIED_FIELDS, num_worlds))
+                self._data = mujoco_warp.make_data(model, nworld=num_worlds)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{num_worlds} worlds of this robot do not fit on {device}: lower --num-tasks or --episodes ({reason})"
+            ) from error
+        self._model.opt.deterministic = mujoco_warp.DeterminismType.ALL
+        names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
+        self._views = {name: warp.to_torch(getattr(self._data, name)) for name in names}
+        self._graphs: dict[str, Any] = {}
+        self.assign([model], np.zeros(num_worlds, np.int64))
+
+    def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
+        """See Engine.assign."""
+        for name in VARIED_FIELDS:
+            values = np.stack([getattr(model, name) for model in models])[rows]
+            view = self._warp.to_torch(getattr(self._model, name))
+            view.copy_(torch.from_numpy(values).reshape(view.shape))
+
+    def state(self, qpos: Tensor, qvel: Tensor) -> State:
+        """See Engine.state."""
+        self._write(qpos, qvel)
+        self._views["ctrl"].zero_()
+        return self._measured()
+
+    def step(self, state: State, control: Tensor) -> State:
+        """See Engine.step."""
+        self._write(state["qpos"], state["qvel"])
+        self._views["ctrl"].copy_(control)
+        self._run("step", self._frame_skip)
+        return self._measured()
+
+    def _write(self, qpos: Tensor, qvel: Tensor) -> None:
+        self._views["qpos"].copy_(qpos)
+        self._views["qvel"].copy_(qvel)
+        self._views["qacc_warmstart"].zero_()  # a step depends on the state alone
+
+    def _measured(self) -> State:
+        state = {name: self._views[name].clone() for name in ("qpos", "qvel")}
+        if self._views["sensordata"].shape[1]:
+            self._run("forward", 1)
+            state["readings"] = self._views["sensordata"].clone()
+        return state
+
+    def _run(self, name: str, times: int) -> None:
+        """Call a function of MuJoCo Warp; on a GPU as a CUDA graph, captured at the second call."""
+        function = getattr(self._mujoco_warp, name)
+
+        def run() -> None:
+            for _ in range(times):
+                function(self._model, self._data)
+
+        with self._on_torchs_stream():
+            if self._device.type != "cuda" or name not in self._graphs:
+                run()
+                self._graphs.setdefault(name, None)
+                return
+            if self._graphs[name] is None:
+                with self._warp.ScopedCapture() as capture:
+                    run()
+                self._graphs[name] = capture.graph
+            self._warp.capture_launch(self._graphs[name])
+
+    @contextlib.contextmanager
+    def _on_torchs_stream(self) -> Iterator[None]:
+        """Work in the order of torch's own."""
+        with self._warp.ScopedDevice(str(self._device)):
+            if self._device.type != "cuda":
+                yield
+                return
+            stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
+            with self._warp.ScopedStream(stream):
+                yield
