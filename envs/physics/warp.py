@@ -30,7 +30,8 @@ class WarpEngine:
     """Steps N worlds in float32 without waiting for the device; a step is one CUDA graph there.
 
     It computes what `CpuEngine` does, but in float32, and with a Newton solver where the model asks for PGS, which Warp
-    does not have. On the CPU it runs too, slowly: for tests.
+    does not have. It turns friction pyramids to the axes of the world, `CpuEngine` to the axis of a capsule: a robot
+    that moves in space slips a little differently. On the CPU it runs too, slowly: for tests.
 
     Args:
         model: the robot's MjModel, with its sensors.
