@@ -22,6 +22,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from envs.gymnasium_adapters import TaskVectorEnv
+from envs.physics.robot_env import RobotEnv
 from envs.registry import ALIASES, FAMILIES, make_distribution
 from envs.task_distribution import TaskDistribution
 from metarl.compiled import compile_env
@@ -83,13 +84,14 @@ class Throughput:
 
 
 def checked_families(names: Sequence[str]) -> list[str]:
-    """Registered names of torch families; all of them where none is given.
+    """Registered names of our own families; all of them but the robots where none is given.
 
     Raises:
         UserError: not one of these.
     """
     known = [name for name, family in FAMILIES.items() if family.gymnasium_id]
-    chosen = [ALIASES.get(name, name) for name in names] or known
+    robots = {name for name in known if isinstance(FAMILIES[name].make().env, RobotEnv)}
+    chosen = [ALIASES.get(name, name) for name in names] or [name for name in known if name not in robots]
     for name in chosen:
         if name not in known:
             raise unknown("environment", name, known)
@@ -108,18 +110,18 @@ def throughput(name: str, num_envs: int, seconds: float, processes: int, compile
     """
     distribution = make_distribution(name)
     single_id = TWINS.get(name, FAMILIES[name].gymnasium_id)
-    with _one_core():
-        batch = _batch_rate(distribution, num_envs, seconds)
+    with cores(1):
+        batch = batch_rate(distribution, num_envs, seconds)
         compiled = None
         if compile_steps and not distribution.task_env.random_steps:
             fused = make_distribution(name)
             compile_env(fused, torch.device("cpu"))
-            compiled = _batch_rate(fused, num_envs, seconds)
-        vector = _vector_rate(TaskVectorEnv(num_envs, distribution, task="sample"), seconds)
-        sync = _vector_rate(SyncVectorEnv([_maker(single_id)] * num_envs), seconds)
+            compiled = batch_rate(fused, num_envs, seconds)
+        vector = vector_rate(TaskVectorEnv(num_envs, distribution, task="sample"), seconds)
+        sync = vector_rate(SyncVectorEnv([_maker(single_id)] * num_envs), seconds)
         with warnings.catch_warnings(action="ignore"):  # gymnax asks for 64-bit integers that jax does not have
             gymnax = _gymnax_rate(TWINS[name], num_envs, seconds) if name in TWINS else None
-    asynchronous = _vector_rate(AsyncVectorEnv([_maker(single_id)] * processes, context="spawn"), seconds)
+    asynchronous = vector_rate(AsyncVectorEnv([_maker(single_id)] * processes, context="spawn"), seconds)
     return Throughput(name, num_envs, batch, compiled, vector, single_id, sync, processes, asynchronous, gymnax)
 
 
@@ -129,13 +131,13 @@ def gymnax_installed() -> bool:
 
 
 @contextlib.contextmanager
-def _one_core() -> Iterator[None]:
-    """Keep this process, and the threads that libraries start meanwhile, on one core."""
+def cores(count: int) -> Iterator[None]:
+    """Keep this process, and the threads and processes that it starts meanwhile, on so many cores."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
+    os.sched_setaffinity(0, sorted(allowed)[:count])
     try:
         yield
     finally:
@@ -148,8 +150,8 @@ def _maker(env_id: str) -> Callable[[], gymnasium.Env[Any, Any]]:
 
 
 @torch.no_grad()
-def _batch_rate(distribution: TaskDistribution, num_envs: int, seconds: float) -> float:
-    """N tasks with one episode each, restarted together at the horizon."""
+def batch_rate(distribution: TaskDistribution, num_envs: int, seconds: float) -> float:
+    """Steps per second of N tasks with one episode each, restarted together at the horizon."""
     generator = torch.Generator().manual_seed(0)
     tasks = distribution.sample(num_envs, "train", generator)
     env = distribution.bind(tasks, 1)
@@ -167,14 +169,15 @@ def _batch_rate(distribution: TaskDistribution, num_envs: int, seconds: float) -
         env.step(next(actions))
         left -= 1
 
-    return _rate(step, num_envs, seconds)
+    return steps_per_second(step, num_envs, seconds)
 
 
-def _vector_rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
+def vector_rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
+    """Steps per second of a vector environment under random actions; it is closed."""
     env.action_space.seed(0)
     actions = itertools.cycle([env.action_space.sample() for _ in range(DIFFERENT_ACTIONS)])
     env.reset(seed=0)
-    rate = _rate(lambda: env.step(next(actions)), env.num_envs, seconds)
+    rate = steps_per_second(lambda: env.step(next(actions)), env.num_envs, seconds)
     env.close()
     return rate
 
@@ -212,10 +215,10 @@ def _gymnax_rate(env_id: str, num_envs: int, seconds: float) -> float | None:
         carry, seen = compiled(*carry)
         jax.block_until_ready(seen)
 
-    return _rate(chunk, num_envs * steps, seconds)
+    return steps_per_second(chunk, num_envs * steps, seconds)
 
 
-def _rate(step: Callable[[], object], env_steps: int, seconds: float) -> float:
+def steps_per_second(step: Callable[[], object], env_steps: int, seconds: float) -> float:
     """Environment steps per second of a function that takes so many each time."""
     for _ in range(3):
         step()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from metarl.bench_envs import Throughput
+from metarl.bench_robots import RobotThroughput
 from metarl.bench_scaling import AXES, Point, exponent
 
 if TYPE_CHECKING:
@@ -56,6 +57,25 @@ def envs_table(results: Sequence[Throughput]) -> Table:
             *(_millions(rate) for rate in (result.batch, result.compiled, result.vector)),
             *("" if rate is None else f"{_millions(rate)} ({result.best / rate:,.1f})" for rate in others),
         )
+    return table
+
+
+def robots_table(results: Sequence[RobotThroughput]) -> Table:
+    """Steps per second of robots and of the others, with our ratio to them."""
+    first = results[0]
+    title = (
+        f"environment steps per second: {first.num_envs:,} robots on {first.num_threads} core(s), and how many times "
+        "as fast ours are"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("environment", "ours", "mujoco.rollout alone", "robot", "Sync", "Async", "EnvPool"):
+        table.add_column(heading, justify="left" if heading in ("environment", "robot") else "right")
+    for result in results:
+        rollout, *others = (
+            "" if rate is None else f"{rate:,.0f} ({result.batch / rate:.2f})"
+            for rate in (result.rollout, result.sync, result.asynchronous, result.envpool)
+        )
+        table.add_row(result.env, f"{result.batch:,.0f}", rollout, result.gymnasium_id, *others)
     return table
 
 

@@ -31,6 +31,7 @@ from envs.task_space import Task
 from metarl import bench_report, comparison_report, distributed, plots
 from metarl.bench import bench
 from metarl.bench_envs import Throughput, checked_families, throughput
+from metarl.bench_robots import RobotThroughput, checked_robots, robot_throughput
 from metarl.bench_scaling import scaling
 from metarl.bench_scaling import write as write_scaling
 from metarl.checkpoint import BEST, write_atomically
@@ -388,19 +389,20 @@ class Bench:
     Attributes:
         what: 'iteration': one MAML meta-iteration beside a plain loop over tasks; 'envs': steps of each family beside
             Gymnasium's vector environments and, with the extra 'bench', gymnax; 'sb3': Stable-Baselines3 PPO collecting
-            on our VecEnv and on its own; 'scaling': how a meta-iteration grows with tasks, episodes, horizon, width
-            and processes (minutes).
+            on our VecEnv and on its own; 'robots': steps of the MuJoCo families beside MuJoCo's own rollout,
+            Gymnasium's vector environments and, where it is installed, EnvPool; 'scaling': how a meta-iteration grows
+            with tasks, episodes, horizon, width and processes (minutes).
         envs: registered environments; 'iteration' and 'scaling' take one; by default point-navigation/finn, for 'envs'
-            every family.
+            every family but the robots, for 'robots' one of each robot.
         num_tasks: M, tasks of 'iteration'.
         episodes: E, episodes per task of 'iteration'.
         horizon: H of 'iteration'; by default the family's.
         hidden_size: units of each of the policy's two hidden layers.
-        num_envs: environments side by side of 'envs' (by default 1,024) and 'sb3' (400).
-        seconds: how long 'envs' steps each environment.
+        num_envs: environments side by side of 'envs' (by default 1,024), 'robots' and 'sb3' (400).
+        seconds: how long 'envs' and 'robots' step each environment.
         compile: whether 'envs' measures compiled steps as well.
         repeats: timed repetitions; medians are shown.
-        num_threads: CPU threads of the meta-update; 0 takes one per core.
+        num_threads: CPU threads of the meta-update, and of 'robots'; 0 takes one per core.
         fvp_fraction: share of the episodes on which MAML-TRPO's Fisher products are estimated.
         plain: whether 'iteration' times the plain loop, which takes a minute.
         json: print JSON and nothing else.
@@ -408,7 +410,7 @@ class Bench:
     """
 
     what: Annotated[
-        tyro.conf.Positional[Literal["iteration", "envs", "sb3", "scaling"]], tyro.conf.arg(metavar="WHAT")
+        tyro.conf.Positional[Literal["iteration", "envs", "sb3", "robots", "scaling"]], tyro.conf.arg(metavar="WHAT")
     ] = "iteration"
     envs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ENV")] = ()
     num_tasks: int = 40
@@ -433,7 +435,10 @@ class Bench:
 
     def execute(self, console: Console) -> int:
         """Measure and print."""
-        names = checked_families(self.envs or (() if self.what == "envs" else (DEFAULT_ENV,)))
+        if self.what == "robots":
+            names = checked_robots(self.envs)
+        else:
+            names = checked_families(self.envs or (() if self.what == "envs" else (DEFAULT_ENV,)))
         if self.what in ("iteration", "scaling") and len(names) != 1:
             raise UserError(f"bench {self.what} takes one environment, got {', '.join(names)}")
         progress = Console(stderr=True) if self.json else console
@@ -445,6 +450,9 @@ class Bench:
             case "envs":
                 rates = [self._throughput(name, progress) for name in names]
                 data, table = [rate.to_json() for rate in rates], bench_report.envs_table(rates)
+            case "robots":
+                robots = [self._robot_throughput(name, progress) for name in names]
+                data, table = [one.to_json() for one in robots], bench_report.robots_table(robots)
             case "sb3":
                 from metarl.bench_sb3 import sb3_collection  # slow to import, and not always needed
 
@@ -480,6 +488,10 @@ class Bench:
     def _throughput(self, name: str, progress: Console) -> Throughput:
         _say(progress, name)
         return throughput(name, self.num_envs or 1024, self.seconds, distributed.local_cores(), self.compile)
+
+    def _robot_throughput(self, name: str, progress: Console) -> RobotThroughput:
+        _say(progress, name)
+        return robot_throughput(name, self.num_envs or 400, self.seconds, self.num_threads or distributed.local_cores())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ class Robot:
     """One of Gymnasium's v5 robots; its constants are theirs.
 
     Attributes:
-        name: of the robot, for messages.
+        gymnasium_id: of Gymnasium's environment with this robot.
         file: of the model, among Gymnasium's assets.
         frame_skip: physics steps in an environment step.
         time_step: of the physics, s.
@@ -33,7 +33,7 @@ class Robot:
         camera_distance: for pictures, m.
     """
 
-    name: str
+    gymnasium_id: str
     file: str
     frame_skip: int
     time_step: float
@@ -89,9 +89,9 @@ class Robot:
         return healthy
 
 
-HALF_CHEETAH = Robot("half-cheetah", "half_cheetah.xml", 5, 0.01, (0.0,) * 9, 9, 6, 7, 9, 0.1, normal_velocities=True)
+HALF_CHEETAH = Robot("HalfCheetah-v5", "half_cheetah.xml", 5, 0.01, (0.0,) * 9, 9, 6, 7, 9, 0.1, normal_velocities=True)
 ANT = Robot(
-    "ant",
+    "Ant-v5",
     "ant.xml",
     5,
     0.01,
@@ -107,7 +107,7 @@ ANT = Robot(
     height_index=2,
 )
 HOPPER = Robot(
-    "hopper",
+    "Hopper-v5",
     "hopper.xml",
     4,
     0.002,
@@ -124,7 +124,7 @@ HOPPER = Robot(
     camera_distance=3.0,
 )
 WALKER2D = Robot(
-    "walker2d",
+    "Walker2d-v5",
     "walker2d_v5.xml",
     4,
     0.002,
@@ -139,7 +139,7 @@ WALKER2D = Robot(
     healthy_angle=1.0,
 )
 HUMANOID = Robot(
-    "humanoid",
+    "Humanoid-v5",
     "humanoid.xml",
     5,
     0.003,

@@ -15,7 +15,7 @@ from agents.policy import PolicyConfig
 from envs.families.navigation import pearl
 from metarl import bench_scaling
 from metarl.bench import _PlainLoop, bench
-from metarl.bench_envs import _gymnax_rate, _rate
+from metarl.bench_envs import _gymnax_rate, steps_per_second
 from metarl.bench_scaling import Point, Setting, exponent
 from metarl.cli import main
 from metarl.errors import TrainingError
@@ -102,8 +102,19 @@ def test_throughput_of_a_family_is_measured_beside_gymnasium(capsys: pytest.Capt
     assert bandit["gymnax"] is None
 
 
+def test_robots_are_measured_beside_the_physics_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "robots", "half-cheetah-velocity", "--num-envs", "4", "--seconds", "0.05", "--json"]
+    assert main(arguments) == 0
+    (figures,) = json.loads(capsys.readouterr().out)
+    assert figures["env"] == "half-cheetah-velocity/finn"
+    assert figures["ratio_to_rollout"] == figures["batch"] / figures["rollout"]
+    assert min(figures[name] for name in ("batch", "rollout", "sync", "asynchronous")) > 0
+    assert main(["bench", "robots", "cart-pole"]) == 2
+    assert "unknown robot 'cart-pole'" in capsys.readouterr().err
+
+
 def test_rates_count_the_environment_steps_of_each_call() -> None:
-    assert _rate(lambda: time.sleep(0.01), env_steps=50, seconds=0.1) == pytest.approx(50 / 0.01, rel=0.3)
+    assert steps_per_second(lambda: time.sleep(0.01), env_steps=50, seconds=0.1) == pytest.approx(50 / 0.01, rel=0.3)
 
 
 def test_gymnax_takes_as_many_steps_as_are_counted() -> None:
