@@ -342,10 +342,13 @@ class Agents:
             anywhere = presets_for(agent_name, "")
             for name, preset in anywhere.items():
                 table.add_row(agent_name, "any", name, preset.summary)
+            envs_with: dict[tuple[str, str], list[str]] = {}
             for env in FAMILIES:
                 for name, preset in presets_for(agent_name, env).items():
                     if anywhere.get(name) is not preset:
-                        table.add_row(agent_name, env, name, preset.summary)
+                        envs_with.setdefault((name, preset.summary), []).append(env)
+            for (name, summary), envs in envs_with.items():
+                table.add_row(agent_name, ", ".join(envs), name, summary)
         console.print(table)
         _say(console, "hyper-parameters: metarl train AGENT ENV --help")
         return 0

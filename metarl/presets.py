@@ -106,7 +106,64 @@ def _paid_at_once(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
     }
 
 
+_FINN_ROBOTS = (
+    "half-cheetah-direction",
+    "half-cheetah-velocity/finn",
+    "half-cheetah-velocity/promp",
+    "ant-direction",
+    "ant-direction/circle",
+    "ant-velocity",
+)
+_ROBOTS = (
+    *_FINN_ROBOTS,
+    "half-cheetah-direction/promp",
+    "half-cheetah-dynamics",
+    "ant-goal",
+    "humanoid-direction",
+    "hopper-dynamics",
+    "walker2d-dynamics",
+)
+
+_PROMP_ON: dict[str, dict[str, Any]] = {
+    "ant-goal": {"learner.adaptation_steps": 2},
+    "humanoid-direction": {"learner.policy.hidden_sizes": (128, 128)},
+    "hopper-dynamics": {"learner.inner_lr": 0.05, "learner.inner_kl_penalty": 1e-3},
+    "walker2d-dynamics": {"learner.inner_lr": 0.05, "learner.inner_kl_penalty": 1e-3},
+}
+"""What Rothfuss et al. 2018 set otherwise on some robots."""
+
+
+def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
+    """Presets for a robot. Robots need many more iterations than the small families, each with fewer tasks."""
+    long = {"num_tasks": 10, "eval_interval": 20, "eval_tasks": 10}
+    maml = {**_MAML_PRESETS["one-step"].changes, **long, "iterations": 600, "learner.outer_lr_decay": 0.998}
+    promp = {**_MAML_PRESETS["promp"].changes, **_PROMP_ON.get(env, {})}
+    on_maml = {
+        "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", maml),
+        "promp": Preset("as published by Rothfuss et al. 2018; long", promp),
+        "maml-trpo": Preset("MAML-TRPO with ProMP's tasks and network; long", _maml_trpo(promp)),
+    }
+    if env in _FINN_ROBOTS:
+        published = {"iterations": 800, "learner.policy.hidden_sizes": (100, 100), "learner.policy.activation": "relu"}
+        on_maml["paper"] = Preset("MAML-TRPO as published by Finn et al. 2017; long", _maml_trpo(promp) | published)
+    reptile = _REPTILE_PRESETS["default"]
+    return {
+        ("maml", env): on_maml,
+        ("reptile", env): {
+            "default": Preset(f"{reptile.summary}; long", {**reptile.changes, **long, "iterations": 600}),
+        },
+    }
+
+
+def _maml_trpo(promp: Mapping[str, Any]) -> dict[str, Any]:
+    """ProMP's settings with MAML-TRPO's outer step."""
+    return {name: value for name, value in promp.items() if name != "learner.inner_kl_penalty"} | {
+        "learner.outer": "trpo"
+    }
+
+
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
+    **{key: presets for env in _ROBOTS for key, presets in _on_robot(env).items()},
     **_paid_at_once("bandit/bernoulli"),
     **_paid_at_once("bandit/gaussian"),
     ("maml", "point-navigation/finn"): {

@@ -5,7 +5,7 @@ import torch
 
 from agents.maml import MAMLConfig
 from agents.registry import AGENTS
-from envs.registry import ALIASES, FAMILIES
+from envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.config import TrainConfig, flat_items, from_yaml, to_yaml
 from metarl.errors import UserError
 from metarl.presets import PRESETS, default_config, presets_for
@@ -58,3 +58,23 @@ def test_environment_of_the_user_has_a_default_preset() -> None:
 def test_unknown_preset_is_named_with_those_there_are() -> None:
     with pytest.raises(UserError, match=r"'defualt'.*did you mean 'default'"):
         default_config("maml", "point-dynamics", "defualt")
+
+
+@pytest.mark.parametrize(
+    ("env", "preset", "expected"),
+    [  # tasks, steps, rate, outer, hidden units, KL penalty, iterations, horizon; from the papers' tables
+        ("half-cheetah-direction/promp", "promp", (40, 1, 0.1, "ppo", (64, 64), 5e-4, 1000, 100)),
+        ("ant-goal", "promp", (40, 2, 0.1, "ppo", (64, 64), 5e-4, 1000, 200)),
+        ("hopper-dynamics", "promp", (40, 1, 0.05, "ppo", (64, 64), 1e-3, 1000, 200)),
+        ("humanoid-direction", "promp", (40, 1, 0.1, "ppo", (128, 128), 5e-4, 1000, 200)),
+        ("half-cheetah-direction", "paper", (40, 1, 0.1, "trpo", (100, 100), 5e-4, 800, 200)),
+        ("ant-velocity", "paper", (40, 1, 0.1, "trpo", (100, 100), 5e-4, 800, 200)),
+    ],
+)
+def test_published_settings_of_robots(env: str, preset: str, expected: tuple[object, ...]) -> None:
+    config = default_config("maml", env, preset)
+    learner = config.learner
+    assert isinstance(learner, MAMLConfig)
+    found = (config.num_tasks, learner.adaptation_steps, learner.inner_lr, learner.outer, learner.policy.hidden_sizes)
+    assert (*found, learner.inner_kl_penalty, config.iterations, make_distribution(env).horizon) == expected
+    assert (learner.clip, learner.outer_epochs, learner.outer_lr, learner.gamma) == (0.3, 5, 1e-3, 0.99)
