@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from envs.physics.robot_env import RobotEnv
 from envs.registry import FAMILIES
 from metarl.cli import main
 
@@ -13,8 +14,12 @@ COUNTS = {"iterations": 1, "num-tasks": 2, "episodes": 2, "eval-tasks": 2, "test
 SMALL = [text for flag, count in COUNTS.items() for text in (f"--{flag}", str(count))]
 
 
-@pytest.mark.parametrize("agent", ["maml", "reptile"])
-@pytest.mark.parametrize("name", TORCH_FAMILIES)
+ROBOTS = [name for name in TORCH_FAMILIES if isinstance(FAMILIES[name].make().env, RobotEnv)]
+# The physics takes its time, and knows nothing of the agent.
+BOTH = [("reptile", name) for name in TORCH_FAMILIES if name not in ROBOTS]
+
+
+@pytest.mark.parametrize(("agent", "name"), [("maml", name) for name in TORCH_FAMILIES] + BOTH)
 def test_it_trains_and_evaluates(name: str, agent: str, tmp_path: Path) -> None:
     assert main(["train", agent, name, *SMALL, "--run-dir", str(tmp_path), "--name", "run"]) == 0
     report = json.loads((tmp_path / "run" / "evaluation-test.json").read_text())
