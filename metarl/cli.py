@@ -1,4 +1,4 @@
-"""The command line: `metarl train`, `evaluate`, `adapt`, `compare`, `envs`, `agents`, `tensorboard`, `bench`, …"""
+"""The command line: `metarl train`, `evaluate`, `adapt`, `compare` and the others."""
 
 import contextlib
 import dataclasses
