@@ -140,12 +140,14 @@ def make_live_env(name: str) -> LiveGymEnv:
     module, _, attribute = name.rpartition(":")
     try:
         target = getattr(importlib.import_module(module), attribute, None) if module else None
-        if target is None:
+        if target is None and (not module or attribute in gymnasium.registry):
             target = gymnasium.make(name, disable_env_checker=True)
         made = target() if callable(target) else target
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"environment {name!r} cannot be made: {type(error).__name__}: {reason}") from error
+    if made is None and target is None:
+        raise ValueError(f"environment {name!r}: module {module!r} neither has nor registers {attribute!r}")
     if not isinstance(made, gymnasium.Env):
-        raise ValueError(f"environment {name!r} is a {type(made).__name__}, not a gymnasium.Env")
+        raise ValueError(f"environment {name!r} must be a gymnasium.Env or a function that makes one, got {made!r:.80}")
     return made

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import torch
 from gymnasium.spaces import Space
 
 from envs.families.external import ExternalEnv, GymnasiumFamily, task_values
@@ -18,7 +19,6 @@ from envs.registry import env_label
 from envs.task_space import Task, tasks_to_json
 from metarl.checkpoint import BEST, Checkpoint
 from metarl.errors import UserError
-from metarl.evaluate import rollout_generator
 from metarl.run_directory import METADATA_FILE, RunDirectory, load_learner, resolve_device
 from metarl.specialise import Effort, Experience, Report, live_experience, specialise, task_experience
 from metarl.specialised_policy import SpecialisedPolicy
@@ -125,7 +125,7 @@ class MetaPolicy:
         task: Task | None,
         report: Report,
     ) -> SpecialisedPolicy:
-        generator = rollout_generator(self._device, effort.seed)
+        generator = torch.Generator(self._device).manual_seed(effort.seed)
         done = specialise(self._learner, experience, effort, generator, report)
         card = {
             "env": label,

@@ -28,7 +28,7 @@ class Adapt:
         run: a run's directory, or its name below run_dir.
         out: directory to write the policy to; it must not exist.
         task: the task: 'goal=0.3,0.2' or a JSON object.
-        task_file: a file that holds the task.
+        task_file: a file that holds the task as a JSON object.
         env: a live environment whose task is unknown: 'my_module:make_env', a function that makes a gymnasium.Env, or
             an id that gymnasium.make knows. Its episodes come one after another.
         steps: K, adaptation steps; by default as many as trained for.
@@ -100,11 +100,18 @@ class Adapt:
                 return parent.adapt(env, label=self.env, **efforts)
         if self.task:
             return parent.adapt_to(self.task, **efforts)
-        try:
-            text = Path(self.task_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"task file {self.task_file} cannot be read: {error}") from None
-        return parent.adapt_to(text, **efforts)
+        return parent.adapt_to(_task_of(Path(self.task_file)), **efforts)
+
+
+def _task_of(file: Path) -> dict[str, Any]:
+    """The task that a file holds."""
+    try:
+        task = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"task file {file} cannot be read: {error}") from None
+    if not isinstance(task, dict):
+        raise UserError(f'task file {file} needs one JSON object like {{"goal": [0.3, 0.2]}}, got {task!r:.80}')
+    return task
 
 
 def _table(description: dict[str, Any]) -> Table:

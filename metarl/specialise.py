@@ -116,14 +116,14 @@ def specialise(
     batches: list[Episodes] = []
     for k in range(effort.steps):
         batches.append(experience(learner.policy, adapted.params, effort.episodes, generator))
-        report(_line(f"after {k} steps", batches[-1]))
+        report(_line(f"k = {k}", batches[-1]))
         adapted = learner.adapt(adapted, batches[-1])
     final = None
     if effort.measure_episodes:
         batches.append(experience(learner.policy, adapted.params, effort.measure_episodes, generator))
-        report(_line(f"after {effort.steps} steps", batches[-1]))
+        report(_line(f"k = {effort.steps}", batches[-1]))
         final = experience(_Deterministic(learner.policy), adapted.params, effort.measure_episodes, generator)
-        report(_line("the same, deterministic", final))
+        report(_line(f"k = {effort.steps}, deterministic", final))
     return Specialised(map_parameters(lambda leaf: leaf[0], adapted.params), batches, final, effort)
 
 

@@ -25,6 +25,7 @@ from safetensors.torch import save as serialize_tensors
 from agents.parameters import Parameters, map_parameters, shapes_of
 from agents.policy import MLPPolicy, PolicyConfig
 from envs.action_map import ActionMap
+from envs.rollout import ActingPolicy
 from envs.space_json import space_from_json, space_to_json
 from metarl import export, model_card
 from metarl.errors import UserError
@@ -60,7 +61,7 @@ class SpecialisedPolicy:
 
     def __init__(
         self,
-        network: MLPPolicy,
+        network: ActingPolicy,
         params: Parameters,
         observation_space: Space[Any],
         action_space: Space[Any],
@@ -140,11 +141,7 @@ class SpecialisedPolicy:
         (directory / PARAMETERS_FILE).write_bytes(serialize_tensors(self.params, {"format": FORMAT}))
         description = {
             "format": FORMAT,
-            "network": {
-                "kind": type(self.network).__name__,
-                "hidden_sizes": list(self.network.config.hidden_sizes),
-                "activation": self.network.config.activation,
-            },
+            "network": _network_to_json(self.network),
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "network_actions": space_to_json(self._network_actions),
@@ -204,6 +201,14 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
 
 
 _SPACES = ("observation_space", "action_space", "network_actions")
+
+
+def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
+    """What `load_policy` needs to build it again; it knows MLPPolicy only."""
+    if not isinstance(network, MLPPolicy):
+        return {"kind": type(network).__name__}
+    config = network.config
+    return {"kind": "MLPPolicy", "hidden_sizes": list(config.hidden_sizes), "activation": config.activation}
 
 
 def _is_single(space: Space[Any], observation: Any) -> bool:
