@@ -121,7 +121,7 @@ def check_spaces(env: LiveGymEnv, observation_space: Box, action_space: Box | Di
         )
     if not _same_actions(env.action_space, action_space):
         raise ValueError(
-            f"environment {label} has actions {env.action_space}, but the policy was trained on {action_space}"
+            f"environment {label} takes actions {env.action_space}, but the policy was trained on {action_space}"
         )
 
 

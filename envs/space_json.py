@@ -22,7 +22,7 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
         case MultiDiscrete():
             return {"kind": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
         case MultiBinary():
-            return {"kind": "MultiBinary", "shape": list(space.shape)}
+            return {"kind": "MultiBinary", "n": np.asarray(space.n).tolist()}
         case Dict():
             return {"kind": "Dict", "spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
         case Tuple():
@@ -47,12 +47,12 @@ def space_from_json(data: dict[str, Any]) -> Space[Any]:
             case "MultiDiscrete":
                 return MultiDiscrete(data["nvec"], start=data["start"])
             case "MultiBinary":
-                return MultiBinary(data["shape"])
+                return MultiBinary(data["n"])
             case "Dict":
                 return Dict({name: space_from_json(part) for name, part in data["spaces"].items()})
             case "Tuple":
                 return Tuple([space_from_json(part) for part in data["spaces"]])
-    except (KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise ValueError(f"not a space: {data!r} ({type(error).__name__}: {error})") from None
     raise ValueError(f"not a space: {data!r}")
 
