@@ -95,20 +95,20 @@ exec(compile(sys.stdin.read(), "script.py", "exec"), {"__name__": "__main__"})
 
 
 @pytest.fixture(scope="module")
-def place_of_the_main_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a small run of the default name."""
-    place = tmp_path_factory.mktemp("main")
+def place_of_quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a smaller run of that name."""
+    place = tmp_path_factory.mktemp("quick")
     small = ["--iterations", "2", "--num-tasks", "4", "--episodes", "4", "--eval-tasks", "2", "--test-tasks", "3"]
-    assert main(["train", *small, "--run-dir", str(place / "runs")]) == 0
+    assert main(["train", "--name", "quick", *small, "--run-dir", str(place / "runs")]) == 0
     return place
 
 
 def test_script_without_this_project_earns_what_adapt_reports(
-    place_of_the_main_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place_of_quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(place_of_the_main_run)
+    monkeypatch.chdir(place_of_quick)
     (script,) = (block for block in code_blocks("python") if "InferenceSession(" in block)
-    (command,) = (c for c in commands() if c.startswith("metarl adapt maml-point-navigation-finn-seed0 --task"))
+    (command,) = (c for c in commands() if c.startswith("metarl adapt quick --task"))
     assert len([line for line in script.splitlines() if line.strip()]) <= 20
     capsys.readouterr()
     assert main([*shlex.split(command.removeprefix("metarl ")), "--episodes", "4", "--json"]) == 0
@@ -131,9 +131,9 @@ def test_script_without_this_project_earns_what_adapt_reports(
 
 
 def test_adapt_and_evaluate_policy_snippet_runs(
-    place_of_the_main_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place_of_quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(place_of_the_main_run)
+    monkeypatch.chdir(place_of_quick)
     (snippet,) = (block for block in code_blocks("python") if "evaluate_policy" in block)
     names: dict[str, Any] = {}
     exec(snippet.replace("episodes=20", "episodes=2"), names)
