@@ -38,7 +38,7 @@ class Adapt:
         seed: seed of the rollouts.
         checkpoint: 'best' on the validation split, 'last', or an iteration.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
-        onnx: whether to write policy.onnx, which needs the extra 'export'.
+        onnx: write policy.onnx, which needs the extra 'export'; --no-onnx leaves it out.
         json: print one JSON object, the model card, and nothing else; progress goes to standard error.
         run_dir: where runs are looked for by name.
     """
