@@ -94,9 +94,9 @@ class Episodes:
         return _each_tensor(lambda part: part[index], self)
 
     @staticmethod
-    def concatenate(parts: Sequence["Episodes"]) -> "Episodes":
-        """The tasks of several batches after each other."""
-        return _each_tensor(lambda *leaves: torch.cat(leaves), *parts)
+    def concatenate(parts: Sequence["Episodes"], dim: int = 0) -> "Episodes":
+        """The tasks of several batches after each other; with dim 1 the episodes of the same tasks."""
+        return _each_tensor(lambda *leaves: torch.cat(leaves, dim), *parts)
 
 
 def _each_tensor(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:

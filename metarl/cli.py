@@ -1,4 +1,4 @@
-"""The command line: `metarl train`, `evaluate`, `compare`, `envs`, `agents`, `tensorboard`, `bench`, `completion`."""
+"""The command line: `metarl train`, `evaluate`, `adapt`, `compare` and the others."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,9 @@ from agents.registry import AGENTS
 from envs.registry import FAMILIES, env_label, is_env_file, make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
+from envs.worker_pool import EnvironmentFailedError
 from metarl import bench_report, comparison_report, distributed, plots
+from metarl.adapt_command import Adapt
 from metarl.bench import bench
 from metarl.bench_envs import Throughput, checked_families, throughput
 from metarl.bench_robots import RobotThroughput, checked_robots, robot_throughput
@@ -513,7 +515,7 @@ class Completion:
         return 0
 
 
-Command = Train | Evaluate | Compare | Envs | Agents | Tensorboard | Bench | Completion
+Command = Train | Evaluate | Adapt | Compare | Envs | Agents | Tensorboard | Bench | Completion
 COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_args(Command)}
 
 
@@ -545,7 +547,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return command.execute(Console())
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except (TrainingError, FloatingPointError) as error:
+    except (TrainingError, FloatingPointError, EnvironmentFailedError) as error:
         return _fail(str(error), EXIT_TRAINING_FAILED)
     except (ValueError, OSError) as error:
         if TRACEBACK_VARIABLE in os.environ:

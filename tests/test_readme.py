@@ -1,6 +1,7 @@
 """The README's own text is run: the user-defined family, the Gymnasium snippet, the commands."""
 
 import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -70,10 +71,73 @@ def test_gymnasium_tasks_snippet_makes_a_distribution() -> None:
 
 
 def test_gymnasium_snippet_runs() -> None:
-    (snippet,) = (block for block in code_blocks("python") if "gymnasium.make(" in block)
+    (snippet,) = (block for block in code_blocks("python") if "gymnasium.make_vec(" in block)
     names: dict[str, object] = {}
     exec(snippet, names)
     assert names["obs"] is not None
+
+
+ALONE = """\
+import sys
+
+
+class Refused:
+    \"\"\"Nothing of this project, and no PyTorch, can be imported.\"\"\"
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("metarl", "agents", "envs", "torch", "stable_baselines3"):
+            raise ImportError(f"the script imports {name}")
+
+
+sys.meta_path.insert(0, Refused())
+exec(compile(sys.stdin.read(), "script.py", "exec"), {"__name__": "__main__"})
+"""
+
+
+@pytest.fixture(scope="module")
+def place_of_quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a smaller run of that name."""
+    place = tmp_path_factory.mktemp("quick")
+    small = ["--iterations", "2", "--num-tasks", "4", "--episodes", "4", "--eval-tasks", "2", "--test-tasks", "3"]
+    assert main(["train", "--name", "quick", *small, "--run-dir", str(place / "runs")]) == 0
+    return place
+
+
+def test_script_without_this_project_earns_what_adapt_reports(
+    place_of_quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place_of_quick)
+    (script,) = (block for block in code_blocks("python") if "InferenceSession(" in block)
+    (command,) = (c for c in commands() if c.startswith("metarl adapt quick --task"))
+    assert len([line for line in script.splitlines() if line.strip()]) <= 20
+    capsys.readouterr()
+    assert main([*shlex.split(command.removeprefix("metarl ")), "--episodes", "4", "--json"]) == 0
+    reported = json.loads(capsys.readouterr().out)["deterministic"]["return_mean"]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE], input=script, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (printed,) = re.findall(r"^return (-\d+\.\d\d)$", done.stdout, flags=re.MULTILINE)
+    assert float(printed) == pytest.approx(reported, abs=0.0051)
+    for forbidden in ("metarl", "torch"):
+        refused = subprocess.run(
+            [sys.executable, "-I", "-c", ALONE],
+            input=f"import {forbidden}",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert f"the script imports {forbidden}" in refused.stderr
+
+
+def test_adapt_and_evaluate_policy_snippet_runs(
+    place_of_quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place_of_quick)
+    (snippet,) = (block for block in code_blocks("python") if "evaluate_policy" in block)
+    names: dict[str, Any] = {}
+    exec(snippet.replace("episodes=20", "episodes=2"), names)
+    assert names["action"].shape == (2,)
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))

@@ -17,6 +17,7 @@ from gymnasium.spaces.utils import flatten, flatten_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.action_map import ActionMap
 from envs.env_family import EnvFamily
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
@@ -81,6 +82,12 @@ class ExternalEnv(SingleEnv):
         self.set_task(task)
         self._build()
 
+    @property
+    def native_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+        """Observation and action space of the environment itself."""
+        assert self._env is not None
+        return self._env.observation_space, self._env.action_space
+
     def set_task(self, task: TaskValues) -> None:
         """See SingleEnv.set_task."""
         self._task = task
@@ -139,10 +146,8 @@ class ExternalEnv(SingleEnv):
         if isinstance(space, Discrete) and space.start == 0:
             self.action_space = space
         elif isinstance(space, Box) and len(space.shape) == 1:
-            self._low = np.where(np.isfinite(space.low), space.low, -1.0)
-            self._high = np.where(np.isfinite(space.high), space.high, 1.0)
-            self._dtype = space.dtype
             self.action_space = Box(-1.0, 1.0, space.shape, np.float32)
+            self._actions = ActionMap.between(self.action_space, space)
         else:
             raise ValueError(f"{self._spec.env_id}: actions must be Discrete from 0 or a Box (A,), got {space}")
 
@@ -153,8 +158,7 @@ class ExternalEnv(SingleEnv):
     def _stretched(self, action: Any) -> Any:
         if isinstance(self.action_space, Discrete):
             return int(action)
-        share = (np.clip(action, -1.0, 1.0) + 1) / 2
-        return (self._low + share * (self._high - self._low)).astype(self._dtype)
+        return self._actions(action).astype(self.native_spaces[1].dtype)
 
 
 def _equal(keywords: Any, others: Any) -> bool:

@@ -1,0 +1,74 @@
+"""Gymnasium's spaces as JSON and back."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from numpy.typing import NDArray
+
+
+def space_to_json(space: Space[Any]) -> dict[str, Any]:
+    """A space as plain data; a bound that is the same everywhere as one number, none as null.
+
+    Raises:
+        ValueError: a kind of space that has no such form.
+    """
+    match space:
+        case Box():
+            bounds = {"low": _bound_to_json(space.low), "high": _bound_to_json(space.high)}
+            return {"kind": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
+        case Discrete():
+            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case MultiDiscrete():
+            return {"kind": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        case MultiBinary():
+            return {"kind": "MultiBinary", "n": np.asarray(space.n).tolist()}
+        case Dict():
+            return {"kind": "Dict", "spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
+        case Tuple():
+            return {"kind": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    raise ValueError(f"space {space} cannot be written as JSON")
+
+
+def space_from_json(data: dict[str, Any]) -> Space[Any]:
+    """Inverse of `space_to_json`.
+
+    Raises:
+        ValueError: not such data.
+    """
+    try:
+        match data["kind"]:
+            case "Box":
+                shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+                low, high = (_bound(data[name], end, shape, dtype) for name, end in (("low", -1), ("high", 1)))
+                return Box(low, high, shape, dtype.type)
+            case "Discrete":
+                return Discrete(data["n"], start=data["start"])
+            case "MultiDiscrete":
+                return MultiDiscrete(data["nvec"], start=data["start"])
+            case "MultiBinary":
+                return MultiBinary(data["n"])
+            case "Dict":
+                return Dict({name: space_from_json(part) for name, part in data["spaces"].items()})
+            case "Tuple":
+                return Tuple([space_from_json(part) for part in data["spaces"]])
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise ValueError(f"not a space: {data!r} ({type(error).__name__}: {error})") from None
+    raise ValueError(f"not a space: {data!r}")
+
+
+def _bound_to_json(bound: NDArray[Any]) -> Any:
+    if bound.size and bool(np.all(bound == bound.flat[0])):
+        return _number_or_none(bound.flat[0].item())
+    return [_number_or_none(value) for value in bound.reshape(-1).tolist()]
+
+
+def _number_or_none(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if np.isfinite(value) else None
+
+
+def _bound(data: Any, end: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A bound (*shape); `end` is the sign of the infinity that null stands for."""
+    values = [end * np.inf if value is None else value for value in (data if isinstance(data, list) else [data])]
+    return np.broadcast_to(np.array(values, dtype).reshape(shape if len(values) > 1 else ()), shape)
