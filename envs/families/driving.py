@@ -367,9 +367,9 @@ class RacingLine(Driving):
 
         r = (s' − s)/(2 m) − 0.01 ‖clip(a)‖²
 
-    about 1 at 20 m/s. It is negative only below 0.4 m/s along the road, under full steering and brake; at any speed worth
-    driving, ending an episode early does not pay. The road is 10 m wide and a car starts at 10 m/s. Task: that of
-    Driving.
+    about 1 at 20 m/s. It is negative only below 0.4 m/s along the road, under full steering and brake; at any speed
+    worth driving, ending an episode early does not pay. The road is 10 m wide and a car starts at 10 m/s. Task: that
+    of Driving.
 
     Source: the model is Driving's; the reward is this project's.
 
