@@ -36,7 +36,7 @@ class CpuEngine:
         self._num_worlds, self._frame_skip = num_worlds, frame_skip
         self._state_size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         assert self._state_size == 1 + model.nq + model.nv, "a robot's state is time, positions and velocities"
-        threads = num_threads or num_cores()
+        threads = min(num_threads or num_cores(), num_worlds)
         self._data = [mujoco.MjData(model) for _ in range(threads)]
         self._rollout = _rollout(threads)
         self.assign([model], np.zeros(num_worlds, np.int64))
