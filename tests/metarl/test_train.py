@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from workbench import (
     ITERATIONS,
@@ -84,6 +85,8 @@ def test_tensorboard_holds_what_metrics_hold(trained_run: Path) -> None:
     expected |= {"train/kl", "train/entropy", "train/gradient_norm", "train/surrogate"}
     assert expected <= set(curves)
     for tag, points in curves.items():
+        if tag.startswith("test/"):  # of the evaluation at the end
+            continue
         in_rows = [(row["env_steps"], row[tag]) for row in rows if tag in row]
         np.testing.assert_allclose(points, in_rows, rtol=1e-6, err_msg=tag)
     assert [step for step, _ in curves["eval/gain"]] == [row["env_steps"] for row in rows]
@@ -103,12 +106,36 @@ def test_tensorboard_holds_times_figures_and_hyper_parameters(trained_run: Path)
         assert all(image.width > 100 and image.height > 100 for image in images)
     start = events.summary_metadata[hparams_metadata.SESSION_START_INFO_TAG]
     shown = hparams_metadata.parse_session_start_info_plugin_data(start.plugin_data.content).hparams
-    assert set(shown) == set(flat_items(RunDirectory.open(str(trained_run)).config))
-    assert shown["learner.outer"].string_value == "ppo"
+    flags = {name.rpartition(".")[2] for name in flat_items(RunDirectory.open(str(trained_run)).config)}
+    assert (
+        flags
+        > set(shown)
+        >= flags
+        - {"name", "run_dir", "device", "num_threads", "compile_env"}
+        - {f"{what}_{which}" for what in ("eval", "test", "checkpoint") for which in ("interval", "tasks")}
+    )
+    assert shown["outer"].string_value == "ppo"
     assert shown["num_tasks"].number_value == 2
+    assert shown["first_order"].string_value == "false"
     experiment = events.summary_metadata[hparams_metadata.EXPERIMENT_TAG]
-    (metric,) = hparams_metadata.parse_experiment_plugin_data(experiment.plugin_data.content).metric_infos
-    assert metric.name.tag in tags["scalars"]
+    metrics = hparams_metadata.parse_experiment_plugin_data(experiment.plugin_data.content).metric_infos
+    assert [metric.name.tag for metric in metrics if metric.name.tag not in tags["scalars"]] == []
+    assert {"eval/return_k1", "test/return_k1"} <= {metric.name.tag for metric in metrics}
+
+
+def test_tensorboard_holds_the_evaluation_at_the_end(trained_run: Path) -> None:
+    events, report = events_of(trained_run), json.loads((trained_run / "evaluation-test.json").read_text())
+    for k, mean in enumerate(report["return_mean"]):
+        (point,) = events.Scalars(f"test/return_k{k}")
+        assert (point.step, point.value) == (report["training_env_steps"], pytest.approx(mean, rel=1e-6))
+    for figure in ("adaptation", "trajectories", "parameter_change", "direction_similarity"):
+        (image,) = events.Images(f"test/{figure}")
+        assert image.step == report["training_env_steps"]
+
+
+def test_tensorboard_draws_all_adaptation_steps_in_one_chart(trained_run: Path) -> None:
+    content = events_of(trained_run).summary_metadata[custom_scalar_metadata.CONFIG_SUMMARY_TAG]
+    assert content.plugin_data.plugin_name == custom_scalar_metadata.PLUGIN_NAME
 
 
 def test_run_directory_tells_how_to_reproduce_the_run(trained_run: Path) -> None:
