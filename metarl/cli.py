@@ -41,6 +41,7 @@ from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.memory import check_memory, keep_freed_memory
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table, success_table
+from metarl.report import Report
 from metarl.run_directory import RunDirectory, build, resolve_device
 from metarl.run_evaluation import RunEvaluation, evaluate_run
 from metarl.teachers import check_teacher
@@ -482,7 +483,7 @@ class Completion:
         return 0
 
 
-Command = Train | Evaluate | Adapt | Compare | Envs | Agents | Tensorboard | Bench | Completion
+Command = Train | Evaluate | Adapt | Report | Compare | Envs | Agents | Tensorboard | Bench | Completion
 COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_args(Command)}
 
 

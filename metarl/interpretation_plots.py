@@ -52,8 +52,8 @@ def direction_similarity(found: Interpretation, title: str) -> Figure:
     distance, similarity = found.distance[known], found.similarity[known]
     axes.scatter(distance, similarity, s=4, color="tab:blue", alpha=0.15, linewidths=0, rasterized=True)
     order = np.argsort(distance)
-    bins = [part for part in np.array_split(order, min(_BINS, len(order))) if len(part)]
-    if bins:
+    if len(order):
+        bins = np.array_split(order, min(_BINS, len(order)))
         middles = [distance[part].mean() for part in bins]
         low, mean, high = np.array([_spread(similarity[part][None])[:, 0] for part in bins]).T
         axes.fill_between(middles, low, high, color="tab:orange", alpha=0.25, label="10th to 90th percentile")
