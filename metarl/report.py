@@ -72,9 +72,7 @@ class Report:
             if section is None:
                 section = new_section(run, label, self.num_tasks, self.device)
                 steps = section.data["total_env_steps"]
-                console.print(
-                    f"evaluated {section.title}: {steps:,} environment steps", highlight=False, soft_wrap=True
-                )
+                _say(console, f"evaluated on {section.title}: {steps:,} environment steps")
             sections.append(section)
         page = render(run, sections)
         write_atomically(out, page.encode())
