@@ -8,8 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -488,31 +486,6 @@ def test_completion_is_a_script_for_bash(capsys: pytest.CaptureFixture[str]) -> 
     script = capsys.readouterr().out
     assert "--adaptation-steps" in script
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-
-
-def test_tensorboard_serves_the_runs_on_localhost(workplace: Path) -> None:
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "metarl", "tensorboard", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        runs: list[str] = []
-        for _ in range(120):
-            time.sleep(0.5)
-            try:
-                with urllib.request.urlopen(f"http://localhost:{port}/data/runs", timeout=5) as answer:
-                    runs = json.load(answer)
-            except OSError:
-                assert server.poll() is None, "the server ended"
-            if runs:
-                break
-        assert runs == [RUN]
-    finally:
-        server.terminate()
-        server.communicate()
 
 
 def test_a_terminal_without_unicode_gets_question_marks() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from workbench import (
     ITERATIONS,
@@ -121,21 +120,6 @@ def test_tensorboard_holds_times_figures_and_hyper_parameters(trained_run: Path)
     metrics = hparams_metadata.parse_experiment_plugin_data(experiment.plugin_data.content).metric_infos
     assert [metric.name.tag for metric in metrics if metric.name.tag not in tags["scalars"]] == []
     assert {"eval/return_k1", "test/return_k1"} <= {metric.name.tag for metric in metrics}
-
-
-def test_tensorboard_holds_the_evaluation_at_the_end(trained_run: Path) -> None:
-    events, report = events_of(trained_run), json.loads((trained_run / "evaluation-test.json").read_text())
-    for k, mean in enumerate(report["return_mean"]):
-        (point,) = events.Scalars(f"test/return_k{k}")
-        assert (point.step, point.value) == (report["training_env_steps"], pytest.approx(mean, rel=1e-6))
-    for figure in ("adaptation", "trajectories", "parameter_change", "direction_similarity"):
-        (image,) = events.Images(f"test/{figure}")
-        assert image.step == report["training_env_steps"]
-
-
-def test_tensorboard_draws_all_adaptation_steps_in_one_chart(trained_run: Path) -> None:
-    content = events_of(trained_run).summary_metadata[custom_scalar_metadata.CONFIG_SUMMARY_TAG]
-    assert content.plugin_data.plugin_name == custom_scalar_metadata.PLUGIN_NAME
 
 
 def test_run_directory_tells_how_to_reproduce_the_run(trained_run: Path) -> None:
