@@ -21,33 +21,31 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from agents.distillation import Distillation
-from agents.meta_learner import MetaLearner
 from agents.processes import num_processes
 from agents.registry import AGENTS
 from envs.registry import FAMILIES, env_label, is_env_file, make_distribution
 from envs.task_distribution import TaskDistribution
-from envs.task_space import Task
 from envs.worker_pool import EnvironmentFailedError
-from metarl import bench_report, comparison_report, distributed, plots
+from metarl import bench_report, comparison_report, distributed
 from metarl.adapt_command import Adapt
 from metarl.bench import bench
 from metarl.bench_envs import Throughput, checked_families, throughput
 from metarl.bench_robots import RobotThroughput, checked_robots, robot_throughput
 from metarl.bench_scaling import scaling
 from metarl.bench_scaling import write as write_scaling
-from metarl.checkpoint import BEST, write_atomically
+from metarl.checkpoint import BEST
 from metarl.compare import CompareConfig, Comparer
 from metarl.compiled import compile_env
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
-from metarl.distillation_report import DistillationReport, distillation_report
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
-from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.memory import check_memory, keep_freed_memory
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table, success_table
-from metarl.run_directory import RunDirectory, build, load_learner, resolve_device
+from metarl.report import Report
+from metarl.run_directory import RunDirectory, build, resolve_device
+from metarl.run_evaluation import RunEvaluation, evaluate_run
 from metarl.teachers import check_teacher
+from metarl.tensorboard import write_evaluation
 from metarl.train import Trainer, resolve
 
 EXIT_TRAINING_FAILED = 1
@@ -132,7 +130,10 @@ class Train(TrainConfig):
             f"trained {progress.iteration} iterations on {progress.env_steps:,} environment steps "
             f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:.0f} s",
         )
-        Evaluate(run=str(run.path), num_tasks=config.test_tasks, out=str(run.path)).execute(console)
+        final = Evaluate(run=str(run.path), num_tasks=config.test_tasks, out=str(run.path))
+        evaluated = final.evaluate(run)
+        write_evaluation(evaluated)
+        final.show(evaluated, console)
         _say(console, "next:")
         if "ood" in trainer.distribution.splits:
             _say(console, f"  metarl evaluate {run.path} --split ood")
@@ -156,7 +157,7 @@ class Evaluate:
         checkpoint: 'best' on the validation split, 'last', or an iteration.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         json: print one JSON object and nothing else.
-        out: directory to write evaluation-<split>.json, adaptation-<split>.png and trajectories-<split>.png to.
+        out: directory to write evaluation-<split>.json and its figures <figure>-<split>.png to.
         run_dir: where runs are looked for by name.
     """
 
@@ -181,74 +182,41 @@ class Evaluate:
 
     def execute(self, console: Console) -> int:
         """Evaluate; print a table or JSON."""
-        run = RunDirectory.open(self.run, self.run_dir)
-        distribution, learner, checkpoint = load_learner(run, self.checkpoint, self.device)
-        generator = rollout_generator(resolve_device(self.device), self.seed)
-        if self.task:
-            one = distribution.parse_task(self.task)
-            tasks = {
-                name: value.expand(self.num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()
-            }
-        else:
-            tasks = distribution.sample(self.num_tasks, self.split, generator)
-        if self.out:
-            Path(self.out).mkdir(parents=True, exist_ok=True)  # before the work, so that a bad path costs nothing
-        steps = learner.adaptation_steps if self.steps is None else self.steps
-        episodes = self.episodes or run.config.episodes
-        batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
-        evaluation = summarize(batches)
-        report: dict[str, Any] = {
-            "agent": run.config.agent,
-            "env": env_label(run.config.env),
-            "run": str(run.path),
-            "checkpoint_iteration": checkpoint.progress.iteration,
-            "training_env_steps": checkpoint.progress.env_steps,
-            "split": None if self.task else self.split,
-            "task": self.task or None,
-            "seed": self.seed,
-            **evaluation.to_json(),
-        }
-        kept = self._kept(run, learner, distribution, tasks, episodes, generator)
-        if kept is not None:
-            report["distillation"] = kept.to_json()
-        which = f"the task {self.task}, {self.num_tasks} times" if self.task else f"{self.num_tasks} {self.split} tasks"
-        title = f"{run.config.agent} on {env_label(run.config.env)}: {which}, {episodes} episodes a step"
-        if self.out:
-            label = "task" if self.task else self.split
-            out = Path(self.out)
-            write_atomically(out / f"evaluation-{label}.json", json.dumps(report, indent=1).encode())
-            plots.adaptation_curve(evaluation, title).savefig(out / f"adaptation-{label}.png", dpi=120)
-            picture = plots.trajectories(distribution, tasks, batches)
-            if picture is not None:
-                picture.savefig(out / f"trajectories-{label}.png", dpi=120)
+        evaluated = self.evaluate(RunDirectory.open(self.run, self.run_dir))
         if self.json:
-            print(json.dumps(report))
+            print(json.dumps(evaluated.to_json()))
         else:
-            console.print(evaluation_table(evaluation, title))
-            successes = success_table(evaluation)
-            if successes is not None:
-                console.print(successes)
-            for line in kept.lines() if kept else ():
-                _say(console, line)
+            self.show(evaluated, console)
         return 0
 
+    def evaluate(self, run: RunDirectory) -> RunEvaluation:
+        """Evaluate, and write what `out` asks for."""
+        if self.out:
+            Path(self.out).mkdir(parents=True, exist_ok=True)  # before the work, so that a bad path costs nothing
+        evaluated = evaluate_run(
+            run,
+            self.split,
+            self.task,
+            self.num_tasks,
+            self.steps,
+            self.episodes,
+            self.seed,
+            self.checkpoint,
+            self.device,
+        )
+        if self.out:
+            evaluated.write(Path(self.out))
+        return evaluated
+
     @staticmethod
-    def _kept(
-        run: RunDirectory,
-        learner: MetaLearner,
-        distribution: TaskDistribution,
-        tasks: Task,
-        episodes: int,
-        generator: torch.Generator,
-    ) -> DistillationReport | None:
-        """What a distilled student keeps of its teachers; None for other agents, and where the teacher is gone."""
-        if not isinstance(learner, Distillation):
-            return None
-        try:
-            return distillation_report(run, learner, distribution, tasks, episodes, generator)
-        except UserError as error:
-            print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
-            return None
+    def show(evaluated: RunEvaluation, console: Console) -> None:
+        """Print the tables."""
+        console.print(evaluation_table(evaluated.evaluation, evaluated.title))
+        successes = success_table(evaluated.evaluation)
+        if successes is not None:
+            console.print(successes)
+        for line in evaluated.kept.lines() if evaluated.kept else ():
+            _say(console, line)
 
 
 @dataclass(frozen=True)
@@ -515,7 +483,7 @@ class Completion:
         return 0
 
 
-Command = Train | Evaluate | Adapt | Compare | Envs | Agents | Tensorboard | Bench | Completion
+Command = Train | Evaluate | Adapt | Report | Compare | Envs | Agents | Tensorboard | Bench | Completion
 COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_args(Command)}
 
 

@@ -7,7 +7,8 @@ metrics.jsonl        one JSON object per meta-iteration
 events.out.tfevents… TensorBoard
 <env>.yaml           the environment, where it is described by a file
 checkpoints/         iteration-0000100.safetensors …, best.safetensors
-evaluation-test.json evaluation at the end of training
+evaluation-test.json evaluation at the end of training, with its figures <figure>-test.png
+report.html          the page of `metarl report`
 """
 
 import contextlib

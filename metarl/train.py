@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from agents.distillation import Distillation
 from agents.meta_learner import MetaLearner
@@ -23,10 +22,10 @@ from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
 from envs.worker_pool import EnvironmentFailedError
-from metarl import distributed, plots, teachers
+from metarl import distributed, plots, teachers, tensorboard
 from metarl.checkpoint import Checkpoint, Progress
 from metarl.compiled import compile_env
-from metarl.config import TrainConfig, flat_items
+from metarl.config import TrainConfig
 from metarl.errors import TrainingError
 from metarl.evaluate import adapt_to_tasks, adaptation_episodes, rollout_generator, summarize
 from metarl.progress import Reporter, make_reporter
@@ -127,7 +126,9 @@ class Trainer:
             make_reporter(self.console, self.progress.iteration, self.progress.env_steps) as reporter,
         ):
             if writer is not None and not self._begun:
-                self._log(writer, self._validate(writer, reporter))
+                row = self._validate(writer, reporter)
+                tensorboard.write_layout(writer, row)
+                self._log(writer, row)
                 self._save()
             while self._share_done() < 1 and not self._stops(stop):
                 self._iterate(writer, reporter)
@@ -278,9 +279,7 @@ class Trainer:
         writer = SummaryWriter(str(self.run.path), purge_step=self.progress.env_steps + 1 if self._begun else 0)
         try:
             if not self._begun:
-                final = f"eval/return_k{self.learner.adaptation_steps}"
-                for summary in hparams(flat_items(self.config), {final: 0.0}):
-                    writer._get_file_writer().add_summary(summary)
+                tensorboard.write_hyper_parameters(writer, self.config, self.learner.adaptation_steps)
             yield writer
         finally:
             writer.close()

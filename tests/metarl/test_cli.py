@@ -8,8 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -309,7 +307,7 @@ def test_evaluation_that_fails_is_one_line(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("metarl.cli.adaptation_episodes", fail)
+    monkeypatch.setattr("metarl.run_evaluation.adaptation_episodes", fail)
     assert_refused(["evaluate", RUN], str(error) or "interrupted", workplace, capsys, code)
 
 
@@ -382,9 +380,13 @@ def test_figures_and_report_are_written_where_asked(
 ) -> None:
     report = evaluate(capsys, "--out", "new/figures", *flags)
     written = files_under(workplace / "new" / "figures")
-    assert set(written) == {f"evaluation-{label}.json", f"adaptation-{label}.png", f"trajectories-{label}.png"}
+    figures = {"adaptation", "trajectories", "parameter-change", *(["direction-similarity"] if label != "task" else [])}
+    assert set(written) == {f"evaluation-{label}.json", *(f"{name}-{label}.png" for name in figures)}
     assert json.loads(written.pop(f"evaluation-{label}.json")) == report
     assert all(content.startswith(PNG) for content in written.values())
+    evaluate(capsys, "--out", "new/figures", "--steps", "0", *flags)
+    left = {f"evaluation-{label}.json", f"adaptation-{label}.png", f"trajectories-{label}.png"}
+    assert set(files_under(workplace / "new" / "figures")) == left, "figures of the earlier evaluation are left"
 
 
 def test_table_shows_the_report(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -486,31 +488,6 @@ def test_completion_is_a_script_for_bash(capsys: pytest.CaptureFixture[str]) -> 
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_tensorboard_serves_the_runs_on_localhost(workplace: Path) -> None:
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "metarl", "tensorboard", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        runs: list[str] = []
-        for _ in range(120):
-            time.sleep(0.5)
-            try:
-                with urllib.request.urlopen(f"http://localhost:{port}/data/runs", timeout=5) as answer:
-                    runs = json.load(answer)
-            except OSError:
-                assert server.poll() is None, "the server ended"
-            if runs:
-                break
-        assert runs == [RUN]
-    finally:
-        server.terminate()
-        server.communicate()
-
-
 def test_a_terminal_without_unicode_gets_question_marks() -> None:
     command = [sys.executable, "-m", "metarl", "envs", "point-dynamics"]
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
@@ -522,7 +499,7 @@ def test_a_terminal_without_unicode_gets_question_marks() -> None:
 def test_an_unusable_output_directory_is_said_before_the_work(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metarl.cli.adaptation_episodes", lambda *arguments: pytest.fail("evaluated first"))
+    monkeypatch.setattr("metarl.run_evaluation.adaptation_episodes", lambda *arguments: pytest.fail("evaluated first"))
     (tmp_path / "file").touch()
     assert main(["evaluate", str(trained_run), "--out", str(tmp_path / "file")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -42,7 +42,7 @@ MOMENTS = {
     "while a checkpoint is written": Moment("os.fsync", 6),
     "within a validation": Moment("metarl.train.summarize", 3),
     "between metrics and checkpoint": Moment(SAVE, 3),
-    "after the last checkpoint": Moment("metarl.cli.adaptation_episodes", 1),
+    "after the last checkpoint": Moment("metarl.run_evaluation.adaptation_episodes", 1),
 }
 
 

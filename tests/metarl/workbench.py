@@ -22,7 +22,7 @@ from envs.families.navigation import PointNavigation, pearl
 from envs.rollout import BatchedEnv, Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task, Uniform
-from metarl import comparison_report, plots
+from metarl import comparison_report, interpretation_plots, plots
 from metarl.checkpoint import read_checkpoint
 from metarl.cli import main
 
@@ -56,7 +56,8 @@ def train(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> Pa
 
 def empty_figures(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """Empty figures instead of plots, which take most of the time of a tiny run."""
-    figures = [(plots, "adaptation_curve"), (plots, "trajectories")]
+    figures: list[tuple[Any, str]] = [(plots, "adaptation_curve"), (plots, "trajectories")]
+    figures += [(interpretation_plots, name) for name in ("parameter_change", "direction_similarity")]
     figures += [(comparison_report, name) for name in ("adaptation_curves", "task_scatter", "improvement")]
     for owner, name in figures:
         set_attribute(owner, name, lambda *arguments: Figure(figsize=(0.1, 0.1)))

@@ -1,0 +1,51 @@
+"""Figure of a run's training: returns after each adaptation step against iterations and environment steps."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+_COLUMNS = {
+    "training return": "train/return_k",
+    "validation return": "eval/return_k",
+    "validation success rate": "eval/success_k",
+}
+_ROWS = {"iteration": "meta-iteration", "env_steps": "environment steps, adaptation included"}
+
+
+def learning_curves(metrics: list[dict[str, Any]]) -> Figure | None:
+    """A column for training, validation and, where there is one, success; a row for each x-axis; a line for each k.
+
+    Args:
+        metrics: rows of metrics.jsonl.
+
+    Returns:
+        None where no iteration has been done.
+    """
+    columns = {title: tags for title, prefix in _COLUMNS.items() if (tags := _tags(metrics, prefix))}
+    if not columns:
+        return None
+    figure = Figure(figsize=(min(5.5 * len(columns) + 1, 15), 6.5), layout="constrained")
+    grid = figure.subplots(len(_ROWS), len(columns), squeeze=False, sharey="col")
+    for column, (title, tags) in enumerate(columns.items()):
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(tags)))
+        for axes, (x, label) in zip(grid[:, column], _ROWS.items(), strict=True):
+            for k, (tag, colour) in enumerate(zip(tags, colours, strict=True)):
+                points = [(row[x], row[tag]) for row in metrics if tag in row]
+                marker = "o" if "eval/" in tag else ""
+                axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, color=colour, label=f"k = {k}")
+            axes.set_xlabel(label, fontsize="small")
+            axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+            axes.grid(alpha=0.3)
+        grid[0, column].set_title(title, fontsize="medium")
+    handles, labels = max((row.get_legend_handles_labels() for row in grid[0]), key=lambda pair: len(pair[1]))
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    return figure
+
+
+def _tags(metrics: list[dict[str, Any]], prefix: str) -> list[str]:
+    """The curves of k = 0 … K that there are, in order of k."""
+    found = {tag for row in metrics for tag in row if tag.startswith(prefix)}
+    return sorted(found, key=lambda tag: int(tag.removeprefix(prefix)))
