@@ -40,7 +40,7 @@ METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
-_PACKAGES = ("gymnasium", "torch", "numpy", "scipy", "stable-baselines3", "tensorboard", "safetensors")
+_PACKAGES = ("gymnasium", "mujoco", "torch", "numpy", "scipy", "stable-baselines3", "tensorboard", "safetensors")
 
 
 class RunDirectory:
@@ -273,7 +273,7 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "device": str(resolve_device(config.device)),
         "device_name": torch.cuda.get_device_name() if config.device.startswith("cuda") else platform.processor(),
         "cpu_count": os.cpu_count(),
-        "command": sys.argv,
+        "command": ["metarl", *sys.argv[1:]],
     }
 
 
