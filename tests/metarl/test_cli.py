@@ -463,7 +463,8 @@ def test_environment_is_shown_with_ranges_units_and_splits(
 
 
 def test_agents_and_presets_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    """A row for each agent, preset and summary, with the environments that share it."""
+    monkeypatch.setenv("COLUMNS", "700")
     assert main(["agents"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for agent in AGENTS.values():
@@ -471,10 +472,12 @@ def test_agents_and_presets_are_listed(capsys: pytest.CaptureFixture[str], monke
         anywhere = presets_for(agent.name, "")
         for env in ("any", *FAMILIES):
             for name, preset in presets_for(agent.name, env).items():
-                cells = f"│ {agent.name} ", f"│ {env} ", f"│ {name} "
-                listed = [line for line in lines if all(cell in line for cell in cells)]
+                rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+                listed = [
+                    row for row in rows if row[0] == agent.name and env in row[1].split(", ") and row[2:3] == [name]
+                ]
                 if env == "any" or preset is not anywhere.get(name):
-                    assert [preset.summary in line for line in listed] == [True]
+                    assert [row[3] for row in listed] == [preset.summary]
                 else:
                     assert listed == []
 
