@@ -37,6 +37,7 @@ from metarl.checkpoint import BEST, write_atomically
 from metarl.compare import CompareConfig, Comparer
 from metarl.compiled import compile_env
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
+from metarl.curriculum import make_curriculum
 from metarl.distillation_report import DistillationReport, distillation_report
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
@@ -82,6 +83,7 @@ class Train(TrainConfig):
                 # What cannot be built or does not fit is said before anything is written.
                 distribution, learner = build(here, torch.Generator(here.device))
                 check_memory(here, distribution, learner)
+                make_curriculum(here, learner)
                 if here.compile_env:
                     compile_env(distribution, torch.device(here.device))
             run, resumed = distributed.from_first(lambda: self._open(here))
