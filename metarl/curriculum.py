@@ -110,7 +110,8 @@ class PrioritizedTasks:
         and Portelas et al. 2020, "Teacher algorithms for curriculum learning of Deep RL in continuously parameterized
         environments" (absolute learning progress); Greenberg et al. 2023, "Train Hard, Fight Easy: Robust
         Meta-reinforcement Learning". Deviations: tasks come from a distribution, not from a fixed list; many are drawn
-        at a time, so 1/rank is not sharpened to its tenth power; the buffer drops its oldest task, not its lowest score.
+        at a time, so 1/rank is not sharpened to its tenth power; the buffer drops its oldest task, not its lowest
+        score.
 
     Args:
         score: which of them.
@@ -189,13 +190,14 @@ class PrioritizedTasks:
         if not self._buffer:
             return np.zeros(0)
         by_score, age = 1 / rankdata(-self._scores()), self._buffer["age"].double().numpy()
-        return (1 - STALENESS_SHARE) * by_score / by_score.sum() + STALENESS_SHARE * age / age.sum()
+        mixture = (1 - STALENESS_SHARE) * by_score / by_score.sum() + STALENESS_SHARE * age / age.sum()
+        return np.asarray(mixture)
 
     def _scores(self) -> NDArray[np.float64]:
         if self._score == HARD_FIRST:
             return np.asarray(-self._buffer["return"].numpy())
         progress, known = self._buffer["progress"].numpy(), self._buffer["visits"].numpy() > 1
-        return np.where(known, progress, progress[known].mean() if known.any() else 0.0)
+        return np.asarray(np.where(known, progress, progress[known].mean() if known.any() else 0.0))
 
 
 def inclusion_probabilities(priorities: NDArray[np.float64], size: int) -> NDArray[np.float64]:
