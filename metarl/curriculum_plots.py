@@ -10,7 +10,7 @@ from envs.task_space import Task
 PICTURED_TASKS = 2_000
 """Draws from the training distribution that stand for it."""
 
-BINS = 20
+BINS = 10
 MAX_PANELS = 9
 
 
@@ -53,7 +53,7 @@ def _in_the_plane(
     points = axes.scatter(
         across[order], up[order], c=relative[order], s=30 * np.sqrt(relative[order]), cmap="viridis", label="buffer"
     )
-    figure.colorbar(points, label="probability in the replay, times that of uniform replay")
+    figure.colorbar(points, label="probability in the replay, times uniform")
     axes.set(xlabel=x, ylabel=y, aspect="equal")
     axes.set_title(_title(probability, 0), fontsize="small")
     return figure
