@@ -106,13 +106,12 @@ class Reptile(FixedRateLearner):
             params = start
             for step, batch in enumerate(batches):
                 params = self._adaptation.step(params, batch.tasks(tasks), step)
-            weight = batches[0].tasks(tasks).importance
-            return flatten(
-                (weight.reshape(-1, *(1,) * (leaf.ndim - 1)) * (params[name] - leaf)).sum(dim=0)
-                for name, leaf in start.items()
-            )
+            moved = {name: params[name] - leaf for name, leaf in start.items()}
+            if importance is not None:
+                moved = {n: importance[tasks].to(v).reshape(-1, *(1,) * (v.ndim - 1)) * v for n, v in moved.items()}
+            return flatten(leaf.sum(dim=0) for leaf in moved.values())
 
-        batches = [self._adaptation.batch(episodes).weighted(importance) for episodes in support]
+        batches = [self._adaptation.batch(episodes) for episodes in support]
         parts = self._pool.map(of_chunk, task_slices(batches[0].obs, self.config.task_chunk))
         mean = sum_over_processes(torch.stack(parts).sum(dim=0)) / num_tasks
         return unflatten_like(mean, self._trained.values)
