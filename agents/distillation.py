@@ -162,6 +162,7 @@ class Distillation(MAML):
         query: Episodes | None,
         progress: float = 0.0,
         tasks: Task | None = None,
+        importance: Tensor | None = None,
     ) -> dict[str, float]:
         """See MetaLearner.meta_update; the tasks are those of teachers.
 
@@ -177,7 +178,7 @@ class Distillation(MAML):
                 for policy, batch in zip(policies, batches, strict=True)
             ]
         metrics = {f"divergence_k{step}": float(value) for step, value in enumerate(divergences)}
-        return metrics | self._update(batches)
+        return metrics | self._update(batches, importance)
 
     def distillation_batches(self, support: list[Episodes], query: Episodes | None, teachers: Tensor) -> list[Batch]:
         """Support batches and query with what the teachers (M,) do in them; their own episodes where there is none."""

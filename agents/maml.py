@@ -202,21 +202,24 @@ class MAML:
         query: Episodes | None,
         progress: float = 0.0,
         tasks: Task | None = None,
+        importance: Tensor | None = None,
     ) -> dict[str, float]:
-        """See MetaLearner.meta_update."""
+        """See MetaLearner.meta_update; the trust region's KL weighs all tasks the same."""
         assert query is not None
-        return self._update(self._batches(support, query))
+        return self._update(self._batches(support, query), importance)
 
-    def _update(self, batches: list[Batch]) -> dict[str, float]:
+    def _update(self, batches: list[Batch], importance: Tensor | None) -> dict[str, float]:
         """Improve the meta-parameters on support batches and query; returns metrics."""
+        batches = [*batches[:-1], batches[-1].weighted(importance)]
         metrics = self._ppo_update(batches) if self.config.outer == "ppo" else self._trpo_update(batches)
         with torch.no_grad():
             entropy = mean_over_tasks(mean_over_steps(batches[-1], self._behaviour(batches[-1]).entropy()))
         return metrics | {"entropy": float(entropy)}
 
-    def meta_gradient(self, support: list[Episodes], query: Episodes) -> Parameters:
+    def meta_gradient(self, support: list[Episodes], query: Episodes, importance: Tensor | None = None) -> Parameters:
         """Gradient of the outer objective (to be maximised) at the current meta-parameters, by leaf."""
-        _, gradient, _ = self._value_and_gradient(self._batches(support, query))
+        batches = self._batches(support, query)
+        _, gradient, _ = self._value_and_gradient([*batches[:-1], batches[-1].weighted(importance)])
         return gradient
 
     def _trpo_update(self, batches: list[Batch]) -> dict[str, float]:
@@ -289,7 +292,7 @@ class MAML:
         return float(summed[0]), unflatten_like(gradient, self._meta), Trajectory.concatenate(parts)
 
     def _score(self, policies: list[ActionDistribution], batches: list[Batch]) -> Tensor:
-        """Outer objective of each task given its policies after 0 … K steps, (M,)."""
+        """Outer objective of each task given its policies after 0 … K steps, times its importance, (M,)."""
         config = self.config
         scored = list(zip(policies, batches, strict=True))[1 if config.objective_steps == "all" else -1 :]
         surrogates = [self._surrogate(batch, policy) for policy, batch in scored]
@@ -304,7 +307,7 @@ class MAML:
                 for policy, batch in before
             ]
             total = total + config.exploration_credit * torch.stack(credits).mean(dim=0)
-        return total
+        return batches[-1].importance * total
 
     def _surrogate(self, batch: Batch, policy: ActionDistribution) -> Tensor:
         if self.config.outer == "ppo":

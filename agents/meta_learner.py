@@ -54,6 +54,7 @@ class MetaLearner(Protocol):
         query: Episodes | None,
         progress: float = 0.0,
         tasks: Task | None = None,
+        importance: Tensor | None = None,
     ) -> dict[str, float]:
         """Improve the meta-parameters in place; returns metrics.
 
@@ -62,6 +63,8 @@ class MetaLearner(Protocol):
             query: the batch after the last one; None where it collects none.
             progress: share of the training that is done, 0 … 1, for schedules.
             tasks: the tasks of the batches; only distillation needs to know them.
+            importance: weight of each task in what is improved, (M,): p/q where tasks of density p were drawn with
+                q, so that the mean over tasks stays that of p; None weighs all the same.
 
         Raises:
             FloatingPointError: a gradient is not finite; the meta-parameters are as they were.

@@ -93,10 +93,11 @@ class Multitask(FixedRateLearner):
         query: Episodes | None,
         progress: float = 0.0,
         tasks: Task | None = None,
+        importance: Tensor | None = None,
     ) -> dict[str, float]:
         """See MetaLearner.meta_update; there are no support batches."""
         assert query is not None
-        batch = self._adaptation.batch(query)
+        batch = self._adaptation.batch(query).weighted(importance)
         lr = self.config.outer_lr * (1 - progress if self.config.annealing == "linear" else 1.0)
         before, first = self.state_dict(), (0.0, 0.0)
         for epoch in range(self.config.outer_epochs):
@@ -129,7 +130,7 @@ class Multitask(FixedRateLearner):
             acting, _ = self.policy.apply(params, part.obs)
             objective = objectives.clipped_surrogate(part, acting, self.config.clip)
             objective = objective + self.config.entropy_bonus * mean_over_steps(part, acting.entropy())
-            total = objective.sum() / num_tasks
+            total = (part.importance * objective).sum() / num_tasks
             leaves = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
             return torch.cat([total.detach().reshape(1), flatten(leaves)])
 

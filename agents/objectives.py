@@ -25,6 +25,7 @@ class Batch:
         old_log_prob: log-probability of each action under the policy that took it, (M, E, H).
         behaviour: parameters of that policy's distributions, leaves (M, E, H, …).
         credit: what each task's batch is credited with for the return after adaptation, (M,); 0 without.
+        importance: weight of each task in the outer objective, (M,); 1 without.
     """
 
     obs: Tensor
@@ -34,6 +35,7 @@ class Batch:
     old_log_prob: Tensor
     behaviour: dict[str, Tensor]
     credit: Tensor
+    importance: Tensor
 
     @classmethod
     def of(
@@ -48,11 +50,16 @@ class Batch:
             old_log_prob=policy.distribution(episodes.behaviour).log_prob(episodes.action),
             behaviour=episodes.behaviour,
             credit=episodes.reward.new_zeros(len(episodes.reward)),
+            importance=episodes.reward.new_ones(len(episodes.reward)),
         )
 
     def tasks(self, index: slice) -> Self:
         """The batch of a slice of tasks, as views."""
         return self._each_tensor(lambda tensor: tensor[index])
+
+    def weighted(self, importance: Tensor | None) -> Self:
+        """The batch with these weights of the tasks, (M,); as it is without."""
+        return self if importance is None else replace(self, importance=importance.to(self.importance))
 
     def first_episodes(self, fraction: float) -> Self:
         """The first share of each task's episodes, one at least, weighted so that Σ weight = 1 per task again."""

@@ -82,9 +82,10 @@ class Reptile(FixedRateLearner):
         query: Episodes | None,
         progress: float = 0.0,
         tasks: Task | None = None,
+        importance: Tensor | None = None,
     ) -> dict[str, float]:
         """See MetaLearner.meta_update."""
-        displacement = self.displacement(support)
+        displacement = self.displacement(support, importance)
         flat = flatten(displacement.values())
         if not bool(torch.isfinite(flat).all()):
             raise FloatingPointError("the adapted parameters are not finite")
@@ -96,8 +97,8 @@ class Reptile(FixedRateLearner):
             self._trained.assign({name: leaf + rate * displacement[name] for name, leaf in start.items()})
         return {"displacement_norm": float(flat.norm()), "outer_lr": rate}
 
-    def displacement(self, support: list[Episodes]) -> Parameters:
-        """Mean over tasks of φ_K − θ, by leaf."""
+    def displacement(self, support: list[Episodes], importance: Tensor | None = None) -> Parameters:
+        """Mean over tasks of φ_K − θ, each times its importance (M,), by leaf."""
         num_tasks = len(support[0].obs) * num_processes()
 
         def of_chunk(tasks: slice) -> Tensor:
@@ -105,7 +106,10 @@ class Reptile(FixedRateLearner):
             params = start
             for step, batch in enumerate(batches):
                 params = self._adaptation.step(params, batch.tasks(tasks), step)
-            return flatten((params[name] - leaf).sum(dim=0) for name, leaf in start.items())
+            moved = {name: params[name] - leaf for name, leaf in start.items()}
+            if importance is not None:
+                moved = {n: importance[tasks].to(v).reshape(-1, *(1,) * (v.ndim - 1)) * v for n, v in moved.items()}
+            return flatten(leaf.sum(dim=0) for leaf in moved.values())
 
         batches = [self._adaptation.batch(episodes) for episodes in support]
         parts = self._pool.map(of_chunk, task_slices(batches[0].obs, self.config.task_chunk))

@@ -76,7 +76,8 @@ def bench(
     learner = learners["trpo"]
 
     def sample() -> MetaBatch:
-        return sample_iteration(distribution, learner, num_tasks, episodes, generator)
+        tasks = distribution.sample(num_tasks, "train", generator)
+        return sample_iteration(distribution, learner, tasks, episodes, generator)
 
     support, query, *_ = sample()
     assert query is not None

@@ -53,7 +53,8 @@ class Checkpoint:
     """A moment of a run from which training goes on exactly.
 
     Attributes:
-        tensors: the learner's state ("learner.*") and the random generator's ("generator").
+        tensors: the learner's state ("learner.*"), the curriculum's ("curriculum.*") and the random generator's
+            ("generator").
         progress: how far the run is.
     """
 

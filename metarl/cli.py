@@ -37,6 +37,7 @@ from metarl.checkpoint import BEST
 from metarl.compare import CompareConfig, Comparer
 from metarl.compiled import compile_env
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
+from metarl.curriculum import make_curriculum
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.memory import check_memory, keep_freed_memory
 from metarl.presets import default_config, presets_for
@@ -83,6 +84,7 @@ class Train(TrainConfig):
                 # What cannot be built or does not fit is said before anything is written.
                 distribution, learner = build(here, torch.Generator(here.device))
                 check_memory(here, distribution, learner)
+                make_curriculum(here, learner)
                 if here.compile_env:
                     compile_env(distribution, torch.device(here.device))
             run, resumed = distributed.from_first(lambda: self._open(here))

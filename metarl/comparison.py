@@ -17,6 +17,7 @@ from metarl.statistics import (
     normalized,
     probability_of_improvement,
     steps_to_reach,
+    worst_tenth,
 )
 
 RANDOM = "random"
@@ -34,6 +35,7 @@ class Summary:
         equal_iqm: interquartile mean of the same returns.
         score: the same returns normalised, 0 = random, 1 = oracle; None where the two are not both compared.
         final: return at the end of its own curve.
+        final_worst: the same for the worst tenth of the tasks.
     """
 
     curve: Curve
@@ -42,6 +44,7 @@ class Summary:
     equal_iqm: Estimate
     score: Estimate | None
     final: Estimate
+    final_worst: Estimate
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, without the curve's returns."""
@@ -137,6 +140,7 @@ class Comparison:
                     equal_iqm=iqm_estimate(equal),
                     score=None if scores is None else mean_estimate(scores),
                     final=mean_estimate(curve.final),
+                    final_worst=worst_tenth(curve.final),
                 )
             )
         return summaries

@@ -59,7 +59,13 @@ def headlines(comparison: Comparison) -> list[str]:
     subject = comparison.subject
     races = [race for race in comparison.races if race.meta_learner == subject.label]
     final = [_race(race, comparison) for race in races if race.adaptation_step == len(subject.env_steps) - 1]
-    return final + [_duel(duel, comparison.equal_env_steps) for duel in comparison.duels]
+    duels = [_duel(duel, comparison.equal_env_steps) for duel in comparison.duels]
+    worst = [
+        f"{one.curve.label} {_interval(one.final_worst)}"
+        for one in comparison.summaries
+        if one.curve.kind != "reference"
+    ]
+    return [*final, *duels, f"mean of the worst tenth of the tasks at the end: {', '.join(worst)}"]
 
 
 def write(comparison: Comparison, directory: Path) -> list[Path]:

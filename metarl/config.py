@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -16,6 +16,9 @@ from metarl.errors import UserError, require_at_least, unknown
 DEFAULT_AGENT = "maml"
 DEFAULT_ENV = "point-navigation/finn"
 MAX_SEED = 2**32 - 1
+UNIFORM: Literal["uniform"] = "uniform"
+LEARNING_PROGRESS = "learning-progress"
+HARD_FIRST = "hard-first"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class TrainConfig:
         test_tasks: held-out test tasks in the evaluation at the end.
         checkpoint_interval: meta-iterations between checkpoints.
         num_threads: CPU threads; 0 takes one per core.
+        curriculum: 'uniform': all tasks of a meta-iteration are drawn afresh; else most of them are met again, the more
+            often the lower their return after adaptation ('hard-first') or the more it changed ('learning-progress').
+        curriculum_buffer: tasks that may be met again, the newest ones.
+        curriculum_fresh: share of each meta-iteration's tasks that is drawn afresh.
+        curriculum_correction: weigh tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
         compile_env: let torch.compile fuse the environment's steps; takes seconds at the start, and a C++ compiler.
         name: the run's name, the directory below run_dir; by default made from agent, environment and seed.
         run_dir: where runs are written.
@@ -58,6 +66,10 @@ class TrainConfig:
     test_tasks: int = 100
     checkpoint_interval: int = 10
     num_threads: int = 0
+    curriculum: Literal["uniform", "learning-progress", "hard-first"] = UNIFORM
+    curriculum_buffer: int = 100
+    curriculum_fresh: float = 0.2
+    curriculum_correction: bool = False
     compile_env: bool = False
     name: str = ""
     run_dir: str = "runs"
@@ -66,7 +78,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
         require_at_least(self, iterations=1, num_tasks=1, episodes=1)
-        require_at_least(self, eval_interval=1, eval_tasks=1, test_tasks=1, checkpoint_interval=1)
+        require_at_least(self, eval_interval=1, eval_tasks=1, test_tasks=1, checkpoint_interval=1, curriculum_buffer=2)
+        if not 0 < self.curriculum_fresh <= 1:
+            raise UserError(f"curriculum_fresh must be above 0 and at most 1, got {self.curriculum_fresh}")
+        if self.curriculum_correction and self.curriculum == UNIFORM:
+            raise UserError(f"curriculum_correction needs --curriculum {LEARNING_PROGRESS} or {HARD_FIRST}")
         for name in ("eval_tasks", "test_tasks"):
             if getattr(self, name) > FROZEN_SIZE:
                 raise UserError(f"{name} must be at most {FROZEN_SIZE}, got {getattr(self, name)}")

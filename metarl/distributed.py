@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from agents.processes import num_processes
+from agents.processes import num_processes, sum_over_processes
 from envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.config import TrainConfig
 from metarl.errors import TrainingError, UserError
@@ -132,6 +133,27 @@ def share_of(tasks: Task, generator: torch.Generator, index: int, processes: int
     if processes == 1:
         return tasks, generator
     seeds = torch.randint(2**62, (processes,), generator=generator, device=generator.device).tolist()
-    size = num_tasks_of(tasks) // processes
     own = torch.Generator(generator.device).manual_seed(seeds[index])
-    return select_tasks(tasks, slice(index * size, (index + 1) * size)), own
+    return select_tasks(tasks, own_slice(num_tasks_of(tasks), index, processes)), own
+
+
+def own_slice(num_tasks: int, index: int, processes: int) -> slice:
+    """Which of the job's tasks are those of one process."""
+    size = num_tasks // processes
+    return slice(index * size, (index + 1) * size)
+
+
+def own_part(of_all: Tensor | None) -> Tensor | None:
+    """Of a number for each of the job's tasks, (M,), those of this process's tasks."""
+    return None if of_all is None else of_all[own_slice(len(of_all), rank(), num_processes())]
+
+
+def from_all(own: Tensor) -> Tensor:
+    """What every process has of each of its tasks, (M / processes,), of all tasks in their order, (M,).
+
+    Raises:
+        ProcessLostError: not all of them took part.
+    """
+    everything = own.new_zeros(len(own) * num_processes())
+    everything[own_slice(len(everything), rank(), num_processes())] = own
+    return sum_over_processes(everything)

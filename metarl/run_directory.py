@@ -242,7 +242,15 @@ def load_learner(
 
 def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The learner's part of a checkpoint's tensors."""
-    prefix = "learner."
+    return _part(checkpoint, "learner.")
+
+
+def curriculum_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The curriculum's part of a checkpoint's tensors; none where all tasks are drawn afresh."""
+    return _part(checkpoint, "curriculum.")
+
+
+def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): v for name, v in checkpoint.tensors.items() if name.startswith(prefix)}
 
 

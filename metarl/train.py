@@ -26,10 +26,12 @@ from metarl import distributed, plots, teachers, tensorboard
 from metarl.checkpoint import Checkpoint, Progress
 from metarl.compiled import compile_env
 from metarl.config import TrainConfig
+from metarl.curriculum import make_curriculum
+from metarl.curriculum_plots import PICTURED_TASKS, task_densities
 from metarl.errors import TrainingError
 from metarl.evaluate import adapt_to_tasks, adaptation_episodes, rollout_generator, summarize
 from metarl.progress import Reporter, make_reporter
-from metarl.run_directory import RunDirectory, build, learner_state, resolve_device
+from metarl.run_directory import RunDirectory, build, curriculum_state, learner_state, resolve_device
 
 VALIDATION_SEED_OFFSET = 1_000_000
 """Validation rollouts draw from seed + this, the same at every evaluation: curves compare with themselves."""
@@ -51,9 +53,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
 class Trainer:
     """Trains the learner of one run directory, from its newest checkpoint on.
 
-    The whole state lies in the learner, one random generator and `Progress`; a checkpoint holds exactly these, so
-    a run that was killed and resumed ends as one that was not. Of the processes of a job, each has its share of the
-    tasks and the first one writes; a checkpoint is the same whatever their number.
+    The whole state lies in the learner, the curriculum, one random generator and `Progress`; a checkpoint holds exactly
+    these, so a run that was killed and resumed ends as one that was not. Of the processes of a job, each has its share
+    of the tasks and the first one writes; a checkpoint is the same whatever their number.
 
     Attributes:
         stop_requested: whether Ctrl-C or SIGTERM came while it trained.
@@ -74,6 +76,7 @@ class Trainer:
         self.distribution, self.learner = build(self.config, self.generator)
         if self.config.compile_env:
             compile_env(self.distribution, self.generator.device)
+        self.curriculum = make_curriculum(self.config, self.learner)
         self.progress = Progress()
         self.stop_requested = False
         if isinstance(self.learner, Distillation):
@@ -108,6 +111,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.learner.load_state_dict(learner_state(checkpoint))
+        self.curriculum.load_state_dict(curriculum_state(checkpoint))
         self.generator.set_state(checkpoint.tensors["generator"])
         self.progress = checkpoint.progress
 
@@ -151,12 +155,15 @@ class Trainer:
         config, start, before = self.config, time.perf_counter(), self._checkpoint()
         iteration = self.progress.iteration + 1
         try:
-            sampled = sample_iteration(
-                self.distribution, self.learner, config.num_tasks, config.episodes, self.generator
-            )
+            draw = self.curriculum.draw(self.distribution, config.num_tasks, self.generator)
+            sampled = sample_iteration(self.distribution, self.learner, draw.tasks, config.episodes, self.generator)
             adapted = time.perf_counter()
-            metrics = self.learner.meta_update(sampled.support, sampled.query, self._share_done(), sampled.tasks)
+            metrics = self.learner.meta_update(
+                sampled.support, sampled.query, self._share_done(), sampled.tasks, distributed.own_part(draw.importance)
+            )
             sampled_steps, returns = self._over_all_tasks(sampled)
+            if sampled.batches:
+                self.curriculum.learn(draw, distributed.from_all(sampled.batches[-1].returns.mean(dim=1)))
         except (FloatingPointError, ProcessLostError, EnvironmentFailedError) as error:
             self._restore(before)
             self._save()
@@ -169,7 +176,7 @@ class Trainer:
             seconds=self.progress.seconds + updated - start,
         )
         row = {f"train/return_k{k}": value for k, value in enumerate(returns)}
-        row |= {f"train/{name}": value for name, value in metrics.items()}
+        row |= {f"train/{name}": value for name, value in metrics.items()} | draw.metrics
         row |= {
             "time/collect": sampled.collect_seconds,
             "time/adapt": adapted - start - sampled.collect_seconds,
@@ -217,6 +224,10 @@ class Trainer:
         picture = plots.trajectories(self.distribution, tasks, batches)
         if picture is not None:
             writer.add_figure("eval/trajectories", picture, step)
+        replay = self.curriculum.replay(config.num_tasks)
+        if replay is not None:
+            uniform = self.distribution.sample(PICTURED_TASKS, "train", generator)
+            writer.add_figure("curriculum/tasks", task_densities(*replay, uniform), step)
         reporter.evaluated(self.progress.iteration, evaluation)
         row = {f"eval/return_k{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
         if evaluation.success_rate is not None:
@@ -264,6 +275,7 @@ class Trainer:
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
         return Checkpoint(tensors | {"generator": self.generator.get_state()}, self.progress)
 
     @contextlib.contextmanager
@@ -307,18 +319,17 @@ class MetaBatch(NamedTuple):
 
 
 def sample_iteration(
-    distribution: TaskDistribution, learner: MetaLearner, num_tasks: int, episodes: int, generator: torch.Generator
+    distribution: TaskDistribution, learner: MetaLearner, tasks: Task, episodes: int, generator: torch.Generator
 ) -> MetaBatch:
     """The sampling of one meta-iteration; of a job's processes, each samples its share of the tasks.
 
     Args:
-        distribution: gives the training tasks.
+        distribution: what the tasks come from.
         learner: adapts to them; not changed.
-        num_tasks: M.
+        tasks: M tasks; the same in every process.
         episodes: E per task and batch.
-        generator: drives tasks and rollouts.
+        generator: drives the rollouts.
     """
-    tasks = distribution.sample(num_tasks, "train", generator)
     tasks, rollouts = distributed.share_of(tasks, generator, distributed.rank(), num_processes())
     num_batches = learner.support_batches + learner.collects_query
     sampled = adapt_to_tasks(learner, distribution, tasks, num_batches - 1, episodes, rollouts)

@@ -104,6 +104,7 @@ def enumerated_batch(params: Parameters, trajectories: list[list[tuple[int, int]
         old_log_prob=behaviour.log_prob(action),
         behaviour=behaviour.parameters(),
         credit=torch.zeros(len(trajectories)),
+        importance=torch.ones(len(trajectories)),
     )
 
 
@@ -179,6 +180,7 @@ def hand_batch(ratio: float, advantage: float) -> tuple[Batch, Tensor]:
             old_log_prob=behaviour.log_prob(action),
             behaviour=behaviour.parameters(),
             credit=torch.zeros(1),
+            importance=torch.ones(1),
         ),
         logits,
     )

@@ -18,6 +18,7 @@ from agents.reptile import Reptile, ReptileConfig
 from envs.rollout import Episodes
 
 PROCESSES = 2
+WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 0.1, 1.5, 3.0])
 LEARNERS: dict[str, tuple[Any, Any]] = {
     "maml-trpo": (MAML, MAMLConfig(policy=TINY, adaptation_steps=2)),
     "promp": (MAML, MAMLConfig(policy=TINY, outer="ppo", inner_lr_mode="per-step")),
@@ -49,7 +50,9 @@ def update_share(process: int, place: Path) -> None:
     for name in LEARNERS:
         learner, support, query = make(name)
         own = slice(3 * process, 3 * process + 3)
-        metrics = learner.meta_update([batch.tasks(own) for batch in support], query.tasks(own))
+        metrics = learner.meta_update(
+            [batch.tasks(own) for batch in support], query.tasks(own), importance=WEIGHTS[own]
+        )
         results[name] = (learner.state_dict(), metrics)
     torch.save(results, place / f"results-{process}.pt")
     dist.destroy_process_group()
@@ -67,7 +70,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_two_processes_take_the_step_of_one(name: str, results: list[dict[str, Any]], float64: None) -> None:
     learner, support, query = make(name)
     start = learner.state_dict()
-    metrics = learner.meta_update(support, query)
+    metrics = learner.meta_update(support, query, importance=WEIGHTS)
     state = learner.state_dict()
     assert any(not torch.equal(state[leaf], value) for leaf, value in start.items())
     for shared_state, shared_metrics in (result[name] for result in results):
@@ -110,7 +113,8 @@ def test_alone_nothing_is_summed() -> None:
 def test_a_share_of_the_tasks_alone_gives_another_step(name: str, results: list[dict[str, Any]], float64: None) -> None:
     """Otherwise processes that sum nothing would pass the tests above."""
     learner, support, query = make(name)
-    learner.meta_update([batch.tasks(slice(0, 3)) for batch in support], query.tasks(slice(0, 3)))
+    own = slice(0, 3)
+    learner.meta_update([batch.tasks(own) for batch in support], query.tasks(own), importance=WEIGHTS[own])
     shared_state, _ = results[0][name]
     distances = [float((shared_state[leaf] - value).abs().max()) for leaf, value in learner.state_dict().items()]
     assert max(distances) > 1e-4

@@ -69,7 +69,8 @@ def test_plain_loop_computes_the_same_meta_gradient() -> None:
     distribution, generator = pearl(), torch.Generator().manual_seed(0)
     config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(5, 4)))
     learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
-    support, query, *_ = sample_iteration(distribution, learner, 3, 4, generator)
+    tasks = distribution.sample(3, "train", generator)
+    support, query, *_ = sample_iteration(distribution, learner, tasks, 4, generator)
     assert query is not None
     expected = learner.meta_gradient(support, query)
     plain = _PlainLoop("metarl/PointNavigationPearl-v0", learner, 4).gradient([*support, query])

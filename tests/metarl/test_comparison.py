@@ -84,7 +84,7 @@ def test_baselines_race_for_the_return_after_each_adaptation_step() -> None:
 
 
 def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_back() -> None:
-    race, duel = headlines(EVERYONE)
+    race, duel, _ = headlines(EVERYONE)
     assert "ppo needs 6,000 steps for the -10.00 that maml has after 1,000 steps on a new task: 6.0 times" in race
     assert race.endswith("paid for itself after 18 tasks")  # 90,000 / (6,000 − 1,000)
     assert duel.startswith("maml is better than ppo at 1,000 steps on a task: difference 30.00 [")
@@ -92,16 +92,24 @@ def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_b
 
 def test_headline_says_that_a_baseline_does_not_get_there() -> None:
     slow = make_curve("ppo", "baseline", [-50.0, -40.0], [0, 9000])
-    (race, _) = headlines(make(slow))
+    race, _, _ = headlines(make(slow))
     assert race.startswith("ppo does not reach the -10.00")
     assert race.endswith("within 10,000 (more than 10.0 times)")
 
 
 def test_headline_is_honest_about_a_subject_that_loses() -> None:
     better = make_curve("multitask", "meta-learner", [-50.0, -5.0], [0, 1000])
-    (duel,) = headlines(make(better))
+    duel, _ = headlines(make(better))
     assert duel.startswith("maml is worse than multitask")
     assert "difference -5.00 [" in duel
+
+
+def test_headline_tells_the_worst_tasks_of_all_that_learn() -> None:
+    # The worst of 8 tasks is 1 below the mean, in either seed.
+    worst = headlines(EVERYONE)[-1]
+    assert worst.startswith("mean of the worst tenth of the tasks at the end: maml -11.00 [")
+    assert "ppo -1.00 [" in worst
+    assert "oracle" not in worst
 
 
 def test_no_payback_is_claimed_where_nothing_is_saved() -> None:

@@ -17,6 +17,7 @@ from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
 from metarl import distributed
+from metarl.curriculum import make_curriculum
 from metarl.evaluate import adapt_to_tasks
 from metarl.run_directory import RunDirectory, build
 
@@ -60,18 +61,21 @@ def train_alone_on_the_same_tasks(run: RunDirectory) -> dict[str, torch.Tensor]:
     config = run.config
     generator = torch.Generator().manual_seed(config.seed)
     distribution, learner = build(config, generator)
+    curriculum = make_curriculum(config, learner)
     for iteration in range(config.iterations):
-        tasks = distribution.sample(config.num_tasks, "train", generator)
+        draw = curriculum.draw(distribution, config.num_tasks, generator)
         state, shares = generator.get_state(), []
         for process in range(PROCESSES):
             generator.set_state(state)
-            own, rollouts = distributed.share_of(tasks, generator, process, PROCESSES)
+            own, rollouts = distributed.share_of(draw.tasks, generator, process, PROCESSES)
             shares.append(
                 adapt_to_tasks(learner, distribution, own, learner.support_batches, config.episodes, rollouts).batches
             )
         *support, query = (Episodes.concatenate(parts) for parts in zip(*shares, strict=True))
-        learner.meta_update(support, query, iteration / config.iterations)
-    return learner.state_dict()
+        learner.meta_update(support, query, iteration / config.iterations, importance=draw.importance)
+        curriculum.learn(draw, query.returns.mean(dim=1))
+    learned = {f"curriculum.{name}": value for name, value in curriculum.state_dict().items()}
+    return learned | {f"learner.{name}": value for name, value in learner.state_dict().items()}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,7 @@ def train_alone_on_the_same_tasks(run: RunDirectory) -> dict[str, torch.Tensor]:
     [
         ("--outer", "trpo", "--cg-iterations", "2"),  # ten of them make much of the last bits of float32
         ("--outer", "ppo"),
+        ("--outer", "ppo", "--curriculum", "hard-first", "--curriculum-correction", "--num-tasks", "4"),
     ],
 )
 def test_a_job_trains_as_one_process_on_the_same_tasks(tmp_path: Path, flags: tuple[str, ...]) -> None:
@@ -88,11 +93,12 @@ def test_a_job_trains_as_one_process_on_the_same_tasks(tmp_path: Path, flags: tu
     run = RunDirectory.open(str(tmp_path / RUN))
     tensors = tensors_of(tmp_path / RUN)
     for name, value in train_alone_on_the_same_tasks(run).items():
-        torch.testing.assert_close(tensors[f"learner.{name}"], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(tensors[name], value, rtol=1e-4, atol=1e-6)
+    assert any(name.startswith("curriculum.") for name in tensors) == ("--curriculum" in flags)
     rows = run.read_metrics()
     assert [row["iteration"] for row in rows] == list(range(ITERATIONS + 1))
     assert sorted(path.suffix for path in (tmp_path / RUN).glob("events.out.tfevents*")) == [".0", ".test"]
-    assert rows[-1]["env_steps"] == ITERATIONS * 2 * 2 * run.config.episodes * 100 // 5  # M, batches, E, H = 20
+    assert rows[-1]["env_steps"] == ITERATIONS * run.config.num_tasks * 2 * run.config.episodes * 20  # M, batches, E, H
 
 
 def test_a_lost_process_ends_the_job_with_a_checkpoint_from_which_torchrun_goes_on(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from metarl.statistics import (
     normalized,
     probability_of_improvement,
     steps_to_reach,
+    worst_tenth,
 )
 
 Floats = NDArray[np.float64]
@@ -91,6 +92,20 @@ def test_seeds_and_tasks_that_vary_independently_add_their_variances() -> None:
     seeds, tasks = rng.standard_normal((50, 1)), 2 * rng.standard_normal((1, 80))
     half = NORMAL_TAIL * math.hypot(seeds.std() / math.sqrt(50), tasks.std() / math.sqrt(80))
     assert width(mean_estimate(seeds + tasks)) == pytest.approx(2 * half, rel=0.1)
+
+
+def test_worst_tenth_is_that_of_each_seed() -> None:
+    first = np.arange(20.0)
+    assert worst_tenth(np.stack([first, first[::-1] - 100])).value == (0.5 - 99.5) / 2
+    assert worst_tenth(array([3.0, 1.0, 2.0])).value == 1  # of so few tasks, the worst one
+
+
+def test_worst_tenth_of_a_normal_distribution_lies_within_its_interval() -> None:
+    """The mean below its 10% quantile z is −φ(z)/0.1."""
+    estimate = worst_tenth(np.random.default_rng(0).normal(size=(5, 1000)))
+    expected = -stats.norm.pdf(stats.norm.ppf(0.1)) / 0.1
+    assert estimate.low < expected < estimate.high
+    assert width(estimate) < 0.3
 
 
 @pytest.mark.parametrize("estimate", [mean_estimate, iqm_estimate])
