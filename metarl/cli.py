@@ -1,4 +1,4 @@
-"""The command line: `metarl train`, `evaluate`, `compare`, `envs`, `agents`, `tensorboard`, `bench`, `completion`."""
+"""The command line: `metarl train`, `evaluate`, `compare`, `render`, `envs`, `agents`, `tensorboard`, `bench`, …"""
 
 import contextlib
 import dataclasses
@@ -43,6 +43,7 @@ from metarl.evaluate import adaptation_episodes, rollout_generator, summarize
 from metarl.memory import check_memory, keep_freed_memory
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table, success_table
+from metarl.render import Render
 from metarl.run_directory import RunDirectory, build, load_learner, resolve_device
 from metarl.teachers import check_teacher
 from metarl.train import Trainer, resolve
@@ -498,7 +499,7 @@ class Completion:
         return 0
 
 
-Command = Train | Evaluate | Compare | Envs | Agents | Tensorboard | Bench | Completion
+Command = Train | Evaluate | Compare | Render | Envs | Agents | Tensorboard | Bench | Completion
 COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_args(Command)}
 
 
