@@ -36,6 +36,8 @@ class EnvFamily:
         horizon: number of steps after which an episode is truncated, H.
         num_threads: CPU threads, where the environments themselves compute on several; 0: one per core.
         render_fps: frames per second of rendered episodes.
+        plane_cell: side of a cell of the plane where positions are those of cells: trajectories are drawn beside
+            each other then; 0 where they are not.
         plane_axes: what the two axes of the plane are, where they are not of one scale.
     """
 
@@ -44,6 +46,7 @@ class EnvFamily:
     horizon: int
     num_threads: int = 0
     render_fps: int = 10
+    plane_cell: float = 0.0
     plane_axes: tuple[str, str] | None = None
 
     def bind(self, tasks: Task, num_episodes: int) -> BatchedEnv:

@@ -259,7 +259,10 @@ def _close(vector: Vector, diary: str) -> None:
         for process in vector.processes:
             process.terminate()
         for process in vector.processes:
-            process.join()
+            process.join(timeout=1.0)
+            if process.is_alive():  # SDL, once it has drawn, takes SIGTERM for a wish
+                process.kill()
+                process.join()
         for pipe in vector.parent_pipes:
             if pipe is not None:
                 pipe.close()

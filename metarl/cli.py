@@ -1,4 +1,4 @@
-"""The command line: `metarl train`, `evaluate`, `compare`, `render`, `envs`, `agents`, `tensorboard`, `bench`, …"""
+"""The command line: `metarl train`, `evaluate`, `compare`, `render`, `envs`, `agents`, `tensorboard` and others."""
 
 import contextlib
 import dataclasses

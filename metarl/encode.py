@@ -18,6 +18,10 @@ from metarl.errors import UserError
 
 FILMS = (".mp4", ".gif")
 STILL = ".png"
+COLOURS = 128
+"""Of a GIF."""
+
+NEARLY_WHITE = 248
 HOLD = 1.5
 """Seconds for which a film stays on its last frame."""
 
@@ -68,12 +72,15 @@ def write_film(path: Path, film: Sequence[Picture], fps: float) -> None:
 def _gif(film: Sequence[Picture], fps: float) -> bytes:
     """One palette for all frames, so that what stands still is stored once."""
     sheet = np.concatenate([film[0], film[len(film) // 2], film[-1]])
-    palette = Image.fromarray(sheet).quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[(colours >= NEARLY_WHITE).all(axis=1)] = 255  # averages otherwise: greyish paper
+    palette.putpalette(colours.flatten().tolist())
     first, *others = (Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in film)
     duration = max(round(100 / fps), 2) * 10  # ms; browsers slow down what is shorter
     durations = [*[duration] * len(others), duration + round(HOLD * 1000)]
     content = io.BytesIO()
-    first.save(content, "gif", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
+    first.save(content, "gif", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
     return content.getvalue()
 
 

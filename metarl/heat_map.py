@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
+from numpy.typing import NDArray
 
 from agents.meta_learner import MetaLearner
 from envs.task_distribution import TaskDistribution
@@ -70,7 +71,9 @@ def heat_map(
 
 
 def draw(heat: HeatMap, title: str) -> Figure:
-    """Two maps beside each other, each with a scale of its own; over one dimension, two curves.
+    """Maps beside each other, each with a scale of its own; over one dimension, curves.
+
+    Where the grid reaches beyond the training range, a third map shows that range alone.
 
     Args:
         heat: the returns.
@@ -82,33 +85,38 @@ def draw(heat: HeatMap, title: str) -> Figure:
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         _curves(figure.subplots(), heat, after)
     else:
-        figure = Figure(figsize=(10.4, 4.6), layout="constrained")
-        shown = [(0, "before adaptation"), (-1, after)] if steps else [(0, "before adaptation")]
-        for axes, (k, name) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            _map(figure, axes, heat, heat.returns[k], name)
+        everything, trained = np.ones_like(heat.grid.trained), heat.grid.trained
+        maps = [(0, "before adaptation", everything)] + [(-1, after, everything)] * (steps > 0)
+        if trained.any() and not trained.all():
+            maps.append((-1, f"{'after' if steps else 'before'}, inside alone", trained))
+        figure = Figure(figsize=(4.4 * len(maps), 4.1), layout="constrained")
+        for axes, (k, name, shown) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
+            _map(figure, axes, heat, heat.returns[k], name, shown)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _map(figure: Figure, axes: Axes, heat: HeatMap, values: Floats, name: str) -> None:
+def _map(figure: Figure, axes: Axes, heat: HeatMap, values: Floats, name: str, shown: NDArray[np.bool_]) -> None:
+    """One map of the tasks that are to be shown."""
     grid = heat.grid
     x, y = grid.axes
-    mesh = axes.pcolormesh(x.edges, y.edges, grid.spread(values).T, cmap="viridis")
-    figure.colorbar(mesh, ax=axes, label="return", shrink=0.9)
+    mesh = axes.pcolormesh(x.edges, y.edges, grid.spread(np.where(shown, values, np.nan)).T, cmap="viridis")
+    figure.colorbar(mesh, ax=axes, label="return", shrink=0.8)
     axes.set(xlabel=x.label, ylabel=y.label)
-    if x.logarithmic:
-        axes.set_xscale("log")
-    if y.logarithmic:
-        axes.set_yscale("log")
+    axes.set_xscale("log") if x.logarithmic else axes.locator_params("x", nbins=5)
+    axes.set_yscale("log") if y.logarithmic else axes.locator_params("y", nbins=5)
+    if not shown.all():
+        axes.set(xlim=x.train, ylim=y.train)
     if x.label.split()[0] == y.label.split()[0]:  # coordinates of one vector
         axes.set_aspect("equal")
-    summary = f"{values[grid.trained].mean():.1f} in the training range" if grid.trained.any() else ""
-    if not grid.trained.all():
-        summary += f"{', ' * bool(summary)}{values[~grid.trained].mean():.1f} outside"
+    if shown.all() and not grid.trained.all():
         edge = _boundary(grid)
         edge.set(facecolor="none", edgecolor="red", linewidth=1.6, linestyle="--")
         axes.add_patch(edge)
-    axes.set_title(f"{name}\nmean {summary}", fontsize=10)
+    inside, outside = values[shown & grid.trained], values[shown & ~grid.trained]
+    means = [f"{part.mean():.1f} {where}" for part, where in ((inside, "inside"), (outside, "outside")) if len(part)]
+    summary = " and ".join(means) if len(outside) else means[0].split()[0]
+    axes.set_title(f"{name}\nmean {summary.replace('-', '−')}", fontsize=10)
 
 
 def _boundary(grid: TaskGrid) -> Circle | Rectangle:

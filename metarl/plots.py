@@ -64,12 +64,15 @@ def trajectories(
                 path = _path(env, batch, task, episode)
                 # A wandering episode must not shrink the picture of the others: the view follows most of the points.
                 ends.append(np.quantile(np.abs(path), 1.0 if flat else 0.9, axis=0))
-                axes.plot(path[:, 0], path[:, 1], color=colour, linewidth=0.9)
+                beside = 0.08 * env.plane_cell * (episode - (shown - 1) / 2)
+                axes.plot(path[:, 0] + beside, path[:, 1] + beside, color=colour, linewidth=0.9)
             if goals is not None:
                 ends.append(np.abs(goals[task].cpu().numpy()))
                 axes.plot(*goals[task].tolist(), "rx", markersize=9, markeredgewidth=2)
             axes.set_title(f"k={k}  return {batch.returns[task].mean().item():.1f}", fontsize=9)
             axes.tick_params(labelsize=8)
+            if env.plane_cell:
+                axes.set(xticks=[], yticks=[])
     _set_view(grid[0, 0], np.max(ends, axis=0), env, {name: value[0] for name, value in tasks.items()})
     if env.plane_axes is not None:
         figure.supxlabel(env.plane_axes[0], fontsize=9)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ class Render:
     out: str
     heat_map: bool = False
     over: tuple[str, ...] = ()
-    grid: int = 16
+    grid: int = 20
     split: Literal["test", "ood", "train", "validation"] = "test"
     task: str = ""
     num_tasks: int = 2
@@ -196,7 +197,12 @@ def task_text(task: Task) -> str:
             f"{name} ({value.numel()} numbers)" if value.numel() > 2 else task_text({name: value})
             for name, value in task.items()
         )
-    return " ".join(f"{name}={','.join(f'{x:.3g}' for x in value.flatten().tolist())}" for name, value in task.items())
+    return " ".join(f"{name}={','.join(map(_decimal, value.flatten().tolist()))}" for name, value in task.items())
+
+
+def _decimal(value: float) -> str:
+    """Three significant digits, never with an exponent."""
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
 
 def _rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) -> list[Row]:
@@ -217,7 +223,7 @@ def _rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) -> li
 
 def _shown(value: float) -> str:
     """A return with two decimals where it is small, else one."""
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    return (f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
 
 
 def _has_plane(distribution: TaskDistribution) -> bool:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import importlib
 import inspect
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,8 @@ class ExternalEnv(SingleEnv):
         self._task = task
         self._made_with: Any = None
         self._env: gymnasium.Env[Any, Any] | None = None
+        if spec.fixed.get("render_mode") == "rgb_array" and multiprocessing.parent_process() is not None:
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains where there is no display
         self.set_task(task)
         self._build()
 

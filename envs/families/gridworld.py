@@ -35,6 +35,7 @@ class GridGame(TaskEnv):
 
     action_space = Discrete(5)
     render_fps = 5
+    plane_cell = 1.0
 
     def __init__(self, size: int, start: Cell, horizon: int) -> None:
         self.size, self.start, self.horizon = size, start, horizon
