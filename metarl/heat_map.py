@@ -1,13 +1,15 @@
 """Where in the task distribution is the policy weak? Its return before and after adaptation over a grid of tasks."""
 
+import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from agents.meta_learner import MetaLearner
@@ -70,7 +72,7 @@ def heat_map(
     return HeatMap(grid, evaluation.returns, evaluation.total_env_steps)
 
 
-def draw(heat: HeatMap, title: str) -> Figure:
+def draw(heat: HeatMap, title: str, note: str = "") -> Figure:
     """Maps beside each other, each with a scale of its own; over one dimension, curves.
 
     Where the grid reaches beyond the training range, a third map shows that range alone.
@@ -78,6 +80,7 @@ def draw(heat: HeatMap, title: str) -> Figure:
     Args:
         heat: the returns.
         title: of the figure.
+        note: a second line.
     """
     steps = len(heat.returns) - 1
     after = f"after {steps} adaptation step{'s' * (steps != 1)}"
@@ -92,7 +95,8 @@ def draw(heat: HeatMap, title: str) -> Figure:
         figure = Figure(figsize=(4.4 * len(maps), 4.1), layout="constrained")
         for axes, (k, name, shown) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
             _map(figure, axes, heat, heat.returns[k], name, shown)
-    figure.suptitle(title, fontsize=11)
+    wrapped = textwrap.wrap(note, int(14 * figure.get_figwidth()))
+    figure.suptitle("\n".join([title, *wrapped]), fontsize=10)
     return figure
 
 
@@ -103,8 +107,8 @@ def _map(figure: Figure, axes: Axes, heat: HeatMap, values: Floats, name: str, s
     mesh = axes.pcolormesh(x.edges, y.edges, grid.spread(np.where(shown, values, np.nan)).T, cmap="viridis")
     figure.colorbar(mesh, ax=axes, label="return", shrink=0.8)
     axes.set(xlabel=x.label, ylabel=y.label)
-    axes.set_xscale("log") if x.logarithmic else axes.locator_params("x", nbins=5)
-    axes.set_yscale("log") if y.logarithmic else axes.locator_params("y", nbins=5)
+    _set_scale(axes, "x", x)
+    _set_scale(axes, "y", y)
     if not shown.all():
         axes.set(xlim=x.train, ylim=y.train)
     if x.label.split()[0] == y.label.split()[0]:  # coordinates of one vector
@@ -117,6 +121,18 @@ def _map(figure: Figure, axes: Axes, heat: HeatMap, values: Floats, name: str, s
     means = [f"{part.mean():.1f} {where}" for part, where in ((inside, "inside"), (outside, "outside")) if len(part)]
     summary = " and ".join(means) if len(outside) else means[0].split()[0]
     axes.set_title(f"{name}\nmean {summary.replace('-', '−')}", fontsize=10)
+
+
+def _set_scale(axes: Axes, which: Literal["x", "y"], axis: GridAxis) -> None:
+    """Few ticks, and plain numbers on a logarithmic scale."""
+    drawn = axes.xaxis if which == "x" else axes.yaxis
+    if axis.logarithmic:
+        axes.set(**{f"{which}scale": "log"})
+        drawn.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        drawn.set_major_formatter("{x:g}")
+        drawn.set_minor_locator(NullLocator())
+    else:
+        drawn.set_major_locator(MaxNLocator(6))
 
 
 def _boundary(grid: TaskGrid) -> Circle | Rectangle:
@@ -135,7 +151,6 @@ def _curves(axes: Axes, heat: HeatMap, after: str) -> None:
     before = heat.grid.spread(heat.returns[0])
     axes.plot(axis.values, before, "o-", color="grey", markersize=4, label="before adaptation")
     axes.set(xlabel=axis.label, ylabel="return", xlim=(axis.edges[0], axis.edges[-1]))
-    if axis.logarithmic:
-        axes.set_xscale("log")
+    _set_scale(axes, "x", axis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)

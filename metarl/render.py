@@ -148,7 +148,8 @@ class Render:
         evaluation = summarize(batches)
         more = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
         curve = " → ".join(_shown(value) for value in evaluation.return_mean)
-        which = f"the task {self.task}" if self.task else f"{num_tasks_of(tasks)} {self.split} tasks"
+        count = num_tasks_of(tasks)
+        which = f"the task {self.task}" if self.task else f"{count} {self.split} task{'s' * (count > 1)}"
         return more, [f"{title}, {which}, {episodes} episodes a step: mean return {curve}"]
 
     def _heat_map(
@@ -174,7 +175,7 @@ class Render:
             f"{run.config.agent} on {env_label(run.config.env)}: return over the task space, {episodes} episodes a step"
         )
         held = f"the others at {task_text(grid.fixed)}" if grid.fixed else ""
-        write_atomically(path, _png(heat_map.draw(heat, f"{title}\n{held}" if held else title)))
+        write_atomically(path, _png(heat_map.draw(heat, title, held)))
         worst = heat.weakest
         at = {name: grid.tasks[name][worst : worst + 1] for name in distribution.train if name not in grid.fixed}
         curve = " → ".join(_shown(value) for value in heat.returns[:, worst])
