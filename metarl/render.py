@@ -34,6 +34,9 @@ MOST_ROWS = 8
 MOST_FRAMES = 250
 """Longer episodes are filmed every other step, every third, …, and played at their own pace."""
 
+FINEST_GRID = 200
+"""Cells along each dimension."""
+
 LISTED = 8
 """Numbers of a task that its caption shows."""
 
@@ -59,6 +62,8 @@ class Render:
         checkpoint: 'best' on the validation split, 'last', or an iteration.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         fps: frames per second; by default the family's own pace.
+        every: film: environment steps from one frame to the next, played at the same pace; by default 1, and more for
+            episodes longer than 250 steps.
         json: print one JSON object and nothing else.
         run_dir: where runs are looked for by name.
     """
@@ -77,16 +82,19 @@ class Render:
     checkpoint: str = BEST
     device: str = "auto"
     fps: float | None = None
+    every: int | None = None
     json: bool = False
     run_dir: str = "runs"
 
     def __post_init__(self) -> None:
         """Reject values out of range, and flags that do not go together, naming the flag."""
-        require_at_least(self, num_tasks=1, steps=0, episodes=1, seed=0, grid=2)
+        require_at_least(self, num_tasks=1, steps=0, episodes=1, seed=0, grid=2, every=1)
         if self.seed > MAX_SEED:
             raise UserError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         if self.num_tasks > MOST_ROWS:
             raise UserError(f"num_tasks must be at most {MOST_ROWS} in one picture, got {self.num_tasks}")
+        if self.grid > FINEST_GRID:
+            raise UserError(f"grid must be at most {FINEST_GRID}, got {self.grid}")
         if self.fps is not None and not 0.1 <= self.fps <= 100:
             raise UserError(f"fps must be between 0.1 and 100, got {self.fps}")
         if self.over and not self.heat_map:
@@ -133,7 +141,7 @@ class Render:
             write_atomically(path, _png(figure))
         else:
             columns = STRIP_LENGTH if still else steps + 1
-            stride = math.ceil(distribution.horizon / MOST_FRAMES)
+            stride = self.every or math.ceil(distribution.horizon / MOST_FRAMES)
             camera = Camera(pictured, picture_size(columns), stride)
             try:
                 batches = adapt_in(camera, learner, steps, generator).batches
