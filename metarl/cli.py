@@ -28,6 +28,7 @@ from agents.registry import AGENTS
 from envs.registry import FAMILIES, env_label, is_env_file, make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
+from envs.worker_pool import EnvironmentFailedError
 from metarl import bench_report, comparison_report, distributed, plots
 from metarl.bench import bench
 from metarl.bench_envs import Throughput, checked_families, throughput
@@ -531,7 +532,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return command.execute(Console())
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except (TrainingError, FloatingPointError) as error:
+    except (TrainingError, FloatingPointError, EnvironmentFailedError) as error:
         return _fail(str(error), EXIT_TRAINING_FAILED)
     except (ValueError, OSError) as error:
         if TRACEBACK_VARIABLE in os.environ:

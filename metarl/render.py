@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
@@ -15,17 +14,17 @@ from rich.console import Console
 from agents.meta_learner import MetaLearner
 from envs.env_family import PicturedEnv
 from envs.registry import env_label
-from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task, num_tasks_of, tasks_to_json
 from metarl import heat_map, plots
-from metarl.camera import EPISODE, Camera
+from metarl.camera import Camera
+from metarl.captions import film_rows, return_text, task_text
 from metarl.checkpoint import BEST, write_atomically
 from metarl.config import MAX_SEED
 from metarl.encode import STILL, checked_output, write_film, write_still
 from metarl.errors import UserError, require_at_least
 from metarl.evaluate import adapt_in, rollout_generator, summarize
-from metarl.film import STRIP_LENGTH, Film, Row, Scene, picture_size, strip
+from metarl.film import STRIP_LENGTH, Film, picture_size, strip
 from metarl.memory import available_bytes, episode_bytes
 from metarl.run_directory import RunDirectory, load_learner, resolve_device
 from metarl.task_grid import task_grid
@@ -36,9 +35,6 @@ MOST_FRAMES = 250
 
 FINEST_GRID = 200
 """Cells along each dimension."""
-
-LISTED = 8
-"""Numbers of a task that its caption shows."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ class Render:
                 batches = adapt_in(camera, learner, steps, generator).batches
             finally:
                 pictured.close_pictures()
-            rows = _rows(tasks, batches, camera, "the task" if self.task else f"{self.split} task")
+            rows = film_rows(tasks, batches, camera, "the task" if self.task else f"{self.split} task")
             if still:
                 write_still(path, strip(f"{title}: before and after each adaptation step", rows, stride))
             else:
@@ -155,7 +151,7 @@ class Render:
                 write_film(path, Film(title, rows, distribution.horizon, stride), fps)
         evaluation = summarize(batches)
         more = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
-        curve = " → ".join(_shown(value) for value in evaluation.return_mean)
+        curve = " → ".join(return_text(value) for value in evaluation.return_mean)
         count = num_tasks_of(tasks)
         which = f"the task {self.task}" if self.task else f"{count} {self.split} task{'s' * (count > 1)}"
         return more, [f"{title}, {which}, {episodes} episodes a step: mean return {curve}"]
@@ -186,7 +182,7 @@ class Render:
         write_atomically(path, _png(heat_map.draw(heat, title, held)))
         worst = heat.weakest
         at = {name: grid.tasks[name][worst : worst + 1] for name in distribution.train if name not in grid.fixed}
-        curve = " → ".join(_shown(value) for value in heat.returns[:, worst])
+        curve = " → ".join(return_text(value) for value in heat.returns[:, worst])
         lines = [
             f"{title}, {num_tasks_of(grid.tasks)} tasks",
             *([held] if held else []),
@@ -197,42 +193,6 @@ class Render:
     def _amount(self, run: RunDirectory, learner: MetaLearner) -> tuple[int, int]:
         """Adaptation steps and episodes a step."""
         return learner.adaptation_steps if self.steps is None else self.steps, self.episodes or run.config.episodes
-
-
-def task_text(task: Task) -> str:
-    """One task, leaves (1, …), as `--task` takes it, with three significant digits; cut short where it is long."""
-    if sum(value.numel() for value in task.values()) > LISTED:
-        return ", ".join(
-            f"{name} ({value.numel()} numbers)" if value.numel() > 2 else task_text({name: value})
-            for name, value in task.items()
-        )
-    return " ".join(f"{name}={','.join(map(_decimal, value.flatten().tolist()))}" for name, value in task.items())
-
-
-def _decimal(value: float) -> str:
-    """Three significant digits, never with an exponent."""
-    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
-
-
-def _rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) -> list[Row]:
-    """The tasks' films with their captions."""
-    rows = []
-    for task in range(num_tasks_of(tasks)):
-        scenes = []
-        for k, (batch, clips) in enumerate(zip(batches, camera.clips, strict=True)):
-            returns = batch.returns[task]
-            caption = f"k = {k}   return {_shown(returns.double().mean().item())}"
-            note = f"mean of {len(returns)} episodes; this one {_shown(returns[EPISODE].item())}"
-            scenes.append(Scene(caption, note, clips[task]))
-        one = {parameter: value[task : task + 1] for parameter, value in tasks.items()}
-        number = f" {task + 1}" if num_tasks_of(tasks) > 1 else ""
-        rows.append(Row(f"{name}{number}: {task_text(one)}", scenes))
-    return rows
-
-
-def _shown(value: float) -> str:
-    """A return with two decimals where it is small, else one."""
-    return (f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
 
 
 def _has_plane(distribution: TaskDistribution) -> bool:
