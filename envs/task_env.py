@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.env_family import EnvFamily
+from envs.env_family import EnvFamily, PicturedEnv
 from envs.task_space import Task, num_tasks_of
 
 State = Any
@@ -27,13 +27,11 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
     arguments.
 
     Attributes:
-        render_fps: frames per second of rendered episodes.
         random_steps: whether anything but `initial` draws random numbers.
     """
 
     observation_space: Box
     action_space: Box | Discrete
-    render_fps: int = 10
     random_steps: bool = False
 
     def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
@@ -109,6 +107,12 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
         """Bind to M tasks × E episodes: the BatchedEnv that `collect` steps."""
         return BoundTaskEnv(self, tasks, num_episodes)
 
+    def bind_for_pictures(self, tasks: Task, num_episodes: int) -> PicturedEnv:
+        """See EnvFamily.bind_for_pictures."""
+        if type(self).render_image is TaskEnv.render_image:
+            raise ValueError("it has no render_image()")
+        return BoundTaskEnv(self, tasks, num_episodes)
+
 
 class BoundTaskEnv:
     """A TaskEnv bound to M tasks × E episodes; implements the BatchedEnv protocol of `envs.rollout`.
@@ -128,6 +132,7 @@ class BoundTaskEnv:
         }
         self._state: State = None
         self._rng: torch.Generator | None = None
+        self._render_states: dict[tuple[int, int], Any] = {}
 
     def reset(self, generator: torch.Generator) -> Tensor:
         """Start an episode everywhere; `generator` also drives the steps that follow. Returns obs (M, E, O)."""
@@ -144,6 +149,23 @@ class BoundTaskEnv:
     def success(self) -> None:
         """See BatchedEnv.success."""
         return None
+
+    def picture(self, task: int, episode: int) -> NDArray[np.uint8]:
+        """See PicturedEnv.picture."""
+        which = (task, episode)
+        params = {name: value[which] for name, value in self._params.items()}
+        state = self._state
+        one = {name: leaf[which] for name, leaf in state.items()} if isinstance(state, dict) else state[which]
+        if which not in self._render_states:
+            self._render_states[which] = self.env.render_init(params)
+        self._render_states[which], image = self.env.render_image(one, self._render_states[which], params)
+        return image
+
+    def close_pictures(self) -> None:
+        """See PicturedEnv.close_pictures."""
+        for render_state in self._render_states.values():
+            self.env.render_close(render_state)
+        self._render_states.clear()
 
 
 def _without_generator(env: TaskEnv) -> Callable[[State, Tensor, Task], tuple[State, Tensor, Tensor, Tensor]]:

@@ -118,6 +118,16 @@ class EnvBlock(gymnasium.Env[Any, Any]):
 
         return self._last, 0.0, False, False, self._each(advance)
 
+    def picture(self, row: int, index: int) -> NDArray[np.uint8] | str | None:
+        """What an environment of block `row` renders, or the error; None from the other blocks."""
+        if row != self._row:
+            return None
+        self._diary[row] = index
+        try:
+            return np.asarray(self._envs[index].render(), np.uint8)
+        except Exception as error:
+            return f"rendering: {type(error).__name__}: {error}"
+
     def close(self) -> None:
         """Close all of them."""
         for env in self._envs:
@@ -173,6 +183,16 @@ class WorkerPool:
         with self._deaths_reported():
             observed, *_, infos = self._vector.step(padded.reshape(shape))
         return self._taken(observed, infos)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """What one of the N environments renders, (height, width, 3)."""
+        assert self._vector is not None, "reset() comes before picture()"
+        row, place = divmod(index, self._block_size)
+        with self._deaths_reported():
+            image = self._vector.call("picture", row, place)[row]
+        if not isinstance(image, np.ndarray):
+            raise self._failure(row, str(image))
+        return image
 
     def close(self) -> None:
         """End the workers; the pool may be used again."""
@@ -239,7 +259,10 @@ def _close(vector: Vector, diary: str) -> None:
         for process in vector.processes:
             process.terminate()
         for process in vector.processes:
-            process.join()
+            process.join(timeout=1.0)
+            if process.is_alive():  # SDL, once it has drawn, takes SIGTERM for a wish
+                process.kill()
+                process.join()
         for pipe in vector.parent_pipes:
             if pipe is not None:
                 pipe.close()

@@ -1,4 +1,4 @@
-"""The command line: `metarl train`, `evaluate`, `adapt`, `compare` and the others."""
+"""The command line: `metarl train`, `evaluate`, `adapt`, `render`, `report`, `compare` and the others."""
 
 import contextlib
 import dataclasses
@@ -42,6 +42,7 @@ from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.memory import check_memory, keep_freed_memory
 from metarl.presets import default_config, presets_for
 from metarl.progress import evaluation_table, success_table
+from metarl.render import Render
 from metarl.report import Report
 from metarl.run_directory import RunDirectory, build, resolve_device
 from metarl.run_evaluation import RunEvaluation, evaluate_run
@@ -485,7 +486,7 @@ class Completion:
         return 0
 
 
-Command = Train | Evaluate | Adapt | Report | Compare | Envs | Agents | Tensorboard | Bench | Completion
+Command = Train | Evaluate | Adapt | Render | Report | Compare | Envs | Agents | Tensorboard | Bench | Completion
 COMMANDS: dict[str, type[Command]] = {one.__name__.lower(): one for one in get_args(Command)}
 
 

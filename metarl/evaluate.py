@@ -11,9 +11,9 @@ from scipy import stats
 
 from agents.meta_learner import Adapted, MetaLearner
 from agents.reference import OraclePolicy, RandomPolicy
-from envs.rollout import Episodes, collect
+from envs.rollout import BatchedEnv, Episodes, collect
 from envs.task_distribution import TaskDistribution
-from envs.task_space import Task, num_tasks_of
+from envs.task_space import Task
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -157,8 +157,12 @@ def adapt_to_tasks(
     generator: torch.Generator,
 ) -> Adaptation:
     """As `adaptation_episodes`, with the adapted policies and the time that the rollouts took."""
-    env = distribution.bind(tasks, episodes)
-    adapted = learner.begin(num_tasks_of(tasks))
+    return adapt_in(distribution.bind(tasks, episodes), learner, steps, generator)
+
+
+def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
+    """As `adapt_to_tasks`, in an environment bound to the M tasks × E episodes."""
+    adapted = learner.begin(env.batch_shape[0])
     batches: list[Episodes] = []
     seconds = 0.0
     for step in range(steps + 1):

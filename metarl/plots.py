@@ -2,8 +2,11 @@
 
 import matplotlib
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from envs.env_family import EnvFamily
 from envs.rollout import Episodes
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
@@ -37,43 +40,64 @@ def trajectories(
     """Paths in the plane: a row per task, a column per adaptation step; None for families without a plane.
 
     Args:
-        distribution: knows where an observation lies in the plane.
+        distribution: knows where observations lie in the plane.
         tasks: M tasks.
         batches: episodes after k = 0 … K adaptation steps.
         num_tasks: rows, at most M.
     """
     env = distribution.env
-    first = env.plane_position(batches[0].obs)
-    if first is None:
+    if env.plane_path(batches[0].obs[0, 0]) is None:
         return None
     goals = env.plane_goal(tasks)
-    rows = min(num_tasks, len(first))
-    figure = Figure(figsize=(2.4 * len(batches), 2.5 * rows), layout="constrained")
+    rows, shown = min(num_tasks, len(batches[0].obs)), min(EPISODES_SHOWN, batches[0].obs.shape[1])
+    flat = env.plane_axes is not None
+    figure = Figure(figsize=(2.4 * len(batches), (1.9 if flat else 2.5) * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, len(batches), squeeze=False, sharex=True, sharey=True)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, EPISODES_SHOWN))
-    extent = 0.0
+    ends: list[np.ndarray] = []
     for k, batch in enumerate(batches):
         for task in range(rows):
             axes = grid[task, k]
-            for episode, colour in enumerate(colours[: batch.reward.shape[1]]):
-                path = _path(distribution, batch, task, episode)
+            for line in env.plane_lines({name: value[task] for name, value in tasks.items()}):
+                axes.plot(*np.transpose(line), color="dimgrey", linewidth=1.2)
+            for episode, colour in enumerate(colours[:shown]):
+                path = _path(env, batch, task, episode)
                 # A wandering episode must not shrink the picture of the others: the view follows most of the points.
-                extent = max(extent, float(np.quantile(np.abs(path), 0.9)))
-                axes.plot(path[:, 0], path[:, 1], color=colour, linewidth=0.9)
+                ends.append(np.quantile(np.abs(path), 1.0 if flat else 0.9, axis=0))
+                beside = 0.08 * env.plane_cell * (episode - (shown - 1) / 2)
+                axes.plot(path[:, 0] + beside, path[:, 1] + beside, color=colour, linewidth=0.9)
             if goals is not None:
-                extent = max(extent, float(goals[task].abs().max()))
+                ends.append(np.abs(goals[task].cpu().numpy()))
                 axes.plot(*goals[task].tolist(), "rx", markersize=9, markeredgewidth=2)
-            axes.set_aspect("equal")
             axes.set_title(f"k={k}  return {batch.returns[task].mean().item():.1f}", fontsize=9)
-    grid[0, 0].set_xlim(-1.2 * extent, 1.2 * extent)
-    grid[0, 0].set_ylim(-1.2 * extent, 1.2 * extent)
-    figure.suptitle(f"{distribution.name}: {EPISODES_SHOWN} episodes before and after k adaptation steps")
+            axes.tick_params(labelsize=8)
+            if env.plane_cell:
+                axes.set(xticks=[], yticks=[])
+    _set_view(grid[0, 0], np.max(ends, axis=0), env, {name: value[0] for name, value in tasks.items()})
+    if env.plane_axes is not None:
+        figure.supxlabel(env.plane_axes[0], fontsize=9)
+        figure.supylabel(env.plane_axes[1], fontsize=9)
+    else:
+        for axes in grid.flat:
+            axes.set_aspect("equal")
+    figure.suptitle(f"{distribution.name}: {shown} episodes before and after k adaptation steps", fontsize=11)
     return figure
 
 
-def _path(distribution: TaskDistribution, batch: Episodes, task: int, episode: int) -> np.ndarray:
+def _set_view(axes: Axes, end: np.ndarray, env: EnvFamily, task: Task) -> None:
+    """Show what lies within `end` (2,) of the origin, and the walls; where the plane has axes, forwards of it only."""
+    lines = env.plane_lines(task)
+    walls = np.abs(np.concatenate(lines)).max(axis=0) if lines else np.zeros(2)
+    if env.plane_axes is not None:
+        axes.set(xlim=(0, 1.03 * end[0]), ylim=1.2 * max(end[1], walls[1]) * np.array([-1, 1]))
+        return
+    half = max(1.2 * end.max(), 1.1 * walls.max())
+    axes.set(xlim=(-half, half), ylim=(-half, half))
+
+
+def _path(env: EnvFamily, batch: Episodes, task: int, episode: int) -> np.ndarray:
     """Positions of one episode, its end included, (steps + 1, 2)."""
     steps = int(batch.mask[task, episode].sum())
-    obs = [*batch.obs[task, episode, :steps], batch.last_obs[task, episode]]
-    positions = [distribution.env.plane_position(o) for o in obs]
-    return np.array([p.tolist() for p in positions if p is not None])
+    path = env.plane_path(torch.cat([batch.obs[task, episode, :steps], batch.last_obs[task, episode].unsqueeze(0)]))
+    assert path is not None
+    return path.cpu().numpy()

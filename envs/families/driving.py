@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from envs.env_family import Polyline
 from envs.task_distribution import TaskDistribution
 from envs.task_env import State, TaskEnv
 from envs.task_space import LogUniform, Range, Task, Uniform
@@ -91,6 +92,7 @@ class Driving(TaskEnv):
     """
 
     action_space = Box(-1.0, 1.0, (2,), np.float32)
+    plane_axes = ("along the road, m", "left of its centre, m")
     oracle_cornering, oracle_braking = 0.6, 0.4  # shares of the grip that the oracle uses up
 
     def __init__(
@@ -247,6 +249,20 @@ class Driving(TaskEnv):
         draw.polygon(body, fill="royalblue")
         draw.line(body[:2], fill="gold", width=2)
         return render_state, np.asarray(image)
+
+    def plane_path(self, obs: Tensor) -> Tensor:
+        """See TaskEnv.plane_path: (s, e_y) in road coordinates, s added up by the trapezoidal rule."""
+        offset, heading = self.half_width * obs[..., 0], HEADING_UNIT * obs[..., 1]
+        speed, curvature = self.initial_speed + SPEED_UNIT * obs[..., 2], CURVATURE_UNIT * obs[..., 5]
+        progress = (speed * heading.cos() - obs[..., 3] * heading.sin()) / (1 - curvature * offset)
+        steps = 0.5 * TIME_STEP * (progress[..., 1:] + progress[..., :-1])
+        distance = torch.nn.functional.pad(steps.cumsum(dim=-1), (1, 0))
+        return torch.stack([distance, offset], dim=-1)
+
+    def plane_lines(self, task: Task) -> list[Polyline]:
+        """See TaskEnv.plane_lines: the edges of the road, as far as any car comes."""
+        end = MAX_SPEED * TIME_STEP * self.horizon
+        return [[(0.0, side), (end, side)] for side in (-self.half_width, self.half_width)]
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Feedforward of the bend with the tyres' slip, feedback on errors predicted over the delay, speed control.

@@ -1,10 +1,13 @@
 """Any Gymnasium environment as a family of tasks: `GymnasiumTasks` from Python, `from_yaml` from a file."""
 
+import copy
 import hashlib
 import importlib
+import inspect
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.action_map import ActionMap
-from envs.env_family import EnvFamily
+from envs.env_family import EnvFamily, PicturedEnv
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
 from envs.worker_pool import NO_SUCCESS, SingleEnv, TaskValues, WorkerPool
@@ -52,6 +55,18 @@ class EnvSpec:
     seed_parameter: str = ""
     make: Callable[..., gymnasium.Env[Any, Any]] | None = None
 
+    def for_pictures(self) -> "EnvSpec":
+        """The same environments, made to render arrays.
+
+        Raises:
+            ValueError: `make` takes no render_mode.
+        """
+        if self.make is not None:
+            parameters = inspect.signature(self.make).parameters.values()
+            if not any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters):
+                raise ValueError(f"what makes {self.env_id} takes no argument render_mode")
+        return replace(self, fixed={**self.fixed, "render_mode": "rgb_array"})
+
     def build(self, keywords: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
         """A live environment without a time limit."""
         if self.make is not None:
@@ -79,6 +94,8 @@ class ExternalEnv(SingleEnv):
         self._task = task
         self._made_with: Any = None
         self._env: gymnasium.Env[Any, Any] | None = None
+        if spec.fixed.get("render_mode") == "rgb_array" and multiprocessing.parent_process() is not None:
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains where there is no display
         self.set_task(task)
         self._build()
 
@@ -110,6 +127,11 @@ class ExternalEnv(SingleEnv):
         obs, reward, terminated, truncated, info = self._env.step(self._stretched(action))
         return self._vector(obs), float(reward), bool(terminated), bool(truncated), info
 
+    def render(self) -> Any:
+        """See gymnasium.Env.render."""
+        assert self._env is not None
+        return self._env.render()
+
     def close(self) -> None:
         """Close the environment."""
         if self._env is not None:
@@ -127,7 +149,7 @@ class ExternalEnv(SingleEnv):
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ValueError(f"{spec.env_id} cannot be made with the arguments {sorted(keywords)}: {reason}") from error
-        self._env, self._made_with = env, keywords
+        self._env, self._made_with, self.metadata = env, keywords, env.metadata
         self._adopt_spaces(env)
         return env
 
@@ -186,9 +208,15 @@ class GymnasiumFamily(EnvFamily):
         self._example = example
         one = ExternalEnv(spec, example)
         self.observation_space, self.action_space = one.observation_space, one.action_space
+        self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
+        self._draws = "rgb_array" in one.metadata.get("render_modes", ())
         one.close()
-        workers = _cores() if num_workers == ONE_PER_CORE else num_workers
-        self.pool = WorkerPool(lambda: ExternalEnv(spec, example), spec.env_id, workers)
+        self._workers = _cores() if num_workers == ONE_PER_CORE else num_workers
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> WorkerPool:
+        spec, example = self.spec, self._example
+        return WorkerPool(lambda: ExternalEnv(spec, example), spec.env_id, self._workers)
 
     def single(self) -> ExternalEnv:
         """One environment in this process."""
@@ -197,6 +225,15 @@ class GymnasiumFamily(EnvFamily):
     def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
         """See EnvFamily.bind."""
         return BoundExternalEnv(self, tasks, num_episodes)
+
+    def bind_for_pictures(self, tasks: Task, num_episodes: int) -> PicturedEnv:
+        """See EnvFamily.bind_for_pictures; environments of their own, with render_mode "rgb_array"."""
+        if not self._draws:
+            raise ValueError(f"{self.spec.env_id} has no render mode rgb_array")
+        drawing = copy.copy(self)
+        drawing.spec = self.spec.for_pictures()
+        drawing.pool = drawing._new_pool()
+        return BoundExternalEnv(drawing, tasks, num_episodes)
 
 
 class BoundExternalEnv:
@@ -236,6 +273,14 @@ class BoundExternalEnv:
         if (self._success == NO_SUCCESS).all():
             return None
         return self._tensor(self._success).gt(0)
+
+    def picture(self, task: int, episode: int) -> NDArray[np.uint8]:
+        """See PicturedEnv.picture."""
+        return self._pool.picture(task * self.batch_shape[1] + episode)
+
+    def close_pictures(self) -> None:
+        """See PicturedEnv.close_pictures: ends the workers."""
+        self._pool.close()
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array.copy()).to(self._device).reshape(*self.batch_shape, *array.shape[1:])

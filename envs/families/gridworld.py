@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.canvas import Canvas
+from envs.env_family import Polyline
 from envs.task_distribution import TaskDistribution
 from envs.task_env import State, TaskEnv
 from envs.task_space import Choice, Range, Task
@@ -34,6 +35,7 @@ class GridGame(TaskEnv):
 
     action_space = Discrete(5)
     render_fps = 5
+    plane_cell = 1.0
 
     def __init__(self, size: int, start: Cell, horizon: int) -> None:
         self.size, self.start, self.horizon = size, start, horizon
@@ -75,6 +77,11 @@ class GridGame(TaskEnv):
     def centred(self, position: Tensor) -> Tensor:
         """In the plane, the middle of the grid being the origin."""
         return position - (self.size - 1) / 2
+
+    def plane_lines(self, task: Task) -> list[Polyline]:
+        """See TaskEnv.plane_lines: the outer walls."""
+        high = self.size / 2
+        return [[(-high, -high), (high, -high), (high, high), (-high, high), (-high, -high)]]
 
     def canvas(self) -> Canvas:
         """The empty grid with its start."""
@@ -451,17 +458,28 @@ class Maze(GridGame):
         """See TaskEnv.plane_goal."""
         return self.centred(tasks["goal"])
 
+    def _walls(self, params: Task) -> list[Polyline]:
+        """Walls above and to the right of the cells of one maze, in coordinates of cells."""
+        walls: list[Polyline] = []
+        for y, row in enumerate(params["openings"].tolist()):
+            for x, (up, right) in enumerate(row):
+                walls += [] if up else [[(x - 0.5, y + 0.5), (x + 0.5, y + 0.5)]]
+                walls += [] if right else [[(x + 0.5, y - 0.5), (x + 0.5, y + 0.5)]]
+        return walls
+
+    def plane_lines(self, task: Task) -> list[Polyline]:
+        """See TaskEnv.plane_lines: all walls."""
+        middle = (self.size - 1) / 2
+        inner = [[(x - middle, y - middle) for x, y in wall] for wall in self._walls(task)]
+        return super().plane_lines(task) + inner
+
     def render_image(self, state: Tensor, render_state: Any, params: Task | None = None) -> Picture:
         """Picture of the maze: walls black, the agent blue, the goal a red cross, the start a grey dot."""
         assert params is not None
         canvas, low, high = self.canvas(), -0.5, self.size - 0.5
         canvas.line([(low, high), (low, low), (high, low)], "black", 3)
-        for y, row in enumerate(params["openings"].tolist()):
-            for x, (up, right) in enumerate(row):
-                if not up:
-                    canvas.line([(x - 0.5, y + 0.5), (x + 0.5, y + 0.5)], "black", 3)
-                if not right:
-                    canvas.line([(x + 0.5, y - 0.5), (x + 0.5, y + 0.5)], "black", 3)
+        for wall in self._walls(params):
+            canvas.line(wall, "black", 3)
         canvas.disc(_cell(state), 12, "royalblue")
         canvas.cross(_cell(params["goal"]), 10, "red")
         return render_state, canvas.image()

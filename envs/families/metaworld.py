@@ -33,10 +33,10 @@ def benchmark(name: str) -> tuple[list[tuple[str, Any]], list[list[Any]]]:
     return environments, goals
 
 
-def make(name: str, environment: int) -> gymnasium.Env[Any, Any]:
+def make(name: str, environment: int, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """A fresh environment of a benchmark."""
     _, env_class = benchmark(name)[0][environment]
-    env: gymnasium.Env[Any, Any] = env_class()
+    env: gymnasium.Env[Any, Any] = env_class(render_mode=render_mode)
     return env
 
 

@@ -11,10 +11,10 @@ from envs.task_space import Integers
 LAYOUTS = 1_000_000
 
 
-def without_mission(env_id: str) -> gymnasium.Env[Any, Any]:
+def without_mission(env_id: str, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """The environment with the agent's view alone as its observation: the mission is text, and always the same."""
     wrappers: Any = importlib.import_module("minigrid.wrappers")
-    env = gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=-1)
+    env = gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=-1, render_mode=render_mode)
     made: gymnasium.Env[Any, Any] = wrappers.ImgObsWrapper(env)
     return made
 

@@ -426,3 +426,26 @@ def test_the_observation_does_not_hold_the_target_speed() -> None:
     before, after = play(distribution, tasks, actions), play(distribution, elsewhere, actions)
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
+
+
+@both
+def test_pictures_of_trajectories_hold_the_way_that_the_car_has_gone(make: Callable[[], TaskDistribution]) -> None:
+    """The distance comes from observations alone, added up: a first-order integration on either side."""
+    distribution = make()
+    env, tasks = distribution.task_env, distribution.sample(8, "test")
+    state, generator = env.initial(rng(), tasks), rng(1)
+    seen, distance, offset = [env.observation(state, generator, tasks)], [state["distance"]], [state["lateral_error"]]
+    for _ in range(20):
+        action = 0.3 * torch.rand((8, 2), generator=generator)
+        state, obs, _, _ = env.step(state, action, generator, tasks)
+        seen.append(obs)
+        distance.append(state["distance"])
+        offset.append(state["lateral_error"])
+    path = env.plane_path(torch.stack(seen, dim=1))
+    assert path is not None
+    torch.testing.assert_close(path[..., 0], torch.stack(distance, dim=1), rtol=2e-3, atol=0.02)
+    within = torch.stack(offset, dim=1).abs() < 10 * seen[0].new_tensor(distribution.env.half_width)  # type: ignore[attr-defined]
+    torch.testing.assert_close(path[..., 1][within], torch.stack(offset, dim=1)[within], rtol=1e-5, atol=1e-5)
+    (left, right) = env.plane_lines({name: value[0] for name, value in tasks.items()})
+    assert right[0][1] - left[0][1] == 2 * distribution.env.half_width  # type: ignore[attr-defined]
+    assert left[-1][0] > float(path[..., 0].max())

@@ -1,6 +1,7 @@
 """Any Gymnasium environment as a family: against Gymnasium stepped one by one, in this process and in workers."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -437,3 +438,67 @@ def test_observations_are_float32_tensors_of_the_batch() -> None:
     assert (obs.shape, obs.dtype) == ((2, 3, 3), torch.float32)
     seen, reward, terminated = env.step(torch.full((2, 3, 1), 5.0))
     assert (seen.shape, reward.shape, terminated.dtype) == ((2, 3, 3), (2, 3), torch.bool)
+
+
+@WORKERS
+def test_pictures_are_those_of_gymnasium_and_leave_the_episodes_as_they_are(
+    num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    distribution = pendulum(num_workers)
+    tasks, action = distribution.sample(2, "test"), torch.full((2, 2, 1), 0.5)
+    plain, pictured = distribution.bind(tasks, 2), distribution.env.bind_for_pictures(tasks, 2)
+    assert torch.equal(plain.reset(rng()), pictured.reset(rng()))
+    assert torch.equal(plain.step(action)[0], pictured.step(action)[0])
+    for (m, e), seed in zip([(0, 0), (0, 1), (1, 0), (1, 1)], seeds_of(4), strict=True):
+        gym = gymnasium.make("Pendulum-v1", g=float(tasks["g"][m]), render_mode="rgb_array")
+        gym.reset(seed=seed)
+        gym.step(np.array([1.0], np.float32))
+        expected: Any = gym.render()
+        np.testing.assert_array_equal(pictured.picture(m, e), expected)
+        gym.close()
+    assert distribution.env.render_fps == 30
+    pictured.close_pictures()
+    distribution.family.pool.close()
+
+
+class Stubborn(gymnasium.Env[Any, Any]):
+    """Ignores SIGTERM, as SDL does once it has drawn, and cannot draw."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    observation_space, action_space = Box(-1, 1, (1,)), Box(-1, 1, (1,))
+
+    def __init__(self, level: float = 0, render_mode: str | None = None) -> None:
+        if render_mode:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """See gymnasium.Env.reset."""
+        return np.zeros(1, np.float32), {}
+
+    def render(self) -> Any:
+        """See gymnasium.Env.render."""
+        raise RuntimeError("no display")
+
+
+def test_what_cannot_be_drawn_is_reported_and_its_stubborn_workers_end() -> None:
+    ranges = {"level": Uniform(0, 1)}
+    distribution = GymnasiumTasks("Stubborn", ranges, horizon=2, make=Stubborn, num_workers=1)
+    env: Any = distribution.env.bind_for_pictures(distribution.sample(1, "test"), 1)
+    env.reset(rng())
+    (process,) = env._pool._vector.processes
+    with pytest.raises(EnvironmentFailedError, match=r"failed on the task .*rendering: RuntimeError: no display"):
+        env.picture(0, 0)
+    assert not process.is_alive()
+
+
+def test_what_takes_no_render_mode_or_has_none_is_refused() -> None:
+    def make(level: float) -> Stubborn:
+        return Stubborn(level)
+
+    distribution = GymnasiumTasks("Stubborn", {"level": Uniform(0, 1)}, horizon=2, make=make, num_workers=0)
+    with pytest.raises(ValueError, match="what makes Stubborn takes no argument render_mode"):
+        distribution.env.bind_for_pictures(distribution.sample(1, "test"), 1)
+    blind = everything(num_workers=0)
+    with pytest.raises(ValueError, match="has no render mode rgb_array"):
+        blind.env.bind_for_pictures(blind.sample(1, "test"), 1)
