@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from mujoco.rollout import Rollout
 
+from envs.physics.models import import_mujoco
 from envs.physics.robot_env import RobotEnv
 from envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.bench_envs import DIFFERENT_ACTIONS, batch_rate, cores, steps_per_second, vector_rate
@@ -103,6 +102,9 @@ def robot_throughput(name: str, num_envs: int, seconds: float, num_threads: int)
 
 def _rollout_rate(env: RobotEnv, num_envs: int, seconds: float, num_threads: int) -> float:
     """The physics alone, from the start of an episode on under random controls."""
+    mujoco = import_mujoco()
+    from mujoco.rollout import Rollout
+
     model, frame_skip = env.model, env.robot.frame_skip
     pool = Rollout(nthread=num_threads if num_threads > 1 else 0)
     data = [mujoco.MjData(model) for _ in range(num_threads)]

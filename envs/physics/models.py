@@ -13,18 +13,25 @@ import torch
 from torch import Tensor
 
 
-def import_mujoco() -> Any:
-    """The package, told before its first import to draw without a display where there is none.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+def _draw_without_display() -> None:
+    """Choose an OpenGL that needs no display where there is none; MuJoCo reads it when it is first imported."""
     headless = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if headless and "MUJOCO_GL" not in os.environ:
         for backend, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
             if ctypes.util.find_library(library):
                 os.environ["MUJOCO_GL"] = backend
                 break
+
+
+_draw_without_display()
+
+
+def import_mujoco() -> Any:
+    """The package.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
         import mujoco
     except ImportError as error:

@@ -1,8 +1,10 @@
 """Robots against Gymnasium's own environments: next states, observations and rewards, at states along trajectories."""
 
 import copy
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -247,3 +249,21 @@ def test_without_opengl_a_picture_is_refused_in_one_line() -> None:
     )
     assert done.stdout.count("\n") == 1
     assert "pictures of robots need OpenGL" in done.stdout
+
+
+def test_pictures_of_robots_are_drawn_by_the_command_without_a_display(tmp_path: Path) -> None:
+    """In a process of its own: what is imported on the way must not choose an OpenGL that needs a display."""
+    code = (
+        "import metarl.cli, gymnasium; env = gymnasium.make('metarl/AntGoal-v0', render_mode='rgb_array'); "
+        "env.reset(seed=0); print(env.render().shape)"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "(256, 256, 3)", done.stderr
