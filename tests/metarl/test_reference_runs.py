@@ -9,7 +9,8 @@ import pytest
 from metarl.cli import main
 
 REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
-RUNS = sorted(path.parent.name for path in REFERENCE.glob("*/checkpoints"))
+WITH_POLICY = sorted(path.parent.name for path in REFERENCE.glob("*/checkpoints"))
+RUNS = sorted(path.parent.name for path in REFERENCE.glob("*/events.out.tfevents*.test"))
 
 
 def contents(run: Path) -> dict[str, str]:
@@ -38,11 +39,12 @@ def test_it_is_whole_and_small(name: str) -> None:
     assert about["cpu_count"] >= 1
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", WITH_POLICY)
 def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = REFERENCE / name
     before, recorded = contents(run), json.loads((run / "evaluation-test.json").read_text())
-    assert main(["evaluate", str(run), "--num-tasks", str(recorded["num_tasks"]), "--json"]) == 0
+    steps = str(recorded["adaptation_steps"])
+    assert main(["evaluate", str(run), "--num-tasks", str(recorded["num_tasks"]), "--steps", steps, "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["checkpoint_iteration"] == recorded["checkpoint_iteration"]
     for mean, (low, high) in zip(evaluated["return_mean"], recorded["return_ci95"], strict=True):
