@@ -151,6 +151,10 @@ def _add_sensors(mujoco: Any, spec: Any, sensors: Sensors) -> None:
     kinds, body_type = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_BODY
     spec.add_sensor(type=kinds.mjSENS_SUBTREECOM, objtype=body_type, objname=bodies[0].name)
     if sensors.contacts:
+        if not hasattr(kinds, "mjSENS_CONTACT"):
+            raise ValueError(
+                f"contact forces need a newer MuJoCo than {mujoco.__version__}: install by constraints.txt"
+            )
         fields = mujoco.mjtConDataField
         wanted = sum(1 << int(f) for f in (fields.mjCONDATA_FORCE, fields.mjCONDATA_TORQUE, fields.mjCONDATA_POS))
         net_force = 3  # all contacts of the body as one, in the frame of the world
