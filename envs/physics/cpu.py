@@ -32,13 +32,18 @@ class CpuEngine:
 
     def __init__(self, model: Any, num_worlds: int, frame_skip: int, num_threads: int) -> None:
         mujoco = import_mujoco()
-        self._nq, self._nv, self._nu, self._num_sensors = model.nq, model.nv, model.nu, model.nsensordata
-        self._num_worlds, self._frame_skip = num_worlds, frame_skip
+        self._nq, self._num_sensors = model.nq, model.nsensordata
+        self._num_worlds = num_worlds
         self._state_size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         assert self._state_size == 1 + model.nq + model.nv, "a robot's state is time, positions and velocities"
         threads = min(num_threads or num_cores(), num_worlds)
         self._data = [mujoco.MjData(model) for _ in range(threads)]
         self._rollout = _rollout(threads)
+        # Kept: fetching fresh pages for them at each step takes as long as the rest of the work around the physics.
+        self._start = np.zeros((num_worlds, self._state_size))
+        self._control = np.zeros((num_worlds, frame_skip, model.nu))
+        self._end = np.empty((num_worlds, frame_skip, self._state_size))
+        self._unread = np.empty((num_worlds, frame_skip, model.nsensordata))
         self.assign([model], np.zeros(num_worlds, np.int64))
 
     def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
@@ -54,37 +59,35 @@ class CpuEngine:
 
     def step(self, state: State, control: Tensor) -> State:
         """See Engine.step."""
-        start = np.zeros((self._num_worlds, self._state_size))
-        start[:, 1 : 1 + self._nq] = state["qpos"].numpy()
-        start[:, 1 + self._nq :] = state["qvel"].numpy()
-        held = np.ascontiguousarray(
-            np.broadcast_to(control.numpy()[:, None], (len(control), self._frame_skip, control.shape[1])), np.float64
-        )
-        end, _ = self._run(self._stepped, start, held, self._frame_skip)
-        return self._state(end[:, -1], held[:, -1:])
+        self._start[:, 1 : 1 + self._nq] = state["qpos"].numpy()
+        self._start[:, 1 + self._nq :] = state["qvel"].numpy()
+        self._control[:] = control.numpy()[:, None]
+        self._run(self._stepped, self._start, self._control, self._end, self._unread)
+        return self._state(self._end[:, -1])
 
     def state(self, qpos: Tensor, qvel: Tensor) -> State:
         """See Engine.state."""
         time = np.zeros((self._num_worlds, 1))
-        idle = np.zeros((self._num_worlds, 1, self._nu))
-        return self._state(np.concatenate([time, qpos.numpy(), qvel.numpy()], axis=1), idle)
+        self._control[:] = 0
+        return self._state(np.concatenate([time, qpos.numpy(), qvel.numpy()], axis=1))
 
-    def _state(self, full: Any, control: Any) -> State:
+    def _state(self, full: NDArray[np.float64]) -> State:
+        """Copies of positions and velocities, and what sensors say under the control of the last physics step."""
         positions, velocities = full[:, 1 : 1 + self._nq], full[:, 1 + self._nq :]
         state = {"qpos": torch.tensor(positions), "qvel": torch.tensor(velocities)}
         if self._num_sensors:
             # Sensors are read at the start of a step, so one more step from here reads them here.
-            _, readings = self._run(self._measured, np.ascontiguousarray(full), np.ascontiguousarray(control), 1)
+            beyond = np.empty((self._num_worlds, 1, self._state_size))
+            readings = np.empty((self._num_worlds, 1, self._num_sensors))
+            control = np.ascontiguousarray(self._control[:, -1:])
+            self._run(self._measured, np.ascontiguousarray(full), control, beyond, readings)
             state["readings"] = torch.tensor(readings[:, 0])
         return state
 
-    def _run(self, models: list[Any], start: Any, control: Any, num_steps: int) -> tuple[Any, Any]:
-        end = np.empty((len(models), num_steps, self._state_size))
-        readings = np.empty((len(models), num_steps, self._num_sensors))
+    def _run(self, models: list[Any], start: Any, control: Any, end: Any, readings: Any) -> None:
         self._rollout.rollout(
-            models, self._data, start, control, skip_checks=True, nstep=num_steps, state=end, sensordata=readings
+            models, self._data, start, control, skip_checks=True, nstep=end.shape[1], state=end, sensordata=readings
         )
-        return end, readings
 
 
 def num_cores() -> int:
