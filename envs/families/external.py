@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.action_map import ActionMap
+from envs.cores import num_cores
 from envs.env_family import EnvFamily, PicturedEnv
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
@@ -211,7 +212,7 @@ class GymnasiumFamily(EnvFamily):
         self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
         self._draws = "rgb_array" in one.metadata.get("render_modes", ())
         one.close()
-        self._workers = _cores() if num_workers == ONE_PER_CORE else num_workers
+        self._workers = num_cores() if num_workers == ONE_PER_CORE else num_workers
         self.pool = self._new_pool()
 
     def _new_pool(self) -> WorkerPool:
@@ -365,10 +366,6 @@ def _registered_horizon(env_id: str) -> int:
     if limit is None:
         raise ValueError(f"{env_id} has no time limit of its own; give a horizon")
     return limit
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _RANGES: dict[str, Callable[..., Range]] = {

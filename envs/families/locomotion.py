@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.physics.models import Sensors
-from envs.physics.robot_env import RobotEnv, State
+from envs.physics.models import Sensors, State
+from envs.physics.robot_env import RobotEnv
 from envs.physics.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, Robot
 from envs.task_distribution import TaskDistribution
 from envs.task_space import Ball, Choice, Circle, Integers, LogUniform, Range, Task, Uniform

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.physics.models import import_mujoco
-
-State = dict[str, Tensor]
-"""qpos (N, nq), qvel (N, nv), float64; and readings (N, S) where there are sensors."""
+from envs.cores import num_cores
+from envs.physics.models import State, import_mujoco
 
 
 class CpuEngine:
@@ -88,11 +85,6 @@ class CpuEngine:
         self._rollout.rollout(
             models, self._data, start, control, skip_checks=True, nstep=end.shape[1], state=end, sensordata=readings
         )
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.physics.cpu import CpuEngine
-
-State = dict[str, Tensor]
-"""qpos (N, nq) and qvel (N, nv); and readings (N, S) where there are sensors."""
+from envs.physics.models import State
 
 ENGINES = ("auto", "mujoco", "warp")
 

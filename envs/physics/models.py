@@ -39,6 +39,10 @@ def import_mujoco() -> Any:
     return mujoco
 
 
+State = dict[str, Tensor]
+"""qpos (*batch, nq) and qvel (*batch, nv), float64 on the CPU; and readings (*batch, S) where there are sensors."""
+
+
 @dataclass(frozen=True)
 class Sensors:
     """What to measure beside positions and velocities; bodies are all but the world, B of them.

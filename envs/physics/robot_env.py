@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.physics.engine import Engine, make_engine
-from envs.physics.models import Measured, Sensors, import_mujoco, load_robot
+from envs.physics.models import Measured, Sensors, State, import_mujoco, load_robot
 from envs.physics.picture import RobotCamera
 from envs.physics.robots import Robot
 from envs.task_env import TaskEnv
 from envs.task_space import Task
-
-State = dict[str, Tensor]
 
 OBSERVED_UP_TO = 1e4
 """Observations are clipped there, ±; nothing sane comes near."""
@@ -137,8 +135,7 @@ class RobotEnv(TaskEnv):
     def render_init(self, params: Task | None = None, **kwargs: Any) -> RobotCamera:
         """A camera that follows the robot of this task; raises a ValueError where nothing can be drawn."""
         assert params is not None
-        varies = type(self).vary is not RobotEnv.vary
-        return RobotCamera(self._models(params, ())[0][0] if varies else self.model, self.robot.camera_distance)
+        return RobotCamera(self._models(params, ())[0][0] if self._varies else self.model, self.robot.camera_distance)
 
     def render_image(
         self, state: State, render_state: RobotCamera, params: Task | None = None
@@ -153,6 +150,11 @@ class RobotEnv(TaskEnv):
     def __getstate__(self) -> dict[str, Any]:
         """Without engine and model: they are made anew where they are needed."""
         return {**self.__dict__, "_model": None, "_engines": {}, "_held": {}}
+
+    @property
+    def _varies(self) -> bool:
+        """Whether tasks have robots of their own."""
+        return type(self).vary is not RobotEnv.vary
 
     def _batch_shape(self, params: Task) -> tuple[int, ...]:
         name = next(iter(params))
@@ -174,7 +176,7 @@ class RobotEnv(TaskEnv):
             engine = make_engine(self.engine, tasks.device, self.model, key[0], self.robot.frame_skip, self.num_threads)
             self._engines[key] = engine
             self._held.pop(key, None)
-        if type(self).vary is not RobotEnv.vary:
+        if self._varies:
             # The tensors themselves are held too, so that their ids stay theirs.
             held = ([(id(value), value._version) for value in params.values()], list(params.values()))
             if key not in self._held or self._held[key][0] != held[0]:

@@ -60,14 +60,12 @@ class Robot:
 
     def start(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Positions (*shape, nq) and velocities (*shape, nv) at the start of an episode, float64."""
-        options: dict[str, object] = {"generator": rng, "device": rng.device, "dtype": torch.float64}
         nominal = torch.tensor(self.start_position, dtype=torch.float64, device=rng.device)
-        qpos = nominal + self.noise * (2 * torch.rand(*shape, len(nominal), **options) - 1)  # type: ignore[call-overload]
+        qpos = nominal + self.noise * (2 * torch.empty(*shape, len(nominal)).to(nominal).uniform_(generator=rng) - 1)
+        velocities = torch.empty(*shape, self.num_velocities).to(nominal)
         if self.normal_velocities:
-            noise = torch.randn(*shape, self.num_velocities, **options)  # type: ignore[call-overload]
-        else:
-            noise = 2 * torch.rand(*shape, self.num_velocities, **options) - 1  # type: ignore[call-overload]
-        return qpos, self.noise * noise
+            return qpos, self.noise * velocities.normal_(generator=rng)
+        return qpos, self.noise * (2 * velocities.uniform_(generator=rng) - 1)
 
     def observe(self, qpos: Tensor, qvel: Tensor) -> Tensor:
         """Positions but for the hidden ones, and velocities: (*batch, nq − hidden + nv)."""
@@ -89,34 +87,46 @@ class Robot:
         return healthy
 
 
-HALF_CHEETAH = Robot("HalfCheetah-v5", "half_cheetah.xml", 5, 0.01, (0.0,) * 9, 9, 6, 7, 9, 0.1, normal_velocities=True)
+HALF_CHEETAH = Robot(
+    gymnasium_id="HalfCheetah-v5",
+    file="half_cheetah.xml",
+    frame_skip=5,
+    time_step=0.01,
+    start_position=(0.0,) * 9,
+    num_velocities=9,
+    num_actuators=6,
+    num_bodies=7,
+    num_geoms=9,
+    noise=0.1,
+    normal_velocities=True,
+)
 ANT = Robot(
-    "Ant-v5",
-    "ant.xml",
-    5,
-    0.01,
-    (0, 0, 0.75, 1, *(0.0,) * 11),
-    14,
-    8,
-    13,
-    14,
-    0.1,
+    gymnasium_id="Ant-v5",
+    file="ant.xml",
+    frame_skip=5,
+    time_step=0.01,
+    start_position=(0, 0, 0.75, 1, *(0.0,) * 11),
+    num_velocities=14,
+    num_actuators=8,
+    num_bodies=13,
+    num_geoms=14,
+    noise=0.1,
     normal_velocities=True,
     hidden_positions=2,
     healthy_height=(0.2, 1.0),
     height_index=2,
 )
 HOPPER = Robot(
-    "Hopper-v5",
-    "hopper.xml",
-    4,
-    0.002,
-    (0, 1.25, 0, 0, 0, 0),
-    6,
-    3,
-    4,
-    5,
-    5e-3,
+    gymnasium_id="Hopper-v5",
+    file="hopper.xml",
+    frame_skip=4,
+    time_step=0.002,
+    start_position=(0, 1.25, 0, 0, 0, 0),
+    num_velocities=6,
+    num_actuators=3,
+    num_bodies=4,
+    num_geoms=5,
+    noise=5e-3,
     clip_velocity=10.0,
     healthy_height=(0.7, math.inf),
     healthy_angle=0.2,
@@ -124,34 +134,33 @@ HOPPER = Robot(
     camera_distance=3.0,
 )
 WALKER2D = Robot(
-    "Walker2d-v5",
-    "walker2d_v5.xml",
-    4,
-    0.002,
-    (0, 1.25, 0, 0, 0, 0, 0, 0, 0),
-    9,
-    6,
-    7,
-    8,
-    5e-3,
+    gymnasium_id="Walker2d-v5",
+    file="walker2d_v5.xml",
+    frame_skip=4,
+    time_step=0.002,
+    start_position=(0, 1.25, 0, 0, 0, 0, 0, 0, 0),
+    num_velocities=9,
+    num_actuators=6,
+    num_bodies=7,
+    num_geoms=8,
+    noise=5e-3,
     clip_velocity=10.0,
     healthy_height=(0.8, 2.0),
     healthy_angle=1.0,
 )
 HUMANOID = Robot(
-    "Humanoid-v5",
-    "humanoid.xml",
-    5,
-    0.003,
-    (0, 0, 1.4, 1, *(0.0,) * 20),
-    23,
-    17,
-    13,
-    18,
-    1e-2,
+    gymnasium_id="Humanoid-v5",
+    file="humanoid.xml",
+    frame_skip=5,
+    time_step=0.003,
+    start_position=(0, 0, 1.4, 1, *(0.0,) * 20),
+    num_velocities=23,
+    num_actuators=17,
+    num_bodies=13,
+    num_geoms=18,
+    noise=1e-2,
     hidden_positions=2,
     max_control=0.4,
     healthy_height=(1.0, 2.0),
     height_index=2,
 )
-ROBOTS = (HALF_CHEETAH, ANT, HOPPER, WALKER2D, HUMANOID)

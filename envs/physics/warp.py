@@ -10,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.physics.models import import_mujoco
-
-State = dict[str, Tensor]
+from envs.physics.models import State, import_mujoco
 
 VARIED_FIELDS = (
     "body_mass",

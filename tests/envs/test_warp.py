@@ -1,6 +1,8 @@
 """MuJoCo Warp beside MuJoCo, on the CPU; compiling its kernels takes minutes the first time."""
 
+import sys
 from typing import Any
+from unittest import mock
 
 import mujoco
 import pytest
@@ -54,13 +56,26 @@ def test_worlds_get_their_own_robots_anew() -> None:
     assert torch.equal(again["qvel"], alone["qvel"])
 
 
+def test_worlds_that_do_not_fit_are_refused_with_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    warp, mujoco_warp = mock.MagicMock(), mock.MagicMock()
+    mujoco_warp.make_data.side_effect = RuntimeError("Failed to allocate 99 bytes\non device 'cuda:0'")
+    monkeypatch.setitem(sys.modules, "warp", warp)
+    monkeypatch.setitem(sys.modules, "mujoco_warp", mujoco_warp)
+    model: Any = make_distribution("half-cheetah-direction").task_env.model  # type: ignore[attr-defined]
+    with pytest.raises(
+        ValueError, match=r"9000 worlds .* do not fit on cuda: lower --num-tasks or --episodes"
+    ) as refused:
+        make_engine("auto", torch.device("cuda"), model, 9000, 5, 1)
+    assert "\n" not in str(refused.value)
+
+
 def test_an_engine_that_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = None
     with pytest.raises(ValueError, match="engine must be one of auto, mujoco, warp, got 'bullet'"):
         make_engine("bullet", torch.device("cpu"), model, 1, 5, 1)
     with pytest.raises(ValueError, match="the engine mujoco runs on the CPU, not on cuda"):
         make_engine("mujoco", torch.device("cuda"), model, 1, 5, 1)
-    monkeypatch.setitem(__import__("sys").modules, "mujoco_warp", None)
+    monkeypatch.setitem(sys.modules, "mujoco_warp", None)
     with pytest.raises(
         ValueError, match=r"robots on cuda need MuJoCo Warp .*'\.\[warp\]'.* or train them with --device cpu"
     ):
