@@ -379,8 +379,8 @@ def at_least_one(field: str, value: int) -> int:
 
 def _render_metadata(env: TaskEnv, metadata: dict[str, Any]) -> dict[str, Any]:
     """The class's metadata with the family's frame rate, and no render mode where the family draws no pictures."""
-    draws = type(env).render_image is not TaskEnv.render_image
-    return {**metadata, "render_modes": metadata["render_modes"] if draws else [], "render_fps": env.render_fps}
+    modes = metadata["render_modes"] if env.draws_pictures else []
+    return {**metadata, "render_modes": modes, "render_fps": env.render_fps}
 
 
 def _check_render_mode(render_mode: str | None, metadata: dict[str, Any], distribution: TaskDistribution) -> str | None:

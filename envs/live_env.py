@@ -1,8 +1,6 @@
 """One live Gymnasium environment whose task parameters are unknown: a real robot's case."""
 
 import importlib
-import traceback
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.action_map import ActionMap
-from envs.worker_pool import EnvironmentFailedError
+from envs.worker_pool import EnvironmentFailedError, reason_of, success_of
 
 LiveGymEnv = gymnasium.Env[Any, Any]
 
@@ -77,7 +75,7 @@ class LiveEnv:
             except Exception as error:
                 raise self._failure(error) from error
             self._over = bool(terminated or truncated)
-            success = info.get("success", info.get("is_success"))
+            success = success_of(info)
             if success is not None:
                 self._success = bool(self._success or success)
         return self._tensor(self._obs), self._tensor(np.float32(reward)), self._tensor(np.bool_(self._over))
@@ -99,9 +97,7 @@ class LiveEnv:
         return torch.from_numpy(array.reshape(1, 1, *array.shape).copy()).to(self._device)
 
     def _failure(self, error: Exception) -> EnvironmentFailedError:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        return EnvironmentFailedError(f"environment {self.label} failed: {type(error).__name__}: {error} ({where})")
+        return EnvironmentFailedError(f"environment {self.label} failed: {reason_of(error)}")
 
 
 def check_spaces(env: LiveGymEnv, observation_space: Box, action_space: Box | Discrete, label: str) -> None:

@@ -107,9 +107,14 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
         """Bind to M tasks × E episodes: the BatchedEnv that `collect` steps."""
         return BoundTaskEnv(self, tasks, num_episodes)
 
+    @property
+    def draws_pictures(self) -> bool:
+        """Whether `render_image` is defined."""
+        return type(self).render_image is not TaskEnv.render_image
+
     def bind_for_pictures(self, tasks: Task, num_episodes: int) -> PicturedEnv:
         """See EnvFamily.bind_for_pictures."""
-        if type(self).render_image is TaskEnv.render_image:
+        if not self.draws_pictures:
             raise ValueError("it has no render_image()")
         return BoundTaskEnv(self, tasks, num_episodes)
 

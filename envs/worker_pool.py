@@ -37,6 +37,18 @@ class EnvironmentFailedError(RuntimeError):
     """An environment raised an exception, or its worker process died; names environment and task."""
 
 
+def reason_of(error: Exception) -> str:
+    """What an environment's exception says, and where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def success_of(info: Mapping[str, Any]) -> bool | None:
+    """Whether a step succeeded, by "success" or "is_success" of its info; None where it says nothing."""
+    success = info.get("success", info.get("is_success"))
+    return None if success is None else bool(success)
+
+
 class SingleEnv(gymnasium.Env[Any, Any]):
     """What a block holds: one environment with float32 vector observations that can be given a task."""
 
@@ -112,9 +124,9 @@ class EnvBlock(gymnasium.Env[Any, Any]):
             self._last["obs"][index], self._last["reward"][index] = obs, reward
             # One that truncates itself before the horizon has nothing more to give either.
             self._last["terminated"][index] = terminated or truncated
-            success = info.get("success", info.get("is_success"))
+            success = success_of(info)
             if success is not None:
-                self._last["success"][index] = max(self._last["success"][index], int(bool(success)))
+                self._last["success"][index] = max(self._last["success"][index], int(success))
 
         return self._last, 0.0, False, False, self._each(advance)
 
@@ -140,9 +152,7 @@ class EnvBlock(gymnasium.Env[Any, Any]):
             try:
                 work(index)
             except Exception as error:
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                where = f"{Path(frame.filename).name}:{frame.lineno}"
-                return {"error": f"{type(error).__name__}: {error} ({where})"}
+                return {"error": reason_of(error)}
         return {}
 
 
