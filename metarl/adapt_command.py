@@ -14,6 +14,7 @@ from envs.live_env import make_live_env
 from metarl import export, model_card
 from metarl.adapt import MetaPolicy
 from metarl.checkpoint import BEST
+from metarl.console import say
 from metarl.errors import UserError
 from metarl.new_directory import new_directory
 from metarl.run_directory import RunDirectory
@@ -83,8 +84,8 @@ class Adapt:
             return 0
         console.print(_table(description))
         for line in model_card.summary(description):
-            _say(console, line)
-        _say(console, f"written to {out}: {', '.join(files)}")
+            say(console, line)
+        say(console, f"written to {out}: {', '.join(files)}")
         return 0
 
     def _policy(self, parent: MetaPolicy, progress: Console) -> SpecialisedPolicy:
@@ -93,7 +94,7 @@ class Adapt:
             "steps": self.steps,
             "seed": self.seed,
             "measure_episodes": self.measure_episodes,
-            "report": lambda line: _say(progress, line),
+            "report": lambda line: say(progress, line),
         }
         if self.env:
             with contextlib.closing(make_live_env(self.env)) as env:
@@ -122,7 +123,3 @@ def _table(description: dict[str, Any]) -> Table:
     for row in model_card.curve_rows(description):
         table.add_row(*row)
     return table
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -90,8 +90,9 @@ def checked_families(names: Sequence[str]) -> list[str]:
         UserError: not one of these.
     """
     known = [name for name, family in FAMILIES.items() if family.gymnasium_id]
-    robots = {name for name in known if isinstance(FAMILIES[name].make().env, RobotEnv)}
-    chosen = [ALIASES.get(name, name) for name in names] or [name for name in known if name not in robots]
+    chosen = [ALIASES.get(name, name) for name in names] or [
+        name for name in known if not isinstance(FAMILIES[name].make().env, RobotEnv)
+    ]
     for name in chosen:
         if name not in known:
             raise unknown("environment", name, known)

@@ -37,6 +37,7 @@ from metarl.checkpoint import BEST
 from metarl.compare import CompareConfig, Comparer
 from metarl.compiled import compile_env
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
+from metarl.console import say
 from metarl.curriculum import make_curriculum
 from metarl.errors import TrainingError, UserError, require_at_least, unknown
 from metarl.memory import check_memory, keep_freed_memory
@@ -116,19 +117,19 @@ class Train(TrainConfig):
                 run.write_config()
         config = run.config
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
-        _say(
+        say(
             console,
             f"{start}: {config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}",
         )
-        _say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
+        say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
         if not trainer.train():
-            _say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
-            _say(console, f"go on with: metarl train --resume {run.path}")
+            say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
+            say(console, f"go on with: metarl train --resume {run.path}")
             return EXIT_INTERRUPTED
         if distributed.rank() > 0:
             return 0
         progress = trainer.progress
-        _say(
+        say(
             console,
             f"trained {progress.iteration} iterations on {progress.env_steps:,} environment steps "
             f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:.0f} s",
@@ -137,11 +138,11 @@ class Train(TrainConfig):
         evaluated = final.evaluate(run)
         write_evaluation(evaluated)
         final.show(evaluated, console)
-        _say(console, "next:")
+        say(console, "next:")
         if "ood" in trainer.distribution.splits:
-            _say(console, f"  metarl evaluate {run.path} --split ood")
-        _say(console, f"  metarl evaluate {run.path} --steps {trainer.learner.adaptation_steps + 2}")
-        _say(console, f"  metarl tensorboard --run-dir {run.path.parent}")
+            say(console, f"  metarl evaluate {run.path} --split ood")
+        say(console, f"  metarl evaluate {run.path} --steps {trainer.learner.adaptation_steps + 2}")
+        say(console, f"  metarl tensorboard --run-dir {run.path.parent}")
         return 0
 
 
@@ -219,7 +220,7 @@ class Evaluate:
         if successes is not None:
             console.print(successes)
         for line in evaluated.kept.lines() if evaluated.kept else ():
-            _say(console, line)
+            say(console, line)
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ class Compare(CompareConfig):
         try:
             comparison = comparer.compare()
         except KeyboardInterrupt:
-            _say(progress, f"stopped; what is done is kept in {comparer.path}; the same command goes on")
+            say(progress, f"stopped; what is done is kept in {comparer.path}; the same command goes on")
             return EXIT_INTERRUPTED
         written = comparison_report.write(comparison, comparer.path)
         if self.json:
@@ -248,9 +249,9 @@ class Compare(CompareConfig):
             return 0
         console.print(comparison_report.table(comparison))
         for line in comparison_report.headlines(comparison):
-            _say(console, line)
-        _say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")
-        _say(console, f"curves and figures in TensorBoard: metarl tensorboard --run-dir {comparer.path}")
+            say(console, line)
+        say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")
+        say(console, f"curves and figures in TensorBoard: metarl tensorboard --run-dir {comparer.path}")
         return 0
 
 
@@ -268,23 +269,23 @@ class Envs:
         """Print the tables."""
         if not self.name:
             for family in FAMILIES.values():
-                _say(console, family.name + (f"   gymnasium id {family.gymnasium_id}" if family.gymnasium_id else ""))
-                _say(console, f"  {family.summary}")
+                say(console, family.name + (f"   gymnasium id {family.gymnasium_id}" if family.gymnasium_id else ""))
+                say(console, f"  {family.summary}")
                 if not family.available:
-                    _say(console, f"  not installed: {family.how_to_install}\n")
+                    say(console, f"  not installed: {family.how_to_install}\n")
                     continue
                 console.print(Padding(self._parameters(family.make()), (0, 0, 1, 2)))
-            _say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
+            say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
             return 0
         distribution = make_distribution(self.name)
         described = " ".join((type(distribution.env).__doc__ or "").split(".")[0].split())
         if distribution.name in FAMILIES:
             described = FAMILIES[distribution.name].summary
-        _say(console, f"{distribution.name}: {described}")
-        _say(console, f"observation {distribution.observation_space}")
-        _say(console, f"action      {distribution.action_space}")
-        _say(console, f"horizon     {distribution.horizon} steps")
-        _say(console, f"splits      {', '.join(distribution.splits)} (train is drawn afresh, the others are frozen)")
+        say(console, f"{distribution.name}: {described}")
+        say(console, f"observation {distribution.observation_space}")
+        say(console, f"action      {distribution.action_space}")
+        say(console, f"horizon     {distribution.horizon} steps")
+        say(console, f"splits      {', '.join(distribution.splits)} (train is drawn afresh, the others are frozen)")
         console.print(self._parameters(distribution))
         return 0
 
@@ -323,7 +324,7 @@ class Agents:
             for (name, summary), envs in envs_with.items():
                 table.add_row(agent_name, ", ".join(envs), name, summary)
         console.print(table)
-        _say(console, "hyper-parameters: metarl train AGENT ENV --help")
+        say(console, "hyper-parameters: metarl train AGENT ENV --help")
         return 0
 
 
@@ -437,10 +438,10 @@ class Bench:
             case "scaling":
                 out = Path(self.out)
                 out.mkdir(parents=True, exist_ok=True)  # before the work, so that a bad path costs nothing
-                points = scaling(names[0], self.num_threads or 1, lambda line: _say(progress, line))
+                points = scaling(names[0], self.num_threads or 1, lambda line: say(progress, line))
                 data, table = [dataclasses.asdict(p) for p in points], bench_report.scaling_table(points, names[0])
                 for path in write_scaling(points, names[0], out):
-                    _say(progress, f"written: {path}")
+                    say(progress, f"written: {path}")
         if self.json:
             print(json.dumps(data))
         else:
@@ -462,11 +463,11 @@ class Bench:
         )
 
     def _throughput(self, name: str, progress: Console) -> Throughput:
-        _say(progress, name)
+        say(progress, name)
         return throughput(name, self.num_envs or 1024, self.seconds, distributed.local_cores(), self.compile)
 
     def _robot_throughput(self, name: str, progress: Console) -> RobotThroughput:
-        _say(progress, name)
+        say(progress, name)
         return robot_throughput(name, self.num_envs or 400, self.seconds, self.num_threads or distributed.local_cores())
 
 
@@ -619,10 +620,6 @@ def _one_line(complaint: str) -> str:
     message = " ".join(" ".join(line.strip("│╰─╯ ") for line in section.splitlines()).split())
     message = re.sub(r"^Error parsing [^-]\S*: ", "", message)  # the parser's own name of a group of flags
     return f"{message} (see metarl --help)"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _fail(message: str, code: int) -> int:

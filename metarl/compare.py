@@ -38,6 +38,7 @@ from metarl.cells import Cell, CellStore, curve, side_by_side
 from metarl.checkpoint import BEST, LAST, write_atomically
 from metarl.comparison import Comparison
 from metarl.config import TrainConfig
+from metarl.console import say
 from metarl.distributed import local_cores
 from metarl.errors import UserError, require_at_least, unknown
 from metarl.evaluate import adaptation_episodes, reference_episodes, rollout_generator, summarize
@@ -167,13 +168,13 @@ class Comparer:
         labels = [*self.groups, *self.baselines]
         curves = []
         for number, label in enumerate(labels, 1):
-            self._say(f"[{number}/{len(labels)}] {label}")
+            say(self.console, f"[{number}/{len(labels)}] {label}")
             begun = time.perf_counter()
             measured = self._curve(label)
             curves.append(measured)
             before, after = measured.returns[:, 0].mean(), measured.returns[:, -1].mean()
             change = f"{before:.2f} → {after:.2f}" if len(measured.env_steps) > 1 else f"{after:.2f}"
-            self._say(f"      return {change}, {time.perf_counter() - begun:.0f} s")
+            say(self.console, f"      return {change}, {time.perf_counter() - begun:.0f} s")
         return Comparison(
             env=self.env,
             split=self.config.split,
@@ -448,12 +449,9 @@ class Comparer:
                 bar.update(task, completed=count)
                 if bar.disable and time.monotonic() - shown >= PlainReporter.INTERVAL:
                     shown = time.monotonic()
-                    self._say(f"      {count:,}/{total:,} {what}")
+                    say(self.console, f"      {count:,}/{total:,} {what}")
 
             yield show
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _common_env(runs: Sequence[RunDirectory]) -> str:

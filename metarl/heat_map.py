@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agents.meta_learner import MetaLearner
 from envs.task_distribution import TaskDistribution
 from envs.task_space import tasks_to_json
-from metarl.evaluate import adapt_to_tasks, summarize
+from metarl.evaluate import adaptation_episodes, summarize
 from metarl.task_grid import Floats, GridAxis, TaskGrid
 
 
@@ -68,7 +68,7 @@ def heat_map(
         generator: drives the rollouts.
     """
     tasks = {name: value.to(generator.device) for name, value in grid.tasks.items()}
-    evaluation = summarize(adapt_to_tasks(learner, distribution, tasks, steps, episodes, generator).batches)
+    evaluation = summarize(adaptation_episodes(learner, distribution, tasks, steps, episodes, generator))
     return HeatMap(grid, evaluation.returns, evaluation.total_env_steps)
 
 

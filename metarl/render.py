@@ -21,6 +21,7 @@ from metarl.camera import Camera
 from metarl.captions import film_rows, return_text, task_text
 from metarl.checkpoint import BEST, write_atomically
 from metarl.config import MAX_SEED
+from metarl.console import say
 from metarl.encode import STILL, checked_output, write_film, write_still
 from metarl.errors import UserError, require_at_least
 from metarl.evaluate import adapt_in, rollout_generator, summarize
@@ -113,7 +114,7 @@ class Render:
             print(json.dumps({**report, **more}))
             return 0
         for line in [*lines, f"{more['total_env_steps']:,} environment steps; written: {self.out}"]:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            say(console, line)
         return 0
 
     def _pictures(

@@ -18,6 +18,7 @@ from agents.registry import AGENTS
 from envs.registry import FAMILIES, env_label
 from metarl.checkpoint import BEST, write_atomically
 from metarl.config import flat_items
+from metarl.console import say
 from metarl.distillation_report import DistillationReport
 from metarl.errors import UserError, require_at_least
 from metarl.learning_curves import learning_curves
@@ -72,11 +73,11 @@ class Report:
             if section is None:
                 section = new_section(run, label, self.num_tasks, self.device)
                 steps = section.data["total_env_steps"]
-                _say(console, f"evaluated on {section.title}: {steps:,} environment steps")
+                say(console, f"evaluated on {section.title}: {steps:,} environment steps")
             sections.append(section)
         page = render(run, sections)
         write_atomically(out, page.encode())
-        _say(console, f"written to {out} ({len(page) / 1e6:.1f} MB)")
+        say(console, f"written to {out} ({len(page) / 1e6:.1f} MB)")
         return 0
 
 
@@ -245,7 +246,3 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"report {out} cannot be written: {error}") from None
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)

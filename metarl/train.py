@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from metarl import distributed, plots, teachers, tensorboard
 from metarl.checkpoint import Checkpoint, Progress
 from metarl.compiled import compile_env
 from metarl.config import TrainConfig
+from metarl.console import say
 from metarl.curriculum import make_curriculum
 from metarl.curriculum_plots import PICTURED_TASKS, task_densities
 from metarl.errors import TrainingError
@@ -80,7 +82,7 @@ class Trainer:
         self.progress = Progress()
         self.stop_requested = False
         if isinstance(self.learner, Distillation):
-            self.learner.teachers, env_steps = teachers.provide(run, self.distribution, self._say)
+            self.learner.teachers, env_steps = teachers.provide(run, self.distribution, partial(say, console))
             self.distribution = self.distribution.with_train_tasks(self.learner.teachers.tasks)
             self.progress = Progress(env_steps=env_steps)
 
@@ -97,7 +99,7 @@ class Trainer:
             return
         checkpoint, problems = newest
         for problem in problems:
-            self._say(f"warning: {problem}; going on from the one before")
+            say(self.console, f"warning: {problem}; going on from the one before")
         self._restore(checkpoint)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
@@ -260,9 +262,6 @@ class Trainer:
     def _begun(self) -> bool:
         """Whether the evaluation before the first iteration is done."""
         return self.progress.best_validation is not None
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     @property
     def _writes(self) -> bool:
