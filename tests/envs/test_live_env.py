@@ -126,22 +126,22 @@ def test_a_failure_names_the_environment_and_the_place() -> None:
 
 
 def test_environments_are_made_by_function_by_class_and_by_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_robot.py").write_text(
+    (tmp_path / "live_robot.py").write_text(
         "import gymnasium\ndef make():\n    return gymnasium.make('CartPole-v1')\n"
         "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv')\nnumber = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     made = {
-        "my_robot:make": "CartPoleEnv",
-        "my_robot:Mine-v0": "PendulumEnv",
+        "live_robot:make": "CartPoleEnv",
+        "live_robot:Mine-v0": "PendulumEnv",
         "gymnasium.envs.classic_control:AcrobotEnv": "AcrobotEnv",
         "metarl/PointNavigation-v0": "TaskGymEnv",
     }
     for name, kind in made.items():
         assert type(make_live_env(name).unwrapped).__name__ == kind
     for name, message in {
-        "my_robot:number": "must be a gymnasium.Env or a function that makes one, got 3",
-        "my_robot:missing": "module 'my_robot' neither has nor registers 'missing'",
+        "live_robot:number": "must be a gymnasium.Env or a function that makes one, got 3",
+        "live_robot:missing": "module 'live_robot' neither has nor registers 'missing'",
         "no_such_module:make": "ModuleNotFoundError",
         "Nope-v0": "Nope",
     }.items():
