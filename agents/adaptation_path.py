@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,11 +45,10 @@ class ObjectiveAt:
             total = objective(batch, policy.distribution(self._outputs)).sum()  # each task gets its own gradient
             self._slopes = torch.autograd.grad(total, list(self._outputs.values()), create_graph=second_order)
         slopes = {name: slope.detach() for name, slope in zip(self._outputs, self._slopes, strict=True)}
-        self.gradient, self._deltas = self.network.pull_back(slopes)
-
-    @cached_property
-    def _bends(self) -> list[Tensor | None]:
-        return self.network.bends(self._deltas)
+        if second_order:
+            self.gradient, self._curvature = self.network.pull_back_with_curvature(slopes)
+        else:
+            self.gradient = self.network.pull_back(slopes)
 
     def hessian_product(self, vector: Parameters, cotangent: Outputs | None = None) -> Parameters:
         """H v, H the second derivative of each task's objective; H v + Jᵀ u where a cotangent u is given."""
@@ -65,7 +63,7 @@ class ObjectiveAt:
         turned = dict(zip(self._outputs, along, strict=True))
         if cotangent is not None:
             turned = map_parameters(torch.add, turned, cotangent)
-        return self.network.pull_back_derivative(self._deltas, self._bends, tangents, turned)
+        return self.network.pull_back_derivative(self._curvature, tangents, turned)
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ class AdaptationPath:
         """
         *supports, last = cotangents
         assert last is not None
-        gradient, _ = self._last.pull_back(last)
+        gradient = self._last.pull_back(last)
         by_rates: list[Parameters] = []
         for step in reversed(range(len(self._steps))):
             at, cotangent, rates = self._steps[step], supports[step], self._rates[step]
@@ -176,7 +174,7 @@ class AdaptationPath:
                 }
                 gradient = map_parameters(torch.add, gradient, at.hessian_product(scaled, cotangent))
             elif cotangent is not None:
-                gradient = map_parameters(torch.add, gradient, at.network.pull_back(cotangent)[0])
+                gradient = map_parameters(torch.add, gradient, at.network.pull_back(cotangent))
         return gradient, by_rates
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents.activations import INPLACE_ACTIVATIONS
 from agents.parameters import Parameters
 from agents.policy import LOG_STD, MIN_LOG_STD, MLPPolicy
 
@@ -22,13 +23,25 @@ class Tangents:
 
     Attributes:
         vector: v.
-        sums: derivative along v of each hidden layer's weighted sums, (M, units, N).
-        units: of its activations.
+        units: derivative along v of each hidden layer's activations, (M, units, N).
     """
 
     vector: Parameters
-    sums: list[Tensor]
     units: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What a pull-back of u leaves for second derivatives.
+
+    Attributes:
+        deltas: derivative of u · outputs by each layer's weighted sums, (M, units, N).
+        bends: change of each hidden layer's delta with its own activations: the derivative of u · outputs by these
+            times tanh'' / tanh' = −2 tanh; None where it is 0.
+    """
+
+    deltas: list[Tensor]
+    bends: list[Tensor | None]
 
 
 class ForwardPass:
@@ -53,13 +66,14 @@ class ForwardPass:
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
         assert policy.config.activation in ("tanh", "relu")  # each has its derivatives here
         self._curved = policy.config.activation == "tanh"
+        activate_ = INPLACE_ACTIVATIONS[policy.config.activation]
         self._inputs = [self._as_rows(obs)]  # of each layer: the observations, then the hidden activations
         self._slopes = []  # of each hidden layer: derivative of the activations by the sums
         with torch.no_grad():
             for layer, (_, bias) in enumerate(self._names):
                 sums = torch.baddbmm(params[bias].unsqueeze(-1), self._weights[layer], self._inputs[-1])
                 if layer < len(self._names) - 1:
-                    units = sums.tanh_() if self._curved else sums.relu_()
+                    units = activate_(sums)
                     self._inputs.append(units)
                     self._slopes.append(units.square().neg_().add_(1) if self._curved else (units > 0).to(units.dtype))
             if policy.gaussian:
@@ -86,57 +100,58 @@ class ForwardPass:
         Args:
             vector: v, task-batched as θ.
         """
-        tangents = Tangents(vector, [], [])
+        tangents = Tangents(vector, [])
         with torch.no_grad():
             for layer, (weight, bias) in enumerate(self._names):
                 sums = torch.baddbmm(vector[bias].unsqueeze(-1), vector[weight].mT, self._inputs[layer])
                 if layer > 0:
                     sums.baddbmm_(self._weights[layer], tangents.units[-1])
                 if layer < len(self._slopes):
-                    tangents.sums.append(sums)
-                    tangents.units.append(sums * self._slopes[layer])
+                    tangents.units.append(sums.mul_(self._slopes[layer]))
             pushed = {self._output: self._as_columns(sums)}
             if LOG_STD in vector:
                 pushed[LOG_STD] = (vector[LOG_STD] * self._log_std_slope)[:, None, None]
         return pushed, tangents
 
-    def pull_back(self, cotangent: Outputs) -> tuple[Parameters, list[Tensor]]:
+    def pull_back(self, cotangent: Outputs) -> Parameters:
         """Jᵀ u: the gradient of u · outputs, for each task.
 
         Args:
             cotangent: u, shaped as the outputs.
-
-        Returns:
-            Jᵀ u, and the derivative of u · outputs by each layer's weighted sums, (M, units, N), which the second
-            derivatives need.
         """
+        return self._pull_back(cotangent, None)
+
+    def pull_back_with_curvature(self, cotangent: Outputs) -> tuple[Parameters, Curvature]:
+        """Jᵀ u, and what its derivative needs."""
+        curvature = Curvature([], [])
+        return self._pull_back(cotangent, curvature), curvature
+
+    def _pull_back(self, cotangent: Outputs, curvature: Curvature | None) -> Parameters:
         gradient: Parameters = {}
         with torch.no_grad():
-            deltas = [self._as_rows(cotangent[self._output])]
+            delta = self._as_rows(cotangent[self._output])
             for layer in reversed(range(len(self._names))):
                 weight, bias = self._names[layer]
-                gradient[weight] = torch.bmm(deltas[0], self._inputs[layer].mT).mT
-                gradient[bias] = deltas[0].sum(dim=-1)
+                gradient[weight] = torch.bmm(delta, self._inputs[layer].mT).mT
+                gradient[bias] = delta.sum(dim=-1)
+                if curvature is not None:
+                    curvature.deltas.insert(0, delta)
                 if layer > 0:
-                    deltas.insert(0, torch.bmm(self._weights[layer].mT, deltas[0]).mul_(self._slopes[layer - 1]))
+                    by_units, slopes = torch.bmm(self._weights[layer].mT, delta), self._slopes[layer - 1]
+                    if curvature is None:
+                        delta = by_units.mul_(slopes)
+                    else:
+                        delta = by_units * slopes
+                        bend = by_units.mul_(self._inputs[layer]).mul_(-2) if self._curved else None
+                        curvature.bends.insert(0, bend)
             self._pull_back_log_std(cotangent, gradient)
-        return gradient, deltas
+        return gradient
 
-    def bends(self, deltas: list[Tensor]) -> list[Tensor | None]:
-        """Derivative of `deltas` by each hidden layer's own sums: tanh'' / tanh' = −2 tanh; None where it is 0."""
-        if not self._curved:
-            return [None for _ in self._slopes]
-        with torch.no_grad():
-            return [units.mul(delta).mul_(-2) for units, delta in zip(self._inputs[1:], deltas[:-1], strict=True)]
-
-    def pull_back_derivative(
-        self, deltas: list[Tensor], bends: list[Tensor | None], tangents: Tangents, cotangent: Outputs
-    ) -> Parameters:
+    def pull_back_derivative(self, curvature: Curvature, tangents: Tangents, cotangent: Outputs) -> Parameters:
         """d/dε of J(θ + ε v)ᵀ (u + ε u̇) at ε = 0, for each task.
 
         Args:
-            deltas: from `pull_back(u)`.
-            bends: theirs.
+            curvature: from `pull_back_with_curvature(u)`.
             tangents: from `push_forward(v)`.
             cotangent: u̇, shaped as the outputs.
         """
@@ -148,12 +163,13 @@ class ForwardPass:
                 by_weight = torch.bmm(delta, self._inputs[layer].mT)
                 gradient[bias] = delta.sum(dim=-1)
                 if layer > 0:
-                    by_weight.baddbmm_(deltas[layer], tangents.units[layer - 1].mT)
+                    units = tangents.units[layer - 1]
+                    by_weight.baddbmm_(curvature.deltas[layer], units.mT)
                     delta = torch.bmm(self._weights[layer].mT, delta)
-                    delta.baddbmm_(tangents.vector[weight], deltas[layer]).mul_(self._slopes[layer - 1])
-                    bend = bends[layer - 1]
+                    delta.baddbmm_(tangents.vector[weight], curvature.deltas[layer]).mul_(self._slopes[layer - 1])
+                    bend = curvature.bends[layer - 1]
                     if bend is not None:
-                        delta.addcmul_(bend, tangents.sums[layer - 1])
+                        delta.addcmul_(bend, units)
                 gradient[weight] = by_weight.mT
             self._pull_back_log_std(cotangent, gradient)
         return gradient

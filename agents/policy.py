@@ -1,7 +1,6 @@
 """Functional policies: `init(generator) -> P`, `apply(P, obs, memory) -> (ActionDistribution, memory)`."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -9,6 +8,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
+from agents.activations import ACTIVATIONS
 from agents.parameters import Parameters
 from agents.validation import check_values
 
@@ -151,9 +151,6 @@ class Categorical:
         return {"logits": self.logits}
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
-
-
 @dataclass(frozen=True)
 class PolicyConfig:
     """The policy network.
@@ -205,7 +202,7 @@ class MLPPolicy:
         else:
             raise ValueError(f"a policy needs a Box (A,) or Discrete action space, got {action_space}")
         self.sizes = (observation_space.shape[0], *self.config.hidden_sizes, outputs)
-        self._activation = _ACTIVATIONS[self.config.activation]
+        self._activation = ACTIVATIONS[self.config.activation]
 
     @property
     def head_names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.maml import MAML, MAMLConfig
 from agents.meta_learner import Adapted
 from agents.parameters import Parameters, flatten, map_parameters
+from agents.trust_region import TrustRegionConfig
 from envs.rollout import Episodes
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -375,9 +376,10 @@ def test_entropy_metric_is_the_mean_over_tasks_and_steps_taken() -> None:
 
 @pytest.mark.parametrize("outer", ["trpo", "ppo"])
 def test_chunks_of_tasks_have_no_influence_on_the_update(outer: Any) -> None:
+    few = TrustRegionConfig(cg_iterations=3)  # more of them magnify rounding on so small a network
     results = []
     for chunk in (1, 2, 10):
-        config = replace(config_of("lvc-2", task_chunk=chunk), outer=outer)
+        config = replace(config_of("lvc-2", task_chunk=chunk, trust_region=few), outer=outer)
         learner, support, query = prepared("gaussian", config, moved=False)
         metrics = learner.meta_update(support, query)
         results.append((meta_parameters(learner), metrics))
