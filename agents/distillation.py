@@ -15,7 +15,7 @@ from agents.parameters import Parameters
 from agents.policy import ActionDistribution, MLPPolicy
 from agents.validation import check_values
 from envs.rollout import Episodes
-from envs.task_space import Task
+from envs.task_space import Task, num_tasks_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,10 @@ class Teachers:
         Raises:
             ValueError: one has none.
         """
-        same = [(value[:, None] == self.tasks[name][None]).flatten(2).all(dim=2) for name, value in tasks.items()]
+        pairs = (num_tasks_of(tasks), num_tasks_of(self.tasks))
+        same = [
+            (value[:, None] == self.tasks[name][None]).reshape(*pairs, -1).all(dim=2) for name, value in tasks.items()
+        ]
         match = torch.stack(same).all(dim=0)  # (M, N)
         if not bool(match.any(dim=1).all()):
             raise ValueError("a task has no teacher: distillation trains on the tasks that teachers were made for")

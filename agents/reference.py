@@ -1,7 +1,6 @@
 """Reference policies: the ends of normalised scores (0 = random, 1 = oracle)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -13,19 +12,18 @@ from envs.task_space import Task
 
 @dataclass(frozen=True)
 class UniformActions:
-    """Uniform over a Box or over the integers 0 … n−1, the same in every state of batch shape (M, E)."""
+    """Uniform between two bounds, (A,), or over the integers below one, in every state of batch shape (M, E)."""
 
-    space: Box | Discrete
     batch_shape: torch.Size
+    bounds: tuple[Tensor, Tensor] | int
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw one action each: (M, E, A), or (M, E) integers."""
         device = generator.device
-        if isinstance(self.space, Discrete):
-            return torch.randint(int(self.space.n), self.batch_shape, generator=generator, device=device)
-        low, high = (torch.as_tensor(bound, device=device) for bound in (self.space.low, self.space.high))
-        uniform = torch.rand((*self.batch_shape, *self.space.shape), generator=generator, device=device)
-        return low + (high - low) * uniform
+        if isinstance(self.bounds, int):
+            return torch.randint(self.bounds, self.batch_shape, generator=generator, device=device)
+        low, high = self.bounds
+        return low + (high - low) * torch.rand((*self.batch_shape, *low.shape), generator=generator, device=device)
 
     def parameters(self) -> dict[str, Tensor]:
         """None."""
@@ -62,9 +60,18 @@ class RandomPolicy:
             raise ValueError(f"a random policy needs a bounded action space, got {action_space}")
         self.action_space = action_space
 
-    def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[UniformActions, None]:
-        """See ActingPolicy.apply."""
-        return UniformActions(self.action_space, obs.shape[:-1]), None
+    def apply(
+        self, params: dict[str, Tensor], obs: Tensor, memory: tuple[Tensor, Tensor] | int | None = None
+    ) -> tuple[UniformActions, tuple[Tensor, Tensor] | int]:
+        """See ActingPolicy.apply; the memory holds the bounds on the device."""
+        bounds = self._bounds_on(obs.device) if memory is None else memory
+        return UniformActions(obs.shape[:-1], bounds), bounds
+
+    def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | int:
+        if isinstance(self.action_space, Discrete):
+            return int(self.action_space.n)
+        low, high = self.action_space.low, self.action_space.high
+        return torch.as_tensor(low, device=device), torch.as_tensor(high, device=device)
 
 
 class OraclePolicy:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -109,10 +109,49 @@ def _each_tensor(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
     )
 
 
+class RolloutGraphs(Protocol):
+    """Captured rollouts of one policy; see `envs.rollout_graphs`."""
+
+    policy: ActingPolicy
+
+    def collect(self, env: Any, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+        """What `collect` would give."""
+        ...
+
+
+@runtime_checkable
+class CapturableEnv(Protocol):
+    """A BatchedEnv whose rollouts can be captured on the device; None where they are not."""
+
+    rollout_graphs: RolloutGraphs | None
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What a rollout carries from step to step, besides the environment's own state.
+
+    Attributes:
+        obs: (M, E, O).
+        alive: (M, E) bool, whether the episode goes on.
+        last_obs: (M, E, O), what the agent saw after its last real step.
+        memory: the policy's.
+    """
+
+    obs: Tensor
+    alive: Tensor
+    last_obs: Tensor
+    memory: Any = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the memory."""
+        return {"obs": self.obs, "alive": self.alive, "last_obs": self.last_obs}
+
+
 def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
     """Run one batch of episodes, every task with its own policy parameters.
 
-    Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards.
+    Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards. Where the
+    environment's rollouts with this policy are captured (`TaskEnv.capture_rollouts`), the captured step is run.
 
     Args:
         env: M tasks × E episodes.
@@ -123,51 +162,74 @@ def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], ge
     Raises:
         FloatingPointError: an observation or reward of a step really taken is not finite; names the first task.
     """
-    obs_list, action_list, reward_list, alive_list, behaviour_list = [], [], [], [], []
-    with torch.no_grad():
-        obs = env.reset(generator)
-        alive = torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device)
-        last_obs, memory = obs, None
-        for _ in range(env.horizon):
-            distribution, memory = policy.apply(params, obs, memory)
-            action = distribution.sample(generator)
-            next_obs, reward, terminated = env.step(action)
-            obs_list.append(obs)
-            action_list.append(action)
-            reward_list.append(reward)
-            alive_list.append(alive)
-            behaviour_list.append(distribution.parameters())
-            last_obs = torch.where(alive.unsqueeze(-1), next_obs, last_obs)
-            alive = alive & ~terminated
-            obs = next_obs
-
-        taken = torch.stack(alive_list, dim=2)
-        episodes = Episodes(
-            obs=_stack_masked(obs_list, taken),
-            action=_stack_masked(action_list, taken),
-            reward=_stack_masked(reward_list, taken),
-            mask=taken.to(reward_list[0].dtype),
-            terminated=~alive,
-            last_obs=last_obs,
-            behaviour={
-                name: _stack_masked([step[name] for step in behaviour_list], taken) for name in behaviour_list[0]
-            },
-            success=env.success(),
-        )
+    graphs = env.rollout_graphs if isinstance(env, CapturableEnv) else None
+    if graphs is not None and graphs.policy is policy:
+        episodes = graphs.collect(env, params, generator)
+    else:
+        episodes = _collect_eagerly(env, policy, params, generator)
     _check_finite(episodes)
     return episodes
 
 
-def _stack_masked(steps: list[Tensor], taken: Tensor) -> Tensor:
-    """Stack H tensors (M, E, …) to (M, E, H, …) with zeros where no step was taken."""
-    stacked = torch.stack(steps, dim=2)
-    return stacked.masked_fill_(~taken.reshape(*taken.shape, *(1,) * (stacked.ndim - taken.ndim)), 0)
+def _collect_eagerly(
+    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator
+) -> Episodes:
+    steps = []
+    with torch.no_grad():
+        carry = begin(env, generator)
+        for _ in range(env.horizon):
+            carry, step = advance(env, policy, params, carry, generator)
+            steps.append(step)
+        stacked = {name: torch.stack([step[name] for step in steps], dim=2) for name in steps[0]}
+        return to_episodes(stacked, carry, env.success())
+
+
+def begin(env: BatchedEnv, generator: torch.Generator) -> Carry:
+    """Start an episode everywhere."""
+    obs = env.reset(generator)
+    return Carry(obs, torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device), last_obs=obs)
+
+
+def advance(
+    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], carry: Carry, generator: torch.Generator
+) -> tuple[Carry, dict[str, Tensor]]:
+    """One step everywhere: what is carried on, and what happened, leaves (M, E, …), for `to_episodes`."""
+    distribution, memory = policy.apply(params, carry.obs, carry.memory)
+    action = distribution.sample(generator)
+    obs, reward, terminated = env.step(action)
+    happened = {"obs": carry.obs, "action": action, "reward": reward, "taken": carry.alive}
+    happened |= {_BEHAVIOUR + name: value for name, value in distribution.parameters().items()}
+    last_obs = torch.where(carry.alive.unsqueeze(-1), obs, carry.last_obs)
+    return Carry(obs, carry.alive & ~terminated, last_obs, memory), happened
+
+
+_BEHAVIOUR = "behaviour."
+
+
+def to_episodes(steps: dict[str, Tensor], end: Carry, success: Tensor | None) -> Episodes:
+    """Episodes of what happened in H steps, leaves (M, E, H, …), which are overwritten where no step was taken."""
+    taken = steps["taken"]
+
+    def masked(name: str) -> Tensor:
+        values = steps[name]
+        return values.masked_fill_(~taken.reshape(*taken.shape, *(1,) * (values.ndim - taken.ndim)), 0)
+
+    return Episodes(
+        obs=masked("obs"),
+        action=masked("action"),
+        reward=masked("reward"),
+        mask=taken.to(steps["reward"].dtype),
+        terminated=~end.alive,
+        last_obs=end.last_obs,
+        behaviour={name.removeprefix(_BEHAVIOUR): masked(name) for name in steps if name.startswith(_BEHAVIOUR)},
+        success=success,
+    )
 
 
 def _check_finite(episodes: Episodes) -> None:
     """Raise for the first task whose observations or rewards are not finite; one device synchronisation."""
     seen = episodes.obs.sum(dim=(1, 2, 3)) + episodes.last_obs.sum(dim=(1, 2))
-    per_task = (seen + episodes.reward.sum(dim=(1, 2))) * 0
-    if bool(per_task.ne(0).any()):
-        task = int(per_task.ne(0).nonzero()[0])
+    finite = ((seen + episodes.reward.sum(dim=(1, 2))) * 0).eq(0)
+    if not bool(finite.all()):
+        task = int(finite.logical_not().nonzero()[0])
         raise FloatingPointError(f"task {task} of the batch gave an observation or reward that is not finite")

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.env_family import EnvFamily, PicturedEnv
+from envs.rollout import ActingPolicy
+from envs.rollout_graphs import Capture, RolloutGraphs, cuda_graph
 from envs.task_space import Task, num_tasks_of
 
 State = Any
@@ -28,11 +30,13 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
 
     Attributes:
         random_steps: whether anything but `initial` draws random numbers.
+        rollout_graphs: what `capture_rollouts` set up.
     """
 
     observation_space: Box
     action_space: Box | Discrete
     random_steps: bool = False
+    rollout_graphs: RolloutGraphs | None = None
 
     def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
         """State at the start of an episode, (*batch, …), where *batch leads the shape of every task parameter."""
@@ -80,11 +84,24 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
         a compiled function takes no torch.Generator.
 
         Args:
-            options: for torch.compile, such as mode="reduce-overhead", which captures a CUDA graph on a GPU.
+            options: for torch.compile; not a mode that captures CUDA graphs, which `capture_rollouts` does.
         """
         if not self.random_steps:
             compiled = torch.compile(_without_generator(self), **options)
             self.step = lambda state, action, rng, params: compiled(state, action, params)  # type: ignore[method-assign]
+
+    def capture_rollouts(self, policy: ActingPolicy, capture: Capture = cuda_graph) -> None:
+        """Let `collect` run this policy's rollouts as CUDA graphs from now on, with the same results.
+
+        The first rollout of each batch shape takes some steps more, in which its step is captured; these are not
+        counted. A step that waits for the device, or moves numbers to it, raises RuntimeError then. What a step does
+        must not depend on Python variables that change: only the operations on tensors are repeated.
+
+        Args:
+            policy: carries no memory from step to step.
+            capture: how; tests put in something that needs no GPU.
+        """
+        self.rollout_graphs = RolloutGraphs(policy, capture)
 
     def get_default_params(self, **kwargs: Any) -> Task | None:
         """See EnvFamily.get_default_params."""
@@ -125,31 +142,39 @@ class BoundTaskEnv:
     Attributes:
         horizon: H of the TaskEnv.
         batch_shape: (M, E).
+        tasks: the M tasks.
+        state: of the episodes, leaves (M, E, …); None before `reset`.
     """
 
     def __init__(self, env: TaskEnv, tasks: Task, num_episodes: int) -> None:
         self.env = env
+        self.tasks = tasks
         self.horizon = env.horizon
         self.batch_shape = (num_tasks_of(tasks), num_episodes)
         self._params = {
             name: value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
             for name, value in tasks.items()
         }
-        self._state: State = None
+        self.state: State = None
         self._rng: torch.Generator | None = None
         self._render_states: dict[tuple[int, int], Any] = {}
 
     def reset(self, generator: torch.Generator) -> Tensor:
         """Start an episode everywhere; `generator` also drives the steps that follow. Returns obs (M, E, O)."""
         self._rng = generator
-        self._state = self.env.initial(generator, self._params)
-        return self.env.observation(self._state, generator, self._params)
+        self.state = self.env.initial(generator, self._params)
+        return self.env.observation(self.state, generator, self._params)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step everywhere: action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
         assert self._rng is not None, "reset() comes before step()"
-        self._state, obs, reward, terminated = self.env.step(self._state, action, self._rng, self._params)
+        self.state, obs, reward, terminated = self.env.step(self.state, action, self._rng, self._params)
         return obs, reward, terminated
+
+    @property
+    def rollout_graphs(self) -> RolloutGraphs | None:
+        """Captured rollouts of the TaskEnv."""
+        return self.env.rollout_graphs
 
     def success(self) -> None:
         """See BatchedEnv.success."""
@@ -159,7 +184,7 @@ class BoundTaskEnv:
         """See PicturedEnv.picture."""
         which = (task, episode)
         params = {name: value[which] for name, value in self._params.items()}
-        state = self._state
+        state = self.state
         one = {name: leaf[which] for name, leaf in state.items()} if isinstance(state, dict) else state[which]
         if which not in self._render_states:
             self._render_states[which] = self.env.render_init(params)

@@ -15,6 +15,8 @@ from envs.physics.engine import Engine, make_engine
 from envs.physics.models import Measured, Sensors, State, import_mujoco, load_robot
 from envs.physics.picture import RobotCamera
 from envs.physics.robots import Robot
+from envs.rollout import ActingPolicy
+from envs.rollout_graphs import Capture, cuda_graph
 from envs.task_env import TaskEnv
 from envs.task_space import Task
 
@@ -116,6 +118,9 @@ class RobotEnv(TaskEnv):
 
     def compile(self, **options: Any) -> None:
         """Physics engines are compiled already."""
+
+    def capture_rollouts(self, policy: ActingPolicy, capture: Capture = cuda_graph) -> None:
+        """Physics engines capture their own steps, where they run on a GPU."""
 
     @property
     def model(self) -> Any:

@@ -206,8 +206,11 @@ def test_an_unadapted_student_has_no_support_batches_to_be_penalised_for(outer: 
 # ---------------------------------------------------------------------- teachers
 
 
-def test_each_task_gets_its_own_teacher() -> None:
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_each_task_gets_its_own_teacher(shape: tuple[int, ...]) -> None:
+    """Whatever the shape of a task parameter."""
     teachers = make_teachers("gaussian", num_teachers=5)
+    teachers = replace(teachers, tasks={**teachers.tasks, "gain": torch.randn(5, *shape, generator=seeded(2))})
     order = torch.tensor([3, 0, 3, 4])
     drawn = {name: value[order] for name, value in teachers.tasks.items()}
     assert teachers.index(drawn).tolist() == order.tolist()
