@@ -13,6 +13,9 @@ Result = TypeVar("Result")
 CPU_CHUNK_STEPS = 4000
 """Environment steps in a chunk; measured best on CPUs, see the README's performance section."""
 
+GPU_CHUNK_STEPS = 1_000_000
+"""Environment steps in a chunk on a GPU, so that memory does not grow with the tasks; chosen, not measured."""
+
 
 class ChunkPool:
     """Maps a function over chunks of tasks on several threads; torch lets go of the interpreter while it computes.
@@ -40,9 +43,9 @@ def task_slices(obs: Tensor, size: int) -> list[slice]:
 
     Args:
         obs: the batch's observations, (M, E, H, O).
-        size: tasks in a chunk; 0 takes all on a GPU, and on a CPU as many as hold CPU_CHUNK_STEPS steps.
+        size: tasks in a chunk; 0 takes as many as hold CPU_CHUNK_STEPS steps, on a GPU GPU_CHUNK_STEPS.
     """
     if size == 0:
         steps_per_task = math.prod(obs.shape[1:-1])
-        size = len(obs) if obs.is_cuda else max(1, CPU_CHUNK_STEPS // steps_per_task)
+        size = max(1, (GPU_CHUNK_STEPS if obs.is_cuda else CPU_CHUNK_STEPS) // steps_per_task)
     return [slice(start, start + size) for start in range(0, len(obs), size)]

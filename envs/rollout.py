@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from envs.task_space import Task
+
 
 class BatchedEnv(Protocol):
     """What `collect` steps: M tasks × E episodes at once.
@@ -93,6 +95,10 @@ class Episodes:
         """The episodes of some tasks; of a slice, as views."""
         return _each_tensor(lambda part: part[index], self)
 
+    def to(self, device: torch.device | str) -> "Episodes":
+        """The episodes on another device."""
+        return _each_tensor(lambda part: part.to(device), self)
+
     @staticmethod
     def concatenate(parts: Sequence["Episodes"], dim: int = 0) -> "Episodes":
         """The tasks of several batches after each other; with dim 1 the episodes of the same tasks."""
@@ -114,16 +120,32 @@ class RolloutGraphs(Protocol):
 
     policy: ActingPolicy
 
-    def collect(self, env: Any, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+    def collect(self, env: "CapturableEnv", params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
         """What `collect` would give."""
         ...
 
 
 @runtime_checkable
-class CapturableEnv(Protocol):
-    """A BatchedEnv whose rollouts can be captured on the device; None where they are not."""
+class CapturableEnv(BatchedEnv, Protocol):
+    """A BatchedEnv whose steps are operations on tensors alone, so that a graph can hold them.
 
-    rollout_graphs: RolloutGraphs | None
+    Attributes:
+        tasks: the M tasks.
+        state: of the episodes, leaves (M, E, …); a step reads it and puts the next one in its place.
+        rollout_graphs: captured rollouts; None where they are not captured.
+    """
+
+    tasks: Task
+    state: Any
+
+    @property
+    def rollout_graphs(self) -> RolloutGraphs | None:
+        """See Attributes."""
+        ...
+
+    def rebound(self, tasks: Task) -> "CapturableEnv":
+        """The same environment with as many episodes of other tasks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -162,8 +184,7 @@ def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], ge
     Raises:
         FloatingPointError: an observation or reward of a step really taken is not finite; names the first task.
     """
-    graphs = env.rollout_graphs if isinstance(env, CapturableEnv) else None
-    if graphs is not None and graphs.policy is policy:
+    if isinstance(env, CapturableEnv) and (graphs := env.rollout_graphs) is not None and graphs.policy is policy:
         episodes = graphs.collect(env, params, generator)
     else:
         episodes = _collect_eagerly(env, policy, params, generator)

@@ -2,17 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from envs.rollout import ActingPolicy, Carry, Episodes, advance, begin, to_episodes
+from envs.rollout import ActingPolicy, CapturableEnv, Carry, Episodes, advance, begin, to_episodes
 from envs.task_space import Task
-
-if TYPE_CHECKING:
-    from envs.task_env import BoundTaskEnv
 
 Capture = Callable[[Callable[[], None], torch.Generator], Callable[[], None]]
 """Runs a function some times and gives what does the same on the device again, without the function's Python.
@@ -57,7 +54,7 @@ class RolloutGraphs:
         self._capture = capture
         self._kept: OrderedDict[Any, _RolloutGraph] = OrderedDict()
 
-    def collect(self, env: "BoundTaskEnv", params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+    def collect(self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
         """See `envs.rollout.collect`; the tasks of `env` are met, and `env` itself is not stepped.
 
         Raises:
@@ -81,7 +78,7 @@ class _RolloutGraph:
 
     def __init__(
         self,
-        env: "BoundTaskEnv",
+        env: CapturableEnv,
         policy: ActingPolicy,
         params: dict[str, Tensor],
         generator: torch.Generator,
@@ -89,7 +86,7 @@ class _RolloutGraph:
     ) -> None:
         self._policy = policy
         self._tasks, self._params = _copies(env.tasks), _copies(params)
-        self._env = env.env.bind(self._tasks, env.batch_shape[1])
+        self._env = env.rebound(self._tasks)
         self._generator = torch.Generator(generator.device)  # the graph's own: it is bound to it
         self._time = torch.zeros(1, dtype=torch.int64, device=generator.device)
         with torch.no_grad():

@@ -173,8 +173,12 @@ class BoundTaskEnv:
 
     @property
     def rollout_graphs(self) -> RolloutGraphs | None:
-        """Captured rollouts of the TaskEnv."""
+        """See CapturableEnv."""
         return self.env.rollout_graphs
+
+    def rebound(self, tasks: Task) -> "BoundTaskEnv":
+        """See CapturableEnv.rebound."""
+        return BoundTaskEnv(self.env, tasks, self.batch_shape[1])
 
     def success(self) -> None:
         """See BatchedEnv.success."""

@@ -1,133 +1,157 @@
-"""Speed, measured side by side: batched over tasks × episodes against a plain loop over tasks.
-
-The plain loop is what one would write first: Gymnasium's SyncVectorEnv for the episodes of one task, one task after
-the other, and autograd with `create_graph=True` for its meta-gradient. Both sides do the same work: the sampling of
-one MAML meta-iteration, and the gradient of the same outer objective.
-"""
+"""Speed of one meta-iteration, measured beside a plain loop over tasks that does the same work."""
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from torch import Tensor
 
 from agents.maml import MAML, MAMLConfig
-from agents.objectives import Batch
 from agents.policy import PolicyConfig
 from envs.registry import FAMILIES, make_distribution
 from envs.rollout import Episodes
-from envs.task_space import select_tasks, tasks_to_json
+from envs.task_space import tasks_to_json
+from metarl.accelerate import capture_rollouts
 from metarl.bench_envs import checked_families
 from metarl.memory import peak_memory_mb
+from metarl.plain_loop import PlainLoop
 from metarl.train import MetaBatch, sample_iteration
 
 PLAIN_TASKS = 4  # the plain loop is linear in tasks; this many are timed and scaled up
 
 
-def bench(
-    env: str,
-    num_tasks: int,
-    episodes: int,
-    hidden_size: int,
-    repeats: int,
-    num_threads: int,
-    fvp_fraction: float = 0.2,
-    horizon: int | None = None,
-    plain_loop: bool = True,
-) -> dict[str, Any]:
-    """Time one MAML meta-iteration, one inner step, and the plain loop in the same process.
+@dataclass(frozen=True)
+class Workload:
+    """A meta-iteration of MAML with one inner step.
 
-    Args:
+    Attributes:
         env: a registered family.
         num_tasks: M.
         episodes: E.
+        horizon: H; None: the family's.
         hidden_size: units of each of the two hidden layers.
-        repeats: how often each is timed; medians are reported, after one untimed run.
-        num_threads: CPU threads of the meta-update.
         fvp_fraction: share of the episodes on which Fisher products are estimated.
-        horizon: H; by default the family's.
+        fvp_memory: megabytes of derivatives that are kept for them.
+        num_threads: CPU threads of the meta-update.
+        device: where everything lies.
+    """
+
+    env: str
+    num_tasks: int = 40
+    episodes: int = 20
+    horizon: int | None = None
+    hidden_size: int = 64
+    fvp_fraction: float = 0.2
+    fvp_memory: float = 512
+    num_threads: int = 1
+    device: str = "cpu"
+
+
+class _Measured:
+    """A workload made ready, its episodes, and how long each phase takes."""
+
+    def __init__(self, workload: Workload, repeats: int) -> None:
+        self.distribution = make_distribution(workload.env)
+        self.distribution.env.horizon = workload.horizon or self.distribution.horizon
+        device = torch.device(workload.device)
+        self.generator = torch.Generator(device).manual_seed(0)
+        config = MAMLConfig(
+            policy=PolicyConfig(hidden_sizes=(workload.hidden_size, workload.hidden_size)),
+            fvp_fraction=workload.fvp_fraction,
+            fvp_memory=workload.fvp_memory,
+        )
+        spaces = self.distribution.observation_space, self.distribution.action_space
+        learners = {
+            outer: MAML(*spaces, replace(config, outer=outer), self.generator, workload.num_threads)
+            for outer in ("trpo", "ppo")
+        }
+        self.learner = learners["trpo"]
+        start = self.learner.state_dict()
+        capture_rollouts(self.distribution, self.learner, self.generator)
+        self._workload = workload
+        support, query, *_ = self._sample()
+        assert query is not None
+        self.batches = [*support, query]
+
+        def median(function: Callable[[], Any]) -> float:
+            return median_seconds(function, repeats, device)
+
+        collected: list[float] = []
+        sampling_and_adaptation = median(lambda: collected.append(self._sample().collect_seconds))
+        self.seconds = {
+            "sampling": float(np.median(collected[1:])),  # the first one is the untimed warm-up
+            "meta_gradient": median(lambda: self.learner.meta_gradient(support, query)),
+        }
+        for outer, learner in learners.items():
+            self.seconds[f"meta_update_{outer}"] = median(_update_from_start(learner, support, query))
+            self.seconds[f"iteration_{outer}"] = sampling_and_adaptation + self.seconds[f"meta_update_{outer}"]
+        self.learner.load_state_dict(start)
+
+    def _sample(self) -> MetaBatch:
+        tasks = self.distribution.sample(self._workload.num_tasks, "train", self.generator)
+        return sample_iteration(self.distribution, self.learner, tasks, self._workload.episodes, self.generator)
+
+
+def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str, Any]:
+    """Time one meta-iteration and, in the same process, one CPU core where it ran on a GPU, and the plain loop.
+
+    Args:
+        workload: what is timed.
+        repeats: how often each phase is; medians are reported, after one untimed run.
         plain_loop: whether to time the plain loop, which is slow, as well.
 
     Returns:
-        figures in seconds, steps per second, megabytes, and ratios plain / batched.
+        figures in seconds, steps per second, megabytes, and ratios to ours: cpu / GPU, plain / batched.
 
     Raises:
         UserError: not a registered family.
     """
-    (name,) = checked_families([env])
-    distribution = make_distribution(name)
-    distribution.env.horizon = horizon or distribution.horizon
-    generator = torch.Generator().manual_seed(0)
-    config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size)), fvp_fraction=fvp_fraction)
-    learners = {
-        outer: MAML(
-            distribution.observation_space,
-            distribution.action_space,
-            replace(config, outer=outer),
-            generator,
-            num_threads,
-        )
-        for outer in ("trpo", "ppo")
-    }
-    learner = learners["trpo"]
-
-    def sample() -> MetaBatch:
-        tasks = distribution.sample(num_tasks, "train", generator)
-        return sample_iteration(distribution, learner, tasks, episodes, generator)
-
-    support, query, *_ = sample()
-    assert query is not None
-    env_steps = sum(batch.env_steps for batch in (*support, query))
-    collected: list[float] = []
-    sampling_and_adaptation = _median_seconds(lambda: collected.append(sample().collect_seconds), repeats)
-    sampling = float(np.median(collected[1:]))  # the first one is the untimed warm-up
-    gradient = _median_seconds(lambda: learner.meta_gradient(support, query), repeats)
-    update = {
-        outer: _median_seconds(_update_from_start(one, support, query), repeats) for outer, one in learners.items()
-    }
-
-    figures = {
-        "env": name,
-        "num_tasks": num_tasks,
-        "episodes": episodes,
-        "horizon": distribution.horizon,
-        "hidden_sizes": [hidden_size, hidden_size],
-        "num_threads": num_threads,
-        "fvp_fraction": fvp_fraction,
+    workload = replace(workload, env=checked_families([workload.env])[0])
+    measured = _Measured(workload, repeats)
+    env_steps = sum(batch.env_steps for batch in measured.batches)
+    figures = asdict(workload) | {
+        "horizon": measured.distribution.horizon,
         "env_steps": env_steps,
-        "sampling_s": sampling,
-        "env_steps_per_s": env_steps / sampling,
-        "meta_gradient_s": gradient,
-        "meta_update_trpo_s": update["trpo"],
-        "meta_update_ppo_s": update["ppo"],
-        "iteration_trpo_s": sampling_and_adaptation + update["trpo"],
-        "iteration_ppo_s": sampling_and_adaptation + update["ppo"],
-        "peak_memory_mb": peak_memory_mb(),
+        "env_steps_per_s": env_steps / measured.seconds["sampling"],
+        "peak_memory_mb": peak_memory_mb(torch.device(workload.device)),
     }
-    if not plain_loop:
-        return figures
+    figures |= {f"{phase}_s": seconds for phase, seconds in measured.seconds.items()}
+    others = {}
+    if workload.device != "cpu":
+        others["cpu"] = _Measured(replace(workload, device="cpu", num_threads=1), repeats).seconds
+    if plain_loop:
+        others["plain"] = _plain_seconds(workload, measured)
+        figures["plain_env_steps_per_s"] = env_steps / others["plain"]["sampling"]
+    for other, seconds in others.items():
+        figures |= {f"{other}_{phase}_s": value for phase, value in seconds.items()}
+        figures |= {f"{other}_{phase}_ratio": value / measured.seconds[phase] for phase, value in seconds.items()}
+    return figures
 
-    plain = _PlainLoop(FAMILIES[name].gymnasium_id, learner, episodes)
-    plain_tasks = min(PLAIN_TASKS, num_tasks)
-    tasks = distribution.sample(plain_tasks, "train", generator)
-    start = time.perf_counter()
-    plain_steps = sum(plain.sample(tasks_to_json(select_tasks(tasks, slice(i, i + 1)))[0]) for i in range(plain_tasks))
-    plain_sampling = (time.perf_counter() - start) * num_tasks / plain_tasks
-    start = time.perf_counter()
-    plain.gradient([batch.tasks(slice(0, plain_tasks)) for batch in (*support, query)])
-    plain_gradient = (time.perf_counter() - start) * num_tasks / plain_tasks
 
-    return figures | {
-        "plain_sampling_s": plain_sampling,
-        "plain_env_steps_per_s": plain_steps * num_tasks / plain_tasks / plain_sampling,
-        "plain_meta_gradient_s": plain_gradient,
-        "sampling_ratio": plain_sampling / sampling,
-        "meta_gradient_ratio": plain_gradient / gradient,
+def _plain_seconds(workload: Workload, measured: _Measured) -> dict[str, float]:
+    """Each phase of the plain loop, on a CPU, from some of the tasks."""
+    count, distribution = min(PLAIN_TASKS, workload.num_tasks), measured.distribution
+    spaces = distribution.observation_space, distribution.action_space
+    learner = MAML(*spaces, measured.learner.config, torch.Generator())
+    learner.load_state_dict({name: leaf.cpu() for name, leaf in measured.learner.state_dict().items()})
+    plain = PlainLoop(FAMILIES[workload.env].gymnasium_id, learner, workload.episodes)
+    described = tasks_to_json(distribution.sample(count, "test"))
+    prepared = plain.tasks([batch.tasks(slice(0, count)).to("cpu") for batch in measured.batches])
+
+    def seconds(function: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        function()
+        return (time.perf_counter() - start) * workload.num_tasks / count
+
+    phases = {
+        "sampling": seconds(lambda: [plain.sample(task) for task in described]),
+        "meta_gradient": seconds(lambda: plain.gradient(prepared)),
+        "meta_update_trpo": seconds(lambda: plain.updated(prepared)),
     }
+    adaptation = seconds(lambda: [plain.adapted(plain.meta, support) for support, _ in prepared])
+    return phases | {"iteration_trpo": phases["sampling"] + adaptation + phases["meta_update_trpo"]}
 
 
 def _update_from_start(learner: MAML, support: list[Episodes], query: Episodes) -> Callable[[], None]:
@@ -141,62 +165,13 @@ def _update_from_start(learner: MAML, support: list[Episodes], query: Episodes) 
     return update
 
 
-def _median_seconds(function: Any, repeats: int) -> float:
-    function()
+def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Of some calls, after an untimed one; what a GPU has been told to do is waited for."""
     seconds = []
-    for _ in range(repeats):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
         function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
-
-
-class _PlainLoop:
-    """One task at a time, no batching over tasks: the reference, with the same policy and inner step."""
-
-    def __init__(self, gymnasium_id: str, learner: MAML, episodes: int) -> None:
-        self._id, self._learner, self._episodes = gymnasium_id, learner, episodes
-        self._generator = torch.Generator().manual_seed(0)
-
-    def sample(self, task: dict[str, Any]) -> int:
-        """Support and query rollouts of one task through SyncVectorEnv; returns environment steps."""
-        envs = gymnasium.make_vec(self._id, self._episodes, vectorization_mode="sync", task=task)
-        params = {name: leaf[0] for name, leaf in self._learner.begin(1).params.items()}
-        steps = 0
-        for _ in range(2):
-            obs, _ = envs.reset(seed=0)
-            running = np.ones(self._episodes, dtype=bool)
-            while running.any():
-                with torch.no_grad():
-                    action = self._learner.policy.apply(params, torch.from_numpy(obs))[0].sample(self._generator)
-                bounded = np.clip(action.numpy(), -1.0, 1.0) if action.is_floating_point() else action.numpy()
-                obs, _, terminated, truncated, _ = envs.step(bounded)
-                steps += int(running.sum())
-                running &= ~(terminated | truncated)
-        envs.close()
-        return steps
-
-    def gradient(self, batches: list[Episodes]) -> dict[str, Tensor]:
-        """Second-order meta-gradient, task after task, by differentiating through the inner gradient."""
-        learner, config = self._learner, self._learner.config
-        meta = {n: leaf[0].clone().requires_grad_() for n, leaf in learner.begin(1).params.items()}
-        num_tasks = len(batches[0].obs)
-        total = {name: torch.zeros_like(leaf) for name, leaf in meta.items()}
-        for task in range(num_tasks):
-            support, query = (
-                Batch.of(learner.policy, batch.tasks(slice(task, task + 1)), config.gamma, config.gae_lambda)
-                for batch in batches
-            )
-            inner = torch.autograd.grad(_surrogate(learner, meta, support), list(meta.values()), create_graph=True)
-            adapted = {
-                name: leaf + config.inner_lr * step for (name, leaf), step in zip(meta.items(), inner, strict=True)
-            }
-            outer = torch.autograd.grad(_surrogate(learner, adapted, query), list(meta.values()))
-            total = {name: total[name] + step / num_tasks for name, step in zip(meta, outer, strict=True)}
-        return total
-
-
-def _surrogate(learner: MAML, params: dict[str, Tensor], batch: Batch) -> Tensor:
-    distribution, _ = learner.policy.apply(params, batch.obs)
-    ratio = torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob)
-    return (batch.weight * ratio * batch.advantage).sum()
+    return float(np.median(seconds[1:]))

@@ -25,7 +25,7 @@ from envs.gymnasium_adapters import TaskVectorEnv
 from envs.physics.robot_env import RobotEnv
 from envs.registry import ALIASES, FAMILIES, make_distribution
 from envs.task_distribution import TaskDistribution
-from metarl.compiled import compile_env
+from metarl.accelerate import compile_env
 from metarl.errors import unknown
 
 TWINS = {

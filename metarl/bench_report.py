@@ -7,37 +7,61 @@ from rich.table import Table
 
 from metarl.bench_envs import Throughput
 from metarl.bench_robots import RobotThroughput
+from metarl.bench_rollouts import RolloutGrowth
 from metarl.bench_scaling import AXES, Point, exponent
 
 if TYPE_CHECKING:
     from metarl.bench_sb3 import SB3Collection  # imports Stable-Baselines3, which takes seconds
 
 
+PHASES = {
+    "sampling, before and after 1 step": "sampling",
+    "meta-gradient, second order": "meta_gradient",
+    "meta-update, MAML-TRPO": "meta_update_trpo",
+    "whole meta-iteration, MAML-TRPO": "iteration_trpo",
+    "meta-update, ProMP, 5 epochs": "meta_update_ppo",
+    "whole meta-iteration, ProMP": "iteration_ppo",
+}
+"""What `bench.bench` times, and how it calls it."""
+
+
 def iteration_table(figures: dict[str, Any]) -> Table:
-    """One meta-iteration by phase, beside the plain loop where that was timed."""
+    """One meta-iteration by phase, beside one CPU core and the plain loop where these were timed."""
     setting = f"{figures['num_tasks']} tasks × {figures['episodes']} episodes × {figures['horizon']} steps"
-    units = f"2×{figures['hidden_sizes'][0]} units, {figures['num_threads']} thread(s)"
-    table = Table(title=f"MAML on {figures['env']}: {setting}, {units}", title_justify="left")
-    for heading in ("phase", "batched", "plain loop over tasks", "ratio"):
-        table.add_column(heading, justify="right" if heading != "phase" else "left")
-    for phase, key in (
-        ("sampling, before and after 1 step", "sampling"),
-        ("meta-gradient, second order", "meta_gradient"),
-    ):
-        plain = (f"{figures[f'plain_{key}_s']:.2f} s", f"{figures[f'{key}_ratio']:.1f}") if _has_plain(figures) else ()
-        table.add_row(phase, f"{figures[f'{key}_s']:.3f} s", *plain)
-    rates = [figures["env_steps_per_s"], *([figures["plain_env_steps_per_s"]] if _has_plain(figures) else [])]
-    ratio = [f"{rates[0] / rates[1]:.1f}"] if len(rates) > 1 else []
-    table.add_row("environment steps per second", *(f"{rate:,.0f}" for rate in rates), *ratio)
-    for outer, name in (("trpo", "MAML-TRPO"), ("ppo", "ProMP, 5 epochs")):
-        table.add_row(f"meta-update, {name}", f"{figures[f'meta_update_{outer}_s']:.2f} s")
-        table.add_row(f"whole meta-iteration, {name}", f"{figures[f'iteration_{outer}_s']:.2f} s")
+    place = f"{figures['num_threads']} thread(s)" if figures["device"] == "cpu" else figures["device"]
+    title = f"MAML on {figures['env']}: {setting}, 2×{figures['hidden_size']} units, {place}"
+    table = Table(title=title, title_justify="left")
+    others = {"cpu": "one CPU core", "plain": "plain loop over tasks"}
+    shown = [other for other in others if f"{other}_sampling_s" in figures]
+    for heading in ("phase", "batched", *(column for other in shown for column in (others[other], "ratio"))):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase, key in PHASES.items():
+        compared = []
+        for other in shown:
+            seconds, ratio = (figures.get(f"{other}_{key}_{kind}") for kind in ("s", "ratio"))
+            compared += ["", ""] if seconds is None else [f"{seconds:.2f} s", f"{ratio:.1f}"]
+        table.add_row(phase, f"{figures[f'{key}_s']:.3f} s", *compared)
+    table.add_row("environment steps per second", f"{figures['env_steps_per_s']:,.0f}")
     table.add_row("peak memory", f"{figures['peak_memory_mb']:,.0f} MB")
     return table
 
 
-def _has_plain(figures: dict[str, Any]) -> bool:
-    return "plain_sampling_s" in figures
+def rollouts_table(growth: RolloutGrowth) -> Table:
+    """Environment steps per second by batch, and their share of what the memory allows."""
+    title = (
+        f"{growth.env} with a policy of 2×{growth.hidden_size} units on {growth.device_name}: environment steps per "
+        f"second. An environment step moves {growth.step_bytes:,.0f} bytes, operation by operation; at "
+        f"{growth.bytes_per_s / 1e9:,.0f} GB/s that allows {growth.memory_bound:,.0f} a second"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("environments", "eager", "CUDA graph", "busy", "share of what memory allows"):
+        table.add_column(heading, justify="right")
+    for rate in growth.rates:
+        captured = "" if rate.captured is None else f"{rate.captured:,.0f}"
+        busy = "" if rate.utilization is None else f"{rate.utilization:.0%}"
+        share = f"{rate.best / growth.memory_bound:.2f}"
+        table.add_row(f"{rate.num_envs:,}", f"{rate.eager:,.0f}", captured, busy, share)
+    return table
 
 
 def envs_table(results: Sequence[Throughput]) -> Table:

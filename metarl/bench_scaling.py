@@ -147,7 +147,9 @@ def _measure_one(env: str, setting: Setting, num_threads: int) -> Point:
         "num-threads": num_threads,
     }
     arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    report = json.loads(_run("-m", "metarl", "bench", "iteration", env, "--no-plain", "--json", *arguments))
+    report = json.loads(
+        _run("-m", "metarl", "bench", "iteration", env, "--no-plain", "--json", "--device", "cpu", *arguments)
+    )
     return Point(setting, report["iteration_trpo_s"], report["peak_memory_mb"])
 
 

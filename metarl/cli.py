@@ -27,15 +27,16 @@ from envs.registry import FAMILIES, env_label, is_env_file, make_distribution
 from envs.task_distribution import TaskDistribution
 from envs.worker_pool import EnvironmentFailedError
 from metarl import bench_report, comparison_report, distributed
+from metarl.accelerate import compile_env
 from metarl.adapt_command import Adapt
-from metarl.bench import bench
+from metarl.bench import Workload, bench
 from metarl.bench_envs import Throughput, checked_families, throughput
 from metarl.bench_robots import RobotThroughput, checked_robots, robot_throughput
+from metarl.bench_rollouts import rollout_rates
 from metarl.bench_scaling import scaling
 from metarl.bench_scaling import write as write_scaling
 from metarl.checkpoint import BEST
 from metarl.compare import CompareConfig, Comparer
-from metarl.compiled import compile_env
 from metarl.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
 from metarl.console import say
 from metarl.curriculum import make_curriculum
@@ -364,13 +365,14 @@ class Bench:
     """Measure the speed on this machine, each time beside what one would use instead, in one run.
 
     Attributes:
-        what: 'iteration': one MAML meta-iteration beside a plain loop over tasks; 'envs': steps of each family beside
-            Gymnasium's vector environments and, with the extra 'bench', gymnax; 'sb3': Stable-Baselines3 PPO collecting
-            on our VecEnv and on its own; 'robots': steps of the MuJoCo families beside MuJoCo's own rollout,
+        what: 'iteration': one MAML meta-iteration beside a plain loop over tasks and, on a GPU, one CPU core;
+            'rollouts': environment steps with the policy in the loop as the batch grows; 'envs': steps of each family
+            beside Gymnasium's vector environments and, with the extra 'bench', gymnax; 'sb3': Stable-Baselines3 PPO
+            collecting on our VecEnv and on its own; 'robots': steps of the MuJoCo families beside MuJoCo's own rollout,
             Gymnasium's vector environments and, where it is installed, EnvPool; 'scaling': how a meta-iteration grows
             with tasks, episodes, horizon, width and processes (minutes).
-        envs: registered environments; 'iteration' and 'scaling' take one; by default point-navigation/finn, for 'envs'
-            every family but the robots, for 'robots' one of each robot.
+        envs: registered environments; 'iteration', 'rollouts' and 'scaling' take one; by default point-navigation/finn,
+            for 'envs' every family but the robots, for 'robots' one of each robot.
         num_tasks: M, tasks of 'iteration'.
         episodes: E, episodes per task of 'iteration'.
         horizon: H of 'iteration'; by default the family's.
@@ -381,25 +383,30 @@ class Bench:
         repeats: timed repetitions; medians are shown.
         num_threads: CPU threads of the meta-update, and of 'robots'; 0 takes one per core.
         fvp_fraction: share of the episodes on which MAML-TRPO's Fisher products are estimated.
+        fvp_memory: megabytes of derivatives that are kept for them.
+        device: of 'iteration' and 'rollouts': 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         plain: whether 'iteration' times the plain loop, which takes a minute.
         json: print JSON and nothing else.
         out: directory of scaling.csv and scaling.png.
     """
 
     what: Annotated[
-        tyro.conf.Positional[Literal["iteration", "envs", "sb3", "robots", "scaling"]], tyro.conf.arg(metavar="WHAT")
+        tyro.conf.Positional[Literal["iteration", "rollouts", "envs", "sb3", "robots", "scaling"]],
+        tyro.conf.arg(metavar="WHAT"),
     ] = "iteration"
     envs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ENV")] = ()
     num_tasks: int = 40
     episodes: int = 20
     horizon: int | None = None
-    hidden_size: int = 100
+    hidden_size: int = 64
     num_envs: int | None = None
     seconds: float = 1.0
     compile: bool = True
     repeats: int = 3
     num_threads: int = 1
     fvp_fraction: float = 0.2
+    fvp_memory: float = 512
+    device: str = "auto"
     plain: bool = True
     json: bool = False
     out: str = "runs/scaling"
@@ -416,7 +423,7 @@ class Bench:
             names = checked_robots(self.envs)
         else:
             names = checked_families(self.envs or (() if self.what == "envs" else (DEFAULT_ENV,)))
-        if self.what in ("iteration", "scaling") and len(names) != 1:
+        if self.what in ("iteration", "rollouts", "scaling") and len(names) != 1:
             raise UserError(f"bench {self.what} takes one environment, got {', '.join(names)}")
         progress = Console(stderr=True) if self.json else console
         data: Any
@@ -424,6 +431,9 @@ class Bench:
             case "iteration":
                 data = self._iteration(names[0])
                 table = bench_report.iteration_table(data)
+            case "rollouts":
+                growth = rollout_rates(names[0], resolve_device(self.device), self.hidden_size, self.repeats)
+                data, table = growth.to_json(), bench_report.rollouts_table(growth)
             case "envs":
                 rates = [self._throughput(name, progress) for name in names]
                 data, table = [rate.to_json() for rate in rates], bench_report.envs_table(rates)
@@ -449,18 +459,14 @@ class Bench:
         return 0
 
     def _iteration(self, name: str) -> dict[str, Any]:
-        threads = self.num_threads or distributed.local_cores()
-        return bench(
+        own = {f.name for f in dataclasses.fields(Workload)} - {"env", "num_threads", "device"}
+        workload = Workload(
             name,
-            self.num_tasks,
-            self.episodes,
-            self.hidden_size,
-            self.repeats,
-            threads,
-            self.fvp_fraction,
-            self.horizon,
-            self.plain,
+            num_threads=self.num_threads or distributed.local_cores(),
+            device=str(resolve_device(self.device)),
+            **{field: getattr(self, field) for field in own},
         )
+        return bench(workload, self.repeats, self.plain)
 
     def _throughput(self, name: str, progress: Console) -> Throughput:
         say(progress, name)

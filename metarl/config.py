@@ -47,6 +47,8 @@ class TrainConfig:
         curriculum_fresh: share of each meta-iteration's tasks that is drawn afresh.
         curriculum_correction: weigh tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
         compile_env: let torch.compile fuse the environment's steps; takes seconds at the start, and a C++ compiler.
+        cuda_graphs: 'auto': on a GPU, the environment's steps with the policy run as a CUDA graph; 'off': operation
+            by operation. The numbers are the same.
         name: the run's name, the directory below run_dir; by default made from agent, environment and seed.
         run_dir: where runs are written.
         learner: the agent's hyper-parameters.
@@ -71,6 +73,7 @@ class TrainConfig:
     curriculum_fresh: float = 0.2
     curriculum_correction: bool = False
     compile_env: bool = False
+    cuda_graphs: Literal["auto", "off"] = "auto"
     name: str = ""
     run_dir: str = "runs"
     learner: Annotated[LearnerConfig, tyro.conf.AvoidSubcommands] = field(default_factory=MAMLConfig)

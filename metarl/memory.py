@@ -67,7 +67,9 @@ def available_bytes(device: torch.device) -> int | None:
         return None
 
 
-def peak_memory_mb() -> float:
-    """Most memory that this process has held so far, MB."""
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory that this process has held so far, MB: on a GPU torch's tensors, on a CPU everything."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

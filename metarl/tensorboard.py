@@ -8,7 +8,7 @@ from torch.utils.tensorboard.summary import hparams
 from metarl.config import TrainConfig, flat_items
 from metarl.run_evaluation import RunEvaluation
 
-_BOOKKEEPING = {"name", "run_dir", "device", "num_threads", "compile_env", "checkpoint_interval"}
+_BOOKKEEPING = {"name", "run_dir", "device", "num_threads", "compile_env", "cuda_graphs", "checkpoint_interval"}
 _BOOKKEEPING |= {"eval_interval", "eval_tasks", "test_tasks"}
 """Settings that do not change what is learned."""
 _CHARTS = {

@@ -24,8 +24,8 @@ from envs.task_distribution import TaskDistribution
 from envs.task_space import Task
 from envs.worker_pool import EnvironmentFailedError
 from metarl import distributed, plots, teachers, tensorboard
+from metarl.accelerate import capture_rollouts, compile_env
 from metarl.checkpoint import Checkpoint, Progress
-from metarl.compiled import compile_env
 from metarl.config import TrainConfig
 from metarl.console import say
 from metarl.curriculum import make_curriculum
@@ -85,6 +85,10 @@ class Trainer:
             self.learner.teachers, env_steps = teachers.provide(run, self.distribution, partial(say, console))
             self.distribution = self.distribution.with_train_tasks(self.learner.teachers.tasks)
             self.progress = Progress(env_steps=env_steps)
+        if self.config.cuda_graphs == "auto":
+            problem = capture_rollouts(self.distribution, self.learner, self.generator)
+            if problem is not None:
+                say(console, f"warning: {problem}")
 
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; says which ones could not.

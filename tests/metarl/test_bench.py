@@ -4,39 +4,40 @@ import csv
 import functools
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from captured_steps import recorded
+from rich.console import Console
 
-from agents.maml import MAML, MAMLConfig
-from agents.policy import PolicyConfig
-from envs.families.navigation import pearl
-from metarl import bench_scaling
-from metarl.bench import _PlainLoop, bench
+from metarl import bench_rollouts, bench_scaling
+from metarl.accelerate import CAPTURES
+from metarl.bench import Workload, bench
 from metarl.bench_envs import _gymnax_rate, steps_per_second
+from metarl.bench_report import PHASES, iteration_table
 from metarl.bench_scaling import Point, Setting, exponent
 from metarl.cli import main
 from metarl.errors import TrainingError
-from metarl.train import sample_iteration
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, Any]:
-    return bench("point-navigation/pearl", num_tasks=2, episodes=3, hidden_size=4, repeats=1, num_threads=1)
+    return bench(Workload("point-navigation/pearl", num_tasks=2, episodes=3, hidden_size=4), repeats=1)
 
 
 def test_figures_are_positive_and_consistent(figures: dict[str, Any]) -> None:
     assert all(value > 0 for value in figures.values() if isinstance(value, (int, float)))
-    assert (figures["env"], figures["horizon"], figures["hidden_sizes"]) == ("point-navigation/pearl", 20, [4, 4])
+    assert (figures["env"], figures["horizon"], figures["hidden_size"]) == ("point-navigation/pearl", 20, 4)
     assert figures["env_steps"] == 2 * 2 * 3 * 20  # support and query
     assert figures["env_steps_per_s"] == pytest.approx(figures["env_steps"] / figures["sampling_s"])
     assert figures["plain_env_steps_per_s"] == pytest.approx(figures["env_steps"] / figures["plain_sampling_s"])
     for outer in ("trpo", "ppo"):
         assert figures[f"iteration_{outer}_s"] > figures["sampling_s"] + figures[f"meta_update_{outer}_s"]
-    for phase in ("sampling", "meta_gradient"):
-        assert figures[f"{phase}_ratio"] == pytest.approx(figures[f"plain_{phase}_s"] / figures[f"{phase}_s"])
+    for phase in ("sampling", "meta_gradient", "meta_update_trpo", "iteration_trpo"):
+        assert figures[f"plain_{phase}_ratio"] == pytest.approx(figures[f"plain_{phase}_s"] / figures[f"{phase}_s"])
 
 
 def test_table_shows_the_figures(
@@ -62,22 +63,8 @@ def test_table_shows_the_figures(
     text = capsys.readouterr().out
     assert "2 tasks × 3 episodes × 20 steps" in text
     assert f"{figures['env_steps_per_s']:,.0f}" in text
-    assert f"{figures['iteration_ppo_s']:.2f} s" in text
-
-
-def test_plain_loop_computes_the_same_meta_gradient() -> None:
-    distribution, generator = pearl(), torch.Generator().manual_seed(0)
-    config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(5, 4)))
-    learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
-    tasks = distribution.sample(3, "train", generator)
-    support, query, *_ = sample_iteration(distribution, learner, tasks, 4, generator)
-    assert query is not None
-    expected = learner.meta_gradient(support, query)
-    plain = _PlainLoop("metarl/PointNavigationPearl-v0", learner, 4).gradient([*support, query])
-    assert plain.keys() == expected.keys()
-    assert max(float(leaf.abs().max()) for leaf in expected.values()) > 1e-2
-    for name, leaf in expected.items():
-        torch.testing.assert_close(plain[name], leaf, rtol=1e-4, atol=1e-5, msg=name)
+    assert f"{figures['iteration_ppo_s']:.3f} s" in text
+    assert f"{figures['plain_iteration_trpo_ratio']:.1f}" in text
 
 
 def test_peak_memory_is_that_of_a_process_with_torch(figures: dict[str, Any]) -> None:
@@ -85,10 +72,52 @@ def test_peak_memory_is_that_of_a_process_with_torch(figures: dict[str, Any]) ->
 
 
 def test_the_plain_loop_can_be_left_out() -> None:
-    small = bench("bandit/bernoulli", 2, 2, 4, 1, 1, horizon=7, plain_loop=False)
+    small = bench(Workload("bandit/bernoulli", 2, 2, horizon=7, hidden_size=4), repeats=1, plain_loop=False)
     assert small["horizon"] == 7
     assert small["env_steps"] == 2 * 2 * 2 * 7
-    assert not [name for name in small if name.startswith("plain") or name.endswith("ratio")]
+    assert not [name for name in small if name.startswith(("plain", "cpu")) or name.endswith("ratio")]
+
+
+def test_a_gpu_stands_beside_one_cpu_core(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table; the figures are made up."""
+    measured = {f"{phase}_s": 0.001 for phase in PHASES.values()}
+    cpu = {f"cpu_{phase}_s": 0.25 for phase in PHASES.values()} | {f"cpu_{p}_ratio": 250.0 for p in PHASES.values()}
+    figures = asdict(Workload("cart-pole", horizon=100, device="cuda:0")) | {"env_steps_per_s": 1e8}
+    Console(width=120).print(iteration_table(figures | measured | cpu | {"peak_memory_mb": 1.0}))
+    text = capsys.readouterr().out
+    assert "cuda:0" in text and "one CPU core" in text and "plain loop" not in text
+    row = next(line for line in text.splitlines() if "whole meta-iteration, MAML-TRPO" in line)
+    assert row.split("MAML-TRPO")[1].split()[1:-1] == ["0.001", "s", "│", "0.25", "s", "│", "250.0"]
+
+
+def test_rollouts_are_measured_eager_and_captured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1, 2))
+    monkeypatch.setitem(CAPTURES, "cpu", recorded)
+    arguments = ["bench", "rollouts", "point-navigation/pearl", "--device", "cpu", "--repeats", "1"]
+    assert main([*arguments, "--hidden-size", "4", "--json"]) == 0
+    growth = json.loads(capsys.readouterr().out)
+    assert [rate["num_envs"] for rate in growth["rates"]] == [40, 80]
+    assert all(rate["eager"] > 0 and rate["captured"] > 0 for rate in growth["rates"])
+    assert growth["memory_bound"] == pytest.approx(growth["bytes_per_s"] / growth["step_bytes"])
+    best = max(max(rate["eager"], rate["captured"]) for rate in growth["rates"])
+    assert growth["share_of_bound"] == pytest.approx(best / growth["memory_bound"])
+    assert main(["bench", "rollouts", "half-cheetah-direction", "cart-pole"]) == 2
+    assert "bench rollouts takes one environment" in capsys.readouterr().err
+
+
+def test_an_environment_step_moves_at_least_what_it_is_made_of() -> None:
+    """Observation, action, two layers of activations and the distribution are written and read at least once."""
+    growth = bench_rollouts.rollout_rates("point-navigation/pearl", torch.device("cpu"), 64, 1)
+    assert 2 * 4 * (2 + 2 + 2 * 64 + 4) < growth.step_bytes < 100 * 4 * (2 + 2 + 2 * 64 + 4)
+
+
+def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1, 2, 1_000))
+    monkeypatch.setattr(bench_rollouts, "available_bytes", lambda device: 10_000_000)
+    growth = bench_rollouts.rollout_rates("point-navigation/pearl", torch.device("cpu"), 4, 1)
+    assert [rate.num_envs for rate in growth.rates] == [40, 80]
 
 
 def test_throughput_of_a_family_is_measured_beside_gymnasium(capsys: pytest.CaptureFixture[str]) -> None:
