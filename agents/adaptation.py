@@ -8,10 +8,12 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from agents import objectives
+from agents.adaptation_path import ObjectiveAt, ascended
 from agents.meta_learner import Adapted
 from agents.objectives import Batch
-from agents.parameters import Parameters, detach, expand_to_tasks, map_parameters
-from agents.policy import LOG_STD, MLPPolicy, PolicyConfig
+from agents.parallel import ChunkPool, task_slices
+from agents.parameters import Parameters, concatenate, expand_to_tasks, map_parameters, tasks_of
+from agents.policy import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
 from agents.trained_parameters import TrainedParameters
 from agents.validation import check_values
 from envs.rollout import Episodes
@@ -86,19 +88,16 @@ class PolicyGradientAdaptation:
         Returns:
             task-batched P without a graph.
         """
-        config = self.config
+        config, rates = self.config, {name: self._rate(name, step) for name in params}
         epochs = config.inner_epochs if config.inner_objective == "ppo" else 1
         for _ in range(epochs):
-            gradient = torch.func.grad(lambda p: self._total(p, batch))(params)
-            params = {name: leaf + self._rate(name, step) * gradient[name] for name, leaf in params.items()}
-        return detach(params)
+            params = ascended(params, ObjectiveAt(self.policy, params, batch, self._surrogate).gradient, rates)
+        return params
 
-    def _total(self, params: Parameters, batch: Batch) -> Tensor:
-        """The surrogate summed over tasks: the sum gives every task its own gradient."""
-        acting, _ = self.policy.apply(params, batch.obs)
+    def _surrogate(self, batch: Batch, acting: ActionDistribution) -> Tensor:
         if self.config.inner_objective == "ppo":
-            return objectives.clipped_surrogate(batch, acting, self.config.inner_clip).sum()
-        return objectives.likelihood_ratio(batch, acting).sum()
+            return objectives.clipped_surrogate(batch, acting, self.config.inner_clip)
+        return objectives.likelihood_ratio(batch, acting)
 
     def _rate(self, name: str, step: int) -> float:
         factor = self.config.log_std_lr_factor if name == LOG_STD else 1.0
@@ -113,7 +112,9 @@ class FixedRateLearner:
         action_space: Box (A,) or Discrete.
         policy: the policy network.
         adaptation: how it adapts.
+        task_chunk: tasks that are handled at once; 0: see `agents.parallel.task_slices`.
         generator: draws the initial parameters; they lie on its device.
+        num_threads: CPU threads that share the chunks; changes no result.
     """
 
     def __init__(
@@ -122,12 +123,15 @@ class FixedRateLearner:
         action_space: Box | Discrete,
         policy: PolicyConfig,
         adaptation: AdaptationConfig,
+        task_chunk: int,
         generator: torch.Generator,
+        num_threads: int,
     ) -> None:
         self.policy = MLPPolicy(observation_space, action_space, policy)
         self.adaptation_steps = adaptation.adaptation_steps
         self._adaptation = PolicyGradientAdaptation(self.policy, adaptation)
         self._trained = TrainedParameters(self.policy.init(generator))
+        self._task_chunk, self._pool = task_chunk, ChunkPool(num_threads)
 
     def begin(self, num_tasks: int) -> Adapted:
         """See MetaLearner.begin."""
@@ -135,8 +139,13 @@ class FixedRateLearner:
 
     def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
         """See MetaLearner.adapt."""
-        params = self._adaptation.step(adapted.params, self._adaptation.batch(episodes), adapted.steps)
-        return Adapted(params, adapted.steps + 1)
+        batch = self._adaptation.batch(episodes)
+
+        def of_chunk(tasks: slice) -> Parameters:
+            return self._adaptation.step(tasks_of(adapted.params, tasks), batch.tasks(tasks), adapted.steps)
+
+        parts = self._pool.map(of_chunk, task_slices(batch.obs, self._task_chunk))
+        return Adapted(concatenate(parts), adapted.steps + 1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See MetaLearner.state_dict."""

@@ -26,6 +26,7 @@ class ObjectiveAt:
 
     Attributes:
         network: the policy's network at the parameters.
+        values: the objective of each task, (M,).
         gradient: of each task's objective by its parameters, leaves (M, …).
 
     Args:
@@ -42,8 +43,10 @@ class ObjectiveAt:
         self.network = ForwardPass(policy, params, batch.obs)
         self._outputs = as_leaves(self.network.outputs)
         with torch.enable_grad():
-            total = objective(batch, policy.distribution(self._outputs)).sum()  # each task gets its own gradient
+            values = objective(batch, policy.distribution(self._outputs))
+            total = values.sum()  # each task gets its own gradient
             self._slopes = torch.autograd.grad(total, list(self._outputs.values()), create_graph=second_order)
+        self.values = values.detach()
         slopes = {name: slope.detach() for name, slope in zip(self._outputs, self._slopes, strict=True)}
         if second_order:
             self.gradient, self._curvature = self.network.pull_back_with_curvature(slopes)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from agents import objectives
 from agents.adaptation import AdaptationConfig, FixedRateLearner
+from agents.adaptation_path import ObjectiveAt
 from agents.objectives import Batch, mean_over_steps
-from agents.parallel import ChunkPool, task_slices
-from agents.parameters import Parameters, flatten, require_grad, unflatten_like
-from agents.policy import PolicyConfig
+from agents.parallel import task_slices
+from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
+from agents.policy import ActionDistribution, PolicyConfig
 from agents.processes import mean_over_tasks, num_processes, sum_over_processes
 from agents.validation import check_values
 from envs.rollout import Episodes
@@ -83,9 +84,9 @@ class Multitask(FixedRateLearner):
         generator: torch.Generator,
         num_threads: int = 1,
     ) -> None:
-        super().__init__(observation_space, action_space, config.policy, config.adaptation, generator)
+        spaces = observation_space, action_space
+        super().__init__(*spaces, config.policy, config.adaptation, config.task_chunk, generator, num_threads)
         self.config = config
-        self._pool = ChunkPool(num_threads)
 
     def meta_update(
         self,
@@ -126,14 +127,17 @@ class Multitask(FixedRateLearner):
         num_tasks = len(batch.obs) * num_processes()
 
         def of_chunk(tasks: slice) -> Tensor:
-            params, part = require_grad(self._trained.values), batch.tasks(tasks)
-            acting, _ = self.policy.apply(params, part.obs)
-            objective = objectives.clipped_surrogate(part, acting, self.config.clip)
-            objective = objective + self.config.entropy_bonus * mean_over_steps(part, acting.entropy())
-            total = (part.importance * objective).sum() / num_tasks
-            leaves = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
-            return torch.cat([total.detach().reshape(1), flatten(leaves)])
+            part = batch.tasks(tasks)
+            at = ObjectiveAt(self.policy, expand_to_tasks(self._trained.values, len(part.obs)), part, self._objective)
+            gradient = flatten(at.gradient[name].sum(dim=0) for name in self._trained.values)
+            return torch.cat([at.values.sum().reshape(1), gradient])
 
-        chunks = task_slices(batch.obs, self.config.task_chunk)
+        chunks = task_slices(batch.obs, self._task_chunk)
         sums = sum_over_processes(torch.stack(self._pool.map(of_chunk, chunks)).sum(dim=0))
-        return float(sums[0]), unflatten_like(sums[1:], self._trained.values)
+        mean = sums / num_tasks
+        return float(mean[0]), unflatten_like(mean[1:], self._trained.values)
+
+    def _objective(self, batch: Batch, acting: ActionDistribution) -> Tensor:
+        """Of each task, times its importance, (M,)."""
+        surrogate = objectives.clipped_surrogate(batch, acting, self.config.clip)
+        return batch.importance * (surrogate + self.config.entropy_bonus * mean_over_steps(batch, acting.entropy()))

@@ -41,16 +41,6 @@ def unflatten_like(vector: Tensor, like: Parameters) -> Parameters:
     return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}
 
 
-def detach(parameters: Parameters) -> Parameters:
-    """Leaves without their graph."""
-    return map_parameters(Tensor.detach, parameters)
-
-
-def require_grad(parameters: Parameters) -> Parameters:
-    """Detached leaves that gather gradients."""
-    return map_parameters(lambda leaf: leaf.detach().requires_grad_(), parameters)
-
-
 def shapes_of(parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shape of each leaf."""
     return {name: tuple(leaf.shape) for name, leaf in parameters.items()}

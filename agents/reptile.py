@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from agents.adaptation import AdaptationConfig, FixedRateLearner
-from agents.parallel import ChunkPool, task_slices
+from agents.parallel import task_slices
 from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
 from agents.policy import PolicyConfig
 from agents.processes import num_processes, sum_over_processes
@@ -71,10 +71,10 @@ class Reptile(FixedRateLearner):
         generator: torch.Generator,
         num_threads: int = 1,
     ) -> None:
-        super().__init__(observation_space, action_space, config.policy, config.adaptation, generator)
+        spaces = observation_space, action_space
+        super().__init__(*spaces, config.policy, config.adaptation, config.task_chunk, generator, num_threads)
         self.config = config
         self.support_batches, self.collects_query = self.adaptation_steps, config.collect_query
-        self._pool = ChunkPool(num_threads)
 
     def meta_update(
         self,
@@ -112,6 +112,6 @@ class Reptile(FixedRateLearner):
             return flatten(leaf.sum(dim=0) for leaf in moved.values())
 
         batches = [self._adaptation.batch(episodes) for episodes in support]
-        parts = self._pool.map(of_chunk, task_slices(batches[0].obs, self.config.task_chunk))
+        parts = self._pool.map(of_chunk, task_slices(batches[0].obs, self._task_chunk))
         mean = sum_over_processes(torch.stack(parts).sum(dim=0)) / num_tasks
         return unflatten_like(mean, self._trained.values)

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from agents.adaptation import AdaptationConfig
+from agents.adaptation_path import as_leaves
 from agents.maml import MAMLConfig
-from agents.parameters import Parameters, flatten, require_grad
+from agents.parameters import Parameters, flatten
 from envs.rollout import Episodes
 
 
@@ -286,14 +287,14 @@ def value_of(function: Callable[[Parameters], Tensor], at: Parameters) -> float:
 
 def gradient_of(function: Callable[[Parameters], Tensor], at: Parameters) -> Parameters:
     """Gradient by autograd; zero for a leaf that has no influence."""
-    leaves = require_grad(at)
+    leaves = as_leaves(at)
     gradient = torch.autograd.grad(function(leaves), list(leaves.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, gradient, strict=True))
 
 
 def hessian_product(function: Callable[[Parameters], Tensor], at: Parameters, vector: Tensor) -> Tensor:
     """Hessian times a flat vector by differentiating twice backward."""
-    leaves = require_grad(at)
+    leaves = as_leaves(at)
     values = list(leaves.values())
     slope = flatten(torch.autograd.grad(function(leaves), values, create_graph=True)).dot(vector)
     return flatten(torch.autograd.grad(slope, values, allow_unused=True, materialize_grads=True))

@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from slow_maml import to_distribution
 from torch import Tensor
 
+from agents.adaptation_path import as_leaves
 from agents.advantages import advantages_of
 from agents.objectives import (
     INNER_OBJECTIVES,
@@ -22,7 +23,7 @@ from agents.objectives import (
     mean_over_steps,
     score_function,
 )
-from agents.parameters import Parameters, expand_to_tasks, flatten, require_grad, unflatten_like
+from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
 from agents.policy import ActionDistribution, Categorical, MLPPolicy, PolicyConfig
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -38,7 +39,7 @@ def test_first_derivatives_coincide_at_the_behaviour_parameters(head: str) -> No
     policy = make_policy(head)
     shared = policy.init(seeded(0))
     batch = Batch.of(policy, random_episodes(policy, shared, seeded(1), (3, 4, 5)), gamma=0.9, gae_lambda=0.8)
-    leaves = require_grad(expand_to_tasks(shared, 3))
+    leaves = as_leaves(expand_to_tasks(shared, 3))
     surrogates: dict[str, Surrogate] = {**INNER_OBJECTIVES, "clipped": partial(clipped_surrogate, clip=0.2)}
     gradients = {
         name: torch.autograd.grad(surrogate(batch, policy.apply(leaves, batch.obs)[0]).sum(), list(leaves.values()))
@@ -261,7 +262,7 @@ def test_a_long_tail_of_masked_steps_does_not_overflow(estimator: str) -> None:
     episodes = random_episodes(policy, params, seeded(1), (1, 2, 400))
     assert episodes.mask[0, 1].sum() == 1
     batch = Batch.of(policy, episodes, 0.9, 0.8)
-    leaves = require_grad(params)
+    leaves = as_leaves(params)
     value = INNER_OBJECTIVES[estimator](batch, policy.apply(leaves, batch.obs)[0]).sum()
     gradient = flatten(torch.autograd.grad(value, list(leaves.values())))
     assert bool(value.isfinite())

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from agents.parameters import detach, expand_to_tasks, flatten, map_parameters, require_grad, unflatten_like
+from agents.adaptation_path import as_leaves
+from agents.parameters import expand_to_tasks, flatten, map_parameters, unflatten_like
 
 PARAMETERS = {"weight": torch.arange(6.0).reshape(2, 3), "scale": torch.tensor(7.0), "bias": torch.tensor([8.0, 9.0])}
 
@@ -26,7 +27,7 @@ def test_unflatten_rejects_a_vector_of_another_length() -> None:
 
 
 def test_flatten_passes_gradients_to_each_leaf() -> None:
-    leaves = require_grad(PARAMETERS)
+    leaves = as_leaves(PARAMETERS)
     (flatten(leaves.values()) * torch.arange(9.0)).sum().backward()  # type: ignore[no-untyped-call]
     gradient = leaves["bias"].grad
     assert gradient is not None
@@ -42,7 +43,7 @@ def test_expand_to_tasks_repeats_leaves_without_copying() -> None:
 
 
 def test_expand_to_tasks_sums_gradients_over_tasks() -> None:
-    leaves = require_grad(PARAMETERS)
+    leaves = as_leaves(PARAMETERS)
     weights = torch.tensor([1.0, 2.0, 3.0])
     (expand_to_tasks(leaves, 3)["scale"] * weights).sum().backward()  # type: ignore[no-untyped-call]
     gradient = leaves["scale"].grad
@@ -55,11 +56,3 @@ def test_map_parameters_goes_leaf_by_leaf_by_name() -> None:
     doubled = map_parameters(torch.add, PARAMETERS, reordered)
     assert list(doubled) == list(PARAMETERS)
     assert all(torch.equal(doubled[name], 2 * leaf) for name, leaf in PARAMETERS.items())
-
-
-def test_detach_cuts_the_graph_and_require_grad_starts_a_new_one() -> None:
-    grown = map_parameters(lambda leaf: 2 * leaf, require_grad(PARAMETERS))
-    assert all(leaf.requires_grad for leaf in grown.values())
-    assert not any(leaf.requires_grad for leaf in detach(grown).values())
-    assert all(leaf.is_leaf and leaf.requires_grad for leaf in require_grad(grown).values())
-    assert not any(leaf.requires_grad for leaf in PARAMETERS.values())
