@@ -49,6 +49,12 @@ def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: M
         )
 
 
+def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
+    """What to say where a meta-iteration did not fit after all."""
+    batch = f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
+    return f"{batch} do not fit into the memory of {config.device}; lower --num-tasks, --episodes or --task-chunk"
+
+
 def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
     """Bytes of one batch of all tasks while it is collected: float32, once step by step and once put together."""
     observations, outputs = learner.policy.sizes[0], learner.policy.sizes[-1]

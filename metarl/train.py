@@ -32,6 +32,7 @@ from metarl.curriculum import make_curriculum
 from metarl.curriculum_plots import PICTURED_TASKS, task_densities
 from metarl.errors import TrainingError
 from metarl.evaluate import adapt_to_tasks, adaptation_episodes, rollout_generator, summarize
+from metarl.memory import out_of_memory
 from metarl.progress import Reporter, make_reporter
 from metarl.run_directory import RunDirectory, build, curriculum_state, learner_state, resolve_device
 
@@ -170,10 +171,11 @@ class Trainer:
             sampled_steps, returns = self._over_all_tasks(sampled)
             if sampled.batches:
                 self.curriculum.learn(draw, distributed.from_all(sampled.batches[-1].returns.mean(dim=1)))
-        except (FloatingPointError, ProcessLostError, EnvironmentFailedError) as error:
+        except (FloatingPointError, ProcessLostError, EnvironmentFailedError, torch.OutOfMemoryError) as error:
             self._restore(before)
             self._save()
-            raise TrainingError(f"iteration {iteration}: {error}; the run is saved as it was before it") from error
+            reason = out_of_memory(config, self.distribution) if isinstance(error, torch.OutOfMemoryError) else error
+            raise TrainingError(f"iteration {iteration}: {reason}; the run is saved as it was before it") from error
         updated = time.perf_counter()
         self.progress = dataclasses.replace(
             self.progress,

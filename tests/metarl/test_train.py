@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from workbench import (
     ITERATIONS,
@@ -201,6 +203,24 @@ def test_number_that_is_not_finite_stops_the_run_after_saving_it(
     monkeypatch.setattr("workbench.Failing.bind", TaskDistribution.bind)  # healthy again
     assert main(["train", "--resume", str(run.path)]) == 0
     assert same_tensors(tensors_of(run.path), reference)
+
+
+def test_an_iteration_that_does_not_fit_names_the_batch_and_what_to_lower(
+    reference: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy(*arguments: object, **more: object) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB")
+
+    with monkeypatch.context() as full:
+        full.setattr("agents.maml.MAML.meta_update", greedy)
+        assert main(train_arguments(tmp_path)) == EXIT_TRAINING_FAILED
+    message = complaint(capsys)
+    assert re.search(
+        r"iteration 1: num_tasks \d+ × episodes \d+ × horizon 20 do not fit into the memory of cpu", message
+    )
+    assert "lower --num-tasks, --episodes or --task-chunk; the run is saved" in message
+    assert main(["train", "--resume", str(tmp_path / RUN)]) == 0
+    assert same_tensors(tensors_of(tmp_path / RUN), reference)
 
 
 def test_validation_that_is_not_finite_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
