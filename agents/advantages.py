@@ -3,10 +3,14 @@
 import torch
 from torch import Tensor
 
+from agents.parallel import task_slices
 from envs.rollout import Episodes
 
 RIDGE = 1e-5
 MAX_FEATURE = 10.0
+
+CPU_CHUNK_STEPS = 40_000
+"""Environment steps whose features are held at once on a CPU: fewer took longer, more took no less."""
 
 
 def discounted_sums(values: Tensor, discount: float) -> Tensor:
@@ -83,8 +87,16 @@ def normalize(advantages: Tensor, mask: Tensor) -> Tensor:
 
 
 def advantages_of(episodes: Episodes, gamma: float, gae_lambda: float, normalized: bool = True) -> Tensor:
-    """Advantages of a batch with the linear baseline fitted to it, normalised per task: (M, E, H)."""
-    returns = discounted_sums(episodes.reward, gamma)
-    values = fit_linear_baseline(episodes, returns)
-    advantages = generalized_advantages(episodes, values, gamma, gae_lambda)
-    return normalize(advantages, episodes.mask) if normalized else advantages
+    """Advantages of a batch with the linear baseline fitted to it, normalised per task: (M, E, H).
+
+    Some tasks at a time: a baseline's features are many times the numbers of the advantages.
+    """
+
+    def of_chunk(part: Episodes) -> Tensor:
+        returns = discounted_sums(part.reward, gamma)
+        values = fit_linear_baseline(part, returns)
+        advantages = generalized_advantages(part, values, gamma, gae_lambda)
+        return normalize(advantages, part.mask) if normalized else advantages
+
+    chunks = task_slices(episodes.obs, 0, cpu_steps=CPU_CHUNK_STEPS)
+    return torch.cat([of_chunk(episodes.tasks(tasks)) for tasks in chunks])

@@ -38,14 +38,15 @@ class ChunkPool:
         return list(self._executor.map(function, chunks))
 
 
-def task_slices(obs: Tensor, size: int) -> list[slice]:
+def task_slices(obs: Tensor, size: int, cpu_steps: int = CPU_CHUNK_STEPS) -> list[slice]:
     """The tasks of a batch in chunks.
 
     Args:
         obs: the batch's observations, (M, E, H, O).
-        size: tasks in a chunk; 0 takes as many as hold CPU_CHUNK_STEPS steps, on a GPU GPU_CHUNK_STEPS.
+        size: tasks in a chunk; 0 takes as many as hold `cpu_steps` steps, on a GPU GPU_CHUNK_STEPS.
+        cpu_steps: steps of a chunk on a CPU.
     """
     if size == 0:
         steps_per_task = math.prod(obs.shape[1:-1])
-        size = max(1, (GPU_CHUNK_STEPS if obs.is_cuda else CPU_CHUNK_STEPS) // steps_per_task)
+        size = max(1, (GPU_CHUNK_STEPS if obs.is_cuda else cpu_steps) // steps_per_task)
     return [slice(start, start + size) for start in range(0, len(obs), size)]

@@ -195,14 +195,15 @@ def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], ge
 def _collect_eagerly(
     env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator
 ) -> Episodes:
-    steps = []
     with torch.no_grad():
         carry = begin(env, generator)
-        for _ in range(env.horizon):
+        records: dict[str, Tensor] = {}
+        for time in range(env.horizon):
             carry, step = advance(env, policy, params, carry, generator)
-            steps.append(step)
-        stacked = {name: torch.stack([step[name] for step in steps], dim=2) for name in steps[0]}
-        return to_episodes(stacked, carry, env.success())
+            records = records or make_records(step, env.horizon)
+            for name, value in step.items():
+                records[name][time] = value
+        return to_episodes(records, carry, env.success())
 
 
 def begin(env: BatchedEnv, generator: torch.Generator) -> Carry:
@@ -227,8 +228,19 @@ def advance(
 _BEHAVIOUR = "behaviour."
 
 
-def to_episodes(steps: dict[str, Tensor], end: Carry, success: Tensor | None) -> Episodes:
-    """Episodes of what happened in H steps, leaves (M, E, H, …), which are overwritten where no step was taken."""
+def make_records(step: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
+    """Room for what happens in H steps, leaves (H, M, E, …).
+
+    Tensors that were kept from each step instead would lie between those that come and go with it, and the C library
+    would find no room for the latter where they had been: memory grew by three times their size with each step.
+    """
+    return {name: value.new_empty((horizon, *value.shape)) for name, value in step.items()}
+
+
+def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None) -> Episodes:
+    """Episodes of what happened in H steps, leaves (H, M, E, …), in memory of their own."""
+    in_order = torch.contiguous_format
+    steps = {name: record.movedim(0, 2).clone(memory_format=in_order) for name, record in records.items()}
     taken = steps["taken"]
 
     def masked(name: str) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from envs.rollout import ActingPolicy, CapturableEnv, Carry, Episodes, advance, begin, to_episodes
+from envs.rollout import ActingPolicy, CapturableEnv, Carry, Episodes, advance, begin, make_records, to_episodes
 from envs.task_space import Task
 
 Capture = Callable[[Callable[[], None], torch.Generator], Callable[[], None]]
@@ -96,7 +96,7 @@ class _RolloutGraph:
             after, step = advance(self._env, policy, self._params, carry, self._generator)
             if after.memory is not None:
                 raise RuntimeError(f"{type(policy).__name__} carries a memory from step to step")
-            self._records = {name: value.new_zeros((env.horizon, *value.shape)) for name, value in step.items()}
+            self._records = make_records(step, env.horizon)
             self._replay = capture(self._step, self._generator)
 
     def _step(self) -> None:
@@ -119,8 +119,7 @@ class _RolloutGraph:
             for _ in range(self._env.horizon):
                 self._replay()
             generator.set_state(self._generator.get_state())
-            steps = {name: record.movedim(0, 2).contiguous() for name, record in self._records.items()}
-            return to_episodes(steps, Carry(**_copies(self._carry)), success=None)
+            return to_episodes(self._records, Carry(**_copies(self._carry)), success=None)
 
 
 def _copies(tree: Any) -> Any:

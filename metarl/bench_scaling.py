@@ -119,17 +119,22 @@ def write(points: Sequence[Point], env: str, out: Path) -> list[Path]:
 
 def _figure(points: Sequence[Point], env: str) -> Figure:
     axes = list(dict.fromkeys(point.setting.axis for point in points))
-    figure = Figure(figsize=(3.2 * len(axes), 3.4), layout="constrained")
-    for panel, axis in zip(np.atleast_1d(figure.subplots(1, len(axes), sharey=True)), axes, strict=True):
+    figure = Figure(figsize=(3.2 * len(axes), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(axes), sharex="col", sharey="row", squeeze=False, height_ratios=(2, 1))
+    for (time, memory), axis in zip(panels.T, axes, strict=True):
         chosen = [point for point in points if point.setting.axis == axis]
-        values, seconds = [p.value for p in chosen], [p.seconds for p in chosen]
-        panel.loglog(values, seconds, "o-")
-        panel.set_title(f"{axis.replace('_', ' ')}: time ∝ n^{exponent(points, axis):.2f}", fontsize="small")
-        panel.set_xticks(values, [str(value) for value in values], minor=False)
-        panel.minorticks_off()
-        panel.set_xlabel(axis.replace("_", " "))
-        panel.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("seconds per MAML-TRPO iteration")
+        values, measured = [p.value for p in chosen], [p for p in chosen if p.peak_memory_mb is not None]
+        time.loglog(values, [p.seconds for p in chosen], "o-")
+        time.set_title(f"{axis.replace('_', ' ')}: time ∝ n^{exponent(points, axis):.2f}", fontsize="small")
+        memory.plot([p.value for p in measured], [p.peak_memory_mb for p in measured], "o-", color="tab:orange")
+        memory.set_ylim(bottom=0)
+        memory.set_xticks(values, [str(value) for value in values], minor=False)
+        memory.minorticks_off()
+        memory.set_xlabel(axis.replace("_", " "))
+        for panel in (time, memory):
+            panel.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("seconds per MAML-TRPO iteration")
+    panels[1, 0].set_ylabel("peak memory of the process, MB")
     base = Setting()
     figure.suptitle(
         f"{env}, around {base.num_tasks} tasks × {base.episodes} episodes × {base.horizon} steps, 2×{base.hidden_size}",

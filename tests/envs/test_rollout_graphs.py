@@ -64,14 +64,17 @@ def test_captured_rollouts_equal_eager_ones(name: str) -> None:
     assert not torch.equal(eager[0].action, eager[1].action)
 
 
-def test_results_of_a_rollout_stay_when_the_next_one_is_replayed() -> None:
+@pytest.mark.parametrize("num_tasks", [1, 2])
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_results_of_a_rollout_stay_when_the_next_one_is_replayed(num_tasks: int, episodes: int) -> None:
     distribution = cart_pole()
     env, policy = distribution.task_env, policy_for(distribution)
     env.capture_rollouts(policy, recorded)
-    tasks = distribution.sample(2, "test")
-    first = collect(env.bind(tasks, 3), policy, params_for(policy, 2, 1), rng(1))
+    env.horizon = 12
+    tasks = distribution.sample(num_tasks, "test")
+    first = collect(env.bind(tasks, episodes), policy, params_for(policy, num_tasks, 1), rng(1))
     kept = first.obs.clone(), first.last_obs.clone(), first.terminated.clone()
-    collect(env.bind(tasks, 3), policy, params_for(policy, 2, 2), rng(2))
+    collect(env.bind(tasks, episodes), policy, params_for(policy, num_tasks, 2), rng(2))
     assert all(torch.equal(a, b) for a, b in zip(kept, (first.obs, first.last_obs, first.terminated), strict=True))
 
 
