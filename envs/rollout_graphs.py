@@ -106,7 +106,7 @@ class _RolloutGraph:
             self._records[name].index_copy_(0, self._time, value.unsqueeze(0))
         _write(after.tensors(), self._carry)
         _write(self._env.state, self._state)
-        self._time += 1
+        self._time.add_(1).remainder_(self._env.horizon)  # the steps before the first rollout may be more
 
     def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
         with torch.no_grad():

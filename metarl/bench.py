@@ -84,9 +84,12 @@ class _Measured:
             "sampling": float(np.median(collected[1:])),  # the first one is the untimed warm-up
             "meta_gradient": median(lambda: self.learner.meta_gradient(support, query)),
         }
+        self.line_search_trials = 1
         for outer, learner in learners.items():
-            self.seconds[f"meta_update_{outer}"] = median(_update_from_start(learner, support, query))
+            update = _UpdateFromStart(learner, support, query)
+            self.seconds[f"meta_update_{outer}"] = median(update)
             self.seconds[f"iteration_{outer}"] = sampling_and_adaptation + self.seconds[f"meta_update_{outer}"]
+            self.line_search_trials = int(update.metrics.get("line_search_trials", self.line_search_trials))
         self.learner.load_state_dict(start)
 
     def _sample(self) -> MetaBatch:
@@ -148,21 +151,23 @@ def _plain_seconds(workload: Workload, measured: _Measured) -> dict[str, float]:
     phases = {
         "sampling": seconds(lambda: [plain.sample(task) for task in described]),
         "meta_gradient": seconds(lambda: plain.gradient(prepared)),
-        "meta_update_trpo": seconds(lambda: plain.updated(prepared)),
+        "meta_update_trpo": seconds(lambda: plain.updated(prepared, measured.line_search_trials)),
     }
     adaptation = seconds(lambda: [plain.adapted(plain.meta, support) for support, _ in prepared])
     return phases | {"iteration_trpo": phases["sampling"] + adaptation + phases["meta_update_trpo"]}
 
 
-def _update_from_start(learner: MAML, support: list[Episodes], query: Episodes) -> Callable[[], None]:
+class _UpdateFromStart:
     """The meta-update that these episodes were collected for: a second one would search in vain for a step."""
-    start = learner.state_dict()
 
-    def update() -> None:
-        learner.load_state_dict(start)
-        learner.meta_update(support, query)
+    def __init__(self, learner: MAML, support: list[Episodes], query: Episodes) -> None:
+        self._learner, self._support, self._query = learner, support, query
+        self._start = learner.state_dict()
+        self.metrics: dict[str, float] = {}
 
-    return update
+    def __call__(self) -> None:
+        self._learner.load_state_dict(self._start)
+        self.metrics = self._learner.meta_update(self._support, self._query)
 
 
 def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:

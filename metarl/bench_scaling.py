@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from metarl.checkpoint import write_atomically
 from metarl.errors import TrainingError
 
-TRAINED_ITERATIONS = 5  # of a job; the first one is not counted
+TRAINED_ITERATIONS = 12  # of a job; the first one is not counted
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,17 @@ def _figure(points: Sequence[Point], env: str) -> Figure:
         time.loglog(values, [p.seconds for p in chosen], "o-")
         time.set_title(f"{axis.replace('_', ' ')}: time ∝ n^{exponent(points, axis):.2f}", fontsize="small")
         memory.plot([p.value for p in measured], [p.peak_memory_mb for p in measured], "o-", color="tab:orange")
-        memory.set_ylim(bottom=0)
         memory.set_xticks(values, [str(value) for value in values], minor=False)
         memory.minorticks_off()
         memory.set_xlabel(axis.replace("_", " "))
         for panel in (time, memory):
             panel.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("seconds per MAML-TRPO iteration")
-    panels[1, 0].set_ylabel("peak memory of the process, MB")
+    panels[0, 0].set_ylabel("seconds per iteration")
+    panels[1, 0].set_ylabel("peak memory, MB")
+    panels[1, 0].set_ylim(0, 1.1 * max((p.peak_memory_mb or 0 for p in points), default=0) or None)
     base = Setting()
-    figure.suptitle(
-        f"{env}, around {base.num_tasks} tasks × {base.episodes} episodes × {base.horizon} steps, 2×{base.hidden_size}",
-        fontsize="medium",
-    )
+    work = f"{base.num_tasks} tasks × {base.episodes} episodes × {base.horizon} steps, 2×{base.hidden_size} units"
+    figure.suptitle(f"MAML-TRPO on {env}, around {work}", fontsize="medium")
     return figure
 
 

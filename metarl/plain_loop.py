@@ -5,6 +5,7 @@ Nothing is shared with the learner but the policy, the advantages, and the conju
 flat vector of parameters.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -102,8 +103,8 @@ class PlainLoop:
 
         return product
 
-    def updated(self, tasks: list[Task]) -> Tensor:
-        """The flat meta-parameters after one MAML-TRPO update."""
+    def updated(self, tasks: list[Task], line_search_trials: int) -> Tensor:
+        """The flat meta-parameters after one MAML-TRPO update with at most so many trial steps."""
         gradient, start = self.gradient(tasks), self.meta
         before, _ = self._surrogate_and_kl(start, tasks)
 
@@ -114,7 +115,8 @@ class PlainLoop:
 
         with torch.no_grad():
             flat = flatten(start.values())
-        config, fisher = self._learner.config.trust_region, self.fisher_product(tasks)
+        config = replace(self._learner.config.trust_region, line_search_steps=line_search_trials)
+        fisher = self.fisher_product(tasks)
         return trpo_step(flat, flatten(gradient.values()), fisher, evaluate, config).parameters
 
     def _surrogate_and_kl(self, meta: Parameters, tasks: list[Task]) -> tuple[float, float]:

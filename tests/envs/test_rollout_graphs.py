@@ -47,8 +47,18 @@ def assert_same(actual: Episodes, expected: Episodes) -> None:
 def test_captured_rollouts_equal_eager_ones(name: str) -> None:
     """Two rollouts on different tasks with different parameters: the second one replays the first one's step."""
     distribution = make_distribution(name)
+    distribution.env.horizon = min(distribution.horizon, 12)
+    _assert_captured_is_eager(distribution)
+
+
+def test_an_episode_of_one_step_is_captured() -> None:
+    distribution = cart_pole()
+    distribution.env.horizon = 1
+    _assert_captured_is_eager(distribution)
+
+
+def _assert_captured_is_eager(distribution: TaskDistribution) -> None:
     env, policy = distribution.task_env, policy_for(distribution)
-    env.horizon = min(env.horizon, 12)
     batches = [(distribution.sample(3, "train", rng(seed)), params_for(policy, 3, seed)) for seed in (1, 2)]
 
     def both() -> tuple[list[Episodes], Tensor]:

@@ -61,7 +61,7 @@ def test_its_fisher_product_is_that_of_the_learner(fraction: float) -> None:
 def test_it_takes_the_same_step() -> None:
     learner, support, query, plain = prepared(SMALL)
     start = flatten(plain.meta.values()).detach()
-    actual = plain.updated(plain.tasks([*support, query])) - start
+    actual = plain.updated(plain.tasks([*support, query]), 15) - start
     metrics = learner.meta_update(support, query)
     expected = flatten(plain.meta.values()).detach() - start
     assert metrics["step_accepted"] == 1
