@@ -43,7 +43,7 @@ def test_figures_are_positive_and_consistent(figures: dict[str, Any]) -> None:
 def test_table_shows_the_figures(
     figures: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metarl.cli.bench", lambda *arguments: figures)
+    monkeypatch.setattr("metarl.bench_command.bench", lambda *arguments: figures)
     assert (
         main(
             [
@@ -156,6 +156,16 @@ def test_ppo_collects_on_both_vector_environments(capsys: pytest.CaptureFixture[
     assert main(["bench", "sb3", "cart-pole", "--num-envs", "10", "--repeats", "1"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "cart-pole" in line)
     assert "10" in row.split()
+
+
+def test_all_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--num-tasks", "2", "--episodes", "2", "--hidden-size", "4", "--num-envs", "10"]
+    brief = ["--repeats", "1", "--seconds", "0.02", "--no-compile"]
+    assert main(["bench", "all", "cart-pole", *size, *brief, "--device", "cpu", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {"iteration", "sb3", "envs"}
+    assert figures["iteration"]["env"] == "cart-pole"
+    assert [row["env"] for row in (*figures["sb3"], *figures["envs"])] == ["cart-pole"] * 2
 
 
 def test_exponents_come_from_the_points() -> None:
