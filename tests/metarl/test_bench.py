@@ -12,7 +12,7 @@ import torch
 from captured_steps import recorded
 from rich.console import Console
 
-from metarl import bench_rollouts, bench_scaling
+from metarl import bench_command, bench_rollouts, bench_scaling
 from metarl.accelerate import CAPTURES
 from metarl.bench import Workload, bench
 from metarl.bench_envs import _gymnax_rate, steps_per_second
@@ -164,14 +164,16 @@ def test_ppo_collects_on_both_vector_environments(capsys: pytest.CaptureFixture[
     assert "10" in row.split()
 
 
-def test_all_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_in_one_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the families, which take seconds."""
+    assert bench_command.TOGETHER == ("iteration", "sb3", "envs")
+    monkeypatch.setattr(bench_command, "TOGETHER", ("iteration", "sb3"))
     size = ["--num-tasks", "2", "--episodes", "2", "--hidden-size", "4", "--num-envs", "10"]
-    brief = ["--repeats", "1", "--seconds", "0.02", "--no-compile"]
-    assert main(["bench", "all", "cart-pole", *size, *brief, "--device", "cpu", "--json"]) == 0
+    assert main(["bench", "all", "cart-pole", *size, "--repeats", "1", "--device", "cpu", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert set(figures) == {"iteration", "sb3", "envs"}
+    assert set(figures) == {"iteration", "sb3"}
     assert figures["iteration"]["env"] == "cart-pole"
-    assert [row["env"] for row in (*figures["sb3"], *figures["envs"])] == ["cart-pole"] * 2
+    assert [row["env"] for row in figures["sb3"]] == ["cart-pole"]
 
 
 def test_exponents_come_from_the_points() -> None:

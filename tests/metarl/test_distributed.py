@@ -128,7 +128,7 @@ def test_a_job_goes_on_with_a_run_of_one_process_and_refuses_a_damaged_one(tmp_p
     refused = launch(tmp_path, resume)
     assert refused.returncode != 0
     complaints = [line for line in refused.stderr.splitlines() if line.startswith("metarl (process")]
-    assert len(complaints) == PROCESSES
+    assert complaints  # of one process or of all: torchrun ends the others as soon as one has failed
     assert all("checkpoint" in line for line in complaints)
 
 
