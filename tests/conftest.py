@@ -1,0 +1,26 @@
+"""What all tests share: double precision on demand, and the order of the files."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tensors this small gain nothing from more, and test processes would fight over the cores
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Computes in double precision, so that equations can be compared to many digits."""
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(previous)
+
+
+LONGEST = ["distributed", "external_training", "every_family", "readme", "bench", "compare", "curriculum", "families"]
+"""Files that take a minute or so: begun first, so that none is left to one process while the others have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; xdist gives them out in this order."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
