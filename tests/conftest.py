@@ -18,7 +18,7 @@ def float64() -> Iterator[None]:
 
 
 LONGEST = ["distributed", "external_training", "every_family", "readme", "bench", "compare", "curriculum", "families"]
-"""Files that take a minute or so: begun first, so that none is left to one process while the others have nothing to do."""
+"""Files that take a minute or so: begun first, so that none is left to one process while others have nothing to do."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
