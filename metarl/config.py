@@ -48,7 +48,7 @@ class TrainConfig:
         curriculum_correction: weigh tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
         compile_env: let torch.compile fuse the environment's steps; takes seconds at the start, and a C++ compiler.
         cuda_graphs: 'auto': on a GPU, the environment's steps with the policy run as a CUDA graph; 'off': operation
-            by operation. The numbers are the same.
+            by operation, with the same numbers to rounding.
         name: the run's name, the directory below run_dir; by default made from agent, environment and seed.
         run_dir: where runs are written.
         learner: the agent's hyper-parameters.
