@@ -115,7 +115,7 @@ def _each_tensor(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
     )
 
 
-class RolloutGraphs(Protocol):
+class CapturedRollouts(Protocol):
     """Captured rollouts of one policy; see `envs.rollout_graphs`."""
 
     policy: ActingPolicy
@@ -139,7 +139,7 @@ class CapturableEnv(BatchedEnv, Protocol):
     state: Any
 
     @property
-    def rollout_graphs(self) -> RolloutGraphs | None:
+    def rollout_graphs(self) -> CapturedRollouts | None:
         """See Attributes."""
         ...
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agents.parameters import expand_to_tasks
+from agents.maml import MAML, MAMLConfig
 from agents.policy import MLPPolicy, PolicyConfig
 from envs.registry import make_distribution
 from envs.rollout import advance, begin, collect
-from metarl.accelerate import CAPTURES
+from metarl.accelerate import capture_rollouts
 from metarl.bench import median_seconds
 from metarl.memory import available_bytes
 
@@ -56,6 +56,7 @@ class RolloutGrowth:
         step_bytes: bytes that the operations of one environment step read and write.
         bytes_per_s: what the device reads and writes when it copies.
         rates: by growing batch.
+        not_captured: why the device's graphs could not hold a step; None where they could, or there are none.
     """
 
     env: str
@@ -65,6 +66,7 @@ class RolloutGrowth:
     step_bytes: float
     bytes_per_s: float
     rates: Sequence[RolloutRate]
+    not_captured: str | None
 
     @property
     def memory_bound(self) -> float:
@@ -93,9 +95,9 @@ def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: in
     """
     distribution, generator = make_distribution(name), torch.Generator(device).manual_seed(0)
     env = distribution.task_env
-    config = PolicyConfig(hidden_sizes=(hidden_size, hidden_size))
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, config)
-    params = expand_to_tasks(policy.init(generator), NUM_TASKS)
+    config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size)))
+    learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
+    policy, params = learner.policy, learner.begin(NUM_TASKS).params
     tasks = distribution.sample(NUM_TASKS, "train", generator)
 
     def rate(episodes: int) -> float:
@@ -108,13 +110,14 @@ def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: in
         return sum(taken) / len(taken) / seconds
 
     rates: list[RolloutRate] = []
+    problem = None
     for episodes in EPISODES[device.type]:
         if rates and not _fits(policy, NUM_TASKS * episodes, env.horizon, device):
             break
         env.rollout_graphs, captured = None, None
         eager = rate(episodes)
-        if device.type in CAPTURES:
-            env.capture_rollouts(policy, CAPTURES[device.type])
+        problem = capture_rollouts(distribution, learner, generator)
+        if env.rollout_graphs is not None:
             captured = rate(episodes)
         rates.append(RolloutRate(NUM_TASKS * episodes, eager, captured, _utilization(device)))
     bound = env.bind(tasks, 20)
@@ -129,6 +132,7 @@ def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: in
         step_bytes=counter.bytes / (NUM_TASKS * 20),
         bytes_per_s=_copied_bytes_per_second(device, repeats),
         rates=rates,
+        not_captured=problem,
     )
 
 

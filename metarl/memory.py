@@ -43,16 +43,19 @@ def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: M
     available = available_bytes(torch.device(config.device))
     if available is not None and needed > available:
         raise UserError(
-            f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon} in {batches} "
-            f"batches need about {needed / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB are free on {config.device}; "
-            "lower --num-tasks or --episodes"
+            f"{_batch(config, distribution)} in {batches} batches need about {needed / 1e9:,.1f} GB, and "
+            f"{available / 1e9:,.1f} GB are free on {config.device}; lower --num-tasks or --episodes"
         )
 
 
 def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
     """What to say where a meta-iteration did not fit after all."""
-    batch = f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
-    return f"{batch} do not fit into the memory of {config.device}; lower --num-tasks, --episodes or --task-chunk"
+    knobs = "--num-tasks, --episodes or --task-chunk"
+    return f"{_batch(config, distribution)} do not fit into the memory of {config.device}; lower {knobs}"
+
+
+def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
+    return f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
 
 
 def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def test_a_gpu_stands_beside_one_cpu_core(capsys: pytest.CaptureFixture[str]) ->
     measured = {f"{phase}_s": 0.001 for phase in PHASES.values()}
     cpu = {f"cpu_{phase}_s": 0.25 for phase in PHASES.values()} | {f"cpu_{p}_ratio": 250.0 for p in PHASES.values()}
     figures = asdict(Workload("cart-pole", horizon=100, device="cuda:0")) | {"env_steps_per_s": 1e8}
-    Console(width=120).print(iteration_table(figures | measured | cpu | {"peak_memory_mb": 1.0}))
+    Console(width=120).print(iteration_table(figures | measured | cpu | {"peak_memory_mb": 1.0, "not_captured": None}))
     text = capsys.readouterr().out
     assert "cuda:0" in text and "one CPU core" in text and "plain loop" not in text
     row = next(line for line in text.splitlines() if "whole meta-iteration, MAML-TRPO" in line)
@@ -104,6 +105,28 @@ def test_rollouts_are_measured_eager_and_captured(
     assert growth["share_of_bound"] == pytest.approx(best / growth["memory_bound"])
     assert main(["bench", "rollouts", "half-cheetah-direction", "cart-pole"]) == 2
     assert "bench rollouts takes one environment" in capsys.readouterr().err
+
+
+def test_what_cannot_be_captured_is_measured_eagerly_and_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted")
+
+    monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1,))
+    monkeypatch.setitem(CAPTURES, "cpu", refuse)
+    for what in ("rollouts", "iteration"):
+        size = ["--num-tasks", "2", "--episodes", "2", "--hidden-size", "4", "--repeats", "1", "--no-plain"]
+        assert main(["bench", what, "point-navigation/pearl", "--device", "cpu", *size]) == 0
+        assert "operation not permitted" in " ".join(capsys.readouterr().out.split())
+
+
+def test_robots_have_no_captured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their engines capture steps of their own."""
+    monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1,))
+    monkeypatch.setitem(CAPTURES, "cpu", recorded)
+    growth = bench_rollouts.rollout_rates("half-cheetah-direction", torch.device("cpu"), 4, 1)
+    assert [rate.captured for rate in growth.rates] == [None]
 
 
 def test_an_environment_step_moves_at_least_what_it_is_made_of() -> None:
