@@ -7,20 +7,16 @@ import torch
 from captured_steps import recorded
 from family_play import rng
 from torch import Tensor
+from torch_families import TORCH_FAMILIES
 
 from agents.policy import MLPPolicy
 from envs.families.classic_control import cart_pole
-from envs.physics.robot_env import RobotEnv
-from envs.registry import FAMILIES, make_distribution
+from envs.registry import make_distribution
 from envs.rollout import Episodes, collect
 from envs.rollout_graphs import MAX_KEPT
 from envs.task_distribution import TaskDistribution
 from envs.task_env import TaskEnv
 from envs.task_space import Task
-
-TORCH_FAMILIES = [
-    name for name, family in FAMILIES.items() if family.gymnasium_id and not isinstance(family.make().env, RobotEnv)
-]
 
 
 def policy_for(distribution: TaskDistribution) -> MLPPolicy:

@@ -5,20 +5,17 @@ from typing import Any
 import pytest
 import torch
 from pretended_gpu import NAME, PretendedGenerator, pretended_gpu
+from torch_families import TORCH_FAMILIES
 
 from agents.distillation import Distillation, Teachers
 from agents.policy import MLPPolicy
 from agents.reference import RandomPolicy
 from agents.registry import AGENTS
-from envs.physics.robot_env import RobotEnv
-from envs.registry import FAMILIES, make_distribution
+from envs.registry import make_distribution
 from envs.rollout import advance, begin
 from metarl.evaluate import adapt_to_tasks
 from metarl.train import sample_iteration
 
-TORCH_FAMILIES = [
-    name for name, family in FAMILIES.items() if family.gymnasium_id and not isinstance(family.make().env, RobotEnv)
-]
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("maml", {}),
     ("maml", {"outer": "ppo", "adaptation_steps": 2, "exploration_credit": 1.0}),
