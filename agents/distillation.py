@@ -7,15 +7,15 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from agents import objectives
-from agents.advantages import advantages_of
-from agents.maml import MAML, MAMLConfig
-from agents.objectives import Batch, mean_over_steps
-from agents.parameters import Parameters
-from agents.policy import ActionDistribution, MLPPolicy
-from agents.validation import check_values
-from envs.rollout import Episodes
-from envs.task_space import Task, num_tasks_of
+from metarl.agents.gradients import objectives
+from metarl.agents.gradients.advantages import advantages_of
+from metarl.agents.gradients.objectives import Batch, mean_over_steps
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.policies.mlp import ActionDistribution, MLPPolicy
+from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.validation import check_values
+from metarl.envs.rollout import Episodes
+from metarl.envs.task_space import Task, num_tasks_of
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,17 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from agents import objectives
-from agents.adaptation_path import AdaptationPath, ObjectiveAt, Rates, Trajectory, as_leaves, ascended
-from agents.forward_pass import Outputs
-from agents.meta_learner import Adapted
-from agents.objectives import Batch, mean_over_steps
-from agents.parallel import ChunkPool, task_slices
-from agents.parameters import (
+from metarl.agents.gradients import objectives
+from metarl.agents.gradients.adaptation_path import AdaptationPath, ObjectiveAt, Rates, Trajectory, as_leaves, ascended
+from metarl.agents.gradients.forward_pass import Outputs
+from metarl.agents.gradients.objectives import Batch, mean_over_steps
+from metarl.agents.gradients.parallel import ChunkPool, task_slices
+from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
+from metarl.agents.gradients.trust_region import LinearMap, TrustRegionConfig, trpo_step
+from metarl.agents.learner import Adapted
+from metarl.agents.policies.mlp import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
+from metarl.agents.policies.optimizer import TrainedParameters
+from metarl.agents.policies.parameters import (
     Parameters,
     concatenate,
     expand_to_tasks,
@@ -22,13 +26,9 @@ from agents.parameters import (
     tasks_of,
     unflatten_like,
 )
-from agents.policy import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
-from agents.processes import mean_over_tasks, num_processes, sum_over_processes
-from agents.trained_parameters import TrainedParameters
-from agents.trust_region import LinearMap, TrustRegionConfig, trpo_step
-from agents.validation import check_values
-from envs.rollout import Episodes
-from envs.task_space import Task
+from metarl.agents.policies.validation import check_values
+from metarl.envs.rollout import Episodes
+from metarl.envs.task_space import Task
 
 
 @dataclass(frozen=True)

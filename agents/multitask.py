@@ -7,17 +7,17 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from agents import objectives
-from agents.adaptation import AdaptationConfig, FixedRateLearner
-from agents.adaptation_path import ObjectiveAt
-from agents.objectives import Batch, mean_over_steps
-from agents.parallel import task_slices
-from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
-from agents.policy import ActionDistribution, PolicyConfig
-from agents.processes import mean_over_tasks, num_processes, sum_over_processes
-from agents.validation import check_values
-from envs.rollout import Episodes
-from envs.task_space import Task
+from metarl.agents.fine_tuning import AdaptationConfig, FixedRateLearner
+from metarl.agents.gradients import objectives
+from metarl.agents.gradients.adaptation_path import ObjectiveAt
+from metarl.agents.gradients.objectives import Batch, mean_over_steps
+from metarl.agents.gradients.parallel import task_slices
+from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
+from metarl.agents.policies.mlp import ActionDistribution, PolicyConfig
+from metarl.agents.policies.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
+from metarl.agents.policies.validation import check_values
+from metarl.envs.rollout import Episodes
+from metarl.envs.task_space import Task
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents.distillation import Distillation, DistillationConfig
-from agents.maml import MAML, MAMLConfig
-from agents.meta_learner import MetaLearner
-from agents.multitask import Multitask, MultitaskConfig
-from agents.reptile import Reptile, ReptileConfig
+from metarl.agents.distillation import Distillation, DistillationConfig
+from metarl.agents.learner import MetaLearner
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.multitask import Multitask, MultitaskConfig
+from metarl.agents.reptile import Reptile, ReptileConfig
 
 LearnerConfig = MAMLConfig | ReptileConfig | MultitaskConfig | DistillationConfig
 """Hyper-parameters of any agent: a frozen dataclass whose docstring describes each field."""

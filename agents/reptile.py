@@ -7,14 +7,14 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from agents.adaptation import AdaptationConfig, FixedRateLearner
-from agents.parallel import task_slices
-from agents.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
-from agents.policy import PolicyConfig
-from agents.processes import num_processes, sum_over_processes
-from agents.validation import check_values
-from envs.rollout import Episodes
-from envs.task_space import Task
+from metarl.agents.fine_tuning import AdaptationConfig, FixedRateLearner
+from metarl.agents.gradients.parallel import task_slices
+from metarl.agents.gradients.processes import num_processes, sum_over_processes
+from metarl.agents.policies.mlp import PolicyConfig
+from metarl.agents.policies.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
+from metarl.agents.policies.validation import check_values
+from metarl.envs.rollout import Episodes
+from metarl.envs.task_space import Task
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.parameters import Parameters
-from agents.policy import LOG_STD
-from agents.reference import FixedActions
-from envs.registry import did_you_mean
+from metarl.agents.policies.mlp import LOG_STD
+from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.reference import FixedActions
+from metarl.envs.registry import did_you_mean
 
 Result = TypeVar("Result")
 
@@ -220,7 +220,7 @@ class _Evaluations(BaseCallback):
 
 
 class SB3Policy:
-    """A model as an ActingPolicy for `envs.rollout.collect`; acts deterministically, as SB3's own evaluation does.
+    """A model as an ActingPolicy for `collect`; acts deterministically, as SB3's own evaluation does.
 
     Args:
         model: any SB3 algorithm on a Box observation space (O,).

@@ -1,13 +1,13 @@
 """The task generator: distributions over parameterized environments, and batched rollouts over them."""
 
-from envs.env_family import EnvFamily
-from envs.families.external import GymnasiumTasks
-from envs.gymnasium_adapters import TaskGymEnv, TaskVectorEnv, register_gymnasium_ids
-from envs.registry import FAMILIES, make_distribution
-from envs.rollout import BatchedEnv, Episodes, collect
-from envs.task_distribution import SPLITS, TaskDistribution
-from envs.task_env import BoundTaskEnv, TaskEnv
-from envs.task_space import (
+from metarl.envs.adapters.gymnasium_single import TaskGymEnv, TaskVectorEnv, register_gymnasium_ids
+from metarl.envs.env_family import EnvFamily
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.registry import FAMILIES, make_distribution
+from metarl.envs.rollout import BatchedEnv, Episodes, collect
+from metarl.envs.task_distribution import SPLITS, TaskDistribution
+from metarl.envs.task_env import BoundTaskEnv, TaskEnv
+from metarl.envs.task_space import (
     Ball,
     BoxRing,
     Choice,

@@ -7,8 +7,8 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.rollout import BatchedEnv
-from envs.task_space import Task
+from metarl.envs.rollout import BatchedEnv
+from metarl.envs.task_space import Task
 
 Polyline = list[tuple[float, float]]
 """Points in the plane, joined by a line."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.families import (
+from metarl.envs.external import gymnasium_tasks as external
+from metarl.envs.families import (
     bandit,
     classic_control,
     driving,
-    external,
     frozen_lake,
     gridworld,
     highway,
@@ -21,7 +21,7 @@ from envs.families import (
     navigation,
     tabular_mdp,
 )
-from envs.task_distribution import TaskDistribution
+from metarl.envs.task_distribution import TaskDistribution
 
 CONSTRAINTS = {"metaworld": "constraints-metaworld.txt"}
 """Extra → file of tested versions, where it is not constraints.txt: Meta-World pins an older mujoco."""
@@ -133,7 +133,7 @@ def make_distribution(name: str) -> TaskDistribution:
     """Build a distribution by its registered name, from a YAML file, or from the user's own "package.module:Attribute".
 
     The attribute is a TaskDistribution, or a class or function that gives one when called without arguments. A name
-    that ends in .yaml is a file for `envs.families.external.from_yaml`.
+    that ends in .yaml is a file for `metarl.envs.external.gymnasium_tasks.from_yaml`.
 
     Raises:
         ValueError: unknown name, module that cannot be imported, an attribute that is no TaskDistribution, a malformed

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from envs.task_space import Task
+from metarl.envs.task_space import Task
 
 
 class BatchedEnv(Protocol):
@@ -116,7 +116,7 @@ def _each_tensor(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
 
 
 class CapturedRollouts(Protocol):
-    """Captured rollouts of one policy; see `envs.rollout_graphs`."""
+    """Captured rollouts of one policy; see `metarl.envs.rollout_graphs`."""
 
     policy: ActingPolicy
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from envs.rollout import ActingPolicy, CapturableEnv, Carry, Episodes, advance, begin, make_records, to_episodes
-from envs.task_space import Task
+from metarl.envs.rollout import ActingPolicy, CapturableEnv, Carry, Episodes, advance, begin, make_records, to_episodes
+from metarl.envs.task_space import Task
 
 Capture = Callable[[Callable[[], None], torch.Generator], Callable[[], None]]
 """Runs a function some times and gives what does the same on the device again, without the function's Python.
@@ -55,7 +55,7 @@ class RolloutGraphs:
         self._kept: OrderedDict[Any, _RolloutGraph] = OrderedDict()
 
     def collect(self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
-        """See `envs.rollout.collect`; the tasks of `env` are met, and `env` itself is not stepped.
+        """See `metarl.envs.rollout.collect`; the tasks of `env` are met, and `env` itself is not stepped.
 
         Raises:
             RuntimeError: the step cannot be captured.

@@ -8,10 +8,10 @@ from typing import Any, Self
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from envs.env_family import EnvFamily
-from envs.rollout import BatchedEnv
-from envs.task_env import TaskEnv
-from envs.task_space import Range, Task, num_tasks_of
+from metarl.envs.env_family import EnvFamily
+from metarl.envs.rollout import BatchedEnv
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Range, Task, num_tasks_of
 
 FROZEN_SIZE = 1000
 """Number of tasks in each frozen list: validation, test and ood."""

@@ -10,10 +10,10 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.env_family import EnvFamily, PicturedEnv
-from envs.rollout import ActingPolicy
-from envs.rollout_graphs import Capture, RolloutGraphs, cuda_graph
-from envs.task_space import Task, num_tasks_of
+from metarl.envs.env_family import EnvFamily, PicturedEnv
+from metarl.envs.rollout import ActingPolicy
+from metarl.envs.rollout_graphs import Capture, RolloutGraphs, cuda_graph
+from metarl.envs.task_space import Task, num_tasks_of
 
 State = Any
 """State of a TaskEnv: a tensor or a dict of named tensors, leaves (*batch, …)."""
@@ -137,7 +137,7 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
 
 
 class BoundTaskEnv:
-    """A TaskEnv bound to M tasks × E episodes; implements the BatchedEnv protocol of `envs.rollout`.
+    """A TaskEnv bound to M tasks × E episodes; implements the BatchedEnv protocol of `metarl.envs.rollout`.
 
     Attributes:
         horizon: H of the TaskEnv.

@@ -1,10 +1,34 @@
 """The workbench: command line, training, evaluation, adaptation and run directories.
 
-`metarl.load(RUN)` gives a trained run to adapt, `metarl.load_policy(DIR)` a policy that was adapted.
+`metarl.load(RUN)` gives a trained run to adapt, `metarl.load_policy(DIR)` a policy that was adapted. Both, and all that
+they need, are imported when they are asked for: `import metarl.envs` imports nothing of the floors above it.
 """
 
-import envs  # noqa: F401 (registers the Gymnasium environments)
-from metarl.adapt import MetaPolicy, load
-from metarl.specialised_policy import SpecialisedPolicy, load_policy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metarl.deployment.meta_policy import MetaPolicy, load
+    from metarl.deployment.policy import SpecialisedPolicy, load_policy
 
 __all__ = ["MetaPolicy", "SpecialisedPolicy", "load", "load_policy"]
+
+_MODULES = {
+    "MetaPolicy": "metarl.deployment.meta_policy",
+    "SpecialisedPolicy": "metarl.deployment.policy",
+    "load": "metarl.deployment.meta_policy",
+    "load_policy": "metarl.deployment.policy",
+}
+"""Name → module that defines it."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The names of the Python API."""
+    return sorted([*globals(), *__all__])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from envs.registry import did_you_mean
+from metarl.envs.registry import did_you_mean
 
 
 class UserError(ValueError):

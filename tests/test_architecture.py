@@ -1,4 +1,4 @@
-"""Imports only go down the three floors, files import each other without a cycle, and packages only hand on names."""
+"""The house: imports go down the floors and from room to room without a circle, and no room is too full."""
 
 import ast
 from collections.abc import Iterator
@@ -8,16 +8,49 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAY_IMPORT = {"envs": {"envs"}, "agents": {"agents", "envs"}, "metarl": {"metarl", "agents", "envs"}}
+
+ROOMS = (
+    ("metarl.cli",),
+    ("metarl.benchmarks", "metarl.comparison"),
+    ("metarl.reporting", "metarl.training"),
+    ("metarl.baselines", "metarl.rendering", "metarl.deployment"),
+    ("metarl.run",),
+    ("metarl.evaluation",),
+    ("metarl.errors", "metarl.console"),
+    ("metarl.agents",),
+    ("metarl.agents.gradients",),
+    ("metarl.agents.policies",),
+    ("metarl.envs.adapters",),
+    ("metarl.envs.registry",),
+    ("metarl.envs.families",),
+    ("metarl.envs.external", "metarl.envs.physics"),
+    ("metarl.envs",),
+)
+"""From the roof to the ground; a module belongs to the longest name that it begins with. Imports only go down, or stay
+inside one room; rooms of one line may import each other in one direction."""
+
+OUTSIDE = ("metarl", "metarl.__main__")
+"""The Python API, which imports lazily, and `python -m metarl`."""
+
+GROUND = ("metarl.errors", "metarl.console")
+
+MAX_MODULES = 10
+LISTINGS = ("metarl.envs.families",)
+"""Rooms that are lists, one file for each family: they may be longer."""
 
 
 def module_name(path: Path) -> str:
+    """The name under which a file is imported: `envs/` and `agents/` stand beside `metarl/` and are parts of it."""
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return name if parts[0] == "metarl" else f"metarl.{name}"
 
 
-FILES = {module_name(path): path for floor in MAY_IMPORT for path in sorted((ROOT / floor).rglob("*.py"))}
+FILES = {
+    module_name(path): path for floor in ("metarl", "agents", "envs") for path in sorted((ROOT / floor).rglob("*.py"))
+}
 PACKAGES = [name for name, path in FILES.items() if path.name == "__init__.py"]
+MODULES = [name for name in FILES if name not in PACKAGES and name not in OUTSIDE]
 
 
 def imported_names(source: str, package: str) -> Iterator[str]:
@@ -32,9 +65,11 @@ def imported_names(source: str, package: str) -> Iterator[str]:
 
 
 def imports_of(name: str) -> set[str]:
+    """The project's files that a file imports."""
     path = FILES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    return set(imported_names(path.read_text(encoding="utf-8"), package))
+    names = imported_names(path.read_text(encoding="utf-8"), package)
+    return {file for file in map(file_of, names) if file}
 
 
 def file_of(imported: str) -> str | None:
@@ -43,34 +78,84 @@ def file_of(imported: str) -> str | None:
     return imported if imported in FILES else parent if parent in FILES else None
 
 
-def test_the_reader_finds_every_form_of_import() -> None:
-    source = (
-        "import a.b\nfrom c.d import e\ndef f():\n    from . import g\n    from .h import i\n    from ..j import k\n"
-    )
-    assert set(imported_names(source, "x.y")) == {"a.b", "c.d.e", "x.y.g", "x.y.h.i", "x.j.k"}
-    assert {"envs.task_env", "envs.registry", "envs.families.navigation"} <= set(FILES)
-    assert file_of("envs.families.navigation") == file_of("envs.families.navigation.finn") == "envs.families.navigation"
-    assert file_of("torch.nn") is None
+def room_of(name: str) -> str:
+    """The room that a module lies in."""
+    rooms = [room for level in ROOMS for room in level if name == room or name.startswith(f"{room}.")]
+    return max(rooms, key=len)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_imports_only_go_down(name: str) -> None:
-    floors = {imported.partition(".")[0] for imported in imports_of(name)} & set(MAY_IMPORT)
-    assert floors <= MAY_IMPORT[name.partition(".")[0]]
+def level_of(room: str) -> int:
+    """0 for the roof."""
+    return next(level for level, rooms in enumerate(ROOMS) if room in rooms)
 
 
-def test_no_two_files_import_each_other_in_a_circle() -> None:
-    graph = {name: {file for file in map(file_of, imports_of(name)) if file} for name in FILES}
+def assert_no_circle(graph: dict[str, set[str]]) -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+def test_the_reader_finds_every_form_of_import() -> None:
+    source = (
+        "import a.b\nfrom c.d import e\ndef f():\n    from . import g\n    from .h import i\n    from ..j import k\n"
+    )
+    assert set(imported_names(source, "x.y")) == {"a.b", "c.d.e", "x.y.g", "x.y.h.i", "x.j.k"}
+
+    navigation = "metarl.envs.families.navigation"
+    assert {"metarl.envs.task_env", "metarl.agents.maml", "metarl.run.config", navigation} <= set(FILES)
+    assert file_of(navigation) == file_of(f"{navigation}.finn") == navigation
+    assert file_of("torch.nn") is None
+
+
+def test_every_module_lies_in_its_room() -> None:
+    assert room_of("metarl.envs.families.navigation") == "metarl.envs.families"
+    assert room_of("metarl.envs.task_env") == "metarl.envs"
+    assert room_of("metarl.run.config") == "metarl.run"
+    assert {room_of(name) for name in MODULES} == {room for level in ROOMS for room in level}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_only_go_down(name: str) -> None:
+    own = room_of(name)
+    for imported in imports_of(name):
+        assert imported not in PACKAGES, f"{name} imports from the package {imported}, not from a module"
+        room = room_of(imported)
+        up = room != own and level_of(room) < level_of(own)
+        assert not up, f"{name} imports {imported}, which lies above it"
+        from_floor_below = own.startswith(("metarl.agents", "metarl.envs")) and room in GROUND
+        assert not from_floor_below, f"{name} imports {imported} of the workbench"
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    assert_no_circle({name: imports_of(name) for name in FILES})
+
+
+def test_no_two_rooms_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        others = {room_of(imported) for imported in imports_of(name)} - {room_of(name)}
+        graph.setdefault(room_of(name), set()).update(others)
+    assert_no_circle(graph)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_room_is_too_full(package: str) -> None:
+    inside = [name for name in FILES if name.rpartition(".")[0] == package]
+    modules = [name for name in inside if name not in PACKAGES]
+    assert package in LISTINGS or len(modules) <= MAX_MODULES
+
+
+def test_the_workbench_shows_its_architecture_in_the_listing() -> None:
+    entries = [path for path in (ROOT / "metarl").iterdir() if path.name != "__pycache__"]
+    assert len([path for path in entries if path.is_dir()]) <= 12
+    assert len([path for path in entries if path.suffix == ".py"]) <= 4
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGES if name != "metarl"])
 def test_a_package_hands_on_names_and_defines_nothing(name: str) -> None:
     docstring, *statements = ast.parse(FILES[name].read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)
     found = [ast.unparse(node) for node in statements if not isinstance(node, ast.Import | ast.ImportFrom)]
     extra = [code for code in found if not code.startswith("__all__ = [")]
-    assert extra == (["register_gymnasium_ids()"] if name == "envs" else [])
+    assert extra == (["register_gymnasium_ids()"] if name == "metarl.envs" else [])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from metarl.cli import COMMANDS, main
+from metarl.cli.main import COMMANDS, main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -15,10 +15,10 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.canvas import Canvas
-from envs.task_distribution import TaskDistribution
-from envs.task_env import TaskEnv
-from envs.task_space import Choice, LogUniform, Task, Uniform
+from metarl.envs.families.canvas import Canvas
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Choice, LogUniform, Task, Uniform
 
 Picture = tuple[Any, NDArray[np.uint8]]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from envs.env_family import Polyline
-from envs.task_distribution import TaskDistribution
-from envs.task_env import State, TaskEnv
-from envs.task_space import LogUniform, Range, Task, Uniform
+from metarl.envs.env_family import Polyline
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import State, TaskEnv
+from metarl.envs.task_space import LogUniform, Range, Task, Uniform
 
 GRAVITY = 9.81  # m/s²
 TIME_STEP = 0.1  # s, between actions

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.families.external import GymnasiumTasks
-from envs.task_space import Range
-from envs.worker_pool import TaskValues
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.external.worker_pool import TaskValues
+from metarl.envs.task_space import Range
 
 HORIZON = 30
 

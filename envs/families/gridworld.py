@@ -14,11 +14,11 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.canvas import Canvas
-from envs.env_family import Polyline
-from envs.task_distribution import TaskDistribution
-from envs.task_env import State, TaskEnv
-from envs.task_space import Choice, Range, Task
+from metarl.envs.env_family import Polyline
+from metarl.envs.families.canvas import Canvas
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import State, TaskEnv
+from metarl.envs.task_space import Choice, Range, Task
 
 Cell = tuple[int, int]
 Picture = tuple[Any, NDArray[np.uint8]]

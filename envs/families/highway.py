@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from envs.families.external import GymnasiumTasks, number
-from envs.task_space import Integers, Uniform
-from envs.worker_pool import TaskValues
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks, number
+from metarl.envs.external.worker_pool import TaskValues
+from metarl.envs.task_space import Integers, Uniform
 
 HORIZON = 20
 SPEED_SPAN = 5.0  # m/s, half of the range over which the reward for speed rises

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.physics.models import Sensors, State
-from envs.physics.robot_env import RobotEnv
-from envs.physics.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, Robot
-from envs.task_distribution import TaskDistribution
-from envs.task_space import Ball, Choice, Circle, Integers, LogUniform, Range, Task, Uniform
+from metarl.envs.physics.models import Sensors, State
+from metarl.envs.physics.robot_env import RobotEnv
+from metarl.envs.physics.robots import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER2D, Robot
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Ball, Choice, Circle, Integers, LogUniform, Range, Task, Uniform
 
 TaskValues = Mapping[str, NDArray[np.float32]]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import gymnasium
 
-from envs.families.external import GymnasiumTasks
-from envs.task_space import Integers
-from envs.worker_pool import TaskValues
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.external.worker_pool import TaskValues
+from metarl.envs.task_space import Integers
 
 HORIZON = 500
 BENCHMARK_SEED = 0

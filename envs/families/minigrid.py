@@ -5,8 +5,8 @@ from typing import Any
 
 import gymnasium
 
-from envs.families.external import GymnasiumTasks
-from envs.task_space import Integers
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.task_space import Integers
 
 LAYOUTS = 1_000_000
 

@@ -9,10 +9,10 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.canvas import Canvas
-from envs.task_distribution import TaskDistribution
-from envs.task_env import TaskEnv
-from envs.task_space import BoxRing, Circle, LogUniform, Task, Uniform
+from metarl.envs.families.canvas import Canvas
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import BoxRing, Circle, LogUniform, Task, Uniform
 
 STEP_SIZE = 0.1  # largest displacement per axis and step
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from envs.task_distribution import TaskDistribution
-from envs.task_env import TaskEnv
-from envs.task_space import Normal, Simplex, Task
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Normal, Simplex, Task
 
 
 class TabularMDP(TaskEnv):

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.cores import num_cores
-from envs.physics.models import State, import_mujoco
+from metarl.envs.cores import num_cores
+from metarl.envs.physics.models import State, import_mujoco
 
 
 class CpuEngine:

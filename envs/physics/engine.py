@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.physics.cpu import CpuEngine
-from envs.physics.models import State
+from metarl.envs.physics.cpu import CpuEngine
+from metarl.envs.physics.models import State
 
 ENGINES = ("auto", "mujoco", "warp")
 
@@ -49,7 +49,7 @@ def make_engine(
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
     if name == "warp" or (name == "auto" and device.type == "cuda"):
-        from envs.physics.warp import WarpEngine  # a GPU's; its package is an extra
+        from metarl.envs.physics.warp import WarpEngine  # a GPU's; its package is an extra
 
         return WarpEngine(model, num_worlds, frame_skip, device)
     if device.type != "cpu":

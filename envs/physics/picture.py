@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.physics.models import import_mujoco
+from metarl.envs.physics.models import import_mujoco
 
 SIZE = 256  # pixels
 

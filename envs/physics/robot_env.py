@@ -11,14 +11,14 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.physics.engine import Engine, make_engine
-from envs.physics.models import Measured, Sensors, State, import_mujoco, load_robot
-from envs.physics.picture import RobotCamera
-from envs.physics.robots import Robot
-from envs.rollout import ActingPolicy
-from envs.rollout_graphs import Capture, cuda_graph
-from envs.task_env import TaskEnv
-from envs.task_space import Task
+from metarl.envs.physics.engine import Engine, make_engine
+from metarl.envs.physics.models import Measured, Sensors, State, import_mujoco, load_robot
+from metarl.envs.physics.picture import RobotCamera
+from metarl.envs.physics.robots import Robot
+from metarl.envs.rollout import ActingPolicy
+from metarl.envs.rollout_graphs import Capture, cuda_graph
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Task
 
 OBSERVED_UP_TO = 1e4
 """Observations are clipped there, ±; nothing sane comes near."""

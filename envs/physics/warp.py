@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.physics.models import State, import_mujoco
+from metarl.envs.physics.models import State, import_mujoco
 
 VARIED_FIELDS = (
     "body_mass",

@@ -7,14 +7,14 @@ from itertools import product
 
 import pytest
 import torch
-from agent_builders import ACTION_SPACES, OBSERVATION_SPACE, TINY, random_episodes, seeded
 from torch import Tensor
 
-from agents.distillation import Distillation, DistillationConfig, Teachers
-from agents.maml import MAML
-from agents.parameters import Parameters, expand_to_tasks
-from agents.policy import MLPPolicy, PolicyConfig
-from envs.rollout import Episodes
+from metarl.agents.distillation import Distillation, DistillationConfig, Teachers
+from metarl.agents.maml import MAML
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
+from metarl.agents.policies.parameters import Parameters, expand_to_tasks
+from metarl.envs.rollout import Episodes
+from tests.helpers.agent_builders import ACTION_SPACES, OBSERVATION_SPACE, TINY, random_episodes, seeded
 
 TEACHER = PolicyConfig(hidden_sizes=(5, 4))
 NUM_TASKS = 3

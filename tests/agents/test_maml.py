@@ -5,15 +5,23 @@ from typing import Any
 
 import pytest
 import torch
-from agent_builders import TINY, make_learner, meta_parameters, perturb, random_episodes, random_meta_batch, seeded
-from slow_maml import SlowMAML, finite_differences, gradient_of, hessian_product, value_of
 from torch import Tensor
 
-from agents.maml import MAML, MAMLConfig
-from agents.meta_learner import Adapted
-from agents.parameters import Parameters, flatten, map_parameters
-from agents.trust_region import TrustRegionConfig
-from envs.rollout import Episodes
+from metarl.agents.gradients.trust_region import TrustRegionConfig
+from metarl.agents.learner import Adapted
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.policies.parameters import Parameters, flatten, map_parameters
+from metarl.envs.rollout import Episodes
+from tests.helpers.agent_builders import (
+    TINY,
+    make_learner,
+    meta_parameters,
+    perturb,
+    random_episodes,
+    random_meta_batch,
+    seeded,
+)
+from tests.helpers.slow_maml import SlowMAML, finite_differences, gradient_of, hessian_product, value_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,19 +7,27 @@ from typing import Any
 
 import pytest
 import torch
-from agent_builders import TINY, OneState, assert_same_state, make_learner, meta_parameters, random_meta_batch, seeded
 from gymnasium.spaces import Discrete
-from slow_maml import SlowMAML, value_of
 from torch import Tensor
 
-from agents.maml import MAML, MAMLConfig
-from agents.parameters import map_parameters
-from agents.policy import PolicyConfig
-from agents.trust_region import TrustRegionConfig
-from envs.families.navigation import pearl
-from envs.rollout import Episodes, collect
-from envs.task_env import TaskEnv
-from envs.task_space import Task
+from metarl.agents.gradients.trust_region import TrustRegionConfig
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.policies.mlp import PolicyConfig
+from metarl.agents.policies.parameters import map_parameters
+from metarl.envs.families.navigation import pearl
+from metarl.envs.rollout import Episodes, collect
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Task
+from tests.helpers.agent_builders import (
+    TINY,
+    OneState,
+    assert_same_state,
+    make_learner,
+    meta_parameters,
+    random_meta_batch,
+    seeded,
+)
+from tests.helpers.slow_maml import SlowMAML, value_of
 
 SMALL = PolicyConfig(hidden_sizes=(16,))
 

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from agent_builders import (
+from torch import Tensor
+
+from metarl.agents.fine_tuning import AdaptationConfig, PolicyGradientAdaptation
+from metarl.agents.multitask import Multitask, MultitaskConfig
+from metarl.agents.policies.parameters import Parameters, flatten
+from metarl.envs.families.navigation import pearl
+from metarl.envs.rollout import Episodes, collect
+from tests.helpers.agent_builders import (
     ACTION_SPACES,
     OBSERVATION_SPACE,
     TINY,
@@ -14,14 +21,7 @@ from agent_builders import (
     random_meta_batch,
     seeded,
 )
-from slow_maml import act, clipped, finite_differences, gradient_of, objective, task_episodes, value_of
-from torch import Tensor
-
-from agents.adaptation import AdaptationConfig, PolicyGradientAdaptation
-from agents.multitask import Multitask, MultitaskConfig
-from agents.parameters import Parameters, flatten
-from envs.families.navigation import pearl
-from envs.rollout import Episodes, collect
+from tests.helpers.slow_maml import act, clipped, finite_differences, gradient_of, objective, task_episodes, value_of
 
 CONFIG = MultitaskConfig(
     policy=TINY, adaptation=AdaptationConfig(gae_lambda=0.9), clip=0.1, entropy_bonus=0.3, outer_lr=0.05

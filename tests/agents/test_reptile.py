@@ -6,7 +6,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from agent_builders import (
+from gymnasium.spaces import Box
+from scipy.optimize import brentq
+from torch import Tensor
+
+from metarl.agents.fine_tuning import AdaptationConfig
+from metarl.agents.policies.mlp import PolicyConfig
+from metarl.agents.policies.parameters import Parameters
+from metarl.agents.reptile import Reptile, ReptileConfig
+from metarl.envs.rollout import Episodes, collect
+from metarl.envs.task_space import Task
+from tests.helpers.agent_builders import (
     ACTION_SPACES,
     OBSERVATION_SPACE,
     TINY,
@@ -16,17 +26,7 @@ from agent_builders import (
     random_meta_batch,
     seeded,
 )
-from gymnasium.spaces import Box
-from scipy.optimize import brentq
-from slow_maml import adapted_by_loop
-from torch import Tensor
-
-from agents.adaptation import AdaptationConfig
-from agents.parameters import Parameters
-from agents.policy import PolicyConfig
-from agents.reptile import Reptile, ReptileConfig
-from envs.rollout import Episodes, collect
-from envs.task_space import Task
+from tests.helpers.slow_maml import adapted_by_loop
 
 ADAPTATION = AdaptationConfig(adaptation_steps=2, inner_lr=0.5, inner_lr_decay=0.5, gae_lambda=0.9)
 CONFIG = ReptileConfig(policy=TINY, adaptation=ADAPTATION)

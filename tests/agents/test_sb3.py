@@ -17,8 +17,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from torch import Tensor
 
-from agents.policy import LOG_STD, Categorical, DiagonalGaussian, MLPPolicy
-from agents.sb3 import (
+from metarl.agents.policies.mlp import LOG_STD, Categorical, DiagonalGaussian, MLPPolicy
+from metarl.agents.sb3 import (
     ALGORITHMS,
     SB3Policy,
     as_policy_parameters,
@@ -27,11 +27,11 @@ from agents.sb3 import (
     load_model,
     make_model,
 )
-from envs.gymnasium_adapters import TaskGymEnv
-from envs.registry import make_distribution
-from envs.rollout import collect
-from envs.sb3_adapter import TaskSB3VecEnv
-from envs.task_space import tasks_to_json
+from metarl.envs.adapters.gymnasium_single import TaskGymEnv
+from metarl.envs.adapters.sb3 import TaskSB3VecEnv
+from metarl.envs.registry import make_distribution
+from metarl.envs.rollout import collect
+from metarl.envs.task_space import tasks_to_json
 
 PEARL = "point-navigation/pearl"
 NUM_ENVS = 5

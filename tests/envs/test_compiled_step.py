@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import torch
-from family_play import play, random_actions, rng
 
-from envs.families.bandit import bernoulli
-from envs.families.classic_control import Pendulum, acrobot, cart_pole
-from envs.task_distribution import TaskDistribution
-from envs.task_env import TaskEnv
-from envs.task_space import Task
+from metarl.envs.families.bandit import bernoulli
+from metarl.envs.families.classic_control import Pendulum, acrobot, cart_pole
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Task
+from tests.helpers.family_play import play, random_actions, rng
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from envs.registry import ALIASES, FAMILIES, make_distribution
-from envs.task_distribution import TaskDistribution
+from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
+from metarl.envs.task_distribution import TaskDistribution
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.available])
@@ -42,8 +42,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:
 def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of an importable module of a user's own."""
     (tmp_path / "my_tasks.py").write_text(
-        "from envs import TaskDistribution\n"
-        "from envs.families.navigation import finn\n"
+        "from metarl.envs import TaskDistribution\n"
+        "from metarl.envs.families.navigation import finn\n"
         "class Mine(TaskDistribution):\n"
         "    def __init__(self):\n"
         "        super().__init__(finn().env, finn().train)\n"

@@ -9,9 +9,9 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from envs.rollout import Episodes, collect
-from envs.task_env import TaskEnv
-from envs.task_space import Task
+from metarl.envs.rollout import Episodes, collect
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Task
 
 LENGTHS = [1, 3, 6, 9]  # steps to termination; the last episode is truncated
 NUM_TASKS, NUM_EPISODES, HORIZON = len(LENGTHS), 2, 6

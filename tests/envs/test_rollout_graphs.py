@@ -4,19 +4,19 @@ from typing import Any
 
 import pytest
 import torch
-from captured_steps import recorded
-from family_play import rng
 from torch import Tensor
-from torch_families import TORCH_FAMILIES
 
-from agents.policy import MLPPolicy
-from envs.families.classic_control import cart_pole
-from envs.registry import make_distribution
-from envs.rollout import Episodes, collect
-from envs.rollout_graphs import MAX_KEPT
-from envs.task_distribution import TaskDistribution
-from envs.task_env import TaskEnv
-from envs.task_space import Task
+from metarl.agents.policies.mlp import MLPPolicy
+from metarl.envs.families.classic_control import cart_pole
+from metarl.envs.registry import make_distribution
+from metarl.envs.rollout import Episodes, collect
+from metarl.envs.rollout_graphs import MAX_KEPT
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import TaskEnv
+from metarl.envs.task_space import Task
+from tests.helpers.captured_steps import recorded
+from tests.helpers.family_play import rng
+from tests.helpers.torch_families import TORCH_FAMILIES
 
 
 def policy_for(distribution: TaskDistribution) -> MLPPolicy:

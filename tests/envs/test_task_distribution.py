@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.families.navigation import PointNavigation, finn, pearl, point_dynamics
-from envs.registry import FAMILIES
-from envs.task_distribution import FROZEN_SIZE, TaskDistribution
-from envs.task_space import Choice, Range, Uniform, tasks_to_json
+from metarl.envs.families.navigation import PointNavigation, finn, pearl, point_dynamics
+from metarl.envs.registry import FAMILIES
+from metarl.envs.task_distribution import FROZEN_SIZE, TaskDistribution
+from metarl.envs.task_space import Choice, Range, Uniform, tasks_to_json
 
 FROZEN_GOALS = {
     "validation": [[-0.40117085, 0.00582033], [0.24689186, 0.06144267], [-0.40965676, -0.15006262]],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.task_space import (
+from metarl.envs.task_space import (
     Ball,
     BoxRing,
     Choice,

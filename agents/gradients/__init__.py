@@ -1,0 +1,1 @@
+"""Objectives, derivatives and steps of policy-gradient learners."""

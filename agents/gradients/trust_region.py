@@ -1,0 +1,131 @@
+"""Trust-region policy optimisation on a flat parameter vector: conjugate gradient, line search, one step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.agents.policies.validation import check_values
+
+LinearMap = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig:
+    """TRPO.
+
+    Attributes:
+        max_kl: bound on the mean KL divergence of one step, nats.
+        cg_iterations: iterations of conjugate gradient.
+        cg_damping: multiple of the identity added to the Fisher matrix.
+        line_search_steps: trial steps before the update is given up.
+        line_search_backtrack: factor by which a trial step shrinks.
+    """
+
+    max_kl: float = 0.01
+    cg_iterations: int = 10
+    cg_damping: float = 1e-5
+    line_search_steps: int = 15
+    line_search_backtrack: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        check_values(self)
+        for name in ("cg_iterations", "line_search_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.max_kl > 0:
+            raise ValueError(f"max_kl must be positive, got {self.max_kl}")
+        if self.cg_damping < 0:
+            raise ValueError(f"cg_damping must not be negative, got {self.cg_damping}")
+        if not 0 < self.line_search_backtrack < 1:
+            raise ValueError(f"line_search_backtrack must be between 0 and 1, got {self.line_search_backtrack}")
+
+
+@dataclass(frozen=True)
+class TrustRegionStep:
+    """Outcome of one step.
+
+    Attributes:
+        parameters: the new vector, or the old one where no trial step was good.
+        accepted: whether a trial step was.
+        kl: mean KL of the step taken, nats; 0 if none.
+        improvement: gain of the surrogate; 0 if none.
+        trials: trial steps evaluated.
+    """
+
+    parameters: Tensor
+    accepted: bool
+    kl: float
+    improvement: float
+    trials: int
+
+
+def conjugate_gradient(
+    product: LinearMap, target: Tensor, iterations: int, tolerance: float = 1e-10
+) -> tuple[Tensor, Tensor]:
+    """Solve A x = b for symmetric positive definite A, given x ↦ A x.
+
+    Args:
+        product: x ↦ A x.
+        target: b, (n,).
+        iterations: at most this many.
+        tolerance: stop when ‖b − A x‖² falls below it, relative to ‖b‖².
+
+    Returns:
+        x, and the residual b − A x, which comes with it.
+
+    Source: Hestenes & Stiefel 1952.
+    """
+    x = torch.zeros_like(target)
+    residual, direction = target.clone(), target.clone()
+    squared = residual.dot(residual)
+    stop = tolerance * squared
+    for _ in range(iterations):
+        if squared <= stop:
+            break
+        mapped = product(direction)
+        step = squared / direction.dot(mapped)
+        x = x + step * direction
+        residual = residual - step * mapped
+        new_squared = residual.dot(residual)
+        direction = residual + (new_squared / squared) * direction
+        squared = new_squared
+    return x, residual
+
+
+def trpo_step(
+    parameters: Tensor,
+    gradient: Tensor,
+    fisher_product: LinearMap,
+    evaluate: Callable[[Tensor], tuple[float, float]],
+    config: TrustRegionConfig,
+) -> TrustRegionStep:
+    """Maximise a surrogate within a KL ball: step = √(2δ / xᵀFx) · x with x ≈ F⁻¹g, then a backtracking line search.
+
+    Args:
+        parameters: θ, (n,).
+        gradient: gradient g of the surrogate to be maximised, (n,).
+        fisher_product: v ↦ F v without damping.
+        evaluate: θ' ↦ (surrogate(θ') − surrogate(θ), mean KL from θ to θ').
+        config: bounds and iterations.
+
+    Source: Schulman et al. 2015, "Trust Region Policy Optimization", appendix C.
+    """
+    rejected = TrustRegionStep(parameters, False, 0.0, 0.0, 0)
+
+    def damped(vector: Tensor) -> Tensor:
+        return fisher_product(vector) + config.cg_damping * vector
+
+    direction, residual = conjugate_gradient(damped, gradient, config.cg_iterations)
+    curvature = direction.dot(gradient - residual)  # xᵀFx without one more product
+    if not bool(curvature > 0):
+        return rejected
+    full_step = torch.sqrt(2 * config.max_kl / curvature) * direction
+    for trial in range(config.line_search_steps):
+        candidate = parameters + config.line_search_backtrack**trial * full_step
+        improvement, kl = evaluate(candidate)
+        if improvement > 0 and kl <= config.max_kl:
+            return TrustRegionStep(candidate, True, kl, improvement, trial + 1)
+    return TrustRegionStep(parameters, False, 0.0, 0.0, config.line_search_steps)

@@ -1,0 +1,1 @@
+"""Functional policies and their parameters."""

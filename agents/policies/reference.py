@@ -1,0 +1,100 @@
+"""Reference policies: the ends of normalised scores (0 = random, 1 = oracle)."""
+
+from dataclasses import dataclass
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from metarl.envs.env_family import EnvFamily
+from metarl.envs.task_space import Task
+
+
+@dataclass(frozen=True)
+class UniformActions:
+    """Uniform between two bounds, (A,), or over the integers below one, in every state of batch shape (M, E)."""
+
+    batch_shape: torch.Size
+    bounds: tuple[Tensor, Tensor] | int
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw one action each: (M, E, A), or (M, E) integers."""
+        device = generator.device
+        if isinstance(self.bounds, int):
+            return torch.randint(self.bounds, self.batch_shape, generator=generator, device=device)
+        low, high = self.bounds
+        return low + (high - low) * torch.rand((*self.batch_shape, *low.shape), generator=generator, device=device)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FixedActions:
+    """Certain actions, (M, E, A) or (M, E) integers."""
+
+    action: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """The action itself."""
+        return self.action
+
+    def parameters(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+
+class RandomPolicy:
+    """Acts uniformly at random; an ActingPolicy without parameters.
+
+    Args:
+        action_space: a bounded Box (A,), or Discrete.
+
+    Raises:
+        ValueError: a Box without bounds has no uniform distribution.
+    """
+
+    def __init__(self, action_space: Box | Discrete) -> None:
+        if isinstance(action_space, Box) and not action_space.is_bounded():
+            raise ValueError(f"a random policy needs a bounded action space, got {action_space}")
+        self.action_space = action_space
+
+    def apply(
+        self, params: dict[str, Tensor], obs: Tensor, memory: tuple[Tensor, Tensor] | int | None = None
+    ) -> tuple[UniformActions, tuple[Tensor, Tensor] | int]:
+        """See ActingPolicy.apply; the memory holds the bounds on the device."""
+        bounds = self._bounds_on(obs.device) if memory is None else memory
+        return UniformActions(obs.shape[:-1], bounds), bounds
+
+    def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | int:
+        if isinstance(self.action_space, Discrete):
+            return int(self.action_space.n)
+        low, high = self.action_space.low, self.action_space.high
+        return torch.as_tensor(low, device=device), torch.as_tensor(high, device=device)
+
+
+class OraclePolicy:
+    """Acts knowing the task: an ActingPolicy whose parameters are the tasks, leaves (M, …).
+
+    Args:
+        env: a family that defines `oracle_action`.
+
+    Raises:
+        ValueError: it does not.
+    """
+
+    def __init__(self, env: EnvFamily) -> None:
+        if not env.has_oracle:
+            raise ValueError(f"{type(env).__name__} defines no oracle_action, so there is no oracle")
+        self.env = env
+
+    def apply(self, params: Task, obs: Tensor, memory: int | None = None) -> tuple[FixedActions, int]:
+        """See ActingPolicy.apply; the memory is the time."""
+        time = memory or 0
+        num_episodes = obs.shape[1]
+        tasks = {
+            name: value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
+            for name, value in params.items()
+        }
+        return FixedActions(self.env.oracle_action(obs, tasks, time)), time + 1

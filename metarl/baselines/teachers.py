@@ -1,0 +1,276 @@
+"""Teachers for distillation: policies specialised on training tasks, made once for a run and kept in its directory.
+
+runs/<name>/
+teachers.safetensors their tasks, parameters and episodes
+teachers.json        where they come from, what they cost and how good they are
+experts/             models and logs of Stable-Baselines3, where these are the teachers
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.agents.distillation import DistillationConfig, Teachers
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
+from metarl.agents.policies.parameters import Parameters
+from metarl.envs.registry import make_distribution
+from metarl.envs.rollout import Episodes, collect
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Task, num_tasks_of, select_tasks
+from metarl.errors import UserError
+from metarl.evaluation.evaluation import adapt_to_tasks, rollout_generator
+from metarl.run.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    CheckpointError,
+    Progress,
+    read_checkpoint,
+    write_atomically,
+    write_checkpoint,
+)
+from metarl.run.config import TrainConfig
+from metarl.run.run_directory import RunDirectory, load_learner
+
+TEACHERS_FILE = "teachers.safetensors"
+SUMMARY_FILE = "teachers.json"
+EXPERTS = "experts"
+
+EXPERT_ALGORITHMS = ("ppo", "a2c")
+"""Algorithms of Stable-Baselines3 whose policies are stochastic ones like ours."""
+
+SEED_OFFSET = 2_000_000
+"""The teachers' tasks and episodes draw from the run's seed + this."""
+TASKS_AT_ONCE = 50
+BEHAVIOUR = "behaviour"
+
+
+@dataclass(frozen=True)
+class TeachersSummary:
+    """What is known of a run's teachers.
+
+    Attributes:
+        teacher: the run or the algorithm they come from.
+        num_teachers: N.
+        training_env_steps: environment steps of the meta-training that they come from; 0 for experts.
+        env_steps: environment steps that specialising them took, their last episodes included.
+        return_mean: mean return on their own tasks.
+        policy: their network.
+    """
+
+    teacher: str
+    num_teachers: int
+    training_env_steps: int
+    env_steps: int
+    return_mean: float
+    policy: PolicyConfig
+
+
+def check_teacher(config: TrainConfig) -> None:
+    """Say what is wrong with a configuration's teacher, before anything is written; nothing for other agents.
+
+    Raises:
+        UserError: none given, no such run, not trained, or of another environment.
+    """
+    if isinstance(config.learner, DistillationConfig) and not is_expert(config.learner.teacher):
+        teacher_run(config).checkpoints.load(BEST)
+
+
+def is_expert(teacher: str) -> bool:
+    """Whether it names an algorithm of Stable-Baselines3 instead of a run."""
+    return teacher in EXPERT_ALGORITHMS
+
+
+def provide(run: RunDirectory, distribution: TaskDistribution, say: Callable[[str], None]) -> tuple[Teachers, int]:
+    """The run's teachers, made now if they are not there, and the environment steps that they cost.
+
+    Args:
+        run: a run of the agent distill.
+        distribution: gives the tasks.
+        say: shows a line of progress.
+
+    Raises:
+        UserError: the teacher cannot be used.
+    """
+    try:
+        teachers, summary = load_teachers(run, distribution), read_summary(run)
+    except (CheckpointError, UserError):
+        say("specialising the teachers")
+        teachers, summary = _make(run, distribution)
+        write_checkpoint(run.path / TEACHERS_FILE, Checkpoint(_to_tensors(teachers), Progress()))
+        write_atomically(run.path / SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
+    say(
+        f"{summary.num_teachers} teachers, return {summary.return_mean:.2f} on their tasks, "
+        f"for {summary.env_steps:,} environment steps"
+    )
+    return teachers, summary.env_steps
+
+
+def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers:
+    """The run's teachers, which were made before.
+
+    Raises:
+        CheckpointError, UserError: there are none, or they cannot be read.
+    """
+    tensors = read_checkpoint(run.path / TEACHERS_FILE).tensors
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
+    return _from_tensors(policy, {name: value.to(run.config.device) for name, value in tensors.items()})
+
+
+def read_summary(run: RunDirectory) -> TeachersSummary:
+    """What is known of a run's teachers.
+
+    Raises:
+        UserError: the run has none, or the file cannot be read.
+    """
+    path = run.path / SUMMARY_FILE
+    try:
+        data = json.loads(path.read_text())
+        policy = PolicyConfig(**data["policy"] | {"hidden_sizes": tuple(data["policy"]["hidden_sizes"])})
+        return TeachersSummary(**data | {"policy": policy})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+class Specialised(NamedTuple):
+    """What `specialised` made.
+
+    Attributes:
+        teachers: the adapted policies.
+        episodes: theirs, on their tasks.
+        env_steps: environment steps of adapting, and of the episodes.
+    """
+
+    teachers: Teachers
+    episodes: Episodes
+    env_steps: int
+
+
+def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.Generator) -> Specialised:
+    """A trained run's policies adapted to tasks.
+
+    Args:
+        run: any trained run.
+        tasks: N tasks, on the generator's device.
+        episodes: E per task and adaptation step.
+        generator: drives the rollouts.
+    """
+    distribution, learner, _ = load_learner(run, device=str(generator.device))
+    parts, last, env_steps = [], [], 0
+    for start in range(0, num_tasks_of(tasks), TASKS_AT_ONCE):
+        some = select_tasks(tasks, slice(start, start + TASKS_AT_ONCE))
+        done = adapt_to_tasks(learner, distribution, some, learner.adaptation_steps, episodes, generator)
+        parts.append(done.adapted.params)
+        last.append(done.batches[-1])
+        env_steps += sum(batch.env_steps for batch in done.batches)
+    return Specialised(Teachers(learner.policy, _concatenated(parts), tasks), Episodes.concatenate(last), env_steps)
+
+
+def _make(run: RunDirectory, distribution: TaskDistribution) -> tuple[Teachers, TeachersSummary]:
+    config, learner = run.config, run.config.learner
+    assert isinstance(learner, DistillationConfig)
+    generator = rollout_generator(torch.device(config.device), config.seed + SEED_OFFSET)
+    tasks = distribution.sample(learner.num_teachers, "train", generator)
+    if is_expert(learner.teacher):
+        teachers, episodes, env_steps = _experts(run, distribution, tasks, generator)
+        training_env_steps = 0
+    else:
+        teachers, episodes, env_steps = specialised(teacher_run(config), tasks, config.episodes, generator)
+        training_env_steps = total_training_env_steps(teacher_run(config))
+    summary = TeachersSummary(
+        teacher=learner.teacher,
+        num_teachers=learner.num_teachers,
+        training_env_steps=training_env_steps,
+        env_steps=env_steps,
+        return_mean=episodes.returns.double().mean().item(),
+        policy=teachers.policy.config,
+    )
+    return (replace(teachers, episodes=episodes) if learner.states == "teacher" else teachers), summary
+
+
+def total_training_env_steps(run: RunDirectory) -> int:
+    """Environment steps of a run's training, and for a distilled one of the training of its teachers' run as well."""
+    own = run.checkpoints.load(LAST).progress.env_steps
+    return own + (read_summary(run).training_env_steps if isinstance(run.config.learner, DistillationConfig) else 0)
+
+
+def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task, generator: torch.Generator) -> Specialised:
+    """Policies that Stable-Baselines3 trains on each task; those that are there already are not trained again."""
+    from metarl.agents.sb3 import as_policy_parameters, load_model  # slow to import, and not always needed
+    from metarl.baselines.sb3 import MODEL_FILE, TRAINING_ENVS, TaskJob, learn_tasks
+    from metarl.envs.adapters.sb3 import make_sb3_vec_env
+
+    config, learner = run.config, run.config.learner
+    assert isinstance(learner, DistillationConfig)
+    jobs = [
+        TaskJob(
+            algorithm=learner.teacher,
+            env=config.env,
+            task={name: value[number].tolist() for name, value in tasks.items()},
+            seed=config.seed,
+            schedule=(learner.expert_env_steps,),
+            episodes=1,
+            directory=str(run.path / EXPERTS / f"task-{number:03d}"),
+        )
+        for number in range(learner.num_teachers)
+    ]
+    files = [Path(job.directory) / MODEL_FILE for job in jobs]
+    for _ in learn_tasks([job for job, file in zip(jobs, files, strict=True) if not file.exists()], config.num_threads):
+        pass
+    env = make_sb3_vec_env(distribution, TRAINING_ENVS)
+    models = [load_model(learner.teacher, file, env) for file in files]
+    params = _concatenated(
+        [{name: leaf.unsqueeze(0) for name, leaf in as_policy_parameters(model).items()} for model in models]
+    )
+    hidden = tuple(int(params[f"layer{n}.bias"].shape[1]) for n in range(sum("bias" in name for name in params) - 1))
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, PolicyConfig(hidden, "tanh"))
+    teachers = Teachers(policy, {name: leaf.to(config.device) for name, leaf in params.items()}, tasks)
+    episodes = collect(distribution.bind(tasks, config.episodes), policy, teachers.params, generator)
+    return Specialised(teachers, episodes, sum(model.num_timesteps for model in models) + episodes.env_steps)
+
+
+def teacher_run(config: TrainConfig) -> RunDirectory:
+    """The run that a configuration names as teacher.
+
+    Raises:
+        UserError: none is named, there is no such run, or it is of another environment.
+    """
+    assert isinstance(config.learner, DistillationConfig)
+    teacher = config.learner.teacher
+    if not teacher:
+        raise UserError(
+            f"distill needs a teacher: --teacher RUN, or --teacher {' or '.join(EXPERT_ALGORITHMS)} for experts of "
+            "Stable-Baselines3"
+        )
+    run = RunDirectory.open(teacher, config.run_dir)
+    if make_distribution(run.config.env).name != make_distribution(config.env).name:
+        raise UserError(f"teacher {run.path} is of {run.config.env}, the student of {config.env}")
+    return run
+
+
+def _to_tensors(teachers: Teachers) -> dict[str, Tensor]:
+    tensors = {f"task.{name}": value for name, value in teachers.tasks.items()}
+    tensors |= {f"params.{name}": value for name, value in teachers.params.items()}
+    if teachers.episodes is not None:
+        leaves = {name: value for name, value in vars(teachers.episodes).items() if isinstance(value, Tensor)}
+        tensors |= {f"episodes.{name}": value for name, value in leaves.items()}
+        tensors |= {f"{BEHAVIOUR}.{name}": value for name, value in teachers.episodes.behaviour.items()}
+    return tensors
+
+
+def _from_tensors(policy: MLPPolicy, tensors: dict[str, Tensor]) -> Teachers:
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    values: dict[str, Any] = under("episodes.")
+    episodes = Episodes(**values, behaviour=under(f"{BEHAVIOUR}.")) if values else None
+    return Teachers(policy, under("params."), under("task."), episodes)
+
+
+def _concatenated(parts: list[Parameters]) -> Parameters:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

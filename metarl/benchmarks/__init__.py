@@ -1,0 +1,1 @@
+"""How fast it is: each command of `metarl bench` measures side by side with what others use."""

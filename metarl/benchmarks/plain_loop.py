@@ -1,0 +1,139 @@
+"""MAML-TRPO as one would write it first, one task after the other: the reference that `metarl bench` measures.
+
+Gymnasium's SyncVectorEnv collects the episodes of one task; every derivative is autograd's, by `create_graph=True`.
+Nothing is shared with the learner but the policy, the advantages, and the conjugate gradient and line search on the
+flat vector of parameters.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.agents.gradients.objectives import Batch, mean_over_steps
+from metarl.agents.gradients.trust_region import LinearMap, trpo_step
+from metarl.agents.maml import MAML
+from metarl.agents.policies.parameters import Parameters, flatten, unflatten_like
+from metarl.envs.rollout import Episodes
+
+Task = list[Batch]
+"""Support batch and query of one task."""
+
+
+class PlainLoop:
+    """The work of a MAML learner with one inner step, without batching over tasks.
+
+    Args:
+        gymnasium_id: of the environment.
+        learner: gives the policy, the meta-parameters and the hyper-parameters.
+        episodes: E.
+    """
+
+    def __init__(self, gymnasium_id: str, learner: MAML, episodes: int) -> None:
+        self._id, self._learner, self._episodes = gymnasium_id, learner, episodes
+        self._generator = torch.Generator().manual_seed(0)
+
+    @property
+    def meta(self) -> Parameters:
+        """The learner's meta-parameters, as leaves of new graphs."""
+        return {name: leaf[0].clone().requires_grad_() for name, leaf in self._learner.begin(1).params.items()}
+
+    def sample(self, task: dict[str, Any]) -> int:
+        """Support and query rollouts of one task through SyncVectorEnv; returns environment steps."""
+        envs = gymnasium.make_vec(self._id, self._episodes, vectorization_mode="sync", task=task)
+        params = {name: leaf.detach() for name, leaf in self.meta.items()}
+        steps = 0
+        for _ in range(2):
+            obs, _ = envs.reset(seed=0)
+            running = np.ones(self._episodes, dtype=bool)
+            while running.any():
+                with torch.no_grad():
+                    action = self._learner.policy.apply(params, torch.from_numpy(obs))[0].sample(self._generator)
+                bounded = np.clip(action.numpy(), -1.0, 1.0) if action.is_floating_point() else action.numpy()
+                obs, _, terminated, truncated, _ = envs.step(bounded)
+                steps += int(running.sum())
+                running &= ~(terminated | truncated)
+        envs.close()
+        return steps
+
+    def tasks(self, batches: list[Episodes]) -> list[Task]:
+        """The batches of support and query, made ready task by task."""
+        config, policy = self._learner.config, self._learner.policy
+        return [
+            [Batch.of(policy, batch.tasks(slice(task, task + 1)), config.gamma, config.gae_lambda) for batch in batches]
+            for task in range(len(batches[0].obs))
+        ]
+
+    def adapted(self, meta: Parameters, support: Batch, create_graph: bool = False) -> Parameters:
+        """The parameters after the inner step."""
+        gradient = torch.autograd.grad(self._surrogate(meta, support), list(meta.values()), create_graph=create_graph)
+        rate = self._learner.config.inner_lr
+        return {name: leaf + rate * slope for (name, leaf), slope in zip(meta.items(), gradient, strict=True)}
+
+    def gradient(self, tasks: list[Task]) -> Parameters:
+        """Second-order meta-gradient, by differentiating through the inner gradient."""
+        meta = self.meta
+        total = {name: torch.zeros_like(leaf) for name, leaf in meta.items()}
+        for support, query in tasks:
+            objective = self._surrogate(self.adapted(meta, support, create_graph=True), query)
+            for (name, leaf), slope in zip(
+                total.items(), torch.autograd.grad(objective, list(meta.values())), strict=True
+            ):
+                total[name] = leaf + slope / len(tasks)
+        return total
+
+    def fisher_product(self, tasks: list[Task]) -> LinearMap:
+        """v ↦ F v: the Hessian of the mean KL, of which each task keeps the graph of the gradient."""
+        meta, fraction = self.meta, self._learner.config.fvp_fraction
+        slopes = []
+        for support, query in tasks:
+            few, sampled = (batch.first_episodes(fraction) for batch in (support, query))
+            estimate = self.adapted(meta, few, create_graph=True)
+            reached = self.adapted(meta, support)  # the policy that collected the query; its slope is the estimate's
+            params = {name: leaf + (reached[name] - leaf).detach() for name, leaf in estimate.items()}
+            kl = self._kl(params, sampled)
+            slopes.append(flatten(torch.autograd.grad(kl, list(meta.values()), create_graph=True)))
+
+        def product(vector: Tensor) -> Tensor:
+            parts = [torch.autograd.grad(slope @ vector, list(meta.values()), retain_graph=True) for slope in slopes]
+            return torch.stack([flatten(part) for part in parts]).mean(dim=0)
+
+        return product
+
+    def updated(self, tasks: list[Task], line_search_trials: int) -> Tensor:
+        """The flat meta-parameters after one MAML-TRPO update with at most so many trial steps."""
+        gradient, start = self.gradient(tasks), self.meta
+        before, _ = self._surrogate_and_kl(start, tasks)
+
+        def evaluate(candidate: Tensor) -> tuple[float, float]:
+            params = {name: leaf.requires_grad_() for name, leaf in unflatten_like(candidate, start).items()}
+            surrogate, kl = self._surrogate_and_kl(params, tasks)
+            return surrogate - before, kl
+
+        with torch.no_grad():
+            flat = flatten(start.values())
+        config = replace(self._learner.config.trust_region, line_search_steps=line_search_trials)
+        fisher = self.fisher_product(tasks)
+        return trpo_step(flat, flatten(gradient.values()), fisher, evaluate, config).parameters
+
+    def _surrogate_and_kl(self, meta: Parameters, tasks: list[Task]) -> tuple[float, float]:
+        surrogate = kl = 0.0
+        for support, query in tasks:
+            params = self.adapted(meta, support)
+            with torch.no_grad():
+                surrogate += float(self._surrogate(params, query)) / len(tasks)
+                kl += float(self._kl(params, query)) / len(tasks)
+        return surrogate, kl
+
+    def _surrogate(self, params: Parameters, batch: Batch) -> Tensor:
+        distribution, _ = self._learner.policy.apply(params, batch.obs)
+        ratio = torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob)
+        return (batch.weight * ratio * batch.advantage).sum()
+
+    def _kl(self, params: Parameters, query: Batch) -> Tensor:
+        policy = self._learner.policy
+        distribution, _ = policy.apply(params, query.obs)
+        return mean_over_steps(query, policy.distribution(query.behaviour).kl(distribution)).sum()

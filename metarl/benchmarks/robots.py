@@ -1,0 +1,153 @@
+"""Throughput of robots: our batches beside MuJoCo's own rollout, Gymnasium's vector environments and EnvPool."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+
+from metarl.benchmarks.environments import DIFFERENT_ACTIONS, batch_rate, cores, steps_per_second, vector_rate
+from metarl.envs.physics.models import import_mujoco
+from metarl.envs.physics.robot_env import RobotEnv
+from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
+from metarl.errors import unknown
+
+ONE_OF_EACH = (
+    "half-cheetah-direction",
+    "half-cheetah-dynamics",
+    "hopper-dynamics",
+    "walker2d-dynamics",
+    "ant-direction",
+    "humanoid-direction",
+)
+
+
+@dataclass(frozen=True)
+class RobotThroughput:
+    """Environment steps per second of one family on the same number of cores.
+
+    Attributes:
+        env: the family.
+        num_envs: N, worlds side by side.
+        num_threads: cores, each with a thread or a process.
+        batch: ours as `collect` steps it, with N different tasks.
+        rollout: `mujoco.rollout` alone with one model: no reward, no observation, no episodes.
+        gymnasium_id: of Gymnasium's environment with this robot.
+        sync: SyncVectorEnv of 8 of them; always one core.
+        asynchronous: AsyncVectorEnv, one environment and process for each core.
+        envpool: EnvPool's environment of that robot, N of them; None where it is not installed.
+    """
+
+    env: str
+    num_envs: int
+    num_threads: int
+    batch: float
+    rollout: float
+    gymnasium_id: str
+    sync: float
+    asynchronous: float
+    envpool: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with the ratios of `batch` to the others."""
+        others = ("rollout", "sync", "asynchronous", "envpool")
+        return asdict(self) | {
+            f"ratio_to_{name}": self.batch / other for name in others if (other := getattr(self, name)) is not None
+        }
+
+
+def checked_robots(names: Sequence[str]) -> list[str]:
+    """Registered names of robots' families; one of each robot where none is given.
+
+    Raises:
+        UserError: not one of these.
+    """
+    known = [n for n, family in FAMILIES.items() if family.gymnasium_id and isinstance(family.make().env, RobotEnv)]
+    chosen = [ALIASES.get(name, name) for name in names] or list(ONE_OF_EACH)
+    for name in chosen:
+        if name not in known:
+            raise unknown("robot", name, known)
+    return chosen
+
+
+def robot_throughput(name: str, num_envs: int, seconds: float, num_threads: int) -> RobotThroughput:
+    """Measure one family.
+
+    Args:
+        name: a robot's family.
+        num_envs: N.
+        seconds: how long each side steps, after a few untimed steps.
+        num_threads: cores.
+    """
+    distribution = make_distribution(name)
+    env = distribution.env
+    assert isinstance(env, RobotEnv)
+    env.num_threads = num_threads
+    single_id = env.robot.gymnasium_id
+
+    def make() -> gymnasium.Env[Any, Any]:
+        return gymnasium.make(single_id, disable_env_checker=True)
+
+    with cores(num_threads):
+        batch = batch_rate(distribution, num_envs, seconds)
+        rollout = _rollout_rate(env, num_envs, seconds, num_threads)
+        sync = vector_rate(SyncVectorEnv([make] * 8), seconds)
+        asynchronous = vector_rate(AsyncVectorEnv([make] * num_threads, context="spawn"), seconds)
+        envpool = _envpool_rate(single_id, num_envs, seconds, num_threads)
+    return RobotThroughput(name, num_envs, num_threads, batch, rollout, single_id, sync, asynchronous, envpool)
+
+
+def _rollout_rate(env: RobotEnv, num_envs: int, seconds: float, num_threads: int) -> float:
+    """The physics alone, from the start of an episode on under random controls."""
+    mujoco = import_mujoco()
+    from mujoco.rollout import Rollout
+
+    model, frame_skip = env.model, env.robot.frame_skip
+    pool = Rollout(nthread=num_threads if num_threads > 1 else 0)
+    data = [mujoco.MjData(model) for _ in range(num_threads)]
+    size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    random = np.random.default_rng(0)
+    shape = (DIFFERENT_ACTIONS, num_envs, 1, model.nu)
+    controls = np.repeat(env.robot.max_control * random.uniform(-1, 1, shape), frame_skip, axis=2)
+    end = np.zeros((num_envs, frame_skip, size))
+    readings = np.zeros((num_envs, frame_skip, model.nsensordata))
+    state, steps = np.zeros((num_envs, size)), 0
+
+    def step() -> None:
+        nonlocal state, steps
+        if steps % env.horizon == 0:
+            state = np.zeros((num_envs, size))
+            state[:, 1 : 1 + model.nq] = env.robot.start_position
+        control = controls[steps % DIFFERENT_ACTIONS]
+        pool.rollout(
+            [model] * num_envs, data, state, control, skip_checks=True, nstep=frame_skip, state=end, sensordata=readings
+        )
+        state, steps = np.ascontiguousarray(end[:, -1]), steps + 1
+
+    try:
+        return steps_per_second(step, num_envs, seconds)
+    finally:
+        pool.close()
+
+
+def _envpool_rate(gymnasium_id: str, num_envs: int, seconds: float, num_threads: int) -> float | None:
+    if importlib.util.find_spec("envpool") is None:
+        return None
+    import envpool
+
+    env_id = gymnasium_id.replace("-v5", "-v4")
+    env = envpool.make_gymnasium(env_id, num_envs=num_envs, num_threads=num_threads)
+    env.reset()
+    random = np.random.default_rng(0)
+    actions = random.uniform(-1, 1, (DIFFERENT_ACTIONS, num_envs, *env.action_space.shape))
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        env.step(actions[steps % DIFFERENT_ACTIONS])
+        steps += 1
+
+    return steps_per_second(step, num_envs, seconds)

@@ -1,0 +1,177 @@
+"""Environment steps per second with the policy in the loop, as the batch grows until it does not fit."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
+from metarl.benchmarks.iteration import median_seconds
+from metarl.envs.registry import make_distribution
+from metarl.envs.rollout import advance, begin, collect
+from metarl.training.accelerate import capture_rollouts
+from metarl.training.memory import available_bytes
+
+NUM_TASKS = 40
+EPISODES = {"cpu": (1, 4, 20, 100, 400), "cuda": (20, 100, 1_000, 4_000, 16_000, 64_000, 256_000)}
+"""Per task, by type of device."""
+
+
+@dataclass(frozen=True)
+class RolloutRate:
+    """Environment steps per second of one batch size.
+
+    Attributes:
+        num_envs: environments side by side.
+        eager: each operation launched by the host.
+        captured: as a CUDA graph; None where there is no GPU.
+        utilization: share of the time in which the GPU was busy, as its driver says; None where it does not.
+    """
+
+    num_envs: int
+    eager: float
+    captured: float | None
+    utilization: float | None
+
+    @property
+    def best(self) -> float:
+        """The faster one."""
+        return max(self.eager, self.captured or 0.0)
+
+
+@dataclass(frozen=True)
+class RolloutGrowth:
+    """Rates of growing batches, and what the memory would allow.
+
+    Attributes:
+        env: the family.
+        device: where they ran.
+        device_name: its model.
+        hidden_size: units of each of the two hidden layers.
+        step_bytes: bytes that the operations of one environment step read and write.
+        bytes_per_s: what the device reads and writes when it copies.
+        rates: by growing batch.
+        not_captured: why the device's graphs could not hold a step; None where they could, or there are none.
+    """
+
+    env: str
+    device: str
+    device_name: str
+    hidden_size: int
+    step_bytes: float
+    bytes_per_s: float
+    rates: Sequence[RolloutRate]
+    not_captured: str | None
+
+    @property
+    def memory_bound(self) -> float:
+        """Environment steps per second at which the operations, one after the other, would use up the bandwidth."""
+        return self.bytes_per_s / self.step_bytes
+
+    @property
+    def best(self) -> RolloutRate:
+        """Of the fastest batch size."""
+        return max(self.rates, key=lambda rate: rate.best)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with the bound and the best rate's share of it."""
+        share = self.best.best / self.memory_bound
+        return asdict(self) | {"memory_bound": self.memory_bound, "share_of_bound": share}
+
+
+def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: int) -> RolloutGrowth:
+    """Measure rollouts of a fresh policy on 40 tasks × ever more episodes.
+
+    Args:
+        name: a registered family that is written in torch.
+        device: where.
+        hidden_size: units of each of the two hidden layers.
+        repeats: rollouts of each size; the median counts.
+    """
+    distribution, generator = make_distribution(name), torch.Generator(device).manual_seed(0)
+    env = distribution.task_env
+    config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size)))
+    learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
+    policy, params = learner.policy, learner.begin(NUM_TASKS).params
+    tasks = distribution.sample(NUM_TASKS, "train", generator)
+
+    def rate(episodes: int) -> float:
+        taken: list[int] = []
+
+        def roll_out() -> None:
+            taken.append(collect(env.bind(tasks, episodes), policy, params, generator).env_steps)
+
+        seconds = median_seconds(roll_out, repeats, device)
+        return sum(taken) / len(taken) / seconds
+
+    rates: list[RolloutRate] = []
+    problem = None
+    for episodes in EPISODES[device.type]:
+        if rates and not _fits(policy, NUM_TASKS * episodes, env.horizon, device):
+            break
+        env.rollout_graphs, captured = None, None
+        eager = rate(episodes)
+        problem = capture_rollouts(distribution, learner, generator)
+        if env.rollout_graphs is not None:
+            captured = rate(episodes)
+        rates.append(RolloutRate(NUM_TASKS * episodes, eager, captured, _utilization(device)))
+    bound = env.bind(tasks, 20)
+    carry = begin(bound, generator)
+    with _TrafficCounter() as counter, torch.no_grad():
+        advance(bound, policy, params, carry, generator)
+    return RolloutGrowth(
+        env=distribution.name,
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        hidden_size=hidden_size,
+        step_bytes=counter.bytes / (NUM_TASKS * 20),
+        bytes_per_s=_copied_bytes_per_second(device, repeats),
+        rates=rates,
+        not_captured=problem,
+    )
+
+
+def _fits(policy: MLPPolicy, num_envs: int, horizon: int, device: torch.device) -> bool:
+    """Whether a rollout fits: its records, twice while they are put together, and the activations of a step."""
+    recorded = 2 * horizon * (policy.sizes[0] + 3 * policy.sizes[-1] + 3)
+    free = available_bytes(device)
+    return free is None or 4 * num_envs * (recorded + 4 * sum(policy.sizes)) < free
+
+
+def _utilization(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (ModuleNotFoundError, RuntimeError):  # needs nvidia-ml-py and a driver that answers
+        return None
+
+
+class _TrafficCounter(TorchDispatchMode):
+    """Adds up the bytes of every tensor that an operation takes or gives, views excepted."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        taken, given = (
+            {id(leaf): leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)}
+            for values in ((args, kwargs), result)
+        )
+        if not func.is_view:
+            for leaf in (*taken.values(), *given.values()):
+                self.bytes += min(leaf.nbytes, leaf.untyped_storage().nbytes())  # what is expanded is read once
+        return result
+
+
+def _copied_bytes_per_second(device: torch.device, repeats: int) -> float:
+    source = torch.ones(2**26, device=device)  # 256 MB: more than caches hold
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), repeats, device)

@@ -1,0 +1,213 @@
+"""What a comparison found: the curves of its agents and the figures that follow from them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from metarl.evaluation.statistics import (
+    Curve,
+    Estimate,
+    Floats,
+    difference,
+    iqm_estimate,
+    mean_estimate,
+    normalized,
+    probability_of_improvement,
+    steps_to_reach,
+    worst_tenth,
+)
+
+RANDOM = "random"
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One agent in figures.
+
+    Attributes:
+        curve: what it was measured from.
+        before: return on a task before any step on it.
+        equal: return after as many steps on the task as the subject needed to adapt.
+        equal_iqm: interquartile mean of the same returns.
+        score: the same returns normalised, 0 = random, 1 = oracle; None where the two are not both compared.
+        final: return at the end of its own curve.
+        final_worst: the same for the worst tenth of the tasks.
+    """
+
+    curve: Curve
+    before: Estimate
+    equal: Estimate
+    equal_iqm: Estimate
+    score: Estimate | None
+    final: Estimate
+    final_worst: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without the curve's returns."""
+        figures = {name: value for name, value in asdict(self).items() if name != "curve"}
+        return {"agent": self.curve.label, "training_env_steps": self.curve.training_env_steps, **figures}
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two agents after equally many steps on the same tasks.
+
+    Attributes:
+        ours: label of one agent.
+        theirs: label of the other.
+        difference: mean return of ours minus theirs.
+        probability: that ours has the higher return on a random task.
+    """
+
+    ours: str
+    theirs: str
+    difference: Estimate
+    probability: Estimate
+
+
+@dataclass(frozen=True)
+class Race:
+    """How many steps a baseline needs on a new task for the return that a meta-learner has after k adaptation steps.
+
+    Attributes:
+        meta_learner: label.
+        adaptation_step: k.
+        env_steps: steps on the task that the meta-learner needed.
+        target: its mean return there.
+        baseline: label.
+        needed: steps that the baseline needs; inf: not within its budget.
+    """
+
+    meta_learner: str
+    adaptation_step: int
+    env_steps: float
+    target: float
+    baseline: str
+    needed: Estimate
+
+    @property
+    def ratio(self) -> float:
+        """Steps of the baseline per step of the meta-learner."""
+        return self.needed.value / self.env_steps
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Agents on the same M held-out tasks.
+
+    Attributes:
+        env: their environment.
+        split: the split of the tasks.
+        num_tasks: M.
+        budget: environment steps that a baseline could spend on each task.
+        curves: one for each agent; the first one is the subject, which the others are compared with.
+        metadata: whatever else belongs into a report.
+    """
+
+    env: str
+    split: str
+    num_tasks: int
+    budget: int
+    curves: Sequence[Curve]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> Curve:
+        """The agent of the run that was named first."""
+        return self.curves[0]
+
+    @property
+    def equal_env_steps(self) -> float:
+        """Steps on a new task that the subject needed to adapt: where all are compared."""
+        return float(self.subject.env_steps[-1])
+
+    @cached_property
+    def summaries(self) -> list[Summary]:
+        """Figures of each agent."""
+        summaries = []
+        for curve in self.curves:
+            equal = curve.at(self.equal_env_steps)
+            scores = self.scores(equal)
+            summaries.append(
+                Summary(
+                    curve=curve,
+                    before=mean_estimate(curve.returns[:, 0]),
+                    equal=mean_estimate(equal),
+                    equal_iqm=iqm_estimate(equal),
+                    score=None if scores is None else mean_estimate(scores),
+                    final=mean_estimate(curve.final),
+                    final_worst=worst_tenth(curve.final),
+                )
+            )
+        return summaries
+
+    @cached_property
+    def duels(self) -> list[Duel]:
+        """The subject against each other agent that learns."""
+        ours, steps = self.subject, self.equal_env_steps
+        return [
+            Duel(
+                ours.label,
+                theirs.label,
+                difference(ours.at(steps), theirs.at(steps)),
+                probability_of_improvement(ours.at(steps), theirs.at(steps)),
+            )
+            for theirs in self.curves[1:]
+            if theirs.kind != "reference"
+        ]
+
+    @cached_property
+    def races(self) -> list[Race]:
+        """Each meta-learner, after each of its adaptation steps, against each baseline."""
+        return [
+            Race(
+                meta_learner=ours.label,
+                adaptation_step=step,
+                env_steps=float(ours.env_steps[step]),
+                target=float(ours.mean[step]),
+                baseline=theirs.label,
+                needed=steps_to_reach(theirs, ours.returns[:, step]),
+            )
+            for ours in self.curves
+            if ours.kind == "meta-learner"
+            for theirs in self.curves
+            if theirs.kind == "baseline"
+            for step in range(1, len(ours.env_steps))
+        ]
+
+    def scores(self, returns: Floats) -> Floats | None:
+        """Normalised scores of (S, M) returns; None without both references, or where they are equal on a task."""
+        references = {curve.label: curve.final.mean(axis=0) for curve in self.curves if curve.label in (RANDOM, ORACLE)}
+        if len(references) < 2 or np.any(references[RANDOM] == references[ORACLE]):
+            return None
+        return normalized(returns, references[RANDOM], references[ORACLE])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; numbers that are not finite are None."""
+        data = {
+            "env": self.env,
+            "split": self.split,
+            "num_tasks": self.num_tasks,
+            "budget": self.budget,
+            "evaluation_env_steps": sum(curve.evaluation_env_steps for curve in self.curves),
+            **self.metadata,
+            "equal_env_steps": self.equal_env_steps,
+            "agents": [summary.to_json() for summary in self.summaries],
+            "duels": [asdict(duel) for duel in self.duels],
+            "races": [asdict(race) for race in self.races],
+            "curves": [curve.to_json() for curve in self.curves],
+        }
+        return _finite(data)  # type: ignore[no-any-return]
+
+
+def _finite(data: Any) -> Any:
+    """The same data with None for numbers that JSON has no word for."""
+    if isinstance(data, dict):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not np.isfinite(data) else data

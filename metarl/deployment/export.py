@@ -1,0 +1,192 @@
+"""A policy with fixed parameters as programs that run without this project: `torch.export` and ONNX.
+
+    obs (N, O), memory0 (N, …), …  →  action, the distribution's parameters, next_memory0 (N, …), …
+
+`action` is what the policy does deterministically, in the environment's own units; the distribution's parameters
+("mean" and "log_std", or "logits") are the policy's own. The memory of a recurrent policy goes in and comes out; zeros
+begin an episode.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metarl.agents.policies.parameters import Parameters
+from metarl.envs.external.action_map import ActionMap
+from metarl.envs.rollout import ActingPolicy
+from metarl.errors import UserError
+
+OBS = "obs"
+ACTION = "action"
+_NEEDED = ("onnx", "onnxruntime", "onnxscript")
+_BATCH = 2
+"""Size of the batch that a program is traced with; it runs with any."""
+
+Memory = Tensor | tuple[Tensor, ...] | None
+"""What a policy carries from step to step, leaves (*batch, …); None for a policy without memory and at the start."""
+
+
+def leaves(memory: Memory) -> tuple[Tensor, ...]:
+    """The tensors of a memory."""
+    if memory is None:
+        return ()
+    return (memory,) if isinstance(memory, Tensor) else tuple(memory)
+
+
+def like(tensors: Sequence[Tensor], memory: Memory) -> Memory:
+    """Inverse of `leaves`, for a memory of the same kind."""
+    if memory is None:
+        return None
+    return tensors[0] if isinstance(memory, Tensor) else tuple(tensors)
+
+
+class PolicyModule(nn.Module):
+    """A policy with its parameters: obs (N, O), *memory → action, *distribution parameters, *memory.
+
+    Args:
+        policy: the functional policy.
+        params: shared P.
+        actions: from its actions to the environment's; None for Discrete ones.
+        num_observations: O.
+
+    Attributes:
+        input_names: names of the inputs.
+        output_names: names of the outputs.
+        example: inputs.
+
+    Raises:
+        ValueError: the memory does not begin with zeros.
+    """
+
+    def __init__(
+        self, policy: ActingPolicy, params: Parameters, actions: ActionMap | None, num_observations: int
+    ) -> None:
+        super().__init__()
+        self._policy = policy
+        self._names = list(params)
+        for index, value in enumerate(params.values()):
+            self.register_buffer(f"parameter{index}", value.detach().clone())
+        self._maps = actions is not None
+        for name in ("low", "high", "origin", "base", "ratio") if actions is not None else ():
+            self.register_buffer(name, torch.as_tensor(getattr(actions, name), dtype=torch.float32))
+        obs = torch.linspace(-1, 1, _BATCH * num_observations).reshape(_BATCH, num_observations)
+        distribution, self._kind = policy.apply(self._params(), obs, None)
+        zeros = tuple(torch.zeros_like(leaf) for leaf in leaves(self._kind))
+        again, _ = policy.apply(self._params(), obs, like(zeros, self._kind))
+        if not torch.equal(again.mode(), distribution.mode()):
+            raise ValueError(f"{type(policy).__name__} does not begin an episode with a memory of zeros")
+        self.example = (obs, *zeros)
+        self.input_names = [OBS, *(f"memory{index}" for index in range(len(zeros)))]
+        self.output_names = [ACTION, *distribution.parameters(), *(f"next_{name}" for name in self.input_names[1:])]
+
+    def act(
+        self, obs: Tensor, memory: Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Any, tuple[Tensor, ...]]:
+        """One step of N episodes.
+
+        Args:
+            obs: (N, O).
+            memory: its tensors, (N, …); none also at the start of all episodes.
+            generator: draws the action; None: the most likely one.
+
+        Returns:
+            Action in the environment's units, (N, A) or (N,) integers; the distribution; the next memory.
+        """
+        distribution, following = self._policy.apply(self._params(), obs, like(memory, self._kind) if memory else None)
+        action = distribution.mode() if generator is None else distribution.sample(generator)
+        if self._maps:
+            action = self.base + (action.clamp(self.low, self.high) - self.origin) * self.ratio
+        return action, distribution, leaves(following)
+
+    def forward(self, obs: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
+        """The deterministic action, the distribution's parameters and the next memory."""
+        action, distribution, following = self.act(obs, memory)
+        return (action, *distribution.parameters().values(), *following)
+
+    def _params(self) -> Parameters:
+        return {name: getattr(self, f"parameter{index}") for index, name in enumerate(self._names)}
+
+
+def export_program(module: PolicyModule) -> torch.export.ExportedProgram:
+    """The policy as a `torch.export` program for any N ≥ 1."""
+    with _quietly():
+        return torch.export.export(module.eval(), module.example, dynamic_shapes=_any_batch(module))
+
+
+def _any_batch(module: PolicyModule) -> tuple[Any, ...]:
+    """That the first dimension of every input is N."""
+    batch = {0: torch.export.Dim("batch", min=1)}
+    memory = tuple(batch for _ in module.example[1:])
+    return (batch, memory) if memory else (batch,)
+
+
+def require_onnx() -> None:
+    """Refuse to go on where ONNX cannot be written.
+
+    Raises:
+        UserError: a package is missing; says how to install it.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"an ONNX file needs {', '.join(missing)}: python -m pip install -e '.[export]' -c constraints.txt "
+            "(or leave the file out with --no-onnx)"
+        )
+
+
+def write_onnx(module: PolicyModule, program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program as one ONNX file."""
+    with _quietly():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=module.input_names,
+            output_names=module.output_names,
+            dynamic_shapes=_any_batch(module),
+            external_data=False,
+        )
+    assert exported is not None
+    exported.save(path, external_data=False)
+
+
+def onnx_difference(module: PolicyModule, path: Path, obs: NDArray[np.float32]) -> float:
+    """Largest difference between an ONNX file's actions and the policy's, relative to the larger of 1 and the action.
+
+    Args:
+        module: the policy.
+        path: the file.
+        obs: observations to try, (N, O), each at the start of an episode.
+    """
+    import onnxruntime  # an extra
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    start = [np.zeros((len(obs), *leaf.shape[1:]), np.float32) for leaf in module.example[1:]]
+    given: dict[str, Any] = dict(zip(module.input_names, [obs, *start], strict=True))
+    (action,) = session.run([ACTION], given)
+    with torch.no_grad():
+        expected = module(*map(torch.from_numpy, given.values()))[0].numpy()
+    return float(np.max(np.abs(action - expected) / np.maximum(1, np.abs(expected))))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporters' talk of packages that are not needed, and of what PyTorch deprecates inside itself."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

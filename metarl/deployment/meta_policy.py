@@ -1,0 +1,195 @@
+"""The model generator: a meta-trained run becomes a policy for one task, stated or live."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium.spaces import Space
+
+from metarl.deployment.policy import SpecialisedPolicy
+from metarl.deployment.specialise import Effort, Experience, Report, live_experience, specialise, task_experience
+from metarl.envs.adapters.gymnasium_single import own_spaces
+from metarl.envs.external.gymnasium_tasks import ExternalEnv, GymnasiumFamily, task_values
+from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
+from metarl.envs.registry import env_label
+from metarl.envs.task_space import Task, tasks_to_json
+from metarl.errors import UserError
+from metarl.run.checkpoint import BEST, Checkpoint
+from metarl.run.run_directory import METADATA_FILE, RunDirectory, load_learner, resolve_device
+
+_PACKAGES = ("metarl", "torch", "gymnasium", "numpy", "onnx", "onnxruntime", "onnxscript")
+
+
+class MetaPolicy:
+    """A meta-trained run, ready to be adapted; adapting never changes it.
+
+    Args:
+        run: the run.
+        checkpoint: "best" on the validation split, "last", or an iteration.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Attributes:
+        run: as above.
+
+    Raises:
+        UserError, ValueError: no such checkpoint, or corrupt; the environment cannot be built; no such device.
+    """
+
+    def __init__(self, run: RunDirectory, checkpoint: str = BEST, device: str = "auto") -> None:
+        self.run = run
+        self._device = resolve_device(device)
+        self._distribution, self._learner, loaded = load_learner(run, checkpoint, device)
+        self._parent = _parent(run, checkpoint, loaded)
+
+    def adapt(
+        self,
+        env: LiveGymEnv,
+        episodes: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        measure_episodes: int | None = 0,
+        label: str = "",
+        report: Report = lambda line: None,
+    ) -> SpecialisedPolicy:
+        """Adapt to a live environment from its episodes alone; it stays open.
+
+        Args:
+            env: a gymnasium.Env with the observations and actions that the run was trained on.
+            episodes: E, episodes of each adaptation step, one after another; None: as many as trained with.
+            steps: K, adaptation steps; None: as many as trained for.
+            seed: seed of the rollouts.
+            measure_episodes: episodes that only measure the result, with exploration noise and without each; None: E.
+            label: what the environment is called; by default its id.
+            report: takes a line after each batch.
+
+        Raises:
+            UserError, ValueError: it is no gymnasium.Env or has other spaces; a count out of range.
+            EnvironmentFailedError: it raised an exception.
+        """
+        if not isinstance(env, gymnasium.Env):
+            raise UserError(f"adapt() needs a gymnasium.Env, got a {type(env).__name__}")
+        label = label or (env.spec.id if env.spec else type(env.unwrapped).__name__)
+        family = self._distribution
+        live = LiveEnv(env, family.observation_space, family.action_space, family.horizon, label)
+        effort = self._effort(steps, episodes, measure_episodes, seed)
+        spaces = env.observation_space, env.action_space
+        return self._specialise(live_experience(live), effort, spaces, label, None, report)
+
+    def adapt_to(
+        self,
+        task: str | Mapping[str, Any],
+        episodes: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        measure_episodes: int | None = None,
+        report: Report = lambda line: None,
+    ) -> SpecialisedPolicy:
+        """Adapt to a stated task of the run's family.
+
+        Args:
+            task: 'goal=0.3,0.2', a JSON object, or a mapping of parameter names to numbers.
+            episodes: as in `adapt`.
+            steps: as in `adapt`.
+            seed: as in `adapt`.
+            measure_episodes: as in `adapt`.
+            report: as in `adapt`.
+
+        Raises:
+            UserError, ValueError: malformed, unknown or missing task parameters, or out of range.
+            EnvironmentFailedError: the environment raised an exception.
+        """
+        parsed = self._distribution.parse_task(task)
+        chosen = {name: value.to(self._device) for name, value in parsed.items()}
+        experience = task_experience(self._distribution, chosen)
+        effort = self._effort(steps, episodes, measure_episodes, seed)
+        spaces = self._native_spaces(chosen)
+        return self._specialise(experience, effort, spaces, env_label(self.run.config.env), chosen, report)
+
+    def _effort(self, steps: int | None, episodes: int | None, measure_episodes: int | None, seed: int) -> Effort:
+        steps = self._learner.adaptation_steps if steps is None else steps
+        episodes = self.run.config.episodes if episodes is None else episodes
+        return Effort(steps, episodes, episodes if measure_episodes is None else measure_episodes, seed)
+
+    def _specialise(
+        self,
+        experience: Experience,
+        effort: Effort,
+        spaces: tuple[Space[Any], Space[Any]],
+        label: str,
+        task: Task | None,
+        report: Report,
+    ) -> SpecialisedPolicy:
+        generator = torch.Generator(self._device).manual_seed(effort.seed)
+        done = specialise(self._learner, experience, effort, generator, report)
+        card = {
+            "env": label,
+            "task": None if task is None else tasks_to_json(task)[0],
+            "horizon": self._distribution.horizon,
+            **done.to_json(),
+            "parent": self._parent,
+            "versions": _versions(),
+        }
+        return SpecialisedPolicy(self._learner.policy, done.params, *spaces, self._distribution.action_space, card)
+
+    def _native_spaces(self, task: Task) -> tuple[Space[Any], Space[Any]]:
+        """Spaces of the environment itself, before flattening and stretching."""
+        family = self._distribution.env
+        if not isinstance(family, GymnasiumFamily):
+            return own_spaces(self._distribution)
+        one = ExternalEnv(family.spec, task_values(task)[0])
+        spaces = one.native_spaces
+        one.close()
+        return spaces
+
+
+def load(run: str | Path, checkpoint: str = BEST, device: str = "auto", run_dir: str = "runs") -> MetaPolicy:
+    """Load a trained run to adapt it: `metarl.load(RUN).adapt(env)`.
+
+    Args:
+        run: its directory, or its name below run_dir.
+        checkpoint: "best" on the validation split, "last", or an iteration.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        run_dir: where runs are looked for by name.
+
+    Raises:
+        UserError, ValueError: there is no such run, checkpoint or device.
+    """
+    return MetaPolicy(RunDirectory.open(str(run), run_dir), checkpoint, device)
+
+
+def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str, Any]:
+    """Where an adapted policy comes from."""
+    iteration = loaded.progress.iteration
+    file = run.checkpoints.path(BEST if checkpoint == BEST else iteration)
+    try:
+        commit = json.loads((run.path / METADATA_FILE).read_text()).get("git_commit")
+    except (OSError, ValueError):
+        commit = None
+    return {
+        "run": str(run.path),
+        "agent": run.config.agent,
+        "env": env_label(run.config.env),
+        "seed": run.config.seed,
+        "iteration": iteration,
+        "training_env_steps": loaded.progress.env_steps,
+        "checkpoint": file.name,
+        "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "git_commit": commit,
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and of the packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,228 @@
+"""A policy adapted to one task, which acts on its own: `predict` as in Stable-Baselines3, and a directory of files.
+
+DIR/
+policy.safetensors  parameters
+policy.json         network, spaces, and the model card: task, returns, steps, parent run, versions
+README.md           the model card to read
+policy.pt2          the deterministic policy as a torch.export program
+policy.onnx         the same as ONNX
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
+from gymnasium.spaces.utils import flatdim, flatten
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as serialize_tensors
+
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
+from metarl.agents.policies.parameters import Parameters, map_parameters, shapes_of
+from metarl.deployment import export, model_card
+from metarl.envs.external.action_map import ActionMap
+from metarl.envs.external.space_json import space_from_json, space_to_json
+from metarl.envs.rollout import ActingPolicy
+from metarl.errors import UserError
+from metarl.run.files import new_directory
+
+FORMAT = "metarl-policy-1"
+PARAMETERS_FILE = "policy.safetensors"
+DESCRIPTION_FILE = "policy.json"
+CARD_FILE = "README.md"
+PROGRAM_FILE = "policy.pt2"
+ONNX_FILE = "policy.onnx"
+
+State = tuple[NDArray[Any], ...] | None
+"""Memory of a recurrent policy between two calls of `predict`, arrays (N, …); None where there is none."""
+
+
+class SpecialisedPolicy:
+    """One policy for one task.
+
+    Args:
+        network: the functional policy.
+        params: shared P.
+        observation_space: of the environment itself; flattened to a vector (O,) for the network.
+        action_space: of the environment itself, Box (A,) or Discrete.
+        network_actions: the network's action space; a Box is stretched to the environment's.
+        card: where it comes from and how well it does, plain data for JSON.
+
+    Attributes:
+        observation_space: as above.
+        action_space: as above.
+        card: as above.
+    """
+
+    def __init__(
+        self,
+        network: ActingPolicy,
+        params: Parameters,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        network_actions: Box | Discrete,
+        card: dict[str, Any],
+    ) -> None:
+        self.network, self.params = network, map_parameters(lambda leaf: leaf.detach().cpu().contiguous(), params)
+        self.observation_space, self.action_space, self.card = observation_space, action_space, card
+        self._network_actions = network_actions
+        boxes = isinstance(network_actions, Box) and isinstance(action_space, Box)
+        actions = ActionMap.between(network_actions, action_space) if boxes else None  # type: ignore[arg-type]
+        self._size = flatdim(observation_space)
+        self._module = export.PolicyModule(network, self.params, actions, self._size)
+        self._generator = torch.Generator().manual_seed(0)
+
+    def predict(
+        self,
+        observation: Any,
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[Any], State]:
+        """Actions, as Stable-Baselines3's `predict` gives them.
+
+        Args:
+            observation: one of the observation space, or N of them as vector environments give them.
+            state: what the call before returned; None at the start.
+            episode_start: which of the N begin a new episode, (N,); their state starts afresh.
+            deterministic: the most likely action, as the exported programs give it; otherwise a drawn one. (SB3 has
+                False here.)
+
+        Returns:
+            Actions of the action space, one or N, and the state for the next call.
+
+        Raises:
+            ValueError: the observation is not of the space.
+        """
+        obs, single = self._vectors(observation)
+        memory = [torch.as_tensor(leaf).clone() for leaf in state or ()]
+        if episode_start is not None:
+            for leaf in memory:
+                leaf[torch.as_tensor(np.asarray(episode_start, bool))] = 0
+        with torch.no_grad():
+            action, _, following = self._module.act(obs, memory, None if deterministic else self._generator)
+        chosen = action.numpy().astype(self.action_space.dtype)
+        return chosen[0] if single else chosen, tuple(leaf.numpy() for leaf in following) or None
+
+    def set_random_seed(self, seed: int) -> None:
+        """Seed the actions that `predict` draws."""
+        self._generator.manual_seed(seed)
+
+    def save(self, path: str | Path, onnx: bool = True) -> list[Path]:
+        """Write the policy to a new directory, which appears whole or not at all; returns its files.
+
+        Args:
+            path: the directory; it must not exist.
+            onnx: whether to write the ONNX file, which needs the extra "export".
+
+        Raises:
+            UserError: the directory exists or cannot be written, or a package is missing.
+        """
+        if onnx:
+            export.require_onnx()
+        with new_directory(Path(path)) as directory:
+            names = self.write(directory, onnx)
+        return [Path(path) / name for name in names]
+
+    def write(self, directory: Path, onnx: bool = True) -> list[str]:
+        """Write the files to a directory that exists; returns their names."""
+        program = export.export_program(self._module)
+        torch.export.save(program, directory / PROGRAM_FILE)
+        card = {**self.card, "inputs": self._module.input_names, "outputs": self._module.output_names}
+        if onnx:
+            export.write_onnx(self._module, program, directory / ONNX_FILE)
+            probes = np.random.default_rng(0).normal(size=(256, self._size)).astype(np.float32)
+            card["onnx_difference"] = export.onnx_difference(self._module, directory / ONNX_FILE, probes)
+        (directory / PARAMETERS_FILE).write_bytes(serialize_tensors(self.params, {"format": FORMAT}))
+        description = {
+            "format": FORMAT,
+            "network": _network_to_json(self.network),
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "network_actions": space_to_json(self._network_actions),
+            **card,
+        }
+        (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        (directory / CARD_FILE).write_text(model_card.markdown(description), encoding="utf-8")
+        return sorted(file.name for file in directory.iterdir())
+
+    def _vectors(self, observation: Any) -> tuple[torch.Tensor, bool]:
+        """Observations as (N, O), and whether it was a single one."""
+        space = self.observation_space
+        try:
+            single = _is_single(space, observation)
+            if isinstance(space, Box):
+                array = np.asarray(observation, np.float32)
+                if array.shape[0 if single else 1 :] != space.shape:
+                    raise ValueError(f"of shape {array.shape}")
+                rows = array.reshape(-1, self._size)
+            else:
+                count = 1 if single else _batch_size(observation)
+                each = [observation] if single else iterate(batch_space(space, count), observation)
+                rows = np.stack([np.asarray(flatten(space, one), np.float32) for one in each])
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"observation {observation!r} is not of {space}: {error}") from None
+        return torch.from_numpy(rows), single
+
+
+def load_policy(path: str | Path) -> SpecialisedPolicy:
+    """Read what `SpecialisedPolicy.save` or `metarl adapt` wrote; never executes code.
+
+    Raises:
+        UserError: there is no policy, or it is corrupt; names the file.
+    """
+    description_file, parameters_file = Path(path) / DESCRIPTION_FILE, Path(path) / PARAMETERS_FILE
+    try:
+        description = json.loads(description_file.read_text(encoding="utf-8"))
+        if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
+            raise UserError(f"{description_file} does not describe a policy of this program")
+        network = description.pop("network")
+        spaces = {key: space_from_json(description.pop(key)) for key in _SPACES}
+        if network["kind"] != MLPPolicy.__name__:
+            raise UserError(f"{description_file}: unknown network {network['kind']!r}")
+        vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
+        config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
+        policy = MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
+        params = read_tensors(parameters_file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} is not a policy: {error}") from None
+    except SafetensorError as error:
+        raise UserError(f"{parameters_file} is truncated or corrupt: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{description_file} is damaged: {type(error).__name__}: {error}") from None
+    if shapes_of(params) != shapes_of(policy.init(torch.Generator())):
+        raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
+    return SpecialisedPolicy(policy, params, **spaces, card=description)  # type: ignore[arg-type]
+
+
+_SPACES = ("observation_space", "action_space", "network_actions")
+
+
+def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
+    """What `load_policy` needs to build it again; it knows MLPPolicy only."""
+    if not isinstance(network, MLPPolicy):
+        return {"kind": type(network).__name__}
+    config = network.config
+    return {"kind": "MLPPolicy", "hidden_sizes": list(config.hidden_sizes), "activation": config.activation}
+
+
+def _is_single(space: Space[Any], observation: Any) -> bool:
+    """Whether it is one observation rather than a batch."""
+    if isinstance(space, Dict):
+        name = next(iter(space.spaces))
+        return _is_single(space[name], observation[name])
+    if isinstance(space, Tuple):
+        return _is_single(space[0], observation[0])
+    return bool(np.ndim(observation) == len(space.shape or ()))
+
+
+def _batch_size(observation: Any) -> int:
+    """N of a batch of observations."""
+    if isinstance(observation, dict):
+        return _batch_size(next(iter(observation.values())))
+    return _batch_size(observation[0]) if isinstance(observation, tuple) else len(observation)

@@ -1,0 +1,68 @@
+"""A page of pictures and captions, drawn pixel by pixel so that small text stays sharp in films."""
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from metarl.rendering.camera import Picture
+
+TEXT, MUTED, FRAME = "#222222", "#767676", "#c8c8c8"
+MARGIN, GAP = 18, 14
+"""Pixels around the page, and between pictures."""
+
+
+class Page:
+    """White paper of a fixed size in pixels; (0, 0) is the upper left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        even = width + width % 2, height + height % 2  # H.264 takes no other
+        self._image = Image.new("RGB", even, "white")
+        self._draw = ImageDraw.Draw(self._image)
+
+    def copy(self) -> "Page":
+        """The same page, to draw on."""
+        other = object.__new__(Page)
+        other._image = self._image.copy()
+        other._draw = ImageDraw.Draw(other._image)
+        return other
+
+    def text(
+        self,
+        left: float,
+        top: float,
+        text: str,
+        size: int = 13,
+        colour: str = TEXT,
+        bold: bool = False,
+        anchor: Literal["la", "ma", "ra"] = "la",
+        width: float | None = None,
+    ) -> None:
+        """One line, cut with … where it is wider than `width`; the anchor is its upper left, middle or right."""
+        font = _font(size, bold)
+        if width is not None and font.getlength(text) > width:
+            while text and font.getlength(f"{text}…") > width:
+                text = text[:-1]
+            text = f"{text.rstrip(' ,·')}…"
+        self._draw.text((left, top), text, fill=colour, font=font, anchor=anchor)
+
+    def picture(self, left: int, top: int, picture: Picture, faded: bool = False) -> None:
+        """A picture in a thin frame; a faded one is half white."""
+        height, width = picture.shape[:2]
+        shown = (picture // 2 + 127).astype(np.uint8) if faded else picture
+        self._draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)
+        self._image.paste(Image.fromarray(shown), (left, top))
+
+    def array(self) -> Picture:
+        """The page as a picture."""
+        return np.asarray(self._image)
+
+
+@functools.cache
+def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings along: it has the minus sign and the letters of the field."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

@@ -1,0 +1,153 @@
+"""Films and film strips: tasks below each other, the policy before and after each adaptation step side by side."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from metarl.rendering.camera import Clip, Picture
+from metarl.rendering.page import GAP, MARGIN, MUTED, Page
+
+TITLE_HEIGHT, LABEL_HEIGHT, CAPTION_HEIGHT = 34, 26, 40
+STRIP_LENGTH = 6
+"""Pictures of one episode in a strip."""
+
+PAGE_WIDTH = 1000
+LARGEST, SMALLEST = 240, 150
+"""Pixels of a picture's longer side."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One task after k adaptation steps.
+
+    Attributes:
+        caption: says which step and the return.
+        note: a second, smaller line.
+        clip: one episode.
+    """
+
+    caption: str
+    note: str
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task.
+
+    Attributes:
+        label: says which task.
+        scenes: before and after each adaptation step, k = 0 … K.
+    """
+
+    label: str
+    scenes: list[Scene]
+
+
+def picture_size(columns: int) -> int:
+    """Longer side of each of so many pictures side by side, in pixels."""
+    return min(max((PAGE_WIDTH - 2 * MARGIN + GAP) // columns - GAP, SMALLEST), LARGEST)
+
+
+class Film(Sequence[Picture]):
+    """The episodes of all scenes at once; one that has ended stays, faded, until the last one has.
+
+    Frames are drawn when they are asked for.
+
+    Args:
+        title: of the page.
+        rows: tasks; all clips have pictures of one size.
+        horizon: H.
+        stride: environment steps from one frame to the next.
+    """
+
+    def __init__(self, title: str, rows: list[Row], horizon: int, stride: int) -> None:
+        self._horizon, self._stride = horizon, stride
+        self._clips = [[scene.clip for scene in row.scenes] for row in rows]
+        self._height, self._width = _size_of(rows)
+        columns = len(self._clips[0])
+        inner = columns * (self._width + GAP) - GAP
+        self._right = MARGIN + inner
+        page = Page(2 * MARGIN + inner, self._top(len(rows)))
+        page.text(MARGIN, MARGIN, title, 16, bold=True, width=inner - 120)
+        for number, row in enumerate(rows):
+            top = self._top(number)
+            page.text(MARGIN, top, row.label, 13, MUTED, width=inner)
+            for column, scene in enumerate(row.scenes):
+                left = self._left(column)
+                page.text(left, top + LABEL_HEIGHT, scene.caption, 13, bold=True, width=self._width)
+                page.text(left, top + LABEL_HEIGHT + 19, scene.note, 11, MUTED, width=self._width)
+        self._page = page
+
+    def __len__(self) -> int:
+        return max(len(clip.frames) for row in self._clips for clip in row)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        places = range(len(self))[index]
+        return self._frame(places) if isinstance(places, int) else [self._frame(place) for place in places]
+
+    def _frame(self, index: int) -> Picture:
+        page = self._page.copy()
+        step = max(min(index * self._stride, clip.steps) for row in self._clips for clip in row)
+        page.text(self._right, MARGIN + 2, f"step {step} of {self._horizon}", 13, MUTED, anchor="ra")
+        for number, row in enumerate(self._clips):
+            top = self._top(number) + LABEL_HEIGHT + CAPTION_HEIGHT
+            for column, clip in enumerate(row):
+                left, over = self._left(column), index >= len(clip.frames)
+                page.picture(left, top, clip.frames[-1 if over else index], faded=over)
+                if over:
+                    text = f"ended after {clip.steps} steps"
+                    page.text(left + self._width / 2, top + self._height - 20, text, 12, anchor="ma")
+        return page.array()
+
+    def _top(self, row: int) -> int:
+        return MARGIN + TITLE_HEIGHT + row * (LABEL_HEIGHT + CAPTION_HEIGHT + self._height + GAP)
+
+    def _left(self, column: int) -> int:
+        return MARGIN + column * (self._width + GAP)
+
+
+def strip(title: str, rows: list[Row], stride: int) -> Picture:
+    """A still: for each task a line of pictures through the episode before and after each adaptation step.
+
+    Args:
+        title: of the page.
+        rows: tasks.
+        stride: environment steps from one frame of a clip to the next.
+    """
+    height, width = _size_of(rows)
+    scenes = len(rows[0].scenes)
+    scene_height, row_height = height + 40 + GAP, LABEL_HEIGHT + scenes * (height + 40 + GAP)
+    page_width = 2 * MARGIN + STRIP_LENGTH * (width + GAP) - GAP
+    page = Page(page_width, MARGIN + TITLE_HEIGHT + len(rows) * row_height)
+    page.text(MARGIN, MARGIN, title, 16, bold=True, width=page_width - 2 * MARGIN)
+    for number, row in enumerate(rows):
+        top = MARGIN + TITLE_HEIGHT + number * row_height
+        page.text(MARGIN, top, row.label, 13, MUTED, width=page_width - 2 * MARGIN)
+        for k, scene in enumerate(row.scenes):
+            line = top + LABEL_HEIGHT + k * scene_height
+            page.text(MARGIN, line, f"{scene.caption}   ", 13, bold=True)
+            page.text(page_width - MARGIN, line + 1, scene.note, 11, MUTED, anchor="ra")
+            for place, index in enumerate(_spread(len(scene.clip.frames))):
+                left = MARGIN + place * (width + GAP)
+                page.picture(left, line + 21, scene.clip.frames[index])
+                step = min(index * stride, scene.clip.steps)
+                page.text(left + width / 2, line + 23 + height, f"step {step}", 10, MUTED, anchor="ma")
+    return page.array()
+
+
+def _size_of(rows: list[Row]) -> tuple[int, int]:
+    """Height and width of the pictures."""
+    height, width, _ = rows[0].scenes[0].clip.frames[0].shape
+    return height, width
+
+
+def _spread(count: int) -> list[int]:
+    """Indices of at most STRIP_LENGTH of so many frames, the first and the last among them, evenly spread."""
+    shown = min(count, STRIP_LENGTH)
+    return [math.floor(place * (count - 1) / max(shown - 1, 1) + 0.5) for place in range(shown)]

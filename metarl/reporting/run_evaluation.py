@@ -1,0 +1,204 @@
+"""Evaluate a run's policy on one split or task, with the report and the figures that people see of it."""
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from metarl.agents.distillation import Distillation
+from metarl.agents.learner import MetaLearner
+from metarl.baselines.distillation_report import DistillationReport, distillation_report
+from metarl.envs.registry import env_label
+from metarl.envs.rollout import Episodes
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Task, num_tasks_of
+from metarl.errors import UserError
+from metarl.evaluation import interpretation_plots, plots
+from metarl.evaluation.evaluation import Evaluation, adaptation_episodes, rollout_generator, summarize
+from metarl.evaluation.interpretation import Interpretation, interpret
+from metarl.run.checkpoint import BEST, Checkpoint, write_atomically
+from metarl.run.run_directory import RunDirectory, load_learner, resolve_device
+
+FIGURES = {
+    "adaptation": "return against episodes of experience on the new task",
+    "trajectories": "paths before and after each adaptation step",
+    "parameter-change": "which parameters move in adaptation",
+    "direction-similarity": "whether similar tasks move the policy alike",
+}
+"""What each figure of an evaluation shows; its file is <figure>-<split>.png."""
+DPI = 120
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """A run's policy adapted to M tasks.
+
+    Attributes:
+        run: the run.
+        checkpoint: whose parameters were adapted.
+        distribution: what the tasks come from.
+        tasks: M tasks.
+        split: where they come from; None for M copies of one task.
+        task: that task as it was written, None for a split.
+        seed: of the rollouts.
+        batches: episodes after k = 0 … K adaptation steps.
+        evaluation: their returns.
+        interpretation: how the parameters moved; None without adaptation.
+        kept: what a distilled student keeps of its teachers; None for other agents, and where the teacher is gone.
+    """
+
+    run: RunDirectory
+    checkpoint: Checkpoint
+    distribution: TaskDistribution
+    tasks: Task
+    split: str | None
+    task: str | None
+    seed: int
+    batches: list[Episodes]
+    evaluation: Evaluation
+    interpretation: Interpretation | None
+    kept: DistillationReport | None
+
+    @property
+    def title(self) -> str:
+        """Agent, environment and what was evaluated."""
+        config, count = self.run.config, num_tasks_of(self.tasks)
+        which = f"{count} {self.split} tasks" if self.split else f"the task {self.task}, {count} times"
+        return (
+            f"{config.agent} on {env_label(config.env)}: {which}, {self.evaluation.episodes_per_step} episodes a step"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        config, progress = self.run.config, self.checkpoint.progress
+        return {
+            "agent": config.agent,
+            "env": env_label(config.env),
+            "run": str(self.run.path),
+            "checkpoint_iteration": progress.iteration,
+            "training_env_steps": progress.env_steps,
+            "split": self.split,
+            "task": self.task,
+            "seed": self.seed,
+            **self.evaluation.to_json(),
+            **({"interpretation": self.interpretation.to_json()} if self.interpretation else {}),
+            **({"distillation": self.kept.to_json()} if self.kept else {}),
+        }
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The figures that there are, by name; see FIGURES."""
+        found = self.interpretation
+        figures = {
+            "adaptation": plots.adaptation_curve(self.evaluation, self.title),
+            "trajectories": plots.trajectories(self.distribution, self.tasks, self.batches),
+            "parameter-change": interpretation_plots.parameter_change(found, self.title) if found else None,
+            "direction-similarity": (
+                interpretation_plots.direction_similarity(found, self.title)
+                if found and self.split and num_tasks_of(self.tasks) > 1
+                else None
+            ),
+        }
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
+    def write(self, directory: Path) -> None:
+        """Write evaluation-<split>.json and the figures beside it, in place of those of an earlier evaluation."""
+        label = self.split or "task"
+        for name in FIGURES.keys() - self.figures.keys():
+            (directory / figure_file(name, label)).unlink(missing_ok=True)
+        for name, figure in self.figures.items():
+            write_atomically(directory / figure_file(name, label), png(figure))
+        write_atomically(directory / evaluation_file(label), json.dumps(self.to_json(), indent=1).encode())
+
+
+def evaluation_file(label: str) -> str:
+    """File of the evaluation of a split, or of a "task"."""
+    return f"evaluation-{label}.json"
+
+
+def figure_file(name: str, label: str) -> str:
+    """File of one of its figures."""
+    return f"{name}-{label}.png"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def evaluate_run(
+    run: RunDirectory,
+    split: str = "test",
+    task: str = "",
+    num_tasks: int = 100,
+    steps: int | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+    checkpoint: str = BEST,
+    device: str = "auto",
+) -> RunEvaluation:
+    """Adapt a run's policy to tasks; the run is only read.
+
+    Args:
+        run: the run.
+        split: where the tasks come from.
+        task: adapt to this one task instead, num_tasks times over.
+        num_tasks: M.
+        steps: K; by default as many as it was trained for.
+        episodes: E per task and step; by default as many as it was trained with.
+        seed: of the rollouts.
+        checkpoint: "best", "last" or an iteration.
+        device: as in `resolve_device`.
+
+    Raises:
+        CheckpointError, UserError, ValueError: no such checkpoint, split, task or device.
+    """
+    distribution, learner, loaded = load_learner(run, checkpoint, device)
+    generator = rollout_generator(resolve_device(device), seed)
+    if task:
+        one = distribution.parse_task(task)
+        tasks = {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()}
+    else:
+        tasks = distribution.sample(num_tasks, split, generator)
+    steps = learner.adaptation_steps if steps is None else steps
+    episodes = episodes or run.config.episodes
+    batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
+    return RunEvaluation(
+        run=run,
+        checkpoint=loaded,
+        distribution=distribution,
+        tasks=tasks,
+        split=None if task else split,
+        task=task or None,
+        seed=seed,
+        batches=batches,
+        evaluation=summarize(batches),
+        interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
+        kept=_kept(run, learner, distribution, tasks, episodes, generator),
+    )
+
+
+def _kept(
+    run: RunDirectory,
+    learner: MetaLearner,
+    distribution: TaskDistribution,
+    tasks: Task,
+    episodes: int,
+    generator: torch.Generator,
+) -> DistillationReport | None:
+    """What a distilled student keeps of its teachers; None for other agents, and where the teacher is gone."""
+    if not isinstance(learner, Distillation):
+        return None
+    try:
+        return distillation_report(run, learner, distribution, tasks, episodes, generator)
+    except UserError as error:
+        print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
+        return None

@@ -1,0 +1,176 @@
+"""Configuration of a training run: the dataclass that becomes the command line's flags and the run's YAML."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+from metarl.agents.maml import MAMLConfig
+from metarl.agents.registry import AGENTS, LearnerConfig
+from metarl.envs.task_distribution import FROZEN_SIZE
+from metarl.errors import UserError, require_at_least, unknown
+
+DEFAULT_AGENT = "maml"
+DEFAULT_ENV = "point-navigation/finn"
+MAX_SEED = 2**32 - 1
+UNIFORM: Literal["uniform"] = "uniform"
+LEARNING_PROGRESS = "learning-progress"
+HARD_FIRST = "hard-first"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Meta-train an agent on a distribution of tasks.
+
+    Attributes:
+        agent: what learns; `metarl agents` lists them.
+        env: what it learns on; `metarl envs` lists them; your own as 'package.module:MyDistribution' or a YAML file.
+        preset: named set of defaults for this agent and environment; `metarl agents` lists them.
+        seed: seed of initial parameters, tasks and rollouts.
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
+        iterations: meta-iterations.
+        max_env_steps: end after the meta-iteration that reaches this many environment steps, for agents at an equal
+            budget; 0: no such end.
+        num_tasks: M, tasks in each meta-iteration.
+        episodes: E, episodes per task and adaptation step.
+        eval_interval: meta-iterations between evaluations on the validation split.
+        eval_tasks: validation tasks in each of them.
+        test_tasks: held-out test tasks in the evaluation at the end.
+        checkpoint_interval: meta-iterations between checkpoints.
+        num_threads: CPU threads; 0 takes one per core.
+        curriculum: 'uniform': all tasks of a meta-iteration are drawn afresh; else most of them are met again, the more
+            often the lower their return after adaptation ('hard-first') or the more it changed ('learning-progress').
+        curriculum_buffer: tasks that may be met again, the newest ones.
+        curriculum_fresh: share of each meta-iteration's tasks that is drawn afresh.
+        curriculum_correction: weigh tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
+        compile_env: let torch.compile fuse the environment's steps; takes seconds at the start, and a C++ compiler.
+        cuda_graphs: 'auto': on a GPU, the environment's steps with the policy run as a CUDA graph; 'off': operation
+            by operation, with the same numbers to rounding.
+        name: the run's name, the directory below run_dir; by default made from agent, environment and seed.
+        run_dir: where runs are written.
+        learner: the agent's hyper-parameters.
+    """
+
+    agent: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="AGENT")] = DEFAULT_AGENT
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")] = DEFAULT_ENV
+    preset: str = "default"
+    seed: int = 0
+    device: str = "auto"
+    iterations: int = 100
+    max_env_steps: int = 0
+    num_tasks: int = 20
+    episodes: int = 20
+    eval_interval: int = 10
+    eval_tasks: int = 40
+    test_tasks: int = 100
+    checkpoint_interval: int = 10
+    num_threads: int = 0
+    curriculum: Literal["uniform", "learning-progress", "hard-first"] = UNIFORM
+    curriculum_buffer: int = 100
+    curriculum_fresh: float = 0.2
+    curriculum_correction: bool = False
+    compile_env: bool = False
+    cuda_graphs: Literal["auto", "off"] = "auto"
+    name: str = ""
+    run_dir: str = "runs"
+    learner: Annotated[LearnerConfig, tyro.conf.AvoidSubcommands] = field(default_factory=MAMLConfig)
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        require_at_least(self, iterations=1, num_tasks=1, episodes=1)
+        require_at_least(self, eval_interval=1, eval_tasks=1, test_tasks=1, checkpoint_interval=1, curriculum_buffer=2)
+        if not 0 < self.curriculum_fresh <= 1:
+            raise UserError(f"curriculum_fresh must be above 0 and at most 1, got {self.curriculum_fresh}")
+        if self.curriculum_correction and self.curriculum == UNIFORM:
+            raise UserError(f"curriculum_correction needs --curriculum {LEARNING_PROGRESS} or {HARD_FIRST}")
+        for name in ("eval_tasks", "test_tasks"):
+            if getattr(self, name) > FROZEN_SIZE:
+                raise UserError(f"{name} must be at most {FROZEN_SIZE}, got {getattr(self, name)}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
+        for name in ("num_threads", "max_env_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if "/" in self.name or self.name.startswith("."):
+            raise UserError(f"name must be a plain directory name, got {self.name!r}")
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def from_yaml(text: str) -> TrainConfig:
+    """Inverse of `to_yaml`.
+
+    Raises:
+        UserError: not such a configuration; the message names what is wrong.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError("not a training configuration")
+    agent = AGENTS.get(str(data.get("agent")))
+    if agent is None:
+        raise unknown("agent", str(data.get("agent")), AGENTS)
+    learner = _build(agent.config_class, data.pop("learner", {}))
+    return typing.cast(TrainConfig, _build(TrainConfig, data | {"learner": learner}))
+
+
+def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
+    """Every field as 'name' or 'learner.name' with a value that TensorBoard's hparams plugin takes."""
+    flat: dict[str, int | float | str | bool] = {}
+
+    def visit(prefix: str, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                visit(f"{prefix}{name}.", value)
+            else:
+                flat[prefix + name] = value if isinstance(value, (int, float, str, bool)) else str(value)
+
+    visit("", dataclasses.asdict(config))
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+
+
+def _build(cls: type[Any], data: dict[str, Any]) -> Any:
+    """Build a dataclass from plain data, nested dataclasses included."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    if not isinstance(data, dict) or not set(data) <= known:
+        extra = sorted(set(data) - known) if isinstance(data, dict) else data
+        raise UserError(f"{cls.__name__} has no field {extra}")
+    values = {}
+    for name, value in data.items():
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
+            value = _build(typing.cast(type[Any], hints[name]), value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+        if not _fits(hints[name], values[name]):
+            raise UserError(f"{cls.__name__}: {name} cannot be {value!r}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UserError(f"{cls.__name__}: {error}") from None
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a field's type; of a union's types and of dataclasses, that it is one of them."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return value in arguments
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(arguments[0], element) for element in value)
+    if arguments:
+        return any(_fits(one, value) for one in arguments)
+    return type(value) in ((int, float) if hint is float else (hint,))

@@ -1,0 +1,204 @@
+"""Named sets of defaults for an agent on an environment: tuned ones and published ones."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metarl.agents.registry import AGENTS
+from metarl.envs.registry import ALIASES
+from metarl.errors import unknown
+from metarl.run.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What to change in the defaults of TrainConfig.
+
+    Attributes:
+        summary: what it is for and what it reaches, one line.
+        changes: "field" or "learner.field" or "learner.policy.field" → value.
+    """
+
+    summary: str
+    changes: Mapping[str, Any]
+
+
+_LEARNED_STEPS = {
+    "learner.outer": "ppo",
+    "learner.outer_lr": 3e-3,
+    "learner.outer_lr_decay": 0.97,
+    "learner.adaptation_steps": 3,
+    "learner.objective_steps": "all",
+    "learner.inner_lr_mode": "meta-sgd-per-step",
+    "learner.log_std_lr_factor": 10.0,
+}
+"""What worked best on every family tried, seeds 0 to 2: step sizes learned for each step, every step's return in the
+objective, and exploration noise that may shrink within three steps; the README's table says what each is worth."""
+
+_MAML_PRESETS = {
+    "default": Preset("3 adaptation steps with learned rates, ProMP outer step", {"iterations": 60, **_LEARNED_STEPS}),
+    "one-step": Preset(
+        "1 adaptation step with learned rates, ProMP outer step",
+        {"iterations": 100, **_LEARNED_STEPS, "learner.adaptation_steps": 1},
+    ),
+    "maml-trpo": Preset(
+        "MAML-TRPO as published in pytorch-maml-rl: 1 step of rate 0.1; long",
+        {"iterations": 500, "learner.policy.init_log_std": 0.0},
+    ),
+    "promp": Preset(
+        "ProMP as published: 40 tasks, 1 step of rate 0.1, Adam 1e-3; long",
+        {"iterations": 1000, "num_tasks": 40, "learner.outer": "ppo", "learner.policy.init_log_std": 0.0},
+    ),
+}
+
+_FALLING_STEPS = {
+    "learner.adaptation.inner_lr": 0.35,
+    "learner.adaptation.inner_lr_decay": 0.5,
+    "learner.adaptation.log_std_lr_factor": 10.0,
+}
+"""What fixed rates need to come near the learned ones: halve from step to step, and let the noise shrink with them."""
+
+_REPTILE_PRESETS = {
+    "default": Preset(
+        "3 policy-gradient steps; Adam takes the displacement as its gradient",
+        {"iterations": 80, "learner.outer": "adam", "learner.outer_lr": 0.02, **_FALLING_STEPS},
+    ),
+}
+
+_MULTITASK_PRESETS = {
+    "default": Preset(
+        "joint PPO, then 3 policy-gradient steps on the new task",
+        {"iterations": 240, **_FALLING_STEPS, "learner.adaptation.inner_lr": 0.25},
+    ),
+}
+
+_DISTILL_PRESETS = {
+    "default": Preset(
+        "a student of a fifth of the default network's parameters, adapting in 3 steps with learned rates",
+        {"iterations": 60, **_LEARNED_STEPS, "learner.policy.hidden_sizes": (28, 28)},
+    ),
+}
+
+AGENT_PRESETS: dict[str, dict[str, Preset]] = {
+    "maml": _MAML_PRESETS,
+    "reptile": _REPTILE_PRESETS,
+    "multitask": _MULTITASK_PRESETS,
+    "distill": _DISTILL_PRESETS,
+}
+"""Presets of each agent for any environment. The default ones sample the same number of batches, 240."""
+
+
+def _with(presets: dict[str, Preset], why: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
+    """The default preset with further changes."""
+    default = presets["default"]
+    return {"default": Preset(f"{default.summary}; {why}", {**default.changes, **changes})}
+
+
+def _paid_at_once(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
+    """Presets for a bandit: the rewards of later pulls say nothing about this one."""
+    why, gamma = "γ = 0: a pull pays at once", {"learner.gamma": 0.0}
+    inner = {"learner.adaptation.gamma": 0.0}
+    return {
+        ("maml", env): _with(_MAML_PRESETS, why, gamma),
+        ("reptile", env): _with(_REPTILE_PRESETS, why, inner),
+        ("multitask", env): _with(_MULTITASK_PRESETS, why, inner),
+    }
+
+
+_FINN_ROBOTS = (
+    "half-cheetah-direction",
+    "half-cheetah-velocity/finn",
+    "half-cheetah-velocity/promp",
+    "ant-direction",
+    "ant-direction/circle",
+    "ant-velocity",
+)
+_ROBOTS = (
+    *_FINN_ROBOTS,
+    "half-cheetah-direction/promp",
+    "half-cheetah-dynamics",
+    "ant-goal",
+    "humanoid-direction",
+    "hopper-dynamics",
+    "walker2d-dynamics",
+)
+
+_PROMP_ON: dict[str, dict[str, Any]] = {
+    "ant-goal": {"learner.adaptation_steps": 2},
+    "humanoid-direction": {"learner.policy.hidden_sizes": (128, 128)},
+    "hopper-dynamics": {"learner.inner_lr": 0.05, "learner.inner_kl_penalty": 1e-3},
+    "walker2d-dynamics": {"learner.inner_lr": 0.05, "learner.inner_kl_penalty": 1e-3},
+}
+"""What Rothfuss et al. 2018 set otherwise on some robots."""
+
+
+def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
+    """Presets for a robot. Robots need many more iterations than the small families, each with fewer tasks."""
+    long = {"num_tasks": 10, "eval_interval": 20, "eval_tasks": 10}
+    maml = {**_MAML_PRESETS["one-step"].changes, **long, "iterations": 600, "learner.outer_lr_decay": 0.998}
+    promp = {**_MAML_PRESETS["promp"].changes, **_PROMP_ON.get(env, {})}
+    on_maml = {
+        "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", maml),
+        "promp": Preset("as published by Rothfuss et al. 2018; long", promp),
+        "maml-trpo": Preset("MAML-TRPO with ProMP's tasks and network; long", _maml_trpo(promp)),
+    }
+    if env in _FINN_ROBOTS:
+        published = {"iterations": 800, "learner.policy.hidden_sizes": (100, 100), "learner.policy.activation": "relu"}
+        on_maml["paper"] = Preset("MAML-TRPO as published by Finn et al. 2017; long", _maml_trpo(promp) | published)
+    reptile = _REPTILE_PRESETS["default"]
+    return {
+        ("maml", env): on_maml,
+        ("reptile", env): {
+            "default": Preset(f"{reptile.summary}; long", {**reptile.changes, **long, "iterations": 600}),
+        },
+    }
+
+
+def _maml_trpo(promp: Mapping[str, Any]) -> dict[str, Any]:
+    """ProMP's settings with MAML-TRPO's outer step."""
+    return {name: value for name, value in promp.items() if name != "learner.inner_kl_penalty"} | {
+        "learner.outer": "trpo"
+    }
+
+
+PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
+    **{key: presets for env in _ROBOTS for key, presets in _on_robot(env).items()},
+    **_paid_at_once("bandit/bernoulli"),
+    **_paid_at_once("bandit/gaussian"),
+    ("maml", "point-navigation/finn"): {
+        "paper": Preset(
+            "3 adaptation steps as well as the MAML paper's -11.7 / -3.3 / -3.2; the default for longer, with λ = 0.98",
+            {"iterations": 150, **_LEARNED_STEPS, "learner.outer_lr_decay": 0.98, "learner.gae_lambda": 0.98},
+        ),
+    },
+}
+"""Presets for one environment besides, by (agent, environment)."""
+
+
+def presets_for(agent: str, env: str) -> dict[str, Preset]:
+    """The presets of an agent on an environment; "default" always among them."""
+    return AGENT_PRESETS[agent] | PRESETS.get((agent, ALIASES.get(env, env)), {})
+
+
+def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig:
+    """The configuration that `metarl train AGENT ENV --preset PRESET` starts from.
+
+    Raises:
+        UserError: unknown agent or preset.
+    """
+    if agent not in AGENTS:
+        raise unknown("agent", agent, AGENTS)
+    presets = presets_for(agent, env)
+    if preset not in presets:
+        raise unknown(f"preset of {agent} on {env}", preset, presets)
+    config = TrainConfig(agent=agent, env=env, preset=preset, learner=AGENTS[agent].config_class())
+    for path, value in presets[preset].changes.items():
+        config = _replace(config, path.split("."), value)
+    return config
+
+
+def _replace(config: Any, path: list[str], value: Any) -> Any:
+    """`dataclasses.replace` along a path of nested fields."""
+    name, *rest = path
+    return dataclasses.replace(config, **{name: _replace(getattr(config, name), rest, value) if rest else value})

@@ -1,0 +1,300 @@
+"""The run directory: everything a run writes and everything needed to go on, evaluate or reproduce it.
+
+runs/<name>/
+config.yaml          resolved configuration
+metadata.json        library versions, git commit, seed, hardware, command
+metrics.jsonl        one JSON object per meta-iteration
+events.out.tfevents… TensorBoard
+<env>.yaml           the environment, where it is described by a file
+checkpoints/         iteration-0000100.safetensors …, best.safetensors
+evaluation-test.json evaluation at the end of training, with its figures <figure>-test.png
+report.html          the page of `metarl report`
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarl.agents.learner import MetaLearner
+from metarl.agents.registry import AGENTS
+from metarl.envs.registry import env_label, is_env_file, make_distribution
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.errors import UserError, unknown
+from metarl.run.checkpoint import BEST, Checkpoint, CheckpointStore, write_atomically
+from metarl.run.config import TrainConfig, from_yaml, to_yaml
+
+CONFIG_FILE = "config.yaml"
+METADATA_FILE = "metadata.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+
+_PACKAGES = ("gymnasium", "mujoco", "torch", "numpy", "scipy", "stable-baselines3", "tensorboard", "safetensors")
+
+
+class RunDirectory:
+    """One run on disk.
+
+    Attributes:
+        path: the directory.
+        config: the resolved configuration.
+        checkpoints: its checkpoints.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self.path = path
+        self.config = config
+        self.checkpoints = CheckpointStore(path / CHECKPOINTS)
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> "RunDirectory":
+        """Make the directory of a new run.
+
+        An explicit name is never reused; a name made up here gets a number where it is taken.
+
+        Raises:
+            UserError: the name exists, or the directory cannot be written.
+        """
+        parent = Path(config.run_dir)
+        stem, number = run_stem(config), 1
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                name = numbered(stem, number)
+                try:
+                    (parent / name).mkdir()
+                    break
+                except FileExistsError:
+                    if config.name:
+                        raise UserError(
+                            f"run {parent / name} exists; choose another --name, or go on with: "
+                            f"metarl train --resume {parent / name}"
+                        ) from None
+                    number += 1
+            run = cls(parent / name, dataclasses.replace(config, name=name))
+            try:
+                if is_env_file(config.env):
+                    shutil.copy(config.env, run.path / env_label(config.env))
+                    run._use_own_env_file()
+                run.write_config()
+                write_atomically(run.path / METADATA_FILE, json.dumps(_metadata(run.config), indent=1).encode())
+                (run.path / METRICS_FILE).touch()
+            except OSError:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise UserError(f"run directory {parent} cannot be written: {error}") from None
+        return run
+
+    @classmethod
+    def open(cls, run: str, parent: str = "runs") -> "RunDirectory":
+        """Open an existing run by its path, or by its name below `parent`.
+
+        Raises:
+            UserError: there is none, or it is not a run.
+        """
+        path = next((p for p in (Path(run), Path(parent) / run) if p.is_dir()), None)
+        if path is None:
+            known = sorted(p.parent.name for p in Path(parent).glob(f"*/{CONFIG_FILE}"))
+            if known:
+                raise unknown("run", run, known)
+            raise UserError(f"there is no run {run!r}, neither here nor in {parent}/; train one with: metarl train")
+        try:
+            run_directory = cls(path, from_yaml((path / CONFIG_FILE).read_text()))
+        except OSError as error:
+            raise UserError(f"{path} is not a run: {error}") from None
+        except ValueError as error:
+            raise UserError(f"{path / CONFIG_FILE}: {error}") from None
+        run_directory._use_own_env_file()
+        return run_directory
+
+    def _use_own_env_file(self) -> None:
+        """Read the environment from the run's copy of its file, wherever the run lies by now."""
+        if is_env_file(self.config.env):
+            self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
+
+    @classmethod
+    def newest(cls, config: TrainConfig) -> "RunDirectory | None":
+        """The run that `create` made last from this configuration, None where there is none."""
+        parent, stem = Path(config.run_dir), run_stem(config)
+        found, number = None, 1
+        while (parent / (name := numbered(stem, number)) / CONFIG_FILE).is_file():
+            found, number = name, number + 1
+            if config.name:
+                break
+        return cls.open(str(parent / found)) if found else None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing; the lock ends with the process at the latest.
+
+        Raises:
+            UserError: another process is writing it, or the directory cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                fcntl.flock(stack.enter_context((self.path / ".lock").open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"run {self.path} is being written by another process") from None
+            except OSError as error:
+                raise UserError(f"run {self.path} cannot be written: {error}") from None
+            yield
+
+    def set_iterations(self, iterations: int) -> None:
+        """Change how long the run is to go on; `write_config` makes it last.
+
+        Raises:
+            UserError: the run has done more already.
+        """
+        done = max(self.checkpoints.iterations(), default=0)
+        if iterations < done:
+            raise UserError(f"run {self.path} has done {done} iterations; --iterations {iterations} is less")
+        self.config = dataclasses.replace(self.config, iterations=iterations)
+
+    def write_config(self) -> None:
+        """Write the configuration as it is now."""
+        write_atomically(self.path / CONFIG_FILE, to_yaml(self.config).encode())
+
+    def append_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / METRICS_FILE).open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl; a line that was cut off by a crash is left out."""
+        rows = []
+        for line in (self.path / METRICS_FILE).read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def rewind_metrics(self, iteration: int) -> None:
+        """Drop what was written after an iteration, before it is written again."""
+        (self.path / METRICS_FILE).touch()  # a run killed while it was made has none
+        kept = [row for row in self.read_metrics() if row["iteration"] <= iteration]
+        write_atomically(self.path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, MetaLearner]:
+    """Task distribution and fresh learner of a configuration, on the generator's device.
+
+    Raises:
+        UserError, ValueError: unknown agent or environment, or one that does not fit the other.
+    """
+    if config.agent not in AGENTS:
+        raise unknown("agent", config.agent, AGENTS)
+    distribution = make_distribution(config.env)
+    distribution.env.num_threads = config.num_threads
+    agent = AGENTS[config.agent]
+    learner = agent.make(
+        distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
+    )
+    return distribution, learner
+
+
+def resolve_device(device: str) -> torch.device:
+    """'auto', 'cpu', 'cuda' or 'cuda:N' -> a device that is there.
+
+    Raises:
+        UserError: no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    return torch.device(device)
+
+
+def load_learner(
+    run: RunDirectory, which: str = BEST, device: str = "cpu"
+) -> tuple[TaskDistribution, MetaLearner, Checkpoint]:
+    """The learner of a run as a checkpoint holds it.
+
+    Args:
+        run: the run.
+        which: "best" on the validation split, "last", or an iteration.
+        device: as in `resolve_device`.
+
+    Raises:
+        CheckpointError, UserError, ValueError: no such checkpoint, corrupt, or not of this run's learner.
+    """
+    checkpoint = run.checkpoints.load(which)
+    distribution, learner = build(run.config, torch.Generator(resolve_device(device)))
+    learner.load_state_dict(learner_state(checkpoint))
+    return distribution, learner, checkpoint
+
+
+def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The learner's part of a checkpoint's tensors."""
+    return _part(checkpoint, "learner.")
+
+
+def curriculum_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The curriculum's part of a checkpoint's tensors; none where all tasks are drawn afresh."""
+    return _part(checkpoint, "curriculum.")
+
+
+def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): v for name, v in checkpoint.tensors.items() if name.startswith(prefix)}
+
+
+def run_stem(config: TrainConfig) -> str:
+    """A run's name before it is given a number."""
+    label = Path(env_label(config.env)).stem if is_env_file(config.env) else config.env
+    return config.name or f"{config.agent}-{as_file_name(label)}-seed{config.seed}"
+
+
+def numbered(stem: str, number: int) -> str:
+    """The first run of a name has no number."""
+    return stem if number == 1 else f"{stem}-{number}"
+
+
+def as_file_name(env: str) -> str:
+    """An environment's name as part of a file name."""
+    return "".join(c if c.isalnum() else "-" for c in env).strip("-").lower()
+
+
+def _metadata(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "metarl": importlib.metadata.version("metarl-testbed"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+        "seed": config.seed,
+        "device": str(resolve_device(config.device)),
+        "device_name": torch.cuda.get_device_name() if config.device.startswith("cuda") else platform.processor(),
+        "cpu_count": os.cpu_count(),
+        "command": ["metarl", *sys.argv[1:]],
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree this package runs from, with '+changes' if it has any; None outside a checkout."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,165 @@
+"""What the terminal shows while training runs: a live bar, or plain lines where the output is not a terminal."""
+
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from metarl.evaluation.evaluation import Evaluation
+
+
+class Reporter(Protocol):
+    """Receives what happens in training; used as a context manager around it."""
+
+    def __enter__(self) -> "Reporter": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
+        """One meta-iteration of as many as are expected is done; `returns` of the training tasks after k = 0 … K."""
+        ...
+
+    def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
+        """The validation split was evaluated."""
+        ...
+
+
+def make_reporter(console: Console, start: int, env_steps: int) -> Reporter:
+    """A live display on a terminal, else plain lines.
+
+    Args:
+        console: where to write.
+        start: iterations done before.
+        env_steps: environment steps taken before, for the rate.
+    """
+    reporter = LiveReporter if console.is_terminal else PlainReporter
+    return reporter(console, start, env_steps)
+
+
+def format_returns(returns: list[float]) -> str:
+    """'-39.1 → -25.0 → -13.9'."""
+    return " → ".join(f"{value:.1f}" for value in returns)
+
+
+class _Rate:
+    """Environment steps per second since the start, evaluation time included."""
+
+    def __init__(self, env_steps: int) -> None:
+        self._start_steps, self._start = env_steps, time.monotonic()
+
+    def __call__(self, env_steps: int) -> float:
+        return (env_steps - self._start_steps) / max(time.monotonic() - self._start, 1e-9)
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+class PlainReporter:
+    """One line per evaluation, and at least one every ten seconds."""
+
+    INTERVAL = 10.0
+
+    def __init__(self, console: Console, start: int, env_steps: int) -> None:
+        self._console, self._start = console, start
+        self._rate, self._last = _Rate(env_steps), time.monotonic()
+
+    def __enter__(self) -> "PlainReporter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
+        """See Reporter.iteration."""
+        if time.monotonic() - self._last < self.INTERVAL and iteration < iterations:
+            return
+        self._last = time.monotonic()
+        per_iteration = self._rate.seconds() / (iteration - self._start)
+        self._print(
+            f"iteration {iteration}/{iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
+            f"train return {format_returns(returns)}  {per_iteration * (iterations - iteration):.0f} s left"
+        )
+
+    def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
+        """See Reporter.evaluated."""
+        self._print(f"iteration {iteration}  validation return {format_returns(evaluation.return_mean.tolist())}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class LiveReporter:
+    """A progress bar with the current figures below it."""
+
+    def __init__(self, console: Console, start: int, env_steps: int) -> None:
+        self._bar = Progress(
+            TextColumn("meta-training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        )
+        self._task = self._bar.add_task("train", total=None, completed=start)
+        self._rate = _Rate(env_steps)
+        self._env_steps, self._train, self._validation = env_steps, "…", "…"
+        self._live = Live(self._render(), console=console, refresh_per_second=4)
+
+    def __enter__(self) -> "LiveReporter":
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
+        """See Reporter.iteration."""
+        self._env_steps, self._train = env_steps, format_returns(returns)
+        self._bar.update(self._task, completed=iteration, total=iterations)
+        self._live.update(self._render())
+
+    def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
+        """See Reporter.evaluated."""
+        self._validation = f"{format_returns(evaluation.return_mean.tolist())}  (iteration {iteration})"
+        self._live.update(self._render())
+
+    def _render(self) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row("environment steps", f"{self._env_steps:,}  ({self._rate(self._env_steps):,.0f} per second)")
+        grid.add_row("training return, before → after each step", self._train)
+        grid.add_row("validation return, before → after each step", self._validation)
+        outer = Table.grid()
+        outer.add_row(self._bar)
+        outer.add_row(grid)
+        return outer
+
+
+def evaluation_table(evaluation: Evaluation, title: str) -> Table:
+    """Episodes of experience → return with its 95% interval, and the gain."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("adaptation step", "episodes", "env steps", "mean return", "95% interval"):
+        table.add_column(heading, justify="right")
+    rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
+    for k, (steps, mean, (low, high)) in enumerate(rows):
+        interval = f"[{low:.2f}, {high:.2f}]"
+        table.add_row(str(k), str(k * evaluation.episodes_per_step), f"{steps:,.0f}", f"{mean:.2f}", interval)
+    low, high = evaluation.gain_ci95
+    table.add_section()
+    table.add_row("gain", "", "", f"{evaluation.gains.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]")
+    return table
+
+
+def success_table(evaluation: Evaluation) -> Table | None:
+    """Success rate after each adaptation step with its 95% interval; None where the environment does not say."""
+    if evaluation.success_rate is None or evaluation.success_ci95 is None:
+        return None
+    table = Table()
+    for heading in ("adaptation step", "success rate", "95% interval"):
+        table.add_column(heading, justify="right")
+    for k, (rate, (low, high)) in enumerate(zip(evaluation.success_rate, evaluation.success_ci95, strict=True)):
+        table.add_row(str(k), f"{rate:.1%}", f"[{low:.1%}, {high:.1%}]")
+    return table

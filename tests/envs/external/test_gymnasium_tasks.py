@@ -1,0 +1,504 @@
+"""Any Gymnasium environment as a family: against Gymnasium stepped one by one, in this process and in workers."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.agents.policies.reference import RandomPolicy
+from metarl.envs.adapters.sb3 import TaskSB3VecEnv, make_sb3_vec_env
+from metarl.envs.external.gymnasium_tasks import EnvSpec, ExternalEnv, GymnasiumTasks, InConfig, from_yaml, task_values
+from metarl.envs.external.worker_pool import EnvironmentFailedError, TaskValues
+from metarl.envs.rollout import Episodes, collect
+from metarl.envs.task_space import Choice, Integers, Task, Uniform
+
+pytestmark = pytest.mark.timeout(120)
+WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def set_cart_pole(env: gymnasium.Env[Any, Any], task: TaskValues) -> None:
+    cart_pole: Any = env.unwrapped
+    cart_pole.gravity, cart_pole.length = float(task["gravity"]), float(task["length"])
+    cart_pole.polemass_length = cart_pole.masspole * cart_pole.length
+
+
+def cart_pole(num_workers: int = 0) -> GymnasiumTasks:
+    ranges = {"gravity": Uniform(5, 15, "m/s²"), "length": Uniform(0.3, 1.0, "m")}
+    return GymnasiumTasks("CartPole-v1", ranges, horizon=40, set_task=set_cart_pole, num_workers=num_workers)
+
+
+def pendulum(num_workers: int = 0) -> GymnasiumTasks:
+    return GymnasiumTasks("Pendulum-v1", {"g": Uniform(5, 15, "m/s²")}, horizon=15, num_workers=num_workers)
+
+
+def random_episodes(distribution: GymnasiumTasks, tasks: Task, num_episodes: int, seed: int = 0) -> Episodes:
+    env = distribution.bind(tasks, num_episodes)
+    return collect(env, RandomPolicy(distribution.action_space), {}, rng(seed))
+
+
+def seeds_of(count: int) -> list[int]:
+    """What a bound environment draws first from the generator."""
+    drawn: list[int] = torch.randint(2**31, (count,), generator=rng()).tolist()
+    return drawn
+
+
+@WORKERS
+def test_episodes_equal_gymnasium_stepped_one_by_one(num_workers: int) -> None:
+    """Tasks through a callable; also after other tasks have used the same environments."""
+    distribution = cart_pole(num_workers)
+    random_episodes(distribution, distribution.sample(4, "validation"), 1)
+    tasks = distribution.sample(3, "test")
+    episodes = random_episodes(distribution, tasks, 2)
+    seeds = iter(seeds_of(6))
+    lengths = set()
+    for m, task in enumerate(task_values(tasks)):
+        for e in range(2):
+            gym = gymnasium.make("CartPole-v1")
+            set_cart_pole(gym, task)
+            obs, _ = gym.reset(seed=next(seeds))
+            steps = int(episodes.mask[m, e].sum())
+            for t in range(steps):
+                assert torch.equal(episodes.obs[m, e, t], torch.from_numpy(obs))
+                obs, reward, terminated, _, _ = gym.step(int(episodes.action[m, e, t]))
+                assert float(episodes.reward[m, e, t]) == reward
+                assert terminated == (t == steps - 1 and bool(episodes.terminated[m, e]))
+            assert torch.equal(episodes.last_obs[m, e], torch.from_numpy(obs))
+            lengths.add(steps)
+    assert len(lengths) > 1
+    distribution.family.pool.close()
+
+
+@WORKERS
+def test_box_actions_are_stretched_to_the_bounds_and_arguments_reach_make(num_workers: int) -> None:
+    distribution = pendulum(num_workers)
+    assert distribution.action_space == Box(-1.0, 1.0, (1,), np.float32)
+    tasks = distribution.sample(2, "test")
+    episodes = random_episodes(distribution, tasks, 1)
+    for m, (seed, task) in enumerate(zip(seeds_of(2), task_values(tasks), strict=True)):
+        gym = gymnasium.make("Pendulum-v1", g=float(task["g"]))
+        obs, _ = gym.reset(seed=seed)
+        for t in range(15):
+            np.testing.assert_allclose(episodes.obs[m, 0, t], obs, rtol=1e-6)
+            obs, reward, *_ = gym.step(2 * episodes.action[m, 0, t].numpy())
+            assert float(episodes.reward[m, 0, t]) == pytest.approx(float(reward), rel=1e-6)
+    distribution.family.pool.close()
+
+
+def test_the_same_seed_gives_the_same_episodes_whatever_the_number_of_workers() -> None:
+    results = []
+    for num_workers in (0, 1, 2):
+        distribution = cart_pole(num_workers)
+        tasks = distribution.sample(3, "test")
+        results += [random_episodes(distribution, tasks, 3, seed=4), random_episodes(distribution, tasks, 3, seed=4)]
+        distribution.family.pool.close()
+    for other in results[1:]:
+        assert torch.equal(results[0].obs, other.obs)
+        assert torch.equal(results[0].reward, other.reward)
+
+
+def test_the_pool_grows_and_keeps_what_it_has() -> None:
+    distribution = pendulum()
+    assert random_episodes(distribution, distribution.sample(2, "test"), 1).obs.shape[:2] == (2, 1)
+    first = distribution.family.pool._vector
+    assert random_episodes(distribution, distribution.sample(1, "test"), 2).obs.shape[:2] == (1, 2)
+    assert distribution.family.pool._vector is first
+    assert random_episodes(distribution, distribution.sample(3, "test"), 2).obs.shape[:2] == (3, 2)
+    assert distribution.family.pool._vector is not first
+
+
+class Everything(gymnasium.Env[Any, Any]):
+    """A Dict of every kind of space; truncates itself after 3 steps, succeeds at level 1 and fails where told."""
+
+    observation_space = Dict(
+        {
+            "box": Box(-1, 1, (2, 2)),
+            "discrete": Discrete(3),
+            "multi": MultiDiscrete([2, 3]),
+            "binary": MultiBinary(2),
+            "tuple": Tuple([Discrete(2), Box(0, 5, (1,))]),
+        }
+    )
+    action_space = Discrete(2)
+
+    def __init__(self, level: int = 0, config: Mapping[str, Any] | None = None, how: str = "") -> None:
+        self.level, self.config, self.how, self.time = level, dict(config or {}), how, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Zero."""
+        super().reset(seed=seed)
+        self.time = 0
+        self.drawn = float(self.np_random.uniform())
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Count."""
+        self.time += 1
+        if self.level == 7 and self.time == 2:
+            if self.how == "exit":
+                os._exit(3)
+            raise RuntimeError("the arm came off")
+        reward = self.level + self.config.get("bonus", 0) + 10 * self.drawn
+        return self._obs(), reward, False, self.time == 3, {"is_success": self.level == 1 and self.time == 2}
+
+    def _obs(self) -> dict[str, Any]:
+        return {
+            "box": np.full((2, 2), 0.5, np.float32),
+            "discrete": 2,
+            "multi": np.array([1, 2]),
+            "binary": np.array([1, 0], np.int8),
+            "tuple": (1, np.array([3.0], np.float32)),
+        }
+
+
+def everything(**arguments: Any) -> GymnasiumTasks:
+    settings: dict[str, Any] = {
+        "train": {"level": Integers(0, 2, "1")},
+        "horizon": 5,
+        "make": Everything,
+        "num_workers": 0,
+    }
+    return GymnasiumTasks("Everything", **(settings | arguments))
+
+
+def test_observations_of_every_kind_are_flattened() -> None:
+    """Dict entries in the order of their names: binary, box, discrete (one-hot), multi (one-hot each), tuple."""
+    distribution = everything()
+    obs = distribution.bind(distribution.sample(1, "test"), 1).reset(rng())
+    expected = [1, 0, *[0.5] * 4, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 3]
+    assert obs[0, 0].tolist() == expected
+    assert distribution.observation_space.shape == (17,)
+
+
+def test_an_environment_that_truncates_itself_ends_the_episode() -> None:
+    distribution = everything()
+    episodes = random_episodes(distribution, distribution.sample(2, "test"), 2)
+    assert episodes.env_steps == 2 * 2 * 3
+    assert episodes.terminated.all()
+
+
+def test_success_at_any_time_is_kept() -> None:
+    distribution = everything()
+    episodes = random_episodes(distribution, {"level": torch.tensor([0.0, 1.0, 2.0])}, 2)
+    assert episodes.success is not None
+    assert episodes.success.tolist() == [[False] * 2, [True] * 2, [False] * 2]
+    assert Episodes.concatenate([episodes, episodes]).success is not None
+    assert random_episodes(cart_pole(), cart_pole().sample(2, "test"), 2).success is None
+
+
+def test_numbers_of_whole_ranges_come_as_integers_and_config_entries_in_a_dict() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def make(**keywords: Any) -> Everything:
+        seen.append(keywords)
+        return Everything(**keywords)
+
+    distribution = everything(
+        train={"level": Integers(1, 2), "bonus": Uniform(5, 6)},
+        keywords=InConfig(("bonus",), ("level",), frozenset({"level"}), {"colour": "red"}),
+        make=make,
+    )
+    tasks = {"level": torch.tensor([2.0]), "bonus": torch.tensor([5.5])}
+    episodes = random_episodes(distribution, tasks, 1)
+    assert seen[-1] == {"level": 2, "config": {"colour": "red", "bonus": 5.5}}
+    assert type(seen[-1]["level"]) is int
+    assert float(episodes.reward[0, 0, 0]) >= 7.5
+
+
+def test_the_seed_can_be_the_task() -> None:
+    distribution = everything(train={"seed": Integers(0, 1000)}, seed_parameter="seed")
+    returns = random_episodes(distribution, {"seed": torch.tensor([3.0, 4.0])}, 3).returns
+    assert (returns == returns[:, :1]).all()
+    assert returns[0, 0] != returns[1, 0]
+    assert torch.equal(random_episodes(distribution, {"seed": torch.tensor([3.0])}, 1, seed=9).returns, returns[:1, :1])
+
+
+@WORKERS
+@pytest.mark.parametrize(("how", "reason"), [("raise", "RuntimeError: the arm came off"), ("exit", "exit code 3")])
+def test_a_failing_environment_is_reported_with_its_task(num_workers: int, how: str, reason: str) -> None:
+    if how == "exit" and num_workers == 0:
+        pytest.skip("it would end this process")
+    distribution = everything(train={"level": Integers(0, 9)}, fixed={"how": how}, num_workers=num_workers)
+    tasks = {"level": torch.tensor([0.0, 1.0, 7.0, 2.0])}
+    with pytest.raises(EnvironmentFailedError) as error:
+        random_episodes(distribution, tasks, 1)
+    assert "environment Everything failed on the task {'level': 7.0}" in str(error.value)
+    assert reason in str(error.value)
+    good = {"level": torch.tensor([0.0, 1.0])}
+    assert random_episodes(distribution, good, 1).env_steps == 6  # the pool starts anew
+    distribution.family.pool.close()
+
+
+class NoVector(gymnasium.Env[Any, Any]):
+    """Text is no vector of fixed meaning."""
+
+    observation_space = Dict({"text": Text(3), "graph": gymnasium.spaces.Graph(Box(0, 1, (1,)), None)})
+    action_space = Discrete(2)
+
+
+class NoActions(Everything):
+    """Two action spaces in one."""
+
+    action_space = MultiDiscrete([2, 2])  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GymnasiumTasks("NoSuch-v0", {"x": Uniform(0, 1)}), "unknown Gymnasium environment 'NoSuch-v0'"),
+        (lambda: GymnasiumTasks("no_module:X-v0", {"x": Uniform(0, 1)}), "unknown Gymnasium environment 'no_module:X"),
+        (lambda: GymnasiumTasks("Pendulum-v1", {"mass": Uniform(0, 1)}), r"arguments \['mass'\]: .*mass"),
+        (lambda: GymnasiumTasks("Pendulum-v1", {}), "at least one task parameter"),
+        (lambda: everything(seed_parameter="sed"), "seed_parameter 'sed' is none of the task parameters"),
+        (
+            lambda: everything(train={"level": Integers(0, 1)}, make=NoActions),
+            "actions must be Discrete from 0 or a Box",
+        ),
+        (lambda: everything(keywords=lambda task: {}, make=NoVector), "cannot be flattened"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(make: Callable[[], GymnasiumTasks], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# YAML
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my_env.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_describes_parameters_units_splits_and_more(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "env_id: Pendulum-v1\nhorizon: 12\nnum_workers: 0\n"
+        "task:\n  g: {uniform: [5, 15], units: m/s², ood: {uniform: [15, 20]}}\n",
+    )
+    distribution = from_yaml(path)
+    assert distribution.train == {"g": Uniform(5, 15, "m/s²")}
+    assert distribution.ood == {"g": Uniform(15, 20, "m/s²")}
+    assert distribution.horizon == 12
+    assert distribution.name.startswith("my_env.yaml:")
+    same = from_yaml(written(tmp_path, path.read_text()))
+    assert same.name == distribution.name
+    assert from_yaml(written(tmp_path, path.read_text().replace("12", "13"))).name != distribution.name
+
+
+def test_a_file_names_the_callable_the_seed_and_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_robot.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.spaces import Box, Discrete\n"
+        "import numpy as np\n"
+        "class Robot(gymnasium.Env):\n"
+        "    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)\n"
+        "    def __init__(self, config, arm): self.config, self.arm, self.load = config, arm, None\n"
+        "    def reset(self, seed=None, options=None): self.seed = seed; return np.zeros(1, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        paid = self.load + 10 * self.config['grip'] + 100 * self.config['mode'] + 1000 * self.arm\n"
+        "        return np.zeros(1, np.float32), paid + 1e6 * self.seed, False, False, {}\n"
+        "gymnasium.register('Robot-v0', Robot)\n"
+        "def load(env, task): env.unwrapped.load = float(task['load'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    distribution = from_yaml(
+        written(
+            tmp_path,
+            "env_id: users_robot:Robot-v0\nhorizon: 1\nnum_workers: 0\nset_task: users_robot:load\n"
+            "seed_parameter: layout\nconfig: [grip]\nkeywords: [arm]\nmake: {config: {mode: 3}}\n"
+            "task:\n  load: {choice: [2, 4]}\n  grip: {integers: [1, 5]}\n  arm: {log_uniform: [1, 9]}\n"
+            "  layout: {integers: [0, 9]}\n",
+        )
+    )
+    tasks = {
+        name: torch.tensor([float(value)]) for name, value in {"load": 2, "grip": 5, "arm": 4, "layout": 6}.items()
+    }
+    assert float(random_episodes(distribution, tasks, 1).returns) == 2 + 50 + 300 + 4000 + 6e6
+    assert isinstance(distribution.train["load"], Choice)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env_id: [", "not YAML"),
+        ("just words", "at least the keys env_id and task"),
+        ("env_id: Pendulum-v1", "at least the keys env_id and task"),
+        ("env_id: Pendulum-v1\ntask: {}", "task needs at least one parameter"),
+        ("env_id: Pendulum-v1\ntask: {g: 3}", "task parameter 'g' needs a range, one of uniform, log_uniform"),
+        ("env_id: Pendulum-v1\ntask: {g: {unifrom: [1, 2]}}", "needs one range of uniform"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, 2], unit: m}}", "needs one range of uniform"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [2, 1]}}", "Uniform needs finite low < high"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [2]}}", "'g': uniform cannot be"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [a, b]}}", "'g': uniform cannot be"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: 3}}", "'g': uniform cannot be 3"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, 2], ood: 7}}", "ood"),
+        (
+            "env_id: Pendulum-v1\nhorizn: 3\ntask: {g: {uniform: [1, 2]}}",
+            "unknown keys horizn; allowed are config",
+        ),
+        ("env_id: Pendulum-v1\nhorizon: 0\ntask: {g: {uniform: [1, 2]}}", "horizon must be a whole number"),
+        ("env_id: Pendulum-v1\nnum_workers: x\ntask: {g: {uniform: [1, 2]}}", "num_workers must be a whole number"),
+        ("env_id: Pendlum-v1\ntask: {g: {uniform: [1, 2]}}", "unknown Gymnasium environment 'Pendlum-v1'"),
+        ("env_id: 3\ntask: {g: {uniform: [1, 2]}}", "env_id must be text"),
+        ("env_id: Pendulum-v1\ntask: {mass: {uniform: [1, 2]}}", "cannot be made with the arguments"),
+        (
+            "env_id: Pendulum-v1\nconfig: [h]\ntask: {g: {uniform: [1, 2]}}",
+            "config names h, but",
+        ),
+        ("env_id: Pendulum-v1\nset_task: json:nothing\ntask: {g: {uniform: [1, 2]}}", "set_task 'json:nothing'"),
+        ("env_id: Pendulum-v1\nset_task: nowhere\ntask: {g: {uniform: [1, 2]}}", "set_task 'nowhere'"),
+        ("env_id: Pendulum-v1\nmake: 3\ntask: {g: {uniform: [1, 2]}}", "make must be a mapping"),
+    ],
+)
+def test_a_malformed_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        from_yaml(written(tmp_path, text))
+    assert "my_env.yaml: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no_such\.yaml: cannot be read"):
+        from_yaml(tmp_path / "no_such.yaml")
+
+
+# Stable-Baselines3
+
+
+def test_stable_baselines_steps_the_same_environments() -> None:
+    distribution = everything()
+    task = {"level": torch.tensor([2.0])}
+    env = make_sb3_vec_env(distribution, 2, task, seed=3)
+    obs: Any = env.reset()
+    assert obs.shape == (2, 17)
+    returns = []
+    for _ in range(9):
+        _, _, dones, infos = env.step(np.zeros(2, np.int64))
+        returns += [info["episode"]["r"] for info, done in zip(infos, dones, strict=True) if done]
+    assert len(returns) == 6
+    assert all(2 * 3 <= one <= 12 * 3 for one in returns)
+    assert len(set(returns)) == 6  # each episode its own seed
+
+
+def test_stable_baselines_samples_a_task_every_episode_and_truncates_at_the_horizon() -> None:
+    distribution = pendulum()
+    env = make_sb3_vec_env(distribution, 1, "sample", seed=0)
+    env.reset()
+    inner: Any = env.envs[0]  # type: ignore[attr-defined]
+    gravities, ends = [], []
+    for _ in range(31):
+        gravities.append(inner.unwrapped._env.unwrapped.g)
+        _, _, dones, infos = env.step(np.zeros((1, 1), np.float32))
+        ends += [infos[0]["TimeLimit.truncated"]] if dones[0] else []
+    assert ends == [True, True]
+    assert len(set(gravities)) == 3
+    assert distribution.train["g"].contains(torch.tensor(gravities)).all()
+
+
+def test_torch_families_keep_their_own_vec_env() -> None:
+    from metarl.envs.registry import make_distribution
+
+    assert isinstance(make_sb3_vec_env(make_distribution("pendulum"), 2), TaskSB3VecEnv)
+
+
+def test_one_environment_of_a_spec_builds_anew_only_where_its_arguments_change() -> None:
+    made: list[int] = []
+
+    def make(level: int) -> Everything:
+        made.append(level)
+        return Everything(level)
+
+    spec = EnvSpec("Everything", keywords=lambda task: {"level": int(task["level"])}, make=make)
+    levels: list[NDArray[np.float32]] = [np.float32(1), np.float32(1), np.float32(2)]  # type: ignore[list-item]
+    env = ExternalEnv(spec, {"level": levels[0]})
+    for level in levels:
+        env.set_task({"level": level})
+        env.reset(seed=0)
+    assert made == [1, 2]
+
+
+def test_observations_are_float32_tensors_of_the_batch() -> None:
+    distribution = pendulum()
+    env = distribution.bind(distribution.sample(2, "test"), 3)
+    obs: Tensor = env.reset(rng())
+    assert (obs.shape, obs.dtype) == ((2, 3, 3), torch.float32)
+    seen, reward, terminated = env.step(torch.full((2, 3, 1), 5.0))
+    assert (seen.shape, reward.shape, terminated.dtype) == ((2, 3, 3), (2, 3), torch.bool)
+
+
+@WORKERS
+def test_pictures_are_those_of_gymnasium_and_leave_the_episodes_as_they_are(
+    num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    distribution = pendulum(num_workers)
+    tasks, action = distribution.sample(2, "test"), torch.full((2, 2, 1), 0.5)
+    plain, pictured = distribution.bind(tasks, 2), distribution.env.bind_for_pictures(tasks, 2)
+    assert torch.equal(plain.reset(rng()), pictured.reset(rng()))
+    assert torch.equal(plain.step(action)[0], pictured.step(action)[0])
+    for (m, e), seed in zip([(0, 0), (0, 1), (1, 0), (1, 1)], seeds_of(4), strict=True):
+        gym = gymnasium.make("Pendulum-v1", g=float(tasks["g"][m]), render_mode="rgb_array")
+        gym.reset(seed=seed)
+        gym.step(np.array([1.0], np.float32))
+        expected: Any = gym.render()
+        np.testing.assert_array_equal(pictured.picture(m, e), expected)
+        gym.close()
+    assert distribution.env.render_fps == 30
+    pictured.close_pictures()
+    distribution.family.pool.close()
+
+
+class Stubborn(gymnasium.Env[Any, Any]):
+    """Ignores SIGTERM, as SDL does once it has drawn, and cannot draw."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    observation_space, action_space = Box(-1, 1, (1,)), Box(-1, 1, (1,))
+
+    def __init__(self, level: float = 0, render_mode: str | None = None) -> None:
+        if render_mode:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """See gymnasium.Env.reset."""
+        return np.zeros(1, np.float32), {}
+
+    def render(self) -> Any:
+        """See gymnasium.Env.render."""
+        raise RuntimeError("no display")
+
+
+def test_what_cannot_be_drawn_is_reported_and_its_stubborn_workers_end() -> None:
+    ranges = {"level": Uniform(0, 1)}
+    distribution = GymnasiumTasks("Stubborn", ranges, horizon=2, make=Stubborn, num_workers=1)
+    env: Any = distribution.env.bind_for_pictures(distribution.sample(1, "test"), 1)
+    env.reset(rng())
+    (process,) = env._pool._vector.processes
+    with pytest.raises(EnvironmentFailedError, match=r"failed on the task .*rendering: RuntimeError: no display"):
+        env.picture(0, 0)
+    assert not process.is_alive()
+
+
+def test_what_takes_no_render_mode_or_has_none_is_refused() -> None:
+    def make(level: float) -> Stubborn:
+        return Stubborn(level)
+
+    distribution = GymnasiumTasks("Stubborn", {"level": Uniform(0, 1)}, horizon=2, make=make, num_workers=0)
+    with pytest.raises(ValueError, match="what makes Stubborn takes no argument render_mode"):
+        distribution.env.bind_for_pictures(distribution.sample(1, "test"), 1)
+    blind = everything(num_workers=0)
+    with pytest.raises(ValueError, match="has no render mode rgb_array"):
+        blind.env.bind_for_pictures(blind.sample(1, "test"), 1)

@@ -1,0 +1,149 @@
+"""A live environment: one episode after another, nothing stepped after its end, other spaces refused."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+from numpy.typing import NDArray
+
+from metarl.agents.policies.reference import RandomPolicy
+from metarl.envs.external.live_env import LiveEnv, make_live_env
+from metarl.envs.external.worker_pool import EnvironmentFailedError
+from metarl.envs.rollout import collect
+
+UNIT = Box(-1.0, 1.0, (1,), np.float32)
+
+
+class Countdown(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """Ends after `length` steps; writes down all it is asked."""
+
+    observation_space = Box(0, 100, (1,))
+    action_space = Box(0.0, 10.0, (1,))
+
+    def __init__(self, length: int = 3, truncates: bool = False) -> None:
+        self.length, self.truncates = length, truncates
+        self.seeds: list[int | None] = []
+        self.actions: list[float] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Start at `length`."""
+        self.seeds.append(seed)
+        self.left = self.length
+        return np.full(1, self.left, np.float32), {}
+
+    def step(self, action: NDArray[np.float32]) -> Any:
+        """Count down."""
+        assert self.left > 0, "stepped after the end"
+        self.actions.append(float(action[0]))
+        self.left -= 1
+        over = self.left == 0
+        ended = (False, over) if self.truncates else (over, False)
+        return np.full(1, self.left, np.float32), 2.0, *ended, {"success": over}
+
+
+def live(env: gymnasium.Env[Any, Any], horizon: int = 5) -> LiveEnv:
+    return LiveEnv(env, Box(0, 100, (1,)), UNIT, horizon, "the arm")
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_an_episode_that_is_over_is_not_stepped_on(truncates: bool) -> None:
+    env = Countdown(3, truncates)
+    episodes = collect(live(env), RandomPolicy(UNIT), {}, torch.Generator().manual_seed(0))
+    assert episodes.env_steps == len(env.actions) == 3
+    assert episodes.obs[0, 0, :, 0].tolist() == [3, 2, 1, 0, 0]
+    assert episodes.returns.item() == 6
+    assert episodes.terminated.item()
+    assert episodes.success is not None
+    assert episodes.success.item()
+
+
+def test_the_horizon_ends_an_episode() -> None:
+    env = Countdown(10)
+    episodes = collect(live(env), RandomPolicy(UNIT), {}, torch.Generator())
+    assert episodes.env_steps == len(env.actions) == 5
+    assert not episodes.terminated.item()
+    assert episodes.success is not None
+    assert not episodes.success.item()
+
+
+def test_actions_are_stretched_and_resets_are_seeded_from_the_generator() -> None:
+    seeds = []
+    for _ in range(2):
+        env = Countdown(5)
+        bound, generator = live(env), torch.Generator().manual_seed(7)
+        episodes = [collect(bound, RandomPolicy(UNIT), {}, generator) for _ in range(2)]
+        sampled = torch.cat([one.action.flatten() for one in episodes])
+        assert env.actions == pytest.approx(((sampled + 1) * 5).tolist(), abs=1e-5)
+        seeds.append(env.seeds)
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds[0])) == 2
+
+
+def test_dict_observations_are_flattened_and_discrete_actions_are_integers() -> None:
+    class Machine(Countdown):
+        observation_space = Dict({"x": Box(0, 1, (2,)), "y": Discrete(3)})  # type: ignore[assignment]
+        action_space = Discrete(2)  # type: ignore[assignment]
+
+        def reset(self, **options: Any) -> Any:
+            return {"x": np.array([0.5, 0.25]), "y": 2}, {}
+
+        def step(self, action: Any) -> Any:
+            assert isinstance(action, int)
+            return {"x": np.array([1, 1]), "y": 0}, 1.0, False, False, {}
+
+    bound = LiveEnv(Machine(), Box(0, 1, (5,)), Discrete(2), 2, "machine")
+    episodes = collect(bound, RandomPolicy(Discrete(2)), {}, torch.Generator())
+    assert episodes.obs[0, 0].tolist() == [[0.5, 0.25, 0, 0, 1], [1, 1, 1, 0, 0]]
+    assert episodes.success is None
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (Box(0, 1, (2,)), UNIT, "observes Box.* trained on 2 numbers"),
+        (Box(0, 1, (1,)), Discrete(2), r"takes actions Box.* trained on Discrete\(2\)"),
+        (Box(0, 1, (1,)), Box(-1, 1, (2,)), "takes actions Box"),
+    ],
+)
+def test_other_spaces_are_refused(observations: Box, actions: Box | Discrete, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LiveEnv(Countdown(), observations, actions, 5, "the arm")
+
+
+def test_a_failure_names_the_environment_and_the_place() -> None:
+    env = Countdown(2)
+    bound = live(env)
+    bound.reset(torch.Generator())
+    env.left = 0
+    with pytest.raises(
+        EnvironmentFailedError, match=r"the arm failed: AssertionError: (?s:.*) \(test_live_env.py:\d+\)"
+    ):
+        bound.step(torch.zeros(1, 1, 1))
+
+
+def test_environments_are_made_by_function_by_class_and_by_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "live_robot.py").write_text(
+        "import gymnasium\ndef make():\n    return gymnasium.make('CartPole-v1')\n"
+        "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv')\nnumber = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    made = {
+        "live_robot:make": "CartPoleEnv",
+        "live_robot:Mine-v0": "PendulumEnv",
+        "gymnasium.envs.classic_control:AcrobotEnv": "AcrobotEnv",
+        "metarl/PointNavigation-v0": "TaskGymEnv",
+    }
+    for name, kind in made.items():
+        assert type(make_live_env(name).unwrapped).__name__ == kind
+    for name, message in {
+        "live_robot:number": "must be a gymnasium.Env or a function that makes one, got 3",
+        "live_robot:missing": "module 'live_robot' neither has nor registers 'missing'",
+        "no_such_module:make": "ModuleNotFoundError",
+        "Nope-v0": "Nope",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            make_live_env(name)

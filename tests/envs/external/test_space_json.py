@@ -1,0 +1,41 @@
+"""Spaces come back from JSON equal to what they were."""
+
+import json
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Space, Tuple
+
+from metarl.envs.external.space_json import space_from_json, space_to_json
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Box(-1.0, 1.0, (2,)),
+        Box(-np.inf, np.inf, (3,), np.float64),
+        Box(np.array([-1.0, -np.inf], np.float32), np.array([np.inf, 2.5], np.float32)),
+        Box(0, 255, (2, 2, 3), np.uint8),
+        Discrete(4),
+        Discrete(4, start=-2),
+        MultiDiscrete([2, 3], start=[1, 0]),
+        MultiBinary(3),
+        Dict({"a": Discrete(2), "b": Tuple([Box(0, 1, ()), MultiBinary((2, 2))])}),
+    ],
+)
+def test_round_trip(space: Space[object]) -> None:
+    text = json.dumps(space_to_json(space), allow_nan=False)
+    back = space_from_json(json.loads(text))
+    assert back == space
+    assert back.dtype == space.dtype
+
+
+def test_what_has_no_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be written as JSON"):
+        space_to_json(Graph(Discrete(2), None))
+
+
+@pytest.mark.parametrize("data", [{}, {"kind": "Cube"}, {"kind": "Discrete", "n": -1, "start": 0}, {"kind": "Box"}])
+def test_foreign_data_is_refused(data: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="not a space"):
+        space_from_json(data)

@@ -1,0 +1,82 @@
+"""MuJoCo Warp beside MuJoCo, on the CPU; compiling its kernels takes minutes the first time."""
+
+import sys
+from typing import Any
+from unittest import mock
+
+import mujoco
+import pytest
+import torch
+
+from metarl.envs.physics.engine import make_engine
+from metarl.envs.registry import make_distribution
+from tests.helpers.family_play import rng
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["half-cheetah-direction", "half-cheetah-dynamics", "walker2d-dynamics", "ant-goal"])
+def test_both_engines_take_the_same_steps(name: str) -> None:
+    """Each of 20 steps from the same state, with sensors and varied dynamics, to what float32 can show."""
+    pytest.importorskip("mujoco_warp")
+    distribution, other = make_distribution(name), make_distribution(name)
+    cpu: Any = distribution.env
+    warp: Any = other.env
+    warp.engine = "warp"
+    if name == "ant-goal":
+        for env in (cpu, warp):
+            env.model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC  # pyramids are turned differently
+    tasks = distribution.sample(3, "train", rng(1))
+    params = {key: value.double().unsqueeze(1).expand(3, 2, *value.shape[1:]) for key, value in tasks.items()}
+    state = cpu.initial(rng(2), params)
+    for step in range(20):
+        action = torch.rand(3, 2, cpu.robot.num_actuators, generator=rng(step), dtype=torch.float64) * 2 - 1
+        ours, theirs = (env.transition(state, action, rng(), params) for env in (cpu, warp))
+        assert theirs["qpos"].dtype == torch.float32
+        torch.testing.assert_close(theirs["qpos"].double(), ours["qpos"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(theirs["qvel"].double(), ours["qvel"], rtol=1e-3, atol=1e-2)
+        paid = [env.reward(state, action, after, rng(), params) for env, after in ((cpu, ours), (warp, theirs))]
+        torch.testing.assert_close(paid[1], paid[0], rtol=1e-3, atol=1e-2)
+        state = ours
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_worlds_get_their_own_robots_anew() -> None:
+    """One engine for one meta-batch after the other: the second batch's masses count."""
+    pytest.importorskip("mujoco_warp")
+    env: Any = make_distribution("half-cheetah-dynamics").env
+    fresh: Any = make_distribution("half-cheetah-dynamics").env
+    env.engine = fresh.engine = "warp"
+    first, second = (make_distribution("half-cheetah-dynamics").sample(4, "train", rng(seed)) for seed in (0, 1))
+    action = torch.full((4, 6), 0.5)
+    env.transition(env.initial(rng(), first), action, rng(), first)
+    again = env.transition(env.initial(rng(), second), action, rng(), second)
+    alone = fresh.transition(fresh.initial(rng(), second), action, rng(), second)
+    assert torch.equal(again["qvel"], alone["qvel"])
+
+
+def test_worlds_that_do_not_fit_are_refused_with_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    warp, mujoco_warp = mock.MagicMock(), mock.MagicMock()
+    mujoco_warp.make_data.side_effect = RuntimeError("Failed to allocate 99 bytes\non device 'cuda:0'")
+    monkeypatch.setitem(sys.modules, "warp", warp)
+    monkeypatch.setitem(sys.modules, "mujoco_warp", mujoco_warp)
+    model: Any = make_distribution("half-cheetah-direction").task_env.model  # type: ignore[attr-defined]
+    with pytest.raises(
+        ValueError, match=r"9000 worlds .* do not fit on cuda: lower --num-tasks or --episodes"
+    ) as refused:
+        make_engine("auto", torch.device("cuda"), model, 9000, 5, 1)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_engine_that_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = None
+    with pytest.raises(ValueError, match="engine must be one of auto, mujoco, warp, got 'bullet'"):
+        make_engine("bullet", torch.device("cpu"), model, 1, 5, 1)
+    with pytest.raises(ValueError, match="the engine mujoco runs on the CPU, not on cuda"):
+        make_engine("mujoco", torch.device("cuda"), model, 1, 5, 1)
+    monkeypatch.setitem(sys.modules, "mujoco_warp", None)
+    with pytest.raises(
+        ValueError, match=r"robots on cuda need MuJoCo Warp .*'\.\[warp\]'.* or train them with --device cpu"
+    ):
+        make_engine("auto", torch.device("cuda"), make_distribution("half-cheetah-direction").env.model, 1, 5, 1)  # type: ignore[attr-defined]

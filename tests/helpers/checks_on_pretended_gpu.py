@@ -1,0 +1,97 @@
+"""The way of a GPU, walked on a device without numbers: everything lies on it, and rollouts do not wait for it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from metarl.agents.distillation import Distillation, Teachers
+from metarl.agents.policies.mlp import MLPPolicy
+from metarl.agents.policies.reference import RandomPolicy
+from metarl.agents.registry import AGENTS
+from metarl.envs.registry import make_distribution
+from metarl.envs.rollout import advance, begin
+from metarl.evaluation.evaluation import adapt_to_tasks
+from metarl.training.trainer import sample_iteration
+from tests.helpers.pretended_gpu import NAME, PretendedGenerator, pretended_gpu
+from tests.helpers.torch_families import TORCH_FAMILIES
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("maml", {}),
+    ("maml", {"outer": "ppo", "adaptation_steps": 2, "exploration_credit": 1.0}),
+    ("maml", {"inner_lr_mode": "meta-sgd", "estimator": "dice"}),
+    ("reptile", {}),
+    ("multitask", {}),
+    ("distill", {}),
+]
+
+
+@pytest.mark.parametrize("name", TORCH_FAMILIES)
+def test_a_step_neither_waits_for_the_device_nor_moves_numbers_to_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution = make_distribution(name)
+    mlp = MLPPolicy(distribution.observation_space, distribution.action_space)
+    sampled = distribution.sample(3, "test")
+    with pretended_gpu(monkeypatch) as traffic:
+        generator = PretendedGenerator()
+        tasks = {name: torch.zeros(task.shape, dtype=task.dtype, device=NAME) for name, task in sampled.items()}
+        env = distribution.bind(tasks, 4)
+        for policy, params in ((mlp, mlp.init(generator)), (RandomPolicy(distribution.action_space), {})):
+            carry, _ = advance(env, policy, params, begin(env, generator), generator)  # the first may prepare
+            traffic.moves.clear()
+            traffic.questions.clear()
+            carry, happened = advance(env, policy, params, carry, generator)
+            assert not traffic.moves and not traffic.questions
+            assert {value.device.type for value in (*carry.tensors().values(), *happened.values())} == {NAME}
+
+
+@pytest.mark.parametrize("env", ["point-navigation/finn", "cart-pole"])
+@pytest.mark.parametrize(("agent", "changes"), CASES)
+def test_a_meta_iteration_stays_on_the_device(
+    agent: str, changes: dict[str, Any], env: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = AGENTS[agent]
+    distribution = make_distribution(env)
+    distribution.env.horizon = 5
+    spaces = distribution.observation_space, distribution.action_space
+    with pretended_gpu(monkeypatch) as traffic:
+        generator = PretendedGenerator()
+        learner = entry.make(*spaces, entry.config_class(**changes), generator, 1)
+        tasks = distribution.sample(3, "train", generator)
+        if isinstance(learner, Distillation):
+            params = {name: torch.stack([leaf] * 3) for name, leaf in MLPPolicy(*spaces).init(generator).items()}
+            learner.teachers = Teachers(MLPPolicy(*spaces), params, tasks)
+
+        traffic.questions.clear()
+        batch = sample_iteration(distribution, learner, tasks, 4, generator)
+        batches = [*batch.support, *([batch.query] if batch.query is not None else [])]
+        assert sum(traffic.questions.values()) <= len(batches) + 1  # whether all is finite, once for each
+        assert {episodes.obs.device.type for episodes in batches} == {NAME}
+
+        before = {name: leaf for name, leaf in learner.state_dict().items() if leaf.ndim > 0}
+        learner.meta_update(batch.support, batch.query, 0.0, tasks)
+        after = learner.state_dict()
+        assert {after[name].device.type for name in before} == {NAME}
+
+
+def test_an_evaluation_ends_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    distribution = make_distribution("point-navigation/finn")
+    distribution.env.horizon = 5
+    entry = AGENTS["maml"]
+    with pretended_gpu(monkeypatch):
+        generator = PretendedGenerator()
+        spaces = distribution.observation_space, distribution.action_space
+        learner = entry.make(*spaces, entry.config_class(), generator, 1)
+        adaptation = adapt_to_tasks(learner, distribution, distribution.sample(3, "test", generator), 2, 4, generator)
+        assert {leaf.device.type for leaf in adaptation.adapted.params.values()} == {NAME}
+        assert len(adaptation.batches) == 3
+
+
+def test_tensors_of_two_devices_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended_gpu(monkeypatch) as traffic:
+        there, here = torch.zeros(3, device=NAME), torch.zeros(3)
+        with pytest.raises(Exception, match="two devices, pretended:0 and cpu"):
+            there + here
+        assert bool(there.sum() + here.to(NAME).sum() > 1)
+        assert traffic.questions.total() == 1 and traffic.moves.total() == 1

@@ -1,0 +1,247 @@
+"""Small runs, what they leave behind, and processes killed at a chosen moment: shared by the tests of the workbench."""
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from metarl.cli.main import main
+from metarl.comparison import report as comparison_report
+from metarl.envs.families.navigation import PointNavigation, pearl
+from metarl.envs.rollout import BatchedEnv, Episodes
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Task, Uniform
+from metarl.evaluation import interpretation_plots, plots
+from metarl.run.checkpoint import read_checkpoint
+
+ENV = "point-navigation/pearl"
+ITERATIONS = 3
+EPISODES = 3
+TEST_TASKS = 3
+TINY_OF_ANY_AGENT = (
+    f"--iterations {ITERATIONS} --num-tasks 2 --episodes {EPISODES} --eval-tasks 2 --test-tasks {TEST_TASKS} "
+    "--eval-interval 1 --checkpoint-interval 1 --adaptation-steps 1 --hidden-sizes 8 --num-threads 1"
+).split()
+TINY = [*TINY_OF_ANY_AGENT, "--outer", "ppo"]
+RUN = "run"
+"""Name of the runs that `train` makes."""
+
+
+# ---------------------------------------------------------------------- runs
+
+
+def train_arguments(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> list[str]:
+    """Command line of a tiny run; later flags win over earlier ones."""
+    tiny = TINY if agent == "maml" else TINY_OF_ANY_AGENT
+    return ["train", agent, env, *tiny, "--name", RUN, "--run-dir", str(run_dir), *flags]
+
+
+def train(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> Path:
+    """Train a tiny run in this process; returns its directory."""
+    assert main(train_arguments(run_dir, *flags, env=env, agent=agent)) == 0
+    return run_dir / RUN
+
+
+def empty_figures(set_attribute: Callable[[Any, str, Any], None]) -> None:
+    """Empty figures instead of plots, which take most of the time of a tiny run."""
+    figures: list[tuple[Any, str]] = [(plots, "adaptation_curve"), (plots, "trajectories")]
+    figures += [(interpretation_plots, name) for name in ("parameter_change", "direction_similarity")]
+    figures += [(comparison_report, name) for name in ("adaptation_curves", "task_scatter", "improvement")]
+    for owner, name in figures:
+        set_attribute(owner, name, lambda *arguments: Figure(figsize=(0.1, 0.1)))
+
+
+# ---------------------------------------------------------------------- what runs leave behind
+
+
+def files_under(path: Path) -> dict[str, bytes]:
+    """Every file below a directory with its content; directories as names that end in a slash."""
+    return {
+        f"{found.relative_to(path)}{'/' * found.is_dir()}": b"" if found.is_dir() else found.read_bytes()
+        for found in sorted(path.rglob("*"))
+    }
+
+
+def checkpoint_file(run: Path, iteration: int) -> Path:
+    return run / "checkpoints" / f"iteration-{iteration:07d}.safetensors"
+
+
+def tensors_of(run: Path, iteration: int = ITERATIONS) -> dict[str, Tensor]:
+    """The learner's state and the random generator's after an iteration."""
+    return read_checkpoint(checkpoint_file(run, iteration)).tensors
+
+
+def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether the same names hold bit-identical tensors."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    """Rows of metrics.jsonl without the times, which no two runs share."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not _is_time(name)} for row in rows]
+
+
+def _is_time(name: str) -> bool:
+    return name == "seconds" or name.startswith("time/")
+
+
+def events_of(run: Path) -> EventAccumulator:
+    """What TensorBoard shows of a run."""
+    everything = {"scalars": 0, "images": 0}
+    return EventAccumulator(str(run), size_guidance=everything, purge_orphaned_data=True).Reload()
+
+
+def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """The visible (environment steps, value) points of each TensorBoard curve, times left out."""
+    events = events_of(run)
+    return {
+        tag: [(point.step, point.value) for point in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if not _is_time(tag)
+    }
+
+
+def final_evaluation_of(run: Path) -> dict[str, Any]:
+    """The evaluation that training ends with, without the place it lies in."""
+    report = json.loads((run / "evaluation-test.json").read_text())
+    assert isinstance(report, dict)
+    return {name: value for name, value in report.items() if name != "run"}
+
+
+def complaint(captured: pytest.CaptureFixture[str]) -> str:
+    """Standard error, which must be exactly one line of ours."""
+    text = captured.readouterr().err
+    assert text.startswith("metarl: ")
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
+    return text
+
+
+def constant_episodes(reward: Tensor, mask: Tensor) -> Episodes:
+    """Episodes (M, E, H) with given rewards and mask, and nothing to see or do."""
+    nothing = torch.zeros(*mask.shape, 1)
+    return Episodes(
+        obs=nothing,
+        action=nothing,
+        reward=reward * mask,
+        mask=mask,
+        terminated=mask[..., -1] == 0,
+        last_obs=nothing[:, :, 0],
+        behaviour={},
+    )
+
+
+# ---------------------------------------------------------------------- families of tasks, for --env
+
+
+def early_ending() -> TaskDistribution:
+    """Goals so large that some episodes end early."""
+    return TaskDistribution(PointNavigation(horizon=20, goal_tolerance=0.3), {"goal": Uniform(-0.5, 0.5, shape=(2,))})
+
+
+class Failing(TaskDistribution):
+    """Rewards of the second task are not a number in the n-th batch of tasks that is bound to an environment."""
+
+    def __init__(self, failing_batch: int) -> None:
+        healthy = pearl()
+        super().__init__(healthy.env, healthy.train)
+        self._batches_left = failing_batch
+
+    def bind(self, tasks: Task, num_episodes: int) -> BatchedEnv:
+        """See TaskDistribution.bind."""
+        self._batches_left -= 1
+        if self._batches_left == 0:
+            tasks["goal"][1] = torch.nan
+        return super().bind(tasks, num_episodes)
+
+
+def failing_in_first_validation() -> TaskDistribution:
+    """Fails before the first iteration."""
+    return Failing(1)
+
+
+def failing_in_second_iteration() -> TaskDistribution:
+    """Fails in the fifth batch: validation, iteration 1, validation come before."""
+    return Failing(4)
+
+
+# ---------------------------------------------------------------------- processes that are killed
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment in a run: before, or right after, the n-th call of a function.
+
+    Attributes:
+        function: dotted name.
+        call: n, from 1.
+        after: whether that call is done first.
+    """
+
+    function: str
+    call: int
+    after: bool = False
+
+    def signal_then(self, number: int) -> None:
+        """Have this process send itself a signal at that moment."""
+        owner_name, _, name = self.function.rpartition(".")
+        owner = pkgutil.resolve_name(owner_name)
+        original, calls = getattr(owner, name), itertools.count(1)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            due = next(calls) == self.call
+            if due and not self.after:
+                os.kill(os.getpid(), number)
+            result = original(*arguments, **options)
+            if due and self.after:
+                os.kill(os.getpid(), number)
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["metarl.cli.main"])
+
+
+def run_with_signal(arguments: list[str], moment: Moment, number: int, output: Path) -> int | None:
+    """Run a command in a process of its own that gets a signal at a moment; returns its exit code, −n for signal n.
+
+    Args:
+        arguments: command line.
+        moment: when.
+        number: which signal.
+        output: file for what the command prints.
+    """
+    process = _PROCESSES.Process(target=_run_in_child, args=(arguments, moment, number, output))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _run_in_child(arguments: list[str], moment: Moment, number: int, output: Path) -> None:
+    empty_figures(setattr)
+    moment.signal_then(number)
+    with _printing_to(output):
+        code = main(arguments)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    with path.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        yield

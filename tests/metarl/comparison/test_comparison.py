@@ -1,0 +1,176 @@
+"""Comparisons of made-up agents: what follows from their curves, and what people get to see."""
+
+import csv
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from metarl.comparison.comparison import Comparison
+from metarl.comparison.report import headlines, table, write
+from metarl.evaluation.statistics import Curve, Kind
+from tests.helpers.workbench import events_of
+
+NUM_TASKS = 8
+BUDGET = 10_000
+TASKS = np.linspace(-1.0, 1.0, NUM_TASKS)
+
+
+def make_curve(label: str, kind: Kind, means: list[float], env_steps: list[float], before: int = 0) -> Curve:
+    """Two seeds, 1 above and below the means, on tasks of different difficulty."""
+    means_ = np.array(means)[None, :, None] + np.array([1.0, -1.0])[:, None, None] + TASKS
+    return Curve(label, kind, before, np.array(env_steps), means_, evaluation_env_steps=7)
+
+
+SUBJECT = make_curve("maml", "meta-learner", [-50.0, -20.0, -10.0], [0, 500, 1000], before=90_000)
+BASELINE = make_curve("ppo", "baseline", [-50.0, -40.0, -20.0, 0.0], [0, 1000, 3000, 9000])
+RANDOM = make_curve("random", "reference", [-60.0], [0])
+ORACLE = make_curve("oracle", "reference", [0.0], [0])
+
+
+def make(*others: Curve) -> Comparison:
+    return Comparison("env/name", "test", NUM_TASKS, BUDGET, [SUBJECT, *others], {"runs": ["runs/a"]})
+
+
+EVERYONE = make(BASELINE, RANDOM, ORACLE)
+
+
+# ---------------------------------------------------------------------- findings
+
+
+def test_all_are_compared_after_the_steps_that_the_subject_needed() -> None:
+    assert EVERYONE.equal_env_steps == 1000
+    figures = {one.curve.label: (one.before.value, one.equal.value, one.final.value) for one in EVERYONE.summaries}
+    assert figures["maml"] == pytest.approx((-50, -10, -10))
+    assert figures["ppo"] == pytest.approx((-50, -40, 0))
+    assert figures["oracle"] == pytest.approx((0, 0, 0), abs=1e-9)
+
+
+def test_scores_are_0_for_random_and_1_for_the_oracle() -> None:
+    scores = {one.curve.label: one.score.value for one in EVERYONE.summaries if one.score}
+    assert scores == pytest.approx({"maml": 50 / 60, "ppo": 20 / 60, "random": 0, "oracle": 1})
+
+
+@pytest.mark.parametrize("others", [(BASELINE,), (BASELINE, RANDOM), (BASELINE, ORACLE)])
+def test_there_are_no_scores_without_both_references(others: tuple[Curve, ...]) -> None:
+    assert all(one.score is None for one in make(*others).summaries)
+
+
+def test_there_are_no_scores_where_random_is_as_good_as_the_oracle() -> None:
+    level = Curve("random", "reference", 0, ORACLE.env_steps, ORACLE.returns)
+    assert all(one.score is None for one in make(level, ORACLE).summaries)
+
+
+def test_the_subject_meets_every_agent_that_learns() -> None:
+    (duel,) = EVERYONE.duels
+    assert (duel.ours, duel.theirs) == ("maml", "ppo")
+    assert duel.difference.value == pytest.approx(30)
+    assert duel.probability.value == 1
+
+
+def test_baselines_race_for_the_return_after_each_adaptation_step() -> None:
+    first, second = EVERYONE.races
+    assert (first.adaptation_step, first.env_steps, first.target) == (1, 500, -20)
+    assert first.needed.value == pytest.approx(3000)
+    assert (second.adaptation_step, second.env_steps, second.target) == (2, 1000, -10)
+    assert second.needed.value == pytest.approx(6000)
+    assert second.ratio == pytest.approx(6)
+
+
+# ---------------------------------------------------------------------- what people read
+
+
+def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_back() -> None:
+    race, duel, _ = headlines(EVERYONE)
+    assert "ppo needs 6,000 steps for the -10.00 that maml has after 1,000 steps on a new task: 6.0 times" in race
+    assert race.endswith("paid for itself after 18 tasks")  # 90,000 / (6,000 − 1,000)
+    assert duel.startswith("maml is better than ppo at 1,000 steps on a task: difference 30.00 [")
+
+
+def test_headline_says_that_a_baseline_does_not_get_there() -> None:
+    slow = make_curve("ppo", "baseline", [-50.0, -40.0], [0, 9000])
+    race, _, _ = headlines(make(slow))
+    assert race.startswith("ppo does not reach the -10.00")
+    assert race.endswith("within 10,000 (more than 10.0 times)")
+
+
+def test_headline_is_honest_about_a_subject_that_loses() -> None:
+    better = make_curve("multitask", "meta-learner", [-50.0, -5.0], [0, 1000])
+    duel, _ = headlines(make(better))
+    assert duel.startswith("maml is worse than multitask")
+    assert "difference -5.00 [" in duel
+
+
+def test_headline_tells_the_worst_tasks_of_all_that_learn() -> None:
+    # The worst of 8 tasks is 1 below the mean, in either seed.
+    worst = headlines(EVERYONE)[-1]
+    assert worst.startswith("mean of the worst tenth of the tasks at the end: maml -11.00 [")
+    assert "ppo -1.00 [" in worst
+    assert "oracle" not in worst
+
+
+def test_no_payback_is_claimed_where_nothing_is_saved() -> None:
+    fast = make_curve("ppo", "baseline", [-50.0, 0.0], [0, 500])
+    assert "paid" not in headlines(make(fast))[0]
+
+
+def test_table_has_a_row_for_each_agent_in_80_columns() -> None:
+    console = Console(width=80, record=True)
+    console.print(table(EVERYONE))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(line.split()[0] for line in lines if line.strip())  # no label is cut
+    (row,) = (line.split() for line in lines if line.startswith("ppo"))
+    assert row == ["ppo", "0", "-50.0", "-40.00", "-40.00", "0.333", "0.00"]
+
+
+def test_json_holds_everything_and_nothing_that_is_not_a_number() -> None:
+    slow = make_curve("ppo", "baseline", [-50.0, -40.0], [0, 9000])
+    data = json.loads(json.dumps(make(slow, RANDOM, ORACLE).to_json(), allow_nan=False))
+    assert data["runs"] == ["runs/a"]
+    assert data["evaluation_env_steps"] == 4 * 7
+    assert data["races"][0]["needed"]["value"] is None
+    assert [curve["label"] for curve in data["curves"]] == ["maml", "ppo", "random", "oracle"]
+    np.testing.assert_array_equal(data["curves"][0]["returns"], SUBJECT.returns)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_files_hold_the_curves_and_the_figures(tmp_path: Path) -> None:
+    written = write(EVERYONE, tmp_path)
+    assert sorted(path.name for path in written) == sorted(
+        ["comparison.csv", "comparison.json"]
+        + [f"comparison{part}.{suffix}" for part in ("", "-tasks", "-improvement") for suffix in ("png", "svg")]
+    )
+    for path in written:
+        if path.suffix == ".png":
+            assert path.read_bytes().startswith(b"\x89PNG")
+        if path.suffix == ".svg":
+            assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    with (tmp_path / "comparison.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["agent"] == "ppo"]
+    values = {(int(r["seed"]), float(r["env_steps"]), int(r["task"])): float(r["return"]) for r in rows}
+    for (seed, env_steps, task), value in values.items():
+        assert BASELINE.returns[seed, list(BASELINE.env_steps).index(env_steps), task] == value
+    assert len(values) == BASELINE.returns.size
+
+
+def test_tensorboard_shows_the_curves_and_the_figures_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        write(EVERYONE, tmp_path)
+    points = events_of(tmp_path / "tensorboard" / "ppo").Scalars("comparison/return")
+    assert [(point.step, point.value) for point in points] == list(zip(BASELINE.env_steps, BASELINE.mean, strict=True))
+    images = events_of(tmp_path / "tensorboard" / "figures").Tags()["images"]
+    assert images == ["comparison/comparison", "comparison/comparison-tasks", "comparison/comparison-improvement"]
+
+
+@pytest.mark.parametrize("others", [(), (RANDOM, ORACLE), (make_curve("far", "baseline", [-900.0, -40.0], [0, 100]),)])
+def test_every_set_of_agents_can_be_drawn(others: tuple[Curve, ...], tmp_path: Path) -> None:
+    comparison = make(*others)
+    write(comparison, tmp_path)
+    Console(record=True).print(table(comparison))
+    headlines(comparison)

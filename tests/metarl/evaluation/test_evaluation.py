@@ -1,0 +1,169 @@
+"""The model evaluator: its statistics, its accounting, and that it changes and leaks nothing."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.policies.mlp import DiagonalGaussian, PolicyConfig
+from metarl.envs.families.navigation import pearl
+from metarl.envs.rollout import Episodes
+from metarl.envs.task_space import Task, select_tasks
+from metarl.evaluation.evaluation import Evaluation, adaptation_episodes, bootstrap_ci, rollout_generator, summarize
+from tests.helpers.workbench import constant_episodes
+
+DISTRIBUTION = pearl()
+EPISODES = 4
+
+
+def make_learner() -> MAML:
+    config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(8,)), adaptation_steps=2)
+    spaces = DISTRIBUTION.observation_space, DISTRIBUTION.action_space
+    return MAML(*spaces, config, torch.Generator().manual_seed(0))
+
+
+def run(learner: MAML, tasks: Task, steps: int = 2, seed: int = 0) -> list[Episodes]:
+    generator = rollout_generator(torch.device("cpu"), seed)
+    return adaptation_episodes(learner, DISTRIBUTION, tasks, steps, EPISODES, generator)
+
+
+def returns(batches: list[Episodes]) -> Tensor:
+    """(K+1, M, E)."""
+    return torch.stack([batch.returns for batch in batches])
+
+
+# ---------------------------------------------------------------------- statistics
+
+
+def test_interval_is_that_of_an_independent_bootstrap() -> None:
+    values = np.random.default_rng(1).exponential(size=30)
+    resampled = np.random.default_rng(2).choice(values, size=(50_000, 30)).mean(axis=1)
+    expected = np.percentile(resampled, [2.5, 97.5])
+    np.testing.assert_allclose(bootstrap_ci(values), expected, atol=0.03 * (expected[1] - expected[0]))
+
+
+def test_interval_of_many_values_is_normal() -> None:
+    values = np.random.default_rng(3).normal(5.0, 2.0, size=2000)
+    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+    expected = values.mean() - half, values.mean() + half
+    np.testing.assert_allclose(bootstrap_ci(values), expected, atol=0.06 * half)
+
+
+def test_interval_is_the_same_every_time() -> None:
+    values = np.arange(5.0)
+    np.testing.assert_array_equal(bootstrap_ci(values), bootstrap_ci(values))
+
+
+@pytest.mark.parametrize("values", [[3.5], [2.0, 2.0, 2.0]])
+def test_interval_of_one_value_is_that_value(values: list[float]) -> None:
+    np.testing.assert_array_equal(bootstrap_ci(np.array(values)), [values[0], values[0]])
+
+
+def test_interval_is_over_tasks_not_over_episodes() -> None:
+    """Two tasks that differ, each with episodes all alike: the interval spans the tasks, however many episodes."""
+    evaluation = Evaluation(
+        returns=np.array([[0.0, 10.0]]), env_steps=np.zeros(1), total_env_steps=0, episodes_per_step=1000
+    )
+    np.testing.assert_array_equal(evaluation.return_ci95, [[0.0, 10.0]])
+
+
+# ---------------------------------------------------------------------- accounting
+
+
+def test_summary_of_episodes_made_by_hand() -> None:
+    """2 tasks × 2 episodes × 3 steps; in the first batch two episodes end early."""
+    mask = torch.tensor([[[1, 1, 1], [1, 0, 0]], [[1, 1, 0], [1, 1, 1]]]).float()
+    first = constant_episodes(reward=torch.tensor(-1.0), mask=mask)
+    second = constant_episodes(reward=torch.tensor([[[2.0]], [[4.0]]]), mask=torch.ones(2, 2, 3))
+    third = constant_episodes(reward=torch.tensor([[[3.0]], [[3.0]]]), mask=torch.ones(2, 2, 3))
+    evaluation = summarize([first, second, third])
+    np.testing.assert_array_equal(evaluation.returns, [[-2.0, -2.5], [6.0, 12.0], [9.0, 9.0]])
+    np.testing.assert_array_equal(evaluation.return_mean, [-2.25, 9.0, 9.0])
+    np.testing.assert_array_equal(evaluation.gains, [11.0, 11.5])
+    # A task's policy of step k has cost the batches before it, on average over tasks: (4 + 5) / 2, then 6 more.
+    np.testing.assert_array_equal(evaluation.env_steps, [0.0, 4.5, 10.5])
+    assert evaluation.total_env_steps == 9 + 12 + 12
+    assert evaluation.episodes_per_step == 2
+
+
+def test_report_is_plain_and_consistent() -> None:
+    returns = np.array([[0.0, 2.0], [1.0, 5.0]])
+    report = Evaluation(returns, env_steps=np.array([0.0, 7.0]), total_env_steps=28, episodes_per_step=3).to_json()
+    assert report == {
+        "num_tasks": 2,
+        "episodes_per_step": 3,
+        "adaptation_steps": 1,
+        "episodes": [0, 3],
+        "env_steps": [0.0, 7.0],
+        "return_mean": [1.0, 3.0],
+        "return_ci95": [[0.0, 2.0], [1.0, 5.0]],
+        "gain_mean": 2.0,
+        "gain_ci95": [1.0, 3.0],
+        "total_env_steps": 28,
+    }
+
+
+# ---------------------------------------------------------------------- nothing changes, nothing leaks
+
+
+def test_evaluation_leaves_the_learner_bit_identical() -> None:
+    learner = make_learner()
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    tasks = DISTRIBUTION.sample(3, "test")
+    kept = {name: value.clone() for name, value in tasks.items()}
+    batches = run(learner, tasks)
+    assert not torch.equal(returns(batches)[0], returns(batches)[1])
+    after = learner.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(torch.equal(tasks[name], kept[name]) for name in kept)
+
+
+def test_evaluations_do_not_leak_into_each_other() -> None:
+    learner = make_learner()
+    tasks, others = DISTRIBUTION.sample(3, "test"), DISTRIBUTION.sample(3, "ood")
+    first = returns(run(learner, tasks))
+    assert not torch.equal(returns(run(learner, others, seed=1)), first)
+    assert torch.equal(returns(run(learner, tasks)), first)
+
+
+def test_seed_decides_the_rollouts() -> None:
+    learner, tasks = make_learner(), DISTRIBUTION.sample(3, "test")
+    assert not torch.equal(returns(run(learner, tasks, seed=1)), returns(run(learner, tasks, seed=2)))
+
+
+@pytest.fixture
+def noise_by_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exploration that depends on the episode's number only, not on a generator or on the number of tasks."""
+
+    def sample(self: DiagonalGaussian, generator: torch.Generator) -> Tensor:
+        return self.mean + torch.linspace(-1, 1, EPISODES).unsqueeze(-1)
+
+    monkeypatch.setattr(DiagonalGaussian, "sample", sample)
+
+
+def test_each_task_is_adapted_to_by_itself(noise_by_episode: None) -> None:
+    learner, tasks = make_learner(), DISTRIBUTION.sample(3, "test")
+    together = returns(run(learner, tasks))
+    assert not torch.allclose(together[0], together[2], atol=0.1), "nothing was adapted: the test shows nothing"
+    for i in range(3):
+        alone = returns(run(learner, select_tasks(tasks, slice(i, i + 1))))
+        torch.testing.assert_close(together[:, i : i + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_each_batch_is_collected_by_the_policy_adapted_to_those_before() -> None:
+    learner, tasks = make_learner(), DISTRIBUTION.sample(2, "test")
+    batches = run(learner, tasks)
+    adapted = learner.begin(2)
+    for batch in batches:
+        distribution, _ = learner.policy.apply(adapted.params, batch.obs)
+        torch.testing.assert_close(distribution.parameters()["mean"], batch.behaviour["mean"])
+        adapted = learner.adapt(adapted, batch)
+
+
+def test_number_of_steps_is_that_asked_for() -> None:
+    learner, tasks = make_learner(), DISTRIBUTION.sample(2, "test")
+    curves = returns(run(learner, tasks, steps=4))
+    assert len(curves) == 5
+    assert torch.equal(returns(run(learner, tasks, steps=0)), curves[:1])

@@ -1,0 +1,80 @@
+"""Presets: every one builds a learner and says what it is for."""
+
+import pytest
+import torch
+
+from metarl.agents.maml import MAMLConfig
+from metarl.agents.registry import AGENTS
+from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
+from metarl.errors import UserError
+from metarl.run.config import TrainConfig, flat_items, from_yaml, to_yaml
+from metarl.run.presets import PRESETS, default_config, presets_for
+from metarl.run.run_directory import build
+
+AVAILABLE = [name for name, family in FAMILIES.items() if family.available]
+EVERY = [
+    (agent, env, preset) for agent in AGENTS for env in (*AVAILABLE, *ALIASES) for preset in presets_for(agent, env)
+]
+
+
+@pytest.mark.parametrize(("agent", "env", "preset"), EVERY)
+def test_preset_builds(agent: str, env: str, preset: str) -> None:
+    config = default_config(agent, env, preset)
+    assert (config.agent, config.env, config.preset) == (agent, env, preset)
+    distribution, learner = build(config, torch.Generator())
+    inner = config.learner if isinstance(config.learner, MAMLConfig) else config.learner.adaptation
+    assert learner.adaptation_steps == inner.adaptation_steps
+    assert distribution.name == ALIASES.get(env, env)
+    assert from_yaml(to_yaml(config)) == config
+
+
+@pytest.mark.parametrize(("agent", "env"), PRESETS)
+def test_presets_belong_to_registered_names_and_have_a_summary(agent: str, env: str) -> None:
+    assert agent in AGENTS
+    assert env in FAMILIES
+    for preset in PRESETS[agent, env].values():
+        assert preset.summary
+        assert "\n" not in preset.summary
+
+
+@pytest.mark.parametrize(("agent", "env", "preset"), EVERY)
+def test_preset_changes_what_it_names_and_nothing_else(agent: str, env: str, preset: str) -> None:
+    plain = flat_items(TrainConfig(agent=agent, env=env, preset=preset, learner=AGENTS[agent].config_class()))
+    changes = presets_for(agent, env)[preset].changes
+    plain_changes = {name: str(value) if isinstance(value, tuple) else value for name, value in changes.items()}
+    assert set(changes) <= set(plain)
+    assert flat_items(default_config(agent, env, preset)) == plain | plain_changes
+
+
+def test_alias_has_the_presets_of_what_it_stands_for() -> None:
+    for alias, name in ALIASES.items():
+        assert presets_for("maml", alias) == presets_for("maml", name)
+
+
+def test_environment_of_the_user_has_a_default_preset() -> None:
+    assert default_config("maml", "my_envs:MyDistribution").env == "my_envs:MyDistribution"
+
+
+def test_unknown_preset_is_named_with_those_there_are() -> None:
+    with pytest.raises(UserError, match=r"'defualt'.*did you mean 'default'"):
+        default_config("maml", "point-dynamics", "defualt")
+
+
+@pytest.mark.parametrize(
+    ("env", "preset", "expected"),
+    [  # tasks, steps, rate, outer, hidden units, KL penalty, iterations, horizon; from the papers' tables
+        ("half-cheetah-direction/promp", "promp", (40, 1, 0.1, "ppo", (64, 64), 5e-4, 1000, 100)),
+        ("ant-goal", "promp", (40, 2, 0.1, "ppo", (64, 64), 5e-4, 1000, 200)),
+        ("hopper-dynamics", "promp", (40, 1, 0.05, "ppo", (64, 64), 1e-3, 1000, 200)),
+        ("humanoid-direction", "promp", (40, 1, 0.1, "ppo", (128, 128), 5e-4, 1000, 200)),
+        ("half-cheetah-direction", "paper", (40, 1, 0.1, "trpo", (100, 100), 5e-4, 800, 200)),
+        ("ant-velocity", "paper", (40, 1, 0.1, "trpo", (100, 100), 5e-4, 800, 200)),
+    ],
+)
+def test_published_settings_of_robots(env: str, preset: str, expected: tuple[object, ...]) -> None:
+    config = default_config("maml", env, preset)
+    learner = config.learner
+    assert isinstance(learner, MAMLConfig)
+    found = (config.num_tasks, learner.adaptation_steps, learner.inner_lr, learner.outer, learner.policy.hidden_sizes)
+    assert (*found, learner.inner_kl_penalty, config.iterations, make_distribution(env).horizon) == expected
+    assert (learner.clip, learner.outer_epochs, learner.outer_lr, learner.gamma) == (0.3, 5, 1e-3, 0.99)

@@ -1,0 +1,55 @@
+"""The reference runs that are shipped: small, whole, and as good as they say."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from metarl.cli.main import main
+
+REFERENCE = Path(__file__).parents[3] / "runs" / "reference"
+WITH_POLICY = sorted(path.parent.name for path in REFERENCE.glob("*/checkpoints"))
+RUNS = sorted(path.parent.name for path in REFERENCE.glob("*/events.out.tfevents*.test"))
+
+
+def contents(run: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_there_is_one_of_each_agent_on_goals_and_on_dynamics() -> None:
+    families = ("point-navigation", "cart-pole-mirrored")
+    assert sorted(f"{agent}-{family}" for agent in ("maml", "promp", "reptile") for family in families) == RUNS
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_is_whole_and_small(name: str) -> None:
+    run = REFERENCE / name
+    files = contents(run)
+    assert {"config.yaml", "metadata.json", "metrics.jsonl", "evaluation-test.json"} <= set(files)
+    assert "checkpoints/best.safetensors" in files
+    assert any(file.startswith("events.out.tfevents") for file in files)
+    assert sum((run / file).stat().st_size for file in files) < 1_000_000
+    about = json.loads((run / "metadata.json").read_text())
+    assert about["command"][:2] == ["metarl", "train"]
+    assert about["cpu_count"] >= 1
+
+
+@pytest.mark.parametrize("name", WITH_POLICY)
+def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = REFERENCE / name
+    before, recorded = contents(run), json.loads((run / "evaluation-test.json").read_text())
+    steps = str(recorded["adaptation_steps"])
+    assert main(["evaluate", str(run), "--num-tasks", str(recorded["num_tasks"]), "--steps", steps, "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["checkpoint_iteration"] == recorded["checkpoint_iteration"]
+    for mean, (low, high) in zip(evaluated["return_mean"], recorded["return_ci95"], strict=True):
+        assert low <= mean <= high
+    low, high = recorded["gain_ci95"]
+    assert low <= evaluated["return_mean"][-1] - evaluated["return_mean"][0] <= high
+    assert low > 0
+    assert contents(run) == before

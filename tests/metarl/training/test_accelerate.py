@@ -1,0 +1,104 @@
+"""`--compile-env` and CUDA graphs: the same training, and one line where they cannot be had."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.cli.main import main
+from metarl.envs.registry import make_distribution
+from metarl.errors import UserError
+from metarl.training.accelerate import CAPTURES, capture_rollouts, compile_env
+from tests.helpers.captured_steps import recorded
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+
+
+def validation_returns(run_dir: Path, *flags: str) -> list[float]:
+    arguments = ["train", "maml", "cart-pole", "--run-dir", str(run_dir), "--name", "run", "--iterations", "1"]
+    size = ["--num-tasks", "2", "--episodes", "3", "--eval-tasks", "4", "--test-tasks", "2"]
+    assert main([*arguments, *size, *flags]) == 0
+    rows = [json.loads(line) for line in (run_dir / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [rows[-1][f"eval/return_k{k}"] for k in range(4)]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_training_on_compiled_steps_equals_training_on_plain_ones(tmp_path: Path) -> None:
+    plain = validation_returns(tmp_path / "plain")
+    assert validation_returns(tmp_path / "compiled", "--compile-env") == pytest.approx(plain, rel=0.2)
+
+
+def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> object:
+        def step(*arguments: object) -> object:
+            raise RuntimeError("no C++ compiler found\nmore lines")
+
+        return step
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(UserError, match=r"compile_env: torch.compile cannot compile cart-pole here: no C\+\+ compiler"):
+        compile_env(make_distribution("cart-pole"), torch.device("cpu"))
+
+
+# ---------------------------------------------------------------------- CUDA graphs
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Generator]:
+    """Let the CPU capture rollouts as well; the list grows with each capture."""
+    captures = []
+
+    def capture(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+        captures.append(generator)
+        return recorded(function, generator)
+
+    monkeypatch.setitem(CAPTURES, "cpu", capture)
+    return captures
+
+
+def test_training_on_captured_rollouts_equals_training_on_eager_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures = counted(monkeypatch)
+    plain = validation_returns(tmp_path / "plain", "--cuda-graphs", "off")
+    assert not captures
+    assert validation_returns(tmp_path / "captured") == plain
+    assert len(captures) == 3  # the trial, training, validation; the test is an evaluation of its own
+
+
+def test_what_cannot_be_captured_is_said_and_runs_eagerly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    monkeypatch.setitem(CAPTURES, "cpu", refuse)
+    validation_returns(tmp_path)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "warning: rollouts of cart-pole are not captured as CUDA graphs: operation not permitted when" in text
+    assert "more lines" not in text
+
+
+def test_a_trial_leaves_the_run_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted(monkeypatch)
+    distribution, generator = make_distribution("cart-pole"), torch.Generator().manual_seed(3)
+    learner = MAML(distribution.observation_space, distribution.action_space, MAMLConfig(), generator)
+    before = generator.get_state(), learner.state_dict()
+    assert capture_rollouts(distribution, learner, generator) is None
+    assert distribution.task_env.rollout_graphs is not None
+    assert torch.equal(generator.get_state(), before[0])
+    assert all(torch.equal(leaf, before[1][name]) for name, leaf in learner.state_dict().items())
+
+
+def test_robots_and_cpus_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, registered in (("cart-pole", False), ("half-cheetah-direction", True)):
+        if registered:
+            counted(monkeypatch)
+        distribution, generator = make_distribution(name), torch.Generator()
+        distribution.env.horizon = 2
+        learner = MAML(distribution.observation_space, distribution.action_space, MAMLConfig(), generator)
+        assert capture_rollouts(distribution, learner, generator) is None
+        assert distribution.task_env.rollout_graphs is None

@@ -1,0 +1,31 @@
+"""`metarl train AGENT FAMILY` works for every family that needs no extra package."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metarl.benchmarks.robots import ONE_OF_EACH
+from metarl.cli.main import main
+from metarl.envs.physics.robot_env import RobotEnv
+from metarl.envs.registry import FAMILIES
+
+TORCH_FAMILIES = [name for name, family in FAMILIES.items() if family.gymnasium_id]
+COUNTS = {"iterations": 1, "num-tasks": 2, "episodes": 2, "eval-tasks": 2, "test-tasks": 2, "hidden-sizes": 4}
+SMALL = [text for flag, count in COUNTS.items() for text in (f"--{flag}", str(count))]
+
+
+ROBOTS = [name for name in TORCH_FAMILIES if isinstance(FAMILIES[name].make().env, RobotEnv)]
+OTHERS = [name for name in TORCH_FAMILIES if name not in ROBOTS]
+# The physics takes its time, and knows nothing of the agent: one of each robot, and one agent.
+BOTH = [("reptile", name) for name in OTHERS]
+
+
+@pytest.mark.parametrize(("agent", "name"), [("maml", name) for name in [*ONE_OF_EACH, *OTHERS]] + BOTH)
+def test_it_trains_and_evaluates(name: str, agent: str, tmp_path: Path) -> None:
+    assert main(["train", agent, name, *SMALL, "--run-dir", str(tmp_path), "--name", "run"]) == 0
+    report = json.loads((tmp_path / "run" / "evaluation-test.json").read_text())
+    assert report["env"] == name
+    assert len(report["return_mean"]) == report["adaptation_steps"] + 1
+    assert report["total_env_steps"] > 0
+    assert (tmp_path / "run" / "adaptation-test.png").exists()

@@ -1,0 +1,48 @@
+"""What the terminal shows: plain lines into a file, a live display on a terminal."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from metarl.evaluation.evaluation import Evaluation
+from metarl.training.progress import LiveReporter, PlainReporter, make_reporter
+
+EVALUATION = Evaluation(
+    returns=np.array([[-40.0, -38.0], [-12.0, -10.0]]),
+    env_steps=np.array([0.0, 2000.0]),
+    total_env_steps=8000,
+    episodes_per_step=20,
+)
+
+
+def shown(terminal: bool) -> str:
+    """What a training of three iterations shows, resumed after the first."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    with make_reporter(console, start=1, env_steps=5000) as reporter:
+        reporter.iteration(2, 3, 10_000, [-39.1, -25.0])
+        reporter.evaluated(2, EVALUATION)
+        reporter.iteration(3, 3, 15_000, [-38.0, -20.5])
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_file_gets_plain_lines() -> None:
+    lines = shown(terminal=False).splitlines()
+    assert lines[0] == "iteration 2  validation return -39.0 → -11.0"
+    assert lines[1].startswith("iteration 3/3  env steps 15,000  ")
+    assert "steps/s  train return -38.0 → -20.5  0 s left" in lines[1]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_terminal_gets_a_live_display() -> None:
+    text = shown(terminal=True)
+    assert "\x1b" in text
+    for part in ("3/3", "15,000", "-38.0 → -20.5", "-39.0 → -11.0  (iteration 2)"):
+        assert part in text
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(True, LiveReporter), (False, PlainReporter)])
+def test_kind_of_output_decides(terminal: bool, kind: type) -> None:
+    assert isinstance(make_reporter(Console(force_terminal=terminal), 0, 0), kind)

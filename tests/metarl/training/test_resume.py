@@ -1,0 +1,231 @@
+"""Runs that were killed, interrupted, damaged or extended end as those that were not."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from metarl.cli.main import EXIT_BAD_INPUT, EXIT_INTERRUPTED, main
+from metarl.run.checkpoint import read_checkpoint
+from metarl.run.run_directory import RunDirectory
+from tests.helpers.workbench import (
+    ITERATIONS,
+    RUN,
+    Moment,
+    checkpoint_file,
+    complaint,
+    curves_of,
+    files_under,
+    final_evaluation_of,
+    metrics_of,
+    run_with_signal,
+    same_tensors,
+    tensors_of,
+    train,
+    train_arguments,
+)
+
+pytest_plugins = ["tests.helpers.run_fixtures"]
+pytestmark = pytest.mark.usefixtures("without_figures")
+
+OUTERS = ("ppo", "trpo")
+SAVE = "metarl.run.checkpoint.CheckpointStore.save"
+UPDATE = "metarl.agents.maml.MAML.meta_update"
+MOMENTS = {
+    "while the run directory is made": Moment("metarl.run.run_directory._metadata", 1),
+    "before the first checkpoint": Moment(SAVE, 1),
+    "within the first iteration": Moment(UPDATE, 1),
+    "right after the second checkpoint": Moment(SAVE, 2, after=True),
+    "within the second iteration": Moment(UPDATE, 2),
+    "while a checkpoint is written": Moment("os.fsync", 6),
+    "within a validation": Moment("metarl.training.trainer.summarize", 3),
+    "between metrics and checkpoint": Moment(SAVE, 3),
+    "after the last checkpoint": Moment("metarl.reporting.run_evaluation.adaptation_episodes", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An uninterrupted run of each outer step."""
+    return {outer: train(tmp_path_factory.mktemp(outer), "--outer", outer) for outer in OUTERS}
+
+
+@pytest.fixture
+def finished(references: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of an uninterrupted run, to be damaged."""
+    return Path(shutil.copytree(references["ppo"], tmp_path / RUN))
+
+
+def resume(run: Path, *flags: str) -> int:
+    """Resume in this process, in another second than the one before: TensorBoard orders files of events by seconds."""
+    time.sleep(1 - time.time() % 1)
+    return main(["train", "--resume", str(run), *flags])
+
+
+def assert_same_result(run: Path, reference: Path) -> None:
+    """Bit-identical checkpoints, and the same curves, metrics and evaluation."""
+    names = sorted(path.name for path in (reference / "checkpoints").iterdir())
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names
+    for name in names:
+        one, other = (read_checkpoint(path / "checkpoints" / name) for path in (run, reference))
+        assert same_tensors(one.tensors, other.tensors), name
+        for field in ("iteration", "env_steps", "evaluation_env_steps", "best_validation"):
+            assert getattr(one.progress, field) == getattr(other.progress, field), (name, field)
+    assert metrics_of(run) == metrics_of(reference)
+    assert curves_of(run) == curves_of(reference)
+    assert final_evaluation_of(run) == final_evaluation_of(reference)
+
+
+def test_reference_is_worth_comparing_with(references: dict[str, Path]) -> None:
+    reference = references["ppo"]
+    assert [row["iteration"] for row in metrics_of(reference)] == list(range(ITERATIONS + 1))
+    assert not same_tensors(tensors_of(reference, ITERATIONS), tensors_of(reference, ITERATIONS - 1))
+    steps = [step for step, _ in curves_of(reference)["eval/return_k1"]]
+    assert steps == sorted(set(steps))
+    assert len(steps) == ITERATIONS + 1
+    assert not same_tensors(tensors_of(reference), tensors_of(references["trpo"]))
+
+
+@pytest.mark.parametrize(
+    ("outer", "moment"),
+    [("ppo", moment) for moment in MOMENTS]
+    + [("trpo", "right after the second checkpoint"), ("trpo", "within the second iteration")],
+)
+def test_killed_and_resumed_ends_as_uninterrupted(
+    outer: str, moment: str, references: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = train_arguments(tmp_path, "--outer", outer)
+    assert run_with_signal(arguments, MOMENTS[moment], signal.SIGKILL, tmp_path / "output") == -signal.SIGKILL
+    assert not (tmp_path / RUN / "evaluation-test.json").exists()
+    assert resume(tmp_path / RUN) == 0
+    assert_same_result(tmp_path / RUN, references[outer])
+
+
+@pytest.mark.parametrize(
+    ("agent", "update"),
+    [
+        ("reptile", "metarl.agents.reptile.Reptile.meta_update"),
+        ("multitask", "metarl.agents.multitask.Multitask.meta_update"),
+    ],
+)
+def test_other_agents_end_at_their_budget_killed_or_not(agent: str, update: str, tmp_path: Path) -> None:
+    """A batch of 2 tasks × 3 episodes × 20 steps in each iteration: the third one reaches 300 steps."""
+    budget = ("--iterations", "1000", "--max-env-steps", "300")
+    whole = train(tmp_path / "whole", *budget, agent=agent)
+    assert [row["env_steps"] for row in metrics_of(whole)] == [0, 120, 240, 360]
+    arguments = train_arguments(tmp_path, *budget, agent=agent)
+    assert run_with_signal(arguments, Moment(update, 2), signal.SIGKILL, tmp_path / "output") == -signal.SIGKILL
+    assert resume(tmp_path / RUN) == 0
+    assert_same_result(tmp_path / RUN, whole)
+
+
+def test_killed_twice_and_resumed_ends_as_uninterrupted(references: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    run_with_signal(train_arguments(tmp_path, "--outer", "ppo"), Moment(UPDATE, 2), signal.SIGKILL, output)
+    again = ["train", "--resume", str(tmp_path / RUN)]
+    assert run_with_signal(again, Moment(UPDATE, 2), signal.SIGKILL, output) == -signal.SIGKILL
+    assert resume(tmp_path / RUN) == 0
+    assert_same_result(tmp_path / RUN, references["ppo"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_is_saved_and_says_how_to_go_on(
+    number: signal.Signals, references: dict[str, Path], tmp_path: Path
+) -> None:
+    run, output = tmp_path / RUN, tmp_path / "output"
+    # Checkpoints far apart: what is there afterwards was saved because of the signal.
+    arguments = train_arguments(tmp_path, "--outer", "ppo", "--checkpoint-interval", "100")
+    assert run_with_signal(arguments, Moment(UPDATE, 2), number, output) == EXIT_INTERRUPTED
+    assert f"stopped after iteration 2 of {ITERATIONS}" in output.read_text()
+    assert output.read_text().splitlines()[-1] == f"go on with: metarl train --resume {run}"
+    assert same_tensors(tensors_of(run, 2), tensors_of(references["ppo"], 2))
+    assert resume(run) == 0
+    assert same_tensors(tensors_of(run), tensors_of(references["ppo"]))
+    assert metrics_of(run) == metrics_of(references["ppo"])
+
+
+def test_finished_run_is_resumed_without_change(finished: Path, references: dict[str, Path]) -> None:
+    assert resume(finished) == 0
+    assert_same_result(finished, references["ppo"])
+
+
+def test_run_is_found_by_name_below_run_dir(finished: Path, references: dict[str, Path]) -> None:
+    assert main(["train", "--resume", finished.name, "--run-dir", str(finished.parent)]) == 0
+    assert_same_result(finished, references["ppo"])
+
+
+def test_copy_of_a_run_is_resumed_and_the_original_left_alone(
+    finished: Path, references: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy's configuration names the directory of the original."""
+    shutil.copytree(finished, tmp_path / "elsewhere" / "runs" / RUN)
+    checkpoint_file(tmp_path / "elsewhere" / "runs" / RUN, ITERATIONS).unlink()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = files_under(references["ppo"])
+    assert resume(Path(RUN)) == 0
+    assert files_under(references["ppo"]) == before
+    assert_same_result(Path("runs") / RUN, references["ppo"])
+
+
+def test_extended_run_equals_one_trained_for_as_long_from_the_start(
+    references: dict[str, Path], tmp_path: Path
+) -> None:
+    run = train(tmp_path, "--outer", "ppo", "--iterations", str(ITERATIONS - 1))
+    assert resume(run, "--iterations", str(ITERATIONS)) == 0
+    assert (tmp_path / RUN / "config.yaml").read_text().count(f"iterations: {ITERATIONS}\n") == 1
+    assert same_tensors(tensors_of(run), tensors_of(references["ppo"]))
+    assert metrics_of(run) == metrics_of(references["ppo"])
+    assert curves_of(run) == curves_of(references["ppo"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--seed", "3"), ("--inner-lr", "0.5"), ("--episodes=4",), ("--name", "other"), ("--iterations", "1")],
+    ids=lambda flags: flags[0],
+)
+def test_settings_that_a_resumed_run_cannot_change_are_refused(
+    flags: tuple[str, ...], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_under(finished)
+    assert resume(finished, *flags) == EXIT_BAD_INPUT
+    assert "iterations" in complaint(capsys)
+    assert files_under(finished) == before
+
+
+def test_truncated_newest_checkpoint_falls_back_to_the_one_before(
+    finished: Path, references: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = checkpoint_file(finished, ITERATIONS)
+    newest.write_bytes(newest.read_bytes()[:-20])
+    assert resume(finished) == 0
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert str(newest) in warning
+    assert "truncated" in warning
+    assert_same_result(finished, references["ppo"])
+
+
+def test_run_without_a_good_checkpoint_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (finished / "checkpoints").glob("iteration-*"):
+        path.write_bytes(path.read_bytes()[:100])
+    before = files_under(finished)
+    assert resume(finished, "--iterations", str(ITERATIONS + 2)) == EXIT_BAD_INPUT
+    assert "truncated or corrupt" in complaint(capsys)
+    assert files_under(finished) == before
+
+
+def test_row_of_metrics_that_was_cut_off_is_written_again(finished: Path, references: dict[str, Path]) -> None:
+    checkpoint_file(finished, ITERATIONS).unlink()
+    metrics = finished / "metrics.jsonl"
+    metrics.write_text(metrics.read_text()[:-30])
+    assert resume(finished) == 0
+    assert metrics_of(finished) == metrics_of(references["ppo"])
+
+
+def test_run_that_another_process_writes_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_under(finished)
+    with RunDirectory.open(str(finished)).locked():
+        assert resume(finished) == EXIT_BAD_INPUT
+    assert "another process" in complaint(capsys)
+    assert files_under(finished) == before

@@ -1,0 +1,125 @@
+"""`metarl tensorboard` serves the runs' curves, figures and hyper-parameters; a browser shows them."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.browser import CHROMIUM, chromium
+from tests.helpers.workbench import ITERATIONS, RUN, metrics_of
+
+pytest_plugins = ["tests.helpers.run_fixtures"]
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def address(trained_run: Path) -> Iterator[str]:
+    """Where `metarl tensorboard` serves the finished run."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "metarl", "tensorboard", "--run-dir", str(trained_run.parent), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        address, end = f"http://localhost:{port}", time.monotonic() + 120
+        while not _has_runs(address):
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < end, "the server shows no run"
+            time.sleep(0.3)
+        yield address
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def _has_runs(address: str) -> bool:
+    try:
+        return bool(get(address, "runs"))
+    except OSError:
+        return False
+
+
+def get(address: str, path: str, post: object = None, **query: object) -> Any:
+    """What the server's API answers."""
+    url = f"{address}/data/{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    data = None if post is None else json.dumps(post).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        body = answer.read()
+    return body if body.startswith(PNG) else json.loads(body)
+
+
+def test_the_server_has_every_curve_with_its_points(address: str, trained_run: Path) -> None:
+    assert get(address, "runs") == [RUN]
+    tags, rows = get(address, "plugin/scalars/tags")[RUN], metrics_of(trained_run)
+    curves = {tag for row in rows for tag in row if "/" in tag}
+    assert (
+        {"eval/return_k0", "eval/return_k1", "eval/gain", "train/return_k0", "train/return_k1"} <= curves <= set(tags)
+    )
+    for tag in curves:
+        points = get(address, "plugin/scalars/scalars", run=RUN, tag=tag)
+        expected = [(row["env_steps"], pytest.approx(row[tag], rel=1e-6)) for row in rows if tag in row]
+        assert [(step, value) for _, step, value in points] == expected
+    report = json.loads((trained_run / "evaluation-test.json").read_text())
+    for k, mean in enumerate(report["return_mean"]):
+        ((_, step, value),) = get(address, "plugin/scalars/scalars", run=RUN, tag=f"test/return_k{k}")
+        assert (step, value) == (report["training_env_steps"], pytest.approx(mean, rel=1e-6))
+
+
+def test_the_server_has_every_figure(address: str) -> None:
+    tags = get(address, "plugin/images/tags")[RUN]
+    at_the_end = {"test/adaptation", "test/trajectories", "test/parameter_change", "test/direction_similarity"}
+    assert set(tags) == {"eval/adaptation", "eval/trajectories", *at_the_end}
+    for tag in tags:
+        images = get(address, "plugin/images/images", run=RUN, tag=tag, sample=0)
+        assert len(images) == (1 if tag in at_the_end else ITERATIONS + 1)
+        for image in images:
+            assert get(address, f"plugin/images/individualImage?{image['query']}").startswith(PNG)
+
+
+def test_the_server_has_hyper_parameters_and_results(address: str, trained_run: Path) -> None:
+    asked = {"allowedStatuses": ["STATUS_SUCCESS"], "startIndex": 0, "sliceSize": 10}
+    (group,) = get(address, "plugin/hparams/session_groups", post=asked)["sessionGroups"]
+    shown = group["hparams"]
+    assert (shown["agent"], shown["hidden_sizes"], shown["num_tasks"], shown["first_order"]) == (
+        "maml",
+        "(8,)",
+        2,
+        "false",
+    )
+    report = json.loads((trained_run / "evaluation-test.json").read_text())
+    results = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
+    assert set(results) == {"eval/return_k0", "eval/return_k1", "eval/gain", "test/return_k1"}
+    assert results["test/return_k1"] == pytest.approx(report["return_mean"][1], rel=1e-6)
+
+
+def test_the_server_draws_all_adaptation_steps_in_one_chart(address: str) -> None:
+    (category,) = get(address, "plugin/custom_scalars/layout")["category"]
+    drawn = {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
+    assert drawn == {
+        "validation return after k adaptation steps": [r"^eval/return_k\d+$"],
+        "training return after k adaptation steps": [r"^train/return_k\d+$"],
+    }
+    for (pattern,) in drawn.values():
+        matched = get(address, "plugin/custom_scalars/scalars", run=RUN, tag=pattern)
+        assert len(matched["tag_to_events"]) == 2
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_a_browser_shows_curves_figures_and_hyper_parameters(address: str, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as tab:
+        tab.open(f"{address}/#timeseries")
+        shown = tab.wait_for(RUN, "eval/gain", "eval/return_k0", "eval/return_k1", "eval/adaptation", pictures=1)
+        assert "No dashboards are active" not in shown
+        tab.open(f"{address}/#custom_scalars")
+        tab.wait_for(RUN, "validation return after k adaptation steps", "training return after k adaptation steps")
+        tab.open(f"{address}/#hparams")
+        tab.wait_for(RUN, "hidden_sizes", "num_tasks", "maml", "test/return_k1")

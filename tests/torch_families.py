@@ -1,8 +1,0 @@
-"""The registered families that are written in torch alone."""
-
-from envs.physics.robot_env import RobotEnv
-from envs.registry import FAMILIES
-
-TORCH_FAMILIES = [
-    name for name, family in FAMILIES.items() if family.gymnasium_id and not isinstance(family.make().env, RobotEnv)
-]
