@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.agents.gradients import objectives
-from metarl.agents.gradients.adaptation_path import ObjectiveAt, ascended
+from metarl.agents.gradients.adaptation_path import ObjectiveAt, gradient_step
 from metarl.agents.gradients.objectives import Batch
 from metarl.agents.gradients.parallel import ChunkPool, task_slices
 from metarl.agents.learner import Adapted
@@ -91,7 +91,7 @@ class PolicyGradientAdaptation:
         config, rates = self.config, {name: self._rate(name, step) for name in params}
         epochs = config.inner_epochs if config.inner_objective == "ppo" else 1
         for _ in range(epochs):
-            params = ascended(params, ObjectiveAt(self.policy, params, batch, self._surrogate).gradient, rates)
+            params = gradient_step(params, ObjectiveAt(self.policy, params, batch, self._surrogate).gradient, rates)
         return params
 
     def _surrogate(self, batch: Batch, acting: ActionDistribution) -> Tensor:

@@ -8,7 +8,14 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.agents.gradients import objectives
-from metarl.agents.gradients.adaptation_path import AdaptationPath, ObjectiveAt, Rates, Trajectory, as_leaves, ascended
+from metarl.agents.gradients.adaptation_path import (
+    AdaptationPath,
+    ObjectiveAt,
+    Rates,
+    Trajectory,
+    as_leaves,
+    gradient_step,
+)
 from metarl.agents.gradients.forward_pass import Outputs
 from metarl.agents.gradients.objectives import Batch, mean_over_steps
 from metarl.agents.gradients.parallel import ChunkPool, task_slices
@@ -161,7 +168,7 @@ class MAML:
         def of_chunk(tasks: slice) -> Parameters:
             params = tasks_of(adapted.params, tasks)
             gradient = ObjectiveAt(self.policy, params, batch.tasks(tasks), self._objective).gradient
-            return ascended(params, gradient, rates)
+            return gradient_step(params, gradient, rates)
 
         parts = self._pool.map(of_chunk, self._chunks(batch))
         return Adapted(concatenate(parts), adapted.steps + 1)
@@ -281,7 +288,7 @@ class MAML:
             leaves = [leaf for output in outputs for leaf in output.values()]
             slopes = iter(torch.autograd.grad(total, leaves, allow_unused=True))
             cotangents = [{name: next(slopes) for name in output} for output in outputs]
-            gradient = self._pull_back(path, [None if None in u.values() else u for u in cotangents])
+            gradient = self._vjp(path, [None if None in u.values() else u for u in cotangents])
             return torch.cat([total.detach().reshape(1), gradient]), path.trajectory
 
         sums, parts = zip(*self._pool.map(of_chunk, self._chunks(batches[-1])), strict=True)
@@ -351,11 +358,11 @@ class MAML:
             change = unflatten_like(vector, self._meta)
             start = expand_to_tasks(self._policy_part(change), len(query.obs))
             steps = range(len(batches) - 1)
-            pushed = path.push_forward(start, [self._learned_rates(change, step) for step in steps])
+            pushed = path.jvp(start, [self._learned_rates(change, step) for step in steps])
             information = self._behaviour(query).fisher_product(pushed)
             weight = query.weight.unsqueeze(-1)
             pulled = {name: (leaf * weight).sum_to_size(pushed[name].shape) for name, leaf in information.items()}
-            return self._pull_back(path, [*(None for _ in steps), pulled])
+            return self._vjp(path, [*(None for _ in steps), pulled])
 
         chunks = self._chunks(sampled[-1])
         kept = self._pool.map(prepare, chunks[: self._num_kept(sampled, chunks)])
@@ -390,9 +397,9 @@ class MAML:
         """Adapt from the meta-parameters and act on every batch: the policies after 0 … K steps."""
         return [self.policy.distribution(outputs) for outputs in self._path(meta, batches).outputs]
 
-    def _pull_back(self, path: AdaptationPath, cotangents: list[Outputs | None]) -> Tensor:
+    def _vjp(self, path: AdaptationPath, cotangents: list[Outputs | None]) -> Tensor:
         """The path's gradient by the meta-parameters, flat, summed over its tasks."""
-        start, by_rates = path.pull_back(cotangents)
+        start, by_rates = path.vjp(cotangents)
         gradient = {name: leaf.sum(dim=0) for name, leaf in start.items()}
         for name, rate in self._meta.items():
             if name not in gradient:

@@ -49,13 +49,13 @@ class ObjectiveAt:
         self.values = values.detach()
         slopes = {name: slope.detach() for name, slope in zip(self._outputs, self._slopes, strict=True)}
         if second_order:
-            self.gradient, self._curvature = self.network.pull_back_with_curvature(slopes)
+            self.gradient, self._curvature = self.network.vjp_with_curvature(slopes)
         else:
-            self.gradient = self.network.pull_back(slopes)
+            self.gradient = self.network.vjp(slopes)
 
     def hessian_product(self, vector: Parameters, cotangent: Outputs | None = None) -> Parameters:
         """H v, H the second derivative of each task's objective; H v + Jᵀ u where a cotangent u is given."""
-        pushed, tangents = self.network.push_forward(vector)
+        pushed, tangents = self.network.jvp(vector)
         along = torch.autograd.grad(
             self._slopes,
             list(self._outputs.values()),
@@ -66,7 +66,7 @@ class ObjectiveAt:
         turned = dict(zip(self._outputs, along, strict=True))
         if cotangent is not None:
             turned = map_parameters(torch.add, turned, cotangent)
-        return self.network.pull_back_derivative(self._curvature, tangents, turned)
+        return self.network.vjp_derivative(self._curvature, tangents, turned)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class AdaptationPath:
     """θ_{k+1} = θ_k + α_k ∇J_k(θ_k), k = 0 … K−1, for each of M tasks; then the network at θ_K on one more batch.
 
     With H_k the second derivative of J_k, a change of θ_k changes θ_{k+1} by 1 + α_k H_k, and a change of α_k by
-    ∇J_k: `push_forward` takes changes along the path, `pull_back` takes gradients back against it.
+    ∇J_k: `jvp` takes changes along the path, `vjp` takes gradients back against it.
 
     Attributes:
         trajectory: its points and gradients.
@@ -107,7 +107,7 @@ class AdaptationPath:
         rates: α_0 … α_{K−1}.
         batches: the K support batches and the one after them.
         objective: J, of each task.
-        second_order: whether `push_forward` and `pull_back` see H_k; if not it counts as 0.
+        second_order: whether `jvp` and `vjp` see H_k; if not it counts as 0.
         known: the trajectory of a path through larger batches of which these are samples: it is kept to, and only
             H_k and the network on the last batch are estimated.
     """
@@ -130,11 +130,11 @@ class AdaptationPath:
             self._steps.append(ObjectiveAt(policy, points[step], batch, objective, second_order))
             if known is None:
                 gradients.append(self._steps[-1].gradient)
-                points.append(ascended(points[step], gradients[step], rates[step]))
+                points.append(gradient_step(points[step], gradients[step], rates[step]))
         self._last = ForwardPass(policy, points[-1], batches[-1].obs)
         self.outputs = [*(step.network.outputs for step in self._steps), self._last.outputs]
 
-    def push_forward(self, start: Parameters, rates: Sequence[Parameters]) -> Outputs:
+    def jvp(self, start: Parameters, rates: Sequence[Parameters]) -> Outputs:
         """Derivative of the last outputs along a change of θ_0 and of the rates.
 
         Args:
@@ -150,10 +150,10 @@ class AdaptationPath:
                 for name, rate in self._rates[step].items():
                     changed[name] = changed.get(name, 0.0) + rate * bent[name]
             vector = vector | {name: vector[name] + change for name, change in changed.items()}
-        pushed, _ = self._last.push_forward(vector)
+        pushed, _ = self._last.jvp(vector)
         return pushed
 
-    def pull_back(self, cotangents: Sequence[Outputs | None]) -> tuple[Parameters, list[Parameters]]:
+    def vjp(self, cotangents: Sequence[Outputs | None]) -> tuple[Parameters, list[Parameters]]:
         """Gradients of Σ_k u_k · outputs_k by θ_0 and by each step's rates, for each task.
 
         Args:
@@ -164,7 +164,7 @@ class AdaptationPath:
         """
         *supports, last = cotangents
         assert last is not None
-        gradient = self._last.pull_back(last)
+        gradient = self._last.vjp(last)
         by_rates: list[Parameters] = []
         for step in reversed(range(len(self._steps))):
             at, cotangent, rates = self._steps[step], supports[step], self._rates[step]
@@ -177,11 +177,11 @@ class AdaptationPath:
                 }
                 gradient = map_parameters(torch.add, gradient, at.hessian_product(scaled, cotangent))
             elif cotangent is not None:
-                gradient = map_parameters(torch.add, gradient, at.network.pull_back(cotangent))
+                gradient = map_parameters(torch.add, gradient, at.network.vjp(cotangent))
         return gradient, by_rates
 
 
-def ascended(params: Parameters, gradient: Parameters, rates: Rates) -> Parameters:
+def gradient_step(params: Parameters, gradient: Parameters, rates: Rates) -> Parameters:
     """θ + α ∇J for the parameters that have a rate."""
     return params | {name: params[name] + rate * gradient[name] for name, rate in rates.items()}
 

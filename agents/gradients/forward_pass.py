@@ -94,7 +94,7 @@ class ForwardPass:
         """Inverse of `_as_rows`."""
         return values.mT.reshape(*self._batch_shape, -1)
 
-    def push_forward(self, vector: Parameters) -> tuple[Outputs, Tangents]:
+    def jvp(self, vector: Parameters) -> tuple[Outputs, Tangents]:
         """J v: the outputs' derivative along v.
 
         Args:
@@ -113,20 +113,20 @@ class ForwardPass:
                 pushed[LOG_STD] = (vector[LOG_STD] * self._log_std_slope)[:, None, None]
         return pushed, tangents
 
-    def pull_back(self, cotangent: Outputs) -> Parameters:
+    def vjp(self, cotangent: Outputs) -> Parameters:
         """Jᵀ u: the gradient of u · outputs, for each task.
 
         Args:
             cotangent: u, shaped as the outputs.
         """
-        return self._pull_back(cotangent, None)
+        return self._vjp(cotangent, None)
 
-    def pull_back_with_curvature(self, cotangent: Outputs) -> tuple[Parameters, Curvature]:
+    def vjp_with_curvature(self, cotangent: Outputs) -> tuple[Parameters, Curvature]:
         """Jᵀ u, and what its derivative needs."""
         curvature = Curvature([], [])
-        return self._pull_back(cotangent, curvature), curvature
+        return self._vjp(cotangent, curvature), curvature
 
-    def _pull_back(self, cotangent: Outputs, curvature: Curvature | None) -> Parameters:
+    def _vjp(self, cotangent: Outputs, curvature: Curvature | None) -> Parameters:
         gradient: Parameters = {}
         with torch.no_grad():
             delta = self._as_rows(cotangent[self._output])
@@ -144,15 +144,15 @@ class ForwardPass:
                         delta = by_units * slopes
                         bend = by_units.mul_(self._inputs[layer]).mul_(-2) if self._curved else None
                         curvature.bends.insert(0, bend)
-            self._pull_back_log_std(cotangent, gradient)
+            self._vjp_log_std(cotangent, gradient)
         return gradient
 
-    def pull_back_derivative(self, curvature: Curvature, tangents: Tangents, cotangent: Outputs) -> Parameters:
+    def vjp_derivative(self, curvature: Curvature, tangents: Tangents, cotangent: Outputs) -> Parameters:
         """d/dε of J(θ + ε v)ᵀ (u + ε u̇) at ε = 0, for each task.
 
         Args:
-            curvature: from `pull_back_with_curvature(u)`.
-            tangents: from `push_forward(v)`.
+            curvature: from `vjp_with_curvature(u)`.
+            tangents: from `jvp(v)`.
             cotangent: u̇, shaped as the outputs.
         """
         gradient: Parameters = {}
@@ -171,9 +171,9 @@ class ForwardPass:
                     if bend is not None:
                         delta.addcmul_(bend, units)
                 gradient[weight] = by_weight.mT
-            self._pull_back_log_std(cotangent, gradient)
+            self._vjp_log_std(cotangent, gradient)
         return gradient
 
-    def _pull_back_log_std(self, cotangent: Outputs, gradient: Parameters) -> None:
+    def _vjp_log_std(self, cotangent: Outputs, gradient: Parameters) -> None:
         if LOG_STD in cotangent:
             gradient[LOG_STD] = cotangent[LOG_STD][:, 0, 0] * self._log_std_slope

@@ -86,7 +86,9 @@ def is_expert(teacher: str) -> bool:
     return teacher in EXPERT_ALGORITHMS
 
 
-def provide(run: RunDirectory, distribution: TaskDistribution, say: Callable[[str], None]) -> tuple[Teachers, int]:
+def load_or_train_teachers(
+    run: RunDirectory, distribution: TaskDistribution, say: Callable[[str], None]
+) -> tuple[Teachers, int]:
     """The run's teachers, made now if they are not there, and the environment steps that they cost.
 
     Args:
@@ -137,7 +139,7 @@ def read_summary(run: RunDirectory) -> TeachersSummary:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-class Specialised(NamedTuple):
+class AdaptationResult(NamedTuple):
     """What `specialised` made.
 
     Attributes:
@@ -151,7 +153,7 @@ class Specialised(NamedTuple):
     env_steps: int
 
 
-def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.Generator) -> Specialised:
+def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.Generator) -> AdaptationResult:
     """A trained run's policies adapted to tasks.
 
     Args:
@@ -168,7 +170,9 @@ def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.
         parts.append(done.adapted.params)
         last.append(done.batches[-1])
         env_steps += sum(batch.env_steps for batch in done.batches)
-    return Specialised(Teachers(learner.policy, _concatenated(parts), tasks), Episodes.concatenate(last), env_steps)
+    return AdaptationResult(
+        Teachers(learner.policy, _concatenated(parts), tasks), Episodes.concatenate(last), env_steps
+    )
 
 
 def _make(run: RunDirectory, distribution: TaskDistribution) -> tuple[Teachers, TeachersSummary]:
@@ -199,7 +203,9 @@ def total_training_env_steps(run: RunDirectory) -> int:
     return own + (read_summary(run).training_env_steps if isinstance(run.config.learner, DistillationConfig) else 0)
 
 
-def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task, generator: torch.Generator) -> Specialised:
+def _experts(
+    run: RunDirectory, distribution: TaskDistribution, tasks: Task, generator: torch.Generator
+) -> AdaptationResult:
     """Policies that Stable-Baselines3 trains on each task; those that are there already are not trained again."""
     from metarl.agents.sb3 import as_policy_parameters, load_model  # slow to import, and not always needed
     from metarl.baselines.sb3 import MODEL_FILE, TRAINING_ENVS, TaskJob, learn_tasks
@@ -231,7 +237,7 @@ def _experts(run: RunDirectory, distribution: TaskDistribution, tasks: Task, gen
     policy = MLPPolicy(distribution.observation_space, distribution.action_space, PolicyConfig(hidden, "tanh"))
     teachers = Teachers(policy, {name: leaf.to(config.device) for name, leaf in params.items()}, tasks)
     episodes = collect(distribution.bind(tasks, config.episodes), policy, teachers.params, generator)
-    return Specialised(teachers, episodes, sum(model.num_timesteps for model in models) + episodes.env_steps)
+    return AdaptationResult(teachers, episodes, sum(model.num_timesteps for model in models) + episodes.env_steps)
 
 
 def teacher_run(config: TrainConfig) -> RunDirectory:

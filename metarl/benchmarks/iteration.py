@@ -69,7 +69,7 @@ class _Measured:
         }
         self.learner = learners["trpo"]
         start = self.learner.state_dict()
-        self.not_captured = capture_rollouts(self.distribution, self.learner, self.generator)
+        self.capture_error = capture_rollouts(self.distribution, self.learner, self.generator)
         self._workload = workload
         support, query, *_ = self._sample()
         assert query is not None
@@ -119,7 +119,7 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         "env_steps": env_steps,
         "env_steps_per_s": env_steps / measured.seconds["sampling"],
         "peak_memory_mb": peak_memory_mb(torch.device(workload.device)),
-        "not_captured": measured.not_captured,
+        "capture_error": measured.capture_error,
     }
     figures |= {f"{phase}_s": seconds for phase, seconds in measured.seconds.items()}
     others = {}

@@ -56,7 +56,7 @@ class RolloutGrowth:
         step_bytes: bytes that the operations of one environment step read and write.
         bytes_per_s: what the device reads and writes when it copies.
         rates: by growing batch.
-        not_captured: why the device's graphs could not hold a step; None where they could, or there are none.
+        capture_error: why the device's graphs could not hold a step; None where they could, or there are none.
     """
 
     env: str
@@ -66,7 +66,7 @@ class RolloutGrowth:
     step_bytes: float
     bytes_per_s: float
     rates: Sequence[RolloutRate]
-    not_captured: str | None
+    capture_error: str | None
 
     @property
     def memory_bound(self) -> float:
@@ -132,7 +132,7 @@ def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: in
         step_bytes=counter.bytes / (NUM_TASKS * 20),
         bytes_per_s=_copied_bytes_per_second(device, repeats),
         rates=rates,
-        not_captured=problem,
+        capture_error=problem,
     )
 
 

@@ -30,7 +30,7 @@ def iteration_table(figures: dict[str, Any]) -> Table:
     setting = f"{figures['num_tasks']} tasks × {figures['episodes']} episodes × {figures['horizon']} steps"
     place = f"{figures['num_threads']} thread(s)" if figures["device"] == "cpu" else figures["device"]
     title = f"MAML on {figures['env']}: {setting}, 2×{figures['hidden_size']} units, {place}"
-    table = Table(title=title, title_justify="left", caption=figures["not_captured"])
+    table = Table(title=title, title_justify="left", caption=figures["capture_error"])
     others = {"cpu": "one CPU core", "plain": "plain loop over tasks"}
     shown = [other for other in others if f"{other}_sampling_s" in figures]
     for heading in ("phase", "batched", *(column for other in shown for column in (others[other], "ratio"))):
@@ -53,7 +53,7 @@ def rollouts_table(growth: RolloutGrowth) -> Table:
         f"second. An environment step moves {growth.step_bytes:,.0f} bytes, operation by operation; at "
         f"{growth.bytes_per_s / 1e9:,.0f} GB/s that allows {growth.memory_bound:,.0f} a second"
     )
-    table = Table(title=title, title_justify="left", caption=growth.not_captured)
+    table = Table(title=title, title_justify="left", caption=growth.capture_error)
     for heading in ("environments", "eager", "CUDA graph", "busy", "share of what memory allows"):
         table.add_column(heading, justify="right")
     for rate in growth.rates:

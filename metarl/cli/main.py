@@ -71,7 +71,7 @@ class Train(TrainConfig):
 
     def execute(self, console: Console) -> int:
         """Train, evaluate on held-out tasks, and say what to do next; as one process of a job under torchrun."""
-        with distributed.joined(resolve_device(distributed.local_device(self.device))):
+        with distributed.process_group(resolve_device(distributed.local_device(self.device))):
             first = distributed.rank() == 0
             config = TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
             if self.env_file:
@@ -86,7 +86,7 @@ class Train(TrainConfig):
                 make_curriculum(here, learner)
                 if here.compile_env:
                     compile_env(distribution, torch.device(here.device))
-            run, resumed = distributed.from_first(lambda: self._open(here))
+            run, resumed = distributed.broadcast(lambda: self._open(here))
             if num_processes() > 1:
                 run.config = dataclasses.replace(run.config, device=here.device, num_threads=here.num_threads)
             with run.locked() if first else contextlib.nullcontext():

@@ -11,13 +11,13 @@ from metarl.evaluation.statistics import (
     Curve,
     Estimate,
     Floats,
+    cvar_10,
     difference,
     iqm_estimate,
     mean_estimate,
     normalized,
     probability_of_improvement,
     steps_to_reach,
-    worst_tenth,
 )
 
 RANDOM = "random"
@@ -140,7 +140,7 @@ class Comparison:
                     equal_iqm=iqm_estimate(equal),
                     score=None if scores is None else mean_estimate(scores),
                     final=mean_estimate(curve.final),
-                    final_worst=worst_tenth(curve.final),
+                    final_worst=cvar_10(curve.final),
                 )
             )
         return summaries

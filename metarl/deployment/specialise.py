@@ -50,7 +50,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Specialised:
+class AdaptationResult:
     """What `specialise` did.
 
     Attributes:
@@ -102,7 +102,7 @@ def specialise(
     effort: Effort,
     generator: torch.Generator,
     report: Report = lambda line: None,
-) -> Specialised:
+) -> AdaptationResult:
     """Adapt to one task and measure the result; leaves the learner bit-identical.
 
     Args:
@@ -124,7 +124,7 @@ def specialise(
         report(_line(f"k = {effort.steps}", batches[-1]))
         final = experience(_Deterministic(learner.policy), adapted.params, effort.measure_episodes, generator)
         report(_line(f"k = {effort.steps}, deterministic", final))
-    return Specialised(map_parameters(lambda leaf: leaf[0], adapted.params), batches, final, effort)
+    return AdaptationResult(map_parameters(lambda leaf: leaf[0], adapted.params), batches, final, effort)
 
 
 def task_experience(distribution: TaskDistribution, task: Task) -> Experience:

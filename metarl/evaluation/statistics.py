@@ -108,11 +108,11 @@ def iqm_estimate(returns: Floats) -> Estimate:
     return _estimate(iqm(returns), _iqm_of_rows(_resampled(returns, _indices(returns))))
 
 
-def worst_tenth(returns: Floats) -> Estimate:
+def cvar_10(returns: Floats) -> Estimate:
     """Mean over seeds of the conditional value at risk: each seed's mean over its worst 10% of (S, M) returns."""
     seeds, tasks = _indices(returns)
     resampled = returns[seeds[:, :, None], tasks[:, None, :]]
-    return _estimate(float(_worst_tenth_of_rows(returns).mean()), _worst_tenth_of_rows(resampled).mean(axis=1))
+    return _estimate(float(_cvar_10_of_rows(returns).mean()), _cvar_10_of_rows(resampled).mean(axis=1))
 
 
 def mean_interval(curve: Curve) -> Floats:
@@ -211,7 +211,7 @@ def _iqm_of_rows(rows: Floats) -> Floats:
     return np.asarray(np.sort(rows, axis=1)[:, cut : rows.shape[1] - cut].mean(axis=1))
 
 
-def _worst_tenth_of_rows(rows: Floats) -> Floats:
+def _cvar_10_of_rows(rows: Floats) -> Floats:
     """Mean of the lowest 10% of each row of (…, n), of one entry at least."""
     return np.asarray(np.sort(rows, axis=-1)[..., : max(1, round(0.1 * rows.shape[-1]))].mean(axis=-1))
 

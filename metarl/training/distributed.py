@@ -67,7 +67,7 @@ def check_job(config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Be one process of the job while it lasts; does nothing in a job of one.
 
     Raises:
@@ -102,7 +102,7 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def from_first(make: Any) -> Any:
+def broadcast(make: Any) -> Any:
     """What the first process makes, in every process; where it refuses, with a ValueError, all of them do.
 
     Args:
@@ -122,7 +122,7 @@ def from_first(make: Any) -> Any:
     return result[0]
 
 
-def share_of(tasks: Task, generator: torch.Generator, index: int, processes: int) -> tuple[Task, torch.Generator]:
+def shard(tasks: Task, generator: torch.Generator, index: int, processes: int) -> tuple[Task, torch.Generator]:
     """The tasks of one process and a generator for its rollouts.
 
     Args:
@@ -135,26 +135,26 @@ def share_of(tasks: Task, generator: torch.Generator, index: int, processes: int
         return tasks, generator
     seeds = torch.randint(2**62, (processes,), generator=generator, device=generator.device).tolist()
     own = torch.Generator(generator.device).manual_seed(seeds[index])
-    return select_tasks(tasks, own_slice(num_tasks_of(tasks), index, processes)), own
+    return select_tasks(tasks, shard_slice(num_tasks_of(tasks), index, processes)), own
 
 
-def own_slice(num_tasks: int, index: int, processes: int) -> slice:
+def shard_slice(num_tasks: int, index: int, processes: int) -> slice:
     """Which of the job's tasks are those of one process."""
     size = num_tasks // processes
     return slice(index * size, (index + 1) * size)
 
 
-def own_part(of_all: Tensor | None) -> Tensor | None:
+def local_shard(of_all: Tensor | None) -> Tensor | None:
     """Of a number for each of the job's tasks, (M,), those of this process's tasks."""
-    return None if of_all is None else of_all[own_slice(len(of_all), rank(), num_processes())]
+    return None if of_all is None else of_all[shard_slice(len(of_all), rank(), num_processes())]
 
 
-def from_all(own: Tensor) -> Tensor:
+def all_gather(own: Tensor) -> Tensor:
     """What every process has of each of its tasks, (M / processes,), of all tasks in their order, (M,).
 
     Raises:
         ProcessLostError: not all of them took part.
     """
     everything = own.new_zeros(len(own) * num_processes())
-    everything[own_slice(len(everything), rank(), num_processes())] = own
+    everything[shard_slice(len(everything), rank(), num_processes())] = own
     return sum_over_processes(everything)

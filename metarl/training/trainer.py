@@ -18,7 +18,6 @@ from torch.utils.tensorboard import SummaryWriter
 from metarl.agents.distillation import Distillation
 from metarl.agents.gradients.processes import ProcessLostError, num_processes, sum_over_processes
 from metarl.agents.learner import MetaLearner
-from metarl.baselines import teachers
 from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
@@ -85,7 +84,7 @@ class Trainer:
         self.progress = Progress()
         self.stop_requested = False
         if isinstance(self.learner, Distillation):
-            self.learner.teachers, env_steps = teachers.provide(run, self.distribution, partial(say, console))
+            self.learner.teachers, env_steps = load_or_train_teachers(run, self.distribution, partial(say, console))
             self.distribution = self.distribution.with_train_tasks(self.learner.teachers.tasks)
             self.progress = Progress(env_steps=env_steps)
         if self.config.cuda_graphs == "auto":
@@ -101,7 +100,7 @@ class Trainer:
         Raises:
             CheckpointError: there are checkpoints, but none can be read.
         """
-        newest = distributed.from_first(self._newest_checkpoint)
+        newest = distributed.broadcast(self._newest_checkpoint)
         if newest is None:
             return
         checkpoint, problems = newest
@@ -168,11 +167,15 @@ class Trainer:
             sampled = sample_iteration(self.distribution, self.learner, draw.tasks, config.episodes, self.generator)
             adapted = time.perf_counter()
             metrics = self.learner.meta_update(
-                sampled.support, sampled.query, self._share_done(), sampled.tasks, distributed.own_part(draw.importance)
+                sampled.support,
+                sampled.query,
+                self._share_done(),
+                sampled.tasks,
+                distributed.local_shard(draw.importance),
             )
             sampled_steps, returns = self._over_all_tasks(sampled)
             if sampled.batches:
-                self.curriculum.learn(draw, distributed.from_all(sampled.batches[-1].returns.mean(dim=1)))
+                self.curriculum.learn(draw, distributed.all_gather(sampled.batches[-1].returns.mean(dim=1)))
         except (FloatingPointError, ProcessLostError, EnvironmentFailedError, torch.OutOfMemoryError) as error:
             self._restore(before)
             self._save()
@@ -337,7 +340,7 @@ def sample_iteration(
         episodes: E per task and batch.
         generator: drives the rollouts.
     """
-    tasks, rollouts = distributed.share_of(tasks, generator, distributed.rank(), num_processes())
+    tasks, rollouts = distributed.shard(tasks, generator, distributed.rank(), num_processes())
     num_batches = learner.support_batches + learner.collects_query
     sampled = adapt_to_tasks(learner, distribution, tasks, num_batches - 1, episodes, rollouts)
     query = sampled.batches[-1] if learner.collects_query else None

@@ -72,13 +72,13 @@ def test_outputs_and_first_derivatives_are_those_of_the_policy(policy: MLPPolicy
     outputs, vector = outputs_of(policy, params, obs), direction(params, 3)
     assert_same(network.outputs, outputs)
     expected = derivative(lambda p: outputs_of(policy, p, obs), params, vector)
-    assert_same(network.push_forward(vector)[0], expected, rtol=1e-6, atol=1e-8)
+    assert_same(network.jvp(vector)[0], expected, rtol=1e-6, atol=1e-8)
     cotangent = direction(outputs, 4)
     pulled = gradient_of(
         lambda p: torch.stack([(leaf * cotangent[n]).sum() for n, leaf in outputs_of(policy, p, obs).items()]).sum(),
         params,
     )
-    assert_same(network.pull_back(cotangent), pulled)
+    assert_same(network.vjp(cotangent), pulled)
 
 
 @pytest.mark.parametrize("estimator", INNER_OBJECTIVES)
@@ -99,6 +99,6 @@ def test_gradient_and_hessian_product_are_those_of_the_objective(
     expected = derivative(lambda p: gradient_of(total, p), params, vector)
     assert_same(at.hessian_product(vector), expected, rtol=1e-6, atol=1e-8)
     cotangent = direction(at.network.outputs, 7)
-    pulled = at.network.pull_back(cotangent)
+    pulled = at.network.vjp(cotangent)
     both = map_parameters(torch.add, at.hessian_product(vector), pulled)
     assert_same(at.hessian_product(vector, cotangent), both)

@@ -85,7 +85,7 @@ def test_a_gpu_stands_beside_one_cpu_core(capsys: pytest.CaptureFixture[str]) ->
     measured = {f"{phase}_s": 0.001 for phase in PHASES.values()}
     cpu = {f"cpu_{phase}_s": 0.25 for phase in PHASES.values()} | {f"cpu_{p}_ratio": 250.0 for p in PHASES.values()}
     figures = asdict(Workload("cart-pole", horizon=100, device="cuda:0")) | {"env_steps_per_s": 1e8}
-    Console(width=120).print(iteration_table(figures | measured | cpu | {"peak_memory_mb": 1.0, "not_captured": None}))
+    Console(width=120).print(iteration_table(figures | measured | cpu | {"peak_memory_mb": 1.0, "capture_error": None}))
     text = capsys.readouterr().out
     assert "cuda:0" in text and "one CPU core" in text and "plain loop" not in text
     row = next(line for line in text.splitlines() if "whole meta-iteration, MAML-TRPO" in line)

@@ -13,6 +13,7 @@ from metarl.evaluation import statistics
 from metarl.evaluation.statistics import (
     Curve,
     Estimate,
+    cvar_10,
     difference,
     iqm,
     iqm_estimate,
@@ -21,7 +22,6 @@ from metarl.evaluation.statistics import (
     normalized,
     probability_of_improvement,
     steps_to_reach,
-    worst_tenth,
 )
 
 Floats = NDArray[np.float64]
@@ -96,13 +96,13 @@ def test_seeds_and_tasks_that_vary_independently_add_their_variances() -> None:
 
 def test_worst_tenth_is_that_of_each_seed() -> None:
     first = np.arange(20.0)
-    assert worst_tenth(np.stack([first, first[::-1] - 100])).value == (0.5 - 99.5) / 2
-    assert worst_tenth(array([3.0, 1.0, 2.0])).value == 1  # of so few tasks, the worst one
+    assert cvar_10(np.stack([first, first[::-1] - 100])).value == (0.5 - 99.5) / 2
+    assert cvar_10(array([3.0, 1.0, 2.0])).value == 1  # of so few tasks, the worst one
 
 
 def test_worst_tenth_of_a_normal_distribution_lies_within_its_interval() -> None:
     """The mean below its 10% quantile z is −φ(z)/0.1."""
-    estimate = worst_tenth(np.random.default_rng(0).normal(size=(5, 1000)))
+    estimate = cvar_10(np.random.default_rng(0).normal(size=(5, 1000)))
     expected = -stats.norm.pdf(stats.norm.ppf(0.1)) / 0.1
     assert estimate.low < expected < estimate.high
     assert width(estimate) < 0.3

@@ -67,7 +67,7 @@ def train_alone_on_the_same_tasks(run: RunDirectory) -> dict[str, torch.Tensor]:
         state, shares = generator.get_state(), []
         for process in range(PROCESSES):
             generator.set_state(state)
-            own, rollouts = distributed.share_of(draw.tasks, generator, process, PROCESSES)
+            own, rollouts = distributed.shard(draw.tasks, generator, process, PROCESSES)
             shares.append(
                 adapt_to_tasks(learner, distribution, own, learner.support_batches, config.episodes, rollouts).batches
             )
@@ -141,19 +141,19 @@ def test_what_a_job_cannot_do_is_said_before_a_run_is_made(tmp_path: Path) -> No
 
 def test_shares_are_all_the_tasks_and_their_rollouts_differ() -> None:
     tasks = {"goal": torch.arange(8.0).reshape(4, 2)}
-    shares = [distributed.share_of(tasks, torch.Generator().manual_seed(3), process, 2) for process in range(2)]
+    shares = [distributed.shard(tasks, torch.Generator().manual_seed(3), process, 2) for process in range(2)]
     assert torch.equal(torch.cat([own["goal"] for own, _ in shares]), tasks["goal"])
     draws = [torch.rand(3, generator=generator) for _, generator in shares]
     assert not torch.equal(draws[0], draws[1])
     after = [torch.Generator().manual_seed(3) for _ in range(2)]
     for process, generator in enumerate(after):
-        distributed.share_of(tasks, generator, process, 2)
+        distributed.shard(tasks, generator, process, 2)
     assert torch.equal(after[0].get_state(), after[1].get_state())
 
 
 def test_alone_the_tasks_and_the_generator_are_the_job_s_own() -> None:
     tasks, generator = {"goal": torch.zeros(3, 2)}, torch.Generator()
-    assert distributed.share_of(tasks, generator, 0, 1) == (tasks, generator)
-    assert distributed.from_first(lambda: 5) == 5
+    assert distributed.shard(tasks, generator, 0, 1) == (tasks, generator)
+    assert distributed.broadcast(lambda: 5) == 5
     assert num_processes() == 1
     assert not distributed.is_job()
