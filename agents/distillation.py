@@ -11,7 +11,8 @@ from metarl.agents.gradients import objectives
 from metarl.agents.gradients.advantages import advantages_of
 from metarl.agents.gradients.objectives import Batch, mean_over_steps
 from metarl.agents.maml import MAML, MAMLConfig
-from metarl.agents.policies.mlp import ActionDistribution, MLPPolicy
+from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
 from metarl.envs.rollout import Episodes

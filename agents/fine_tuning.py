@@ -12,7 +12,8 @@ from metarl.agents.gradients.adaptation_path import ObjectiveAt, gradient_step
 from metarl.agents.gradients.objectives import Batch
 from metarl.agents.gradients.parallel import ChunkPool, task_slices
 from metarl.agents.learner import Adapted
-from metarl.agents.policies.mlp import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
+from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.mlp import LOG_STD, MLPPolicy, PolicyConfig
 from metarl.agents.policies.optimizer import TrainedParameters
 from metarl.agents.policies.parameters import Parameters, concatenate, expand_to_tasks, map_parameters, tasks_of
 from metarl.agents.policies.validation import check_values

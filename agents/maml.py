@@ -22,7 +22,8 @@ from metarl.agents.gradients.parallel import ChunkPool, task_slices
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
 from metarl.agents.gradients.trust_region import LinearMap, TrustRegionConfig, trpo_step
 from metarl.agents.learner import Adapted
-from metarl.agents.policies.mlp import LOG_STD, ActionDistribution, MLPPolicy, PolicyConfig
+from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.mlp import LOG_STD, MLPPolicy, PolicyConfig
 from metarl.agents.policies.optimizer import TrainedParameters
 from metarl.agents.policies.parameters import (
     Parameters,

@@ -13,7 +13,8 @@ from metarl.agents.gradients.adaptation_path import ObjectiveAt
 from metarl.agents.gradients.objectives import Batch, mean_over_steps
 from metarl.agents.gradients.parallel import task_slices
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
-from metarl.agents.policies.mlp import ActionDistribution, PolicyConfig
+from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
 from metarl.agents.policies.validation import check_values
 from metarl.envs.rollout import Episodes

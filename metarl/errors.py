@@ -1,8 +1,12 @@
-"""Errors that the command line shows as one line, without a traceback."""
+"""Errors that the command line shows as one line, without a traceback, and the exit codes."""
 
 from collections.abc import Iterable
 
 from metarl.envs.registry import did_you_mean
+
+EXIT_TRAINING_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):

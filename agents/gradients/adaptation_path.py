@@ -8,7 +8,8 @@ from torch import Tensor
 
 from metarl.agents.gradients.forward_pass import ForwardPass, Outputs
 from metarl.agents.gradients.objectives import Batch
-from metarl.agents.policies.mlp import ActionDistribution, MLPPolicy
+from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, tasks_of
 
 Objective = Callable[[Batch, ActionDistribution], Tensor]

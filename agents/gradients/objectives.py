@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from metarl.agents.gradients.advantages import advantages_of
-from metarl.agents.policies.mlp import ActionDistribution, MLPPolicy
+from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import map_parameters
 from metarl.envs.rollout import Episodes
 

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.agents.policies.activations import ACTIVATIONS
+from metarl.agents.policies.distributions import Categorical, DiagonalGaussian
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
 
@@ -17,138 +18,6 @@ LOG_STD = "log_std"
 
 MIN_LOG_STD = math.log(1e-6)
 """Floor of the Gaussian's log standard deviation (original MAML code)."""
-
-
-class ActionDistribution(Protocol):
-    """A batch of distributions over actions, in closed form; *batch is (M, E, H), (M, N) or any other shape."""
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw one action each: (*batch, A), or (*batch,) integers."""
-        ...
-
-    def mode(self) -> Tensor:
-        """The most likely action: (*batch, A), or (*batch,) integers."""
-        ...
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density summed over action dimensions, (*batch,)."""
-        ...
-
-    def entropy(self) -> Tensor:
-        """Entropy in nats, (*batch,)."""
-        ...
-
-    def kl(self, other: Any) -> Tensor:
-        """KL(self ‖ other) in nats, (*batch,), for another distribution of the same kind."""
-        ...
-
-    def tempered(self, temperature: float) -> Any:
-        """The distribution with density ∝ p^(1/temperature): above 1 softer, below 1 sharper."""
-        ...
-
-    def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fisher information matrix of the parameters times a tangent, leaf by leaf as `parameters()`."""
-        ...
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Named parameters, leaves (*batch, …)."""
-        ...
-
-
-@dataclass(frozen=True)
-class DiagonalGaussian:
-    """Independent Gaussians per action dimension. mean (*batch, A); log_std (…, A) with … broadcastable to *batch."""
-
-    mean: Tensor
-    log_std: Tensor
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """See ActionDistribution.sample."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return torch.addcmul(self.mean, noise, self.log_std.exp())
-
-    def mode(self) -> Tensor:
-        """See ActionDistribution.mode."""
-        return self.mean
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """−½ Σ_a ((x−μ)/σ)² − Σ_a log σ − A/2 · log 2π."""
-        z = (action - self.mean) * torch.exp(-self.log_std)
-        constant = 0.5 * self.mean.shape[-1] * math.log(2 * math.pi)
-        return -0.5 * z.square().sum(-1) - self.log_std.sum(-1) - constant
-
-    def entropy(self) -> Tensor:
-        """Σ_a log σ + A/2 · log 2πe."""
-        per_dimension = self.log_std + 0.5 * math.log(2 * math.pi * math.e)
-        return per_dimension.expand(self.mean.shape).sum(-1)
-
-    def kl(self, other: Any) -> Tensor:
-        """Σ_a log σ₂/σ₁ + (σ₁² + (μ₁−μ₂)²) / 2σ₂² − ½."""
-        precision = torch.exp(-2 * other.log_std)
-        squares = torch.exp(2 * self.log_std) + (self.mean - other.mean).square()
-        divergence: Tensor = (other.log_std - self.log_std + 0.5 * squares * precision - 0.5).sum(-1)
-        return divergence
-
-    def tempered(self, temperature: float) -> "DiagonalGaussian":
-        """The same mean, the variance times the temperature."""
-        return DiagonalGaussian(self.mean, self.log_std + 0.5 * math.log(temperature))
-
-    def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The Fisher matrix of (μ, log σ) is diagonal: 1/σ² and 2."""
-        return {
-            "mean": tangent["mean"] * torch.exp(-2 * self.log_std),
-            "log_std": 2 * tangent["log_std"],
-        }
-
-    def parameters(self) -> dict[str, Tensor]:
-        """See ActionDistribution.parameters."""
-        return {"mean": self.mean, "log_std": self.log_std.expand(self.mean.shape)}
-
-
-@dataclass(frozen=True)
-class Categorical:
-    """Distribution over the integers 0 … n−1. logits (*batch, n), of any normalisation."""
-
-    logits: Tensor
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """See ActionDistribution.sample."""
-        probs = self.logits.softmax(-1)
-        flat = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator)
-        return flat.reshape(probs.shape[:-1])
-
-    def mode(self) -> Tensor:
-        """See ActionDistribution.mode."""
-        return self.logits.argmax(-1)
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """See ActionDistribution.log_prob."""
-        return self.logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
-
-    def entropy(self) -> Tensor:
-        """−Σ p log p."""
-        log_p = self.logits.log_softmax(-1)
-        return -(log_p.exp() * log_p).sum(-1)
-
-    def kl(self, other: Any) -> Tensor:
-        """Σ p (log p − log q)."""
-        log_p = self.logits.log_softmax(-1)
-        divergence: Tensor = (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)
-        return divergence
-
-    def tempered(self, temperature: float) -> "Categorical":
-        """The logits over the temperature."""
-        return Categorical(self.logits / temperature)
-
-    def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The Fisher matrix of the logits is diag(p) − p pᵀ."""
-        probs = self.logits.softmax(-1)
-        weighted = probs * tangent["logits"]
-        return {"logits": weighted - probs * weighted.sum(-1, keepdim=True)}
-
-    def parameters(self) -> dict[str, Tensor]:
-        """See ActionDistribution.parameters."""
-        return {"logits": self.logits}
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from metarl.agents.distillation import Distillation, Teachers
+from metarl.baselines.references import reference_episodes
 from metarl.baselines.teachers import is_expert, load_teachers, specialised, teacher_run
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
-from metarl.evaluation.evaluation import adaptation_episodes, reference_episodes
+from metarl.evaluation.adaptation import adaptation_episodes
 from metarl.evaluation.statistics import normalized
 from metarl.run.run_directory import RunDirectory
 

@@ -21,7 +21,7 @@ from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError
-from metarl.run.checkpoint import write_atomically
+from metarl.run.files import write_atomically
 
 MODEL_FILE = "model.zip"
 TRAINING_ENVS = 20

@@ -23,19 +23,12 @@ from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.errors import UserError
-from metarl.evaluation.evaluation import adapt_to_tasks, rollout_generator
-from metarl.run.checkpoint import (
-    BEST,
-    LAST,
-    Checkpoint,
-    CheckpointError,
-    Progress,
-    read_checkpoint,
-    write_atomically,
-    write_checkpoint,
-)
+from metarl.evaluation.adaptation import adapt_to_tasks, rollout_generator
+from metarl.run.build import load_learner
+from metarl.run.checkpoint import BEST, LAST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
 from metarl.run.config import TrainConfig
-from metarl.run.run_directory import RunDirectory, load_learner
+from metarl.run.files import write_atomically
+from metarl.run.run_directory import RunDirectory
 
 TEACHERS_FILE = "teachers.safetensors"
 SUMMARY_FILE = "teachers.json"

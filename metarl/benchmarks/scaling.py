@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.errors import TrainingError
-from metarl.run.checkpoint import write_atomically
+from metarl.run.files import write_atomically
 
 TRAINED_ITERATIONS = 12  # of a job; the first one is not counted
 

@@ -20,7 +20,7 @@ from metarl.benchmarks.scaling import write as write_scaling
 from metarl.console import say
 from metarl.errors import UserError, require_at_least
 from metarl.run.config import DEFAULT_ENV
-from metarl.run.run_directory import resolve_device
+from metarl.run.device import resolve_device
 from metarl.training import distributed
 
 TOGETHER = ("iteration", "sb3", "envs")

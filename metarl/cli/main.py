@@ -32,14 +32,24 @@ from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import FAMILIES, env_label, is_env_file, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import TrainingError, UserError, require_at_least, unknown
+from metarl.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_TRAINING_FAILED,
+    TrainingError,
+    UserError,
+    require_at_least,
+    unknown,
+)
 from metarl.rendering.draw import Render
 from metarl.reporting.html import Report
 from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run
+from metarl.run.build import build
 from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
+from metarl.run.device import resolve_device
 from metarl.run.presets import default_config, presets_for
-from metarl.run.run_directory import RunDirectory, build, resolve_device
+from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env
 from metarl.training.curriculum import make_curriculum
@@ -48,9 +58,6 @@ from metarl.training.progress import evaluation_table, success_table
 from metarl.training.tensorboard import write_evaluation
 from metarl.training.trainer import Trainer, resolve
 
-EXIT_TRAINING_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 TRACEBACK_VARIABLE = "METARL_TRACEBACK"
 """Environment variable: where it is set, errors come with their traceback instead of as one line."""
 

@@ -32,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarl.agents.distillation import DistillationConfig
 from metarl.agents.learner import MetaLearner
 from metarl.agents.registry import AGENTS
+from metarl.baselines.references import reference_episodes
 from metarl.baselines.teachers import total_training_env_steps
 from metarl.comparison.comparison import Comparison
 from metarl.comparison.measurements import Cell, CellStore, curve, side_by_side
@@ -39,12 +40,16 @@ from metarl.console import say
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least, unknown
-from metarl.evaluation.evaluation import adaptation_episodes, reference_episodes, rollout_generator, summarize
+from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
+from metarl.evaluation.evaluation import summarize
 from metarl.evaluation.statistics import Curve
-from metarl.run.checkpoint import BEST, LAST, write_atomically
+from metarl.run.build import build, load_learner
+from metarl.run.checkpoint import BEST, LAST
 from metarl.run.config import TrainConfig
+from metarl.run.device import resolve_device
+from metarl.run.files import write_atomically
 from metarl.run.presets import default_config
-from metarl.run.run_directory import RunDirectory, as_file_name, build, load_learner, resolve_device
+from metarl.run.run_directory import RunDirectory, as_file_name
 from metarl.training.distributed import local_cores
 from metarl.training.progress import PlainReporter
 from metarl.training.trainer import Trainer, resolve

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metarl.evaluation.statistics import Curve, Kind
-from metarl.run.checkpoint import write_atomically
+from metarl.run.files import write_atomically
 
 
 @dataclass(frozen=True)

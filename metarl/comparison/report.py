@@ -12,7 +12,7 @@ from rich.table import Table
 from metarl.comparison.comparison import Comparison, Duel, Race
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.evaluation.statistics import Estimate
-from metarl.run.checkpoint import write_atomically
+from metarl.run.files import write_atomically
 
 TENSORBOARD = "tensorboard"
 

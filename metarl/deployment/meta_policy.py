@@ -20,8 +20,10 @@ from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import Task, tasks_to_json
 from metarl.errors import UserError
+from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
-from metarl.run.run_directory import METADATA_FILE, RunDirectory, load_learner, resolve_device
+from metarl.run.device import resolve_device
+from metarl.run.run_directory import METADATA_FILE, RunDirectory
 
 _PACKAGES = ("metarl", "torch", "gymnasium", "numpy", "onnx", "onnxruntime", "onnxscript")
 

@@ -1,19 +1,13 @@
 """The model evaluator: how fast and how well does a learner adapt to tasks it never saw?"""
 
-import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from metarl.agents.learner import Adapted, MetaLearner
-from metarl.agents.policies.reference import OraclePolicy, RandomPolicy
-from metarl.envs.rollout import BatchedEnv, Episodes, collect
-from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task
+from metarl.envs.rollout import Episodes
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -109,95 +103,6 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
         rng=np.random.default_rng(0),
     ).confidence_interval
     return np.array([interval.low, interval.high])
-
-
-def adaptation_episodes(
-    learner: MetaLearner,
-    distribution: TaskDistribution,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> list[Episodes]:
-    """Episodes of the policies after k = 0 … K adaptation steps; each batch but the last also feeds the next step.
-
-    Leaves the learner bit-identical.
-
-    Args:
-        learner: begins at its meta-trained parameters.
-        distribution: what the tasks come from.
-        tasks: M tasks.
-        steps: K ≥ 0.
-        episodes: E per task and step.
-        generator: drives the rollouts.
-    """
-    return adapt_to_tasks(learner, distribution, tasks, steps, episodes, generator).batches
-
-
-class Adaptation(NamedTuple):
-    """What `adapt_to_tasks` did.
-
-    Attributes:
-        batches: episodes of the policies after k = 0 … K adaptation steps.
-        adapted: the policies after the last one.
-        collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
-    """
-
-    batches: list[Episodes]
-    adapted: Adapted
-    collect_seconds: float
-
-
-def adapt_to_tasks(
-    learner: MetaLearner,
-    distribution: TaskDistribution,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> Adaptation:
-    """As `adaptation_episodes`, with the adapted policies and the time that the rollouts took."""
-    return adapt_in(distribution.bind(tasks, episodes), learner, steps, generator)
-
-
-def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
-    """As `adapt_to_tasks`, in an environment bound to the M tasks × E episodes."""
-    adapted = learner.begin(env.batch_shape[0])
-    batches: list[Episodes] = []
-    seconds = 0.0
-    for step in range(steps + 1):
-        start = time.perf_counter()
-        batches.append(collect(env, learner.policy, adapted.params, generator))
-        seconds += time.perf_counter() - start
-        if step < steps:
-            adapted = learner.adapt(adapted, batches[-1])
-    return Adaptation(batches, adapted, seconds)
-
-
-def reference_episodes(
-    distribution: TaskDistribution, tasks: Task, episodes: int, generator: torch.Generator
-) -> dict[str, Episodes]:
-    """Episodes of the random policy, and of the oracle where the family has one, on each of M tasks.
-
-    Args:
-        distribution: what the tasks come from.
-        tasks: M tasks.
-        episodes: E per task.
-        generator: drives the rollouts.
-
-    Returns:
-        "random", and "oracle" if there is one → Episodes.
-    """
-    env = distribution.bind(tasks, episodes)
-    references = {"random": collect(env, RandomPolicy(distribution.action_space), {}, generator)}
-    if distribution.env.has_oracle:
-        references["oracle"] = collect(env, OraclePolicy(distribution.env), tasks, generator)
-    return references
-
-
-def rollout_generator(device: torch.device, seed: int) -> torch.Generator:
-    """A generator for evaluations: theirs is never the training's."""
-    return torch.Generator(device).manual_seed(seed)
 
 
 def summarize(batches: list[Episodes]) -> Evaluation:

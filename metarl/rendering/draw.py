@@ -19,16 +19,20 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, tasks_to_json
 from metarl.errors import UserError, require_at_least
 from metarl.evaluation import plots
-from metarl.evaluation.evaluation import adapt_in, rollout_generator, summarize
+from metarl.evaluation.adaptation import adapt_in, rollout_generator
+from metarl.evaluation.evaluation import summarize
 from metarl.rendering import heat_map
 from metarl.rendering.camera import Camera
 from metarl.rendering.captions import film_rows, return_text, task_text
 from metarl.rendering.encode import STILL, checked_output, write_film, write_still
 from metarl.rendering.task_grid import task_grid
 from metarl.rendering.video import STRIP_LENGTH, Film, picture_size, strip
-from metarl.run.checkpoint import BEST, write_atomically
+from metarl.run.build import load_learner
+from metarl.run.checkpoint import BEST
 from metarl.run.config import MAX_SEED
-from metarl.run.run_directory import RunDirectory, load_learner, resolve_device
+from metarl.run.device import resolve_device
+from metarl.run.files import write_atomically
+from metarl.run.run_directory import RunDirectory
 from metarl.training.memory import available_bytes, episode_bytes
 
 MOST_ROWS = 8

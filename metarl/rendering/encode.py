@@ -14,7 +14,7 @@ from PIL import Image
 
 from metarl.errors import UserError
 from metarl.rendering.camera import Picture
-from metarl.run.checkpoint import write_atomically
+from metarl.run.files import check_writable, write_atomically
 
 FILMS = (".mp4", ".gif")
 STILL = ".png"
@@ -40,14 +40,7 @@ def checked_output(out: str) -> Path:
             "an .mp4 needs the package imageio-ffmpeg: python -m pip install -e '.[render]' -c constraints.txt; "
             "a .gif needs nothing"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError("it is a directory")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from None
+    check_writable(path)
     return path
 
 

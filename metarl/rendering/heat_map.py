@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from metarl.agents.learner import MetaLearner
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
-from metarl.evaluation.evaluation import adaptation_episodes, summarize
+from metarl.evaluation.adaptation import adaptation_episodes
+from metarl.evaluation.evaluation import summarize
 from metarl.rendering.task_grid import Floats, GridAxis, TaskGrid
 
 

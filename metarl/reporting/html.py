@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import json
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +20,9 @@ from metarl.envs.registry import FAMILIES, env_label
 from metarl.errors import UserError, require_at_least
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file, png
-from metarl.run.checkpoint import BEST, write_atomically
+from metarl.run.checkpoint import BEST
 from metarl.run.config import flat_items
+from metarl.run.files import check_writable, write_atomically
 from metarl.run.reproduce import train_command
 from metarl.run.run_directory import METADATA_FILE, METRICS_FILE, RunDirectory
 
@@ -242,11 +242,4 @@ def _check_writable(out: Path) -> None:
     """
     if out.suffix != ".html":
         raise UserError(f"out must end in .html, got {str(out)!r}")
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(f"{out} is a directory")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"report {out} cannot be written: {error}") from None
+    check_writable(out)

@@ -20,10 +20,14 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import UserError
 from metarl.evaluation import interpretation_plots, plots
-from metarl.evaluation.evaluation import Evaluation, adaptation_episodes, rollout_generator, summarize
+from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
+from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
-from metarl.run.checkpoint import BEST, Checkpoint, write_atomically
-from metarl.run.run_directory import RunDirectory, load_learner, resolve_device
+from metarl.run.build import load_learner
+from metarl.run.checkpoint import BEST, Checkpoint
+from metarl.run.device import resolve_device
+from metarl.run.files import write_atomically
+from metarl.run.run_directory import RunDirectory
 
 FIGURES = {
     "adaptation": "return against episodes of experience on the new task",

@@ -5,16 +5,16 @@ damaged file is noticed. A file is written under a temporary name, synced and re
 is always a whole one.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
+
+from metarl.run.files import write_atomically
 
 FORMAT = "metarl-checkpoint-1"
 KEEP = 3
@@ -60,22 +60,6 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     progress: Progress
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that its name holds either the old content or the new, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -27,13 +27,12 @@ from typing import Any
 
 import torch
 
-from metarl.agents.learner import MetaLearner
-from metarl.agents.registry import AGENTS
-from metarl.envs.registry import env_label, is_env_file, make_distribution
-from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.registry import env_label, is_env_file
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, Checkpoint, CheckpointStore, write_atomically
+from metarl.run.checkpoint import CheckpointStore
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
+from metarl.run.device import resolve_device
+from metarl.run.files import write_atomically
 
 CONFIG_FILE = "config.yaml"
 METADATA_FILE = "metadata.json"
@@ -186,72 +185,6 @@ class RunDirectory:
         (self.path / METRICS_FILE).touch()  # a run killed while it was made has none
         kept = [row for row in self.read_metrics() if row["iteration"] <= iteration]
         write_atomically(self.path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
-
-
-def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, MetaLearner]:
-    """Task distribution and fresh learner of a configuration, on the generator's device.
-
-    Raises:
-        UserError, ValueError: unknown agent or environment, or one that does not fit the other.
-    """
-    if config.agent not in AGENTS:
-        raise unknown("agent", config.agent, AGENTS)
-    distribution = make_distribution(config.env)
-    distribution.env.num_threads = config.num_threads
-    agent = AGENTS[config.agent]
-    learner = agent.make(
-        distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
-    )
-    return distribution, learner
-
-
-def resolve_device(device: str) -> torch.device:
-    """'auto', 'cpu', 'cuda' or 'cuda:N' -> a device that is there.
-
-    Raises:
-        UserError: no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
-        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
-    return torch.device(device)
-
-
-def load_learner(
-    run: RunDirectory, which: str = BEST, device: str = "cpu"
-) -> tuple[TaskDistribution, MetaLearner, Checkpoint]:
-    """The learner of a run as a checkpoint holds it.
-
-    Args:
-        run: the run.
-        which: "best" on the validation split, "last", or an iteration.
-        device: as in `resolve_device`.
-
-    Raises:
-        CheckpointError, UserError, ValueError: no such checkpoint, corrupt, or not of this run's learner.
-    """
-    checkpoint = run.checkpoints.load(which)
-    distribution, learner = build(run.config, torch.Generator(resolve_device(device)))
-    learner.load_state_dict(learner_state(checkpoint))
-    return distribution, learner, checkpoint
-
-
-def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The learner's part of a checkpoint's tensors."""
-    return _part(checkpoint, "learner.")
-
-
-def curriculum_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The curriculum's part of a checkpoint's tensors; none where all tasks are drawn afresh."""
-    return _part(checkpoint, "curriculum.")
-
-
-def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): v for name, v in checkpoint.tensors.items() if name.startswith(prefix)}
 
 
 def run_stem(config: TrainConfig) -> str:

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from metarl.agents.distillation import Distillation
 from metarl.agents.gradients.processes import ProcessLostError, num_processes, sum_over_processes
 from metarl.agents.learner import MetaLearner
+from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
@@ -26,10 +27,13 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError
 from metarl.evaluation import plots
-from metarl.evaluation.evaluation import adapt_to_tasks, adaptation_episodes, rollout_generator, summarize
+from metarl.evaluation.adaptation import adapt_to_tasks, adaptation_episodes, rollout_generator
+from metarl.evaluation.evaluation import summarize
+from metarl.run.build import build, curriculum_state, learner_state
 from metarl.run.checkpoint import Checkpoint, Progress
 from metarl.run.config import TrainConfig
-from metarl.run.run_directory import RunDirectory, build, curriculum_state, learner_state, resolve_device
+from metarl.run.device import resolve_device
+from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed, tensorboard
 from metarl.training.accelerate import capture_rollouts, compile_env
 from metarl.training.curriculum import make_curriculum

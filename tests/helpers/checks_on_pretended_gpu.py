@@ -11,7 +11,7 @@ from metarl.agents.policies.reference import RandomPolicy
 from metarl.agents.registry import AGENTS
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import advance, begin
-from metarl.evaluation.evaluation import adapt_to_tasks
+from metarl.evaluation.adaptation import adapt_to_tasks
 from metarl.training.trainer import sample_iteration
 from tests.helpers.pretended_gpu import NAME, PretendedGenerator, pretended_gpu
 from tests.helpers.torch_families import TORCH_FAMILIES

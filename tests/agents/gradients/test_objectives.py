@@ -21,7 +21,8 @@ from metarl.agents.gradients.objectives import (
     mean_over_steps,
     score_function,
 )
-from metarl.agents.policies.mlp import ActionDistribution, Categorical, MLPPolicy, PolicyConfig
+from metarl.agents.policies.distributions import ActionDistribution, Categorical
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
 from tests.helpers.agent_builders import make_policy, random_episodes, seeded
 from tests.helpers.slow_maml import to_distribution

@@ -10,7 +10,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from metarl.agents.policies.mlp import Categorical, DiagonalGaussian, MLPPolicy, PolicyConfig
+from metarl.agents.policies.distributions import Categorical, DiagonalGaussian
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, expand_to_tasks, map_parameters
 from tests.helpers.agent_builders import ACTION_SPACES, OBSERVATION_SPACE, make_policy, seeded
 from tests.helpers.slow_maml import act, to_distribution

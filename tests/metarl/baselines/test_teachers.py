@@ -12,13 +12,15 @@ import torch
 from stable_baselines3 import PPO
 
 from metarl.baselines.teachers import TEACHERS_FILE, load_teachers, read_summary
-from metarl.cli.main import EXIT_BAD_INPUT, main
+from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.task_space import select_tasks
-from metarl.evaluation.evaluation import adapt_to_tasks
+from metarl.errors import EXIT_BAD_INPUT
+from metarl.evaluation.adaptation import adapt_to_tasks
+from metarl.run.build import load_learner
 from metarl.run.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
-from metarl.run.run_directory import RunDirectory, load_learner
+from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import (
     ENV,
     EPISODES,

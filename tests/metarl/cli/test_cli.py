@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import save_file
 
 from metarl.agents.registry import AGENTS
-from metarl.cli.main import COMMANDS, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TRAINING_FAILED, main
+from metarl.cli.main import COMMANDS, main
 from metarl.envs.registry import FAMILIES, make_distribution
+from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TRAINING_FAILED
+from metarl.run.build import build
 from metarl.run.config import MAX_SEED
 from metarl.run.presets import default_config, presets_for
-from metarl.run.run_directory import build
 from metarl.training.memory import check_memory
 from tests.helpers.workbench import (
     ENV,

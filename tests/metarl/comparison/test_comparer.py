@@ -16,15 +16,15 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor
 
+from metarl.baselines.references import reference_episodes
 from metarl.baselines.sb3 import TaskJob, learn_tasks
-from metarl.cli.main import EXIT_BAD_INPUT, EXIT_INTERRUPTED, main
+from metarl.cli.main import main
 from metarl.envs.adapters.sb3 import TaskSB3VecEnv
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task, Uniform, tasks_to_json
-from metarl.errors import TrainingError
-from metarl.evaluation.evaluation import reference_episodes
+from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, TrainingError
 from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]

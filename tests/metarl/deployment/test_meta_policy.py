@@ -18,7 +18,8 @@ import metarl
 from metarl.cli.main import main
 from metarl.deployment import export
 from metarl.errors import UserError
-from metarl.run.run_directory import RunDirectory, load_learner
+from metarl.run.build import load_learner
+from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import ENV, EPISODES, ITERATIONS, RUN, complaint, files_under, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]

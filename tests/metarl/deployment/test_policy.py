@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from metarl import SpecialisedPolicy, load_policy
-from metarl.agents.policies.mlp import DiagonalGaussian, MLPPolicy, PolicyConfig
+from metarl.agents.policies.distributions import DiagonalGaussian
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters
 from metarl.deployment import export
 from metarl.envs.external.space_json import space_to_json

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from metarl.agents.maml import MAML, MAMLConfig
-from metarl.agents.policies.mlp import DiagonalGaussian, PolicyConfig
+from metarl.agents.policies.distributions import DiagonalGaussian
+from metarl.agents.policies.mlp import PolicyConfig
 from metarl.envs.families.navigation import pearl
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, select_tasks
-from metarl.evaluation.evaluation import Evaluation, adaptation_episodes, bootstrap_ci, rollout_generator, summarize
+from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
+from metarl.evaluation.evaluation import Evaluation, bootstrap_ci, summarize
 from tests.helpers.workbench import constant_episodes
 
 DISTRIBUTION = pearl()

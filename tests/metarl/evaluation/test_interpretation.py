@@ -14,11 +14,11 @@ from metarl.agents.learner import Adapted, MetaLearner
 from metarl.envs.families.navigation import PointNavigation
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Normal, Task, Uniform, select_tasks
-from metarl.evaluation.evaluation import adaptation_episodes
+from metarl.evaluation.adaptation import adaptation_episodes
 from metarl.evaluation.interpretation import Interpretation, adaptation_path, interpret, task_distances
 from metarl.evaluation.interpretation_plots import direction_similarity, parameter_change
+from metarl.run.build import build
 from metarl.run.presets import default_config
-from metarl.run.run_directory import build
 from tests.helpers.workbench import constant_episodes
 
 RATE = 0.3

@@ -18,17 +18,19 @@ from matplotlib.collections import QuadMesh
 from PIL import Image
 from torch import Tensor
 
-from metarl.agents.policies.mlp import DiagonalGaussian
+from metarl.agents.policies.distributions import DiagonalGaussian
 from metarl.agents.policies.reference import RandomPolicy
-from metarl.cli.main import EXIT_BAD_INPUT, main
+from metarl.cli.main import main
 from metarl.envs.families.navigation import PointNavigation
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Uniform, select_tasks
+from metarl.errors import EXIT_BAD_INPUT
 from metarl.evaluation import plots
-from metarl.evaluation.evaluation import adaptation_episodes, rollout_generator, summarize
+from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
+from metarl.evaluation.evaluation import summarize
 from metarl.rendering import draw as render
 from metarl.rendering import heat_map
 from metarl.rendering.camera import Camera, Clip
@@ -36,7 +38,8 @@ from metarl.rendering.encode import HOLD
 from metarl.rendering.heat_map import HeatMap
 from metarl.rendering.task_grid import task_grid
 from metarl.rendering.video import Film, Row, Scene
-from metarl.run.run_directory import RunDirectory, load_learner
+from metarl.run.build import load_learner
+from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import ENV, EPISODES, RUN, complaint, early_ending, files_under, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]

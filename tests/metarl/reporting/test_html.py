@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from metarl.cli.main import EXIT_BAD_INPUT, main
+from metarl.cli.main import main
+from metarl.errors import EXIT_BAD_INPUT
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES
 from metarl.run.config import flat_items

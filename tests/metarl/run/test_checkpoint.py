@@ -20,9 +20,9 @@ from metarl.run.checkpoint import (
     CheckpointStore,
     Progress,
     read_checkpoint,
-    write_atomically,
     write_checkpoint,
 )
+from metarl.run.files import write_atomically
 from tests.helpers.workbench import files_under, same_tensors
 
 CHECKPOINT = Checkpoint(

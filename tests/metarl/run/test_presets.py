@@ -7,9 +7,9 @@ from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import AGENTS
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.errors import UserError
+from metarl.run.build import build
 from metarl.run.config import TrainConfig, flat_items, from_yaml, to_yaml
 from metarl.run.presets import PRESETS, default_config, presets_for
-from metarl.run.run_directory import build
 
 AVAILABLE = [name for name, family in FAMILIES.items() if family.available]
 EVERY = [

@@ -20,14 +20,15 @@ from metarl.agents.multitask import Multitask, MultitaskConfig
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import flatten
 from metarl.agents.reptile import Reptile, ReptileConfig
-from metarl.cli.main import EXIT_BAD_INPUT, main
+from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import UserError
-from metarl.evaluation.evaluation import adapt_to_tasks
+from metarl.errors import EXIT_BAD_INPUT, UserError
+from metarl.evaluation.adaptation import adapt_to_tasks
+from metarl.run.build import build
 from metarl.run.config import HARD_FIRST, LEARNING_PROGRESS, TrainConfig
-from metarl.run.run_directory import RunDirectory, build
+from metarl.run.run_directory import RunDirectory
 from metarl.training.curriculum import (
     STALENESS_SHARE,
     Draw,

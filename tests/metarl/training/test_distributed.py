@@ -15,8 +15,9 @@ from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
-from metarl.evaluation.evaluation import adapt_to_tasks
-from metarl.run.run_directory import RunDirectory, build
+from metarl.evaluation.adaptation import adapt_to_tasks
+from metarl.run.build import build
+from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
 from metarl.training.curriculum import make_curriculum
 from tests.helpers.workbench import ITERATIONS, RUN, same_tensors, tensors_of, train, train_arguments

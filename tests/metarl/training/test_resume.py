@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metarl.cli.main import EXIT_BAD_INPUT, EXIT_INTERRUPTED, main
+from metarl.cli.main import main
+from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from metarl.run.checkpoint import read_checkpoint
 from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import (
