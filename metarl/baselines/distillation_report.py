@@ -1,14 +1,15 @@
 """What a distilled student keeps of its teachers: parameters, divergence, and return before and after adaptation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
 from metarl.agents.distillation import Distillation, Teachers
+from metarl.agents.policies.parameters import Parameters
 from metarl.baselines.references import reference_episodes
-from metarl.baselines.teachers import is_expert, load_teachers, specialised, teacher_run
+from metarl.baselines.teachers import SpecialisedTeachers, adapted_teachers, is_expert, load_teachers, teacher_run
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
@@ -33,6 +34,9 @@ class DistillationReport:
             the family has no oracle.
         student_score: the same of the student after k = 0 … K steps.
         divergence: KL(student ‖ teacher) in nats, mean over the steps of the student after k = 0 … K steps.
+        env_steps: environment steps that the comparison took besides the student's evaluation: of the teachers, of the
+            random policy and the oracle, and of the student on its teachers' own tasks; 0 in reports that did not count
+            them.
     """
 
     teacher: str
@@ -45,31 +49,51 @@ class DistillationReport:
     teacher_score: float
     student_score: list[float]
     divergence: list[float]
+    env_steps: int = 0
 
     @property
     def kept(self) -> list[float] | None:
         """Share of the teacher's score that the student has after k = 0 … K steps; None where there is none to keep."""
-        return [score / self.teacher_score for score in self.student_score] if self.teacher_score > 0 else None
+        if self.teacher_score <= 0:
+            return None
+        return [score / self.teacher_score for score in self.student_score]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self) | {"kept": self.kept}
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "DistillationReport":
+        """Inverse of `to_json`; reports written before a field existed have its default.
+
+        Raises:
+            TypeError: a field is missing.
+        """
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: data[name] for name in names if name in data})
+
     def lines(self) -> list[str]:
         """What it says, for people."""
         which = "of its teachers' own tasks" if self.own_tasks else "of these tasks"
         share = self.student_parameters / self.teacher_parameters
-        kept = (
-            f"keeps {self.kept[-1]:.1%} of the adapted teacher's normalised score after adaptation "
-            f"({self.student_score[-1]:.3f} of {self.teacher_score:.3f}), {self.kept[0]:.1%} before"
-            if self.kept
-            else f"the adapted teacher is no better than random (normalised score {self.teacher_score:.3f})"
-        )
-        return [
+        sizes = (
             f"student of {self.teacher} on {self.num_tasks} {which}: {self.student_parameters:,} parameters, "
-            f"{share:.0%} of the teacher's {self.teacher_parameters:,}",
-            f"{kept}; KL to the teacher {self.divergence[0]:.2f} → {self.divergence[-1]:.2f} nats a step",
-        ]
+            f"{share:.0%} of the teacher's {self.teacher_parameters:,}"
+        )
+
+        if self.kept:
+            kept = (
+                f"keeps {self.kept[-1]:.1%} of the adapted teacher's normalised score after adaptation "
+                f"({self.student_score[-1]:.3f} of {self.teacher_score:.3f}), {self.kept[0]:.1%} before"
+            )
+        else:
+            kept = f"the adapted teacher is no better than random (normalised score {self.teacher_score:.3f})"
+        divergence = f"KL to the teacher {self.divergence[0]:.2f} → {self.divergence[-1]:.2f} nats a step"
+
+        lines = [sizes, f"{kept}; {divergence}"]
+        if self.env_steps:
+            lines.append(f"the comparison took {self.env_steps:,} more environment steps")
+        return lines
 
 
 def distillation_report(
@@ -77,55 +101,83 @@ def distillation_report(
     learner: Distillation,
     distribution: TaskDistribution,
     tasks: Task,
-    episodes: int,
+    batches: list[Episodes],
     generator: torch.Generator,
 ) -> DistillationReport:
     """Compare a student with its teachers.
+
+    Teachers that are a run are adapted to the student's tasks, and the student's episodes there are compared with
+    theirs. Experts exist for the tasks of the training only: the student is evaluated on those as well.
 
     Args:
         run: the student's run.
         learner: the student.
         distribution: what the tasks come from.
-        tasks: M tasks, on which a teacher that is a run is specialised; experts have their own.
-        episodes: E per task and adaptation step.
+        tasks: M tasks.
+        batches: the student's episodes on them after k = 0 … K adaptation steps, (M, E, …).
         generator: drives the rollouts.
 
     Raises:
         UserError: the teachers cannot be read.
     """
+    episodes = batches[0].reward.shape[1]
     own_tasks = is_expert(learner.config.teacher)
-    if own_tasks:
-        teachers = load_teachers(run, distribution)
-        first = slice(num_tasks_of(tasks))
-        tasks = select_tasks(teachers.tasks, first)
-        teachers = Teachers(teachers.policy, select_tasks(teachers.params, first), tasks)
-        theirs = collect(distribution.bind(tasks, episodes), teachers.policy, teachers.params, generator)
-    else:
-        special = specialised(teacher_run(run.config), tasks, episodes, generator)
-        teachers, theirs = special.teachers, special.episodes
-    ours = adaptation_episodes(learner, distribution, tasks, learner.adaptation_steps, episodes, generator)
-    references = reference_episodes(distribution, tasks, episodes, generator)
-    zero, one = _task_returns(references["random"]), _task_returns(references.get("oracle", theirs))
 
-    def score(batch: Episodes) -> float:
-        return float(normalized(_task_returns(batch), zero, one).mean())
+    if own_tasks:
+        theirs = _experts(run, distribution, num_tasks_of(tasks), episodes, generator)
+        tasks = theirs.teachers.tasks
+        ours = adaptation_episodes(learner, distribution, tasks, len(batches) - 1, episodes, generator)
+        env_steps = theirs.env_steps + sum(batch.env_steps for batch in ours)
+    else:
+        theirs = adapted_teachers(teacher_run(run.config), tasks, episodes, generator)
+        ours = batches
+        env_steps = theirs.env_steps
+
+    references = reference_episodes(distribution, tasks, episodes, generator)
+    env_steps += sum(reference.env_steps for reference in references.values())
+    zero = _task_returns(references["random"])
+    one = _task_returns(references.get("oracle", theirs.episodes))
 
     return DistillationReport(
         teacher=learner.config.teacher,
         own_tasks=own_tasks,
         num_tasks=num_tasks_of(tasks),
-        teacher_parameters=sum(leaf[0].numel() for leaf in teachers.params.values()),
-        student_parameters=sum(leaf[0].numel() for leaf in learner.begin(1).params.values()),
-        teacher_return=float(_task_returns(theirs).mean()),
+        teacher_parameters=_num_parameters(theirs.teachers.params),
+        student_parameters=_num_parameters(learner.begin(1).params),
+        teacher_return=float(_task_returns(theirs.episodes).mean()),
         student_return=[float(_task_returns(batch).mean()) for batch in ours],
-        teacher_score=score(theirs),
-        student_score=[score(batch) for batch in ours],
-        divergence=[_divergence(learner, teachers, batch) for batch in ours],
+        teacher_score=_mean_score(theirs.episodes, zero, one),
+        student_score=[_mean_score(batch, zero, one) for batch in ours],
+        divergence=[_divergence(learner, theirs.teachers, batch) for batch in ours],
+        env_steps=env_steps,
     )
 
 
+def _experts(
+    run: RunDirectory, distribution: TaskDistribution, num_tasks: int, episodes: int, generator: torch.Generator
+) -> SpecialisedTeachers:
+    """The first of a run's experts, at most num_tasks, and what they do on their own tasks; their training is over."""
+    everyone = load_teachers(run, distribution)
+    first = slice(num_tasks)
+    tasks = select_tasks(everyone.tasks, first)
+    teachers = Teachers(everyone.policy, select_tasks(everyone.params, first), tasks)
+    theirs = collect(distribution.bind(tasks, episodes), teachers.policy, teachers.params, generator)
+    return SpecialisedTeachers(teachers, theirs, theirs.env_steps)
+
+
+def _num_parameters(params: Parameters) -> int:
+    """Number of parameters of one policy, of task-batched P."""
+    return sum(leaf[0].numel() for leaf in params.values())
+
+
 def _task_returns(episodes: Episodes) -> np.ndarray:
+    """Mean return of each task, (M,)."""
     return np.asarray(episodes.returns.double().mean(dim=1).cpu().numpy())
+
+
+def _mean_score(episodes: Episodes, zero: np.ndarray, one: np.ndarray) -> float:
+    """Mean normalised score over tasks, of which (M,) returns `zero` score 0 and (M,) returns `one` score 1."""
+    return float(normalized(_task_returns(episodes), zero, one).mean())
 
 
 def _divergence(learner: Distillation, teachers: Teachers, batch: Episodes) -> float:

@@ -77,18 +77,22 @@ def learn_task(job: TaskJob) -> LearningCurve:
     torch.set_num_threads(1)  # one process per core
     distribution = make_distribution(job.env)
     task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
+
     train_env = make_sb3_vec_env(distribution, TRAINING_ENVS, task=task, seed=job.seed)
     initial = load_model(job.algorithm, job.pretrained, train_env) if job.pretrained else None
     model = make_model(job.algorithm, train_env, job.seed, job.directory, initial, changes=job.changes)
+
     evaluation_env = distribution.bind(task, job.episodes)
 
     def evaluate(current: BaseAlgorithm) -> tuple[float, int]:
+        # The same random numbers at every point: the curve shows the model's change, not theirs.
         generator = torch.Generator().manual_seed(job.seed)
         episodes = collect(evaluation_env, SB3Policy(current), {}, generator)
         return episodes.returns.double().mean().item(), episodes.env_steps
 
     points = learn_with_evaluations(model, job.schedule, evaluate)
     _save(model, Path(job.directory) / MODEL_FILE)
+
     return LearningCurve(
         env_steps=[env_steps for env_steps, _ in points],
         returns=[mean for _, (mean, _) in points],
@@ -105,7 +109,7 @@ def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Pat
         env_steps: environment steps, or up to its own batch size more.
         seed: of the model, the tasks and the environments.
         directory: where the model and SB3's own log are written.
-        show: told the environment steps so far.
+        show: called with the number of environment steps so far.
     """
     train_env = make_sb3_vec_env(make_distribution(env), PRETRAINING_ENVS, task=SAMPLE, seed=seed)
     model = make_model(algorithm, train_env, seed, directory, pretraining=True)
@@ -115,13 +119,14 @@ def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Pat
         return True
 
     model.learn(env_steps, callback=on_step)
+
     path = directory / MODEL_FILE
     _save(model, path)
     return path
 
 
 def _save(model: BaseAlgorithm, path: Path) -> None:
-    """Write SB3's own zip, atomically: what is there is not trained again."""
+    """Write SB3's own zip, atomically: a model whose file is there is not trained again."""
     buffer = io.BytesIO()
     model.save(buffer)
     write_atomically(path, buffer.getvalue())
@@ -142,8 +147,10 @@ def learn_tasks(jobs: Sequence[TaskJob], num_processes: int) -> Iterator[tuple[i
                 curve = learn_task(job)
             yield index, curve
         return
+
     with _process_pool(num_processes) as pool:
         futures: dict[Future[LearningCurve], int] = {pool.submit(learn_task, job): i for i, job in enumerate(jobs)}
+
         for future in as_completed(futures):
             index = futures[future]
             with _failure_of(jobs[index]):
@@ -153,21 +160,24 @@ def learn_tasks(jobs: Sequence[TaskJob], num_processes: int) -> Iterator[tuple[i
 
 @contextlib.contextmanager
 def _failure_of(job: TaskJob) -> Iterator[None]:
-    """Name the job where something goes wrong: much can in SB3, from settings to numbers that are not finite."""
+    """Raise a TrainingError that names the job, whatever went wrong in SB3: a setting, or a value not finite."""
     try:
         yield
     except OSError:
         raise  # a full disk names its file itself
     except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        lines = str(error).splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0]}"
         raise TrainingError(f"Stable-Baselines3's {job.algorithm} failed in {job.directory}: {reason}") from error
 
 
 @contextlib.contextmanager
 def _process_pool(num_processes: int) -> Iterator[Executor]:
+    """Worker processes that end at once where the caller stops early, and not after the job that they are at."""
     pool = ProcessPoolExecutor(
         num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_process
     )
+
     try:
         yield pool
     except BaseException:
@@ -175,10 +185,11 @@ def _process_pool(num_processes: int) -> Iterator[Executor]:
         for process in multiprocessing.active_children():
             process.terminate()
         raise
+
     pool.shutdown()
 
 
 def _prepare_process() -> None:
-    """Ctrl-C is the parent's to handle."""
+    """Leave Ctrl-C to the parent, and one core to each process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"

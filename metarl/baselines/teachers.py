@@ -7,10 +7,10 @@ experts/             models and logs of Stable-Baselines3, where these are the t
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,11 @@ from metarl.run.config import TrainConfig
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
 
+if TYPE_CHECKING:  # slow to import, and not always needed
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    from metarl.baselines.sb3 import TaskJob
+
 TEACHERS_FILE = "teachers.safetensors"
 SUMMARY_FILE = "teachers.json"
 EXPERTS = "experts"
@@ -38,8 +43,11 @@ EXPERT_ALGORITHMS = ("ppo", "a2c")
 """Algorithms of Stable-Baselines3 whose policies are stochastic ones like ours."""
 
 SEED_OFFSET = 2_000_000
-"""The teachers' tasks and episodes draw from the run's seed + this."""
+"""The generator of the teachers' tasks and episodes is seeded with the run's seed plus this."""
+
 TASKS_AT_ONCE = 50
+"""How many tasks a run's policy is adapted to side by side."""
+
 BEHAVIOUR = "behaviour"
 
 
@@ -82,7 +90,7 @@ def is_expert(teacher: str) -> bool:
 def load_or_train_teachers(
     run: RunDirectory, distribution: TaskDistribution, say: Callable[[str], None]
 ) -> tuple[Teachers, int]:
-    """The run's teachers, made now if they are not there, and the environment steps that they cost.
+    """The run's teachers, and the environment steps that they cost; trained now if they are not there or damaged.
 
     Args:
         run: a run of the agent distill.
@@ -93,12 +101,14 @@ def load_or_train_teachers(
         UserError: the teacher cannot be used.
     """
     try:
-        teachers, summary = load_teachers(run, distribution), read_summary(run)
+        teachers = load_teachers(run, distribution)
+        summary = read_summary(run)
     except (CheckpointError, UserError):
         say("specialising the teachers")
-        teachers, summary = _make(run, distribution)
+        teachers, summary = _train_teachers(run, distribution)
         write_checkpoint(run.path / TEACHERS_FILE, Checkpoint(_to_tensors(teachers), Progress()))
         write_atomically(run.path / SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
+
     say(
         f"{summary.num_teachers} teachers, return {summary.return_mean:.2f} on their tasks, "
         f"for {summary.env_steps:,} environment steps"
@@ -112,9 +122,10 @@ def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers
     Raises:
         CheckpointError, UserError: there are none, or they cannot be read.
     """
-    tensors = read_checkpoint(run.path / TEACHERS_FILE).tensors
+    stored = read_checkpoint(run.path / TEACHERS_FILE).tensors
+    tensors = {name: value.to(run.config.device) for name, value in stored.items()}
     policy = MLPPolicy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
-    return _from_tensors(policy, {name: value.to(run.config.device) for name, value in tensors.items()})
+    return _from_tensors(policy, tensors)
 
 
 def read_summary(run: RunDirectory) -> TeachersSummary:
@@ -132,13 +143,13 @@ def read_summary(run: RunDirectory) -> TeachersSummary:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-class AdaptationResult(NamedTuple):
-    """What `specialised` made.
+class SpecialisedTeachers(NamedTuple):
+    """Teachers together with what came of making them.
 
     Attributes:
-        teachers: the adapted policies.
-        episodes: theirs, on their tasks.
-        env_steps: environment steps of adapting, and of the episodes.
+        teachers: one policy for each of N tasks.
+        episodes: of each teacher on its task.
+        env_steps: environment steps of making them, and of the episodes.
     """
 
     teachers: Teachers
@@ -146,8 +157,8 @@ class AdaptationResult(NamedTuple):
     env_steps: int
 
 
-def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.Generator) -> AdaptationResult:
-    """A trained run's policies adapted to tasks.
+def adapted_teachers(run: RunDirectory, tasks: Task, episodes: int, generator: torch.Generator) -> SpecialisedTeachers:
+    """Teachers that are a trained run's policy, adapted to each task.
 
     Args:
         run: any trained run.
@@ -156,57 +167,95 @@ def specialised(run: RunDirectory, tasks: Task, episodes: int, generator: torch.
         generator: drives the rollouts.
     """
     distribution, learner, _ = load_learner(run, device=str(generator.device))
-    parts, last, env_steps = [], [], 0
+    params: list[Parameters] = []
+    last: list[Episodes] = []
+    env_steps = 0
+
+    # A part of the tasks at a time, to limit the memory that their episodes take.
     for start in range(0, num_tasks_of(tasks), TASKS_AT_ONCE):
         some = select_tasks(tasks, slice(start, start + TASKS_AT_ONCE))
         done = adapt_to_tasks(learner, distribution, some, learner.adaptation_steps, episodes, generator)
-        parts.append(done.adapted.params)
+        params.append(done.adapted.params)
         last.append(done.batches[-1])
         env_steps += sum(batch.env_steps for batch in done.batches)
-    return AdaptationResult(
-        Teachers(learner.policy, _concatenated(parts), tasks), Episodes.concatenate(last), env_steps
-    )
+
+    teachers = Teachers(learner.policy, _concatenate(params), tasks)
+    return SpecialisedTeachers(teachers, Episodes.concatenate(last), env_steps)
 
 
-def _make(run: RunDirectory, distribution: TaskDistribution) -> tuple[Teachers, TeachersSummary]:
-    config, learner = run.config, run.config.learner
+def _train_teachers(run: RunDirectory, distribution: TaskDistribution) -> tuple[Teachers, TeachersSummary]:
+    """Draw a run's training tasks and make a teacher for each of them."""
+    config = run.config
+    learner = config.learner
     assert isinstance(learner, DistillationConfig)
     generator = rollout_generator(torch.device(config.device), config.seed + SEED_OFFSET)
     tasks = distribution.sample(learner.num_teachers, "train", generator)
+
     if is_expert(learner.teacher):
-        teachers, episodes, env_steps = _experts(run, distribution, tasks, generator)
+        made = _train_experts(run, distribution, tasks, generator)
         training_env_steps = 0
     else:
-        teachers, episodes, env_steps = specialised(teacher_run(config), tasks, config.episodes, generator)
-        training_env_steps = total_training_env_steps(teacher_run(config))
+        parent = teacher_run(config)
+        made = adapted_teachers(parent, tasks, config.episodes, generator)
+        training_env_steps = total_training_env_steps(parent)
+
     summary = TeachersSummary(
         teacher=learner.teacher,
         num_teachers=learner.num_teachers,
         training_env_steps=training_env_steps,
-        env_steps=env_steps,
-        return_mean=episodes.returns.double().mean().item(),
-        policy=teachers.policy.config,
+        env_steps=made.env_steps,
+        return_mean=made.episodes.returns.double().mean().item(),
+        policy=made.teachers.policy.config,
     )
-    return (replace(teachers, episodes=episodes) if learner.states == "teacher" else teachers), summary
+
+    # Episodes are large, and kept only where the student learns on the states in them.
+    if learner.states == "teacher":
+        return replace(made.teachers, episodes=made.episodes), summary
+    return made.teachers, summary
 
 
 def total_training_env_steps(run: RunDirectory) -> int:
     """Environment steps of a run's training, and for a distilled one of the training of its teachers' run as well."""
     own = run.checkpoints.load(LAST).progress.env_steps
-    return own + (read_summary(run).training_env_steps if isinstance(run.config.learner, DistillationConfig) else 0)
+    if isinstance(run.config.learner, DistillationConfig):
+        return own + read_summary(run).training_env_steps
+    return own
 
 
-def _experts(
+def _train_experts(
     run: RunDirectory, distribution: TaskDistribution, tasks: Task, generator: torch.Generator
-) -> AdaptationResult:
-    """Policies that Stable-Baselines3 trains on each task; those that are there already are not trained again."""
-    from metarl.agents.sb3 import as_policy_parameters, load_model  # slow to import, and not always needed
-    from metarl.baselines.sb3 import MODEL_FILE, TRAINING_ENVS, TaskJob, learn_tasks
+) -> SpecialisedTeachers:
+    """Teachers that Stable-Baselines3 trains, one on each task; those that are there already are not trained again."""
+    from metarl.agents.sb3 import load_model  # slow to import, and not always needed
+    from metarl.baselines.sb3 import MODEL_FILE, TRAINING_ENVS, learn_tasks
     from metarl.envs.adapters.sb3 import make_sb3_vec_env
 
-    config, learner = run.config, run.config.learner
+    config = run.config
+    assert isinstance(config.learner, DistillationConfig)
+    jobs = _expert_jobs(run, tasks)
+    files = [Path(job.directory) / MODEL_FILE for job in jobs]
+    missing = [job for job, file in zip(jobs, files, strict=True) if not file.exists()]
+    for _ in learn_tasks(missing, config.num_threads):
+        pass  # their models are in the files; their curves are not needed
+
+    env = make_sb3_vec_env(distribution, TRAINING_ENVS)
+    models = [load_model(config.learner.teacher, file, env) for file in files]
+    teachers = _teachers_of_models(models, distribution, tasks, config.device)
+
+    on_tasks = distribution.bind(tasks, config.episodes)
+    episodes = collect(on_tasks, teachers.policy, teachers.params, generator)
+    training_env_steps = sum(model.num_timesteps for model in models)
+    return SpecialisedTeachers(teachers, episodes, training_env_steps + episodes.env_steps)
+
+
+def _expert_jobs(run: RunDirectory, tasks: Task) -> list["TaskJob"]:
+    """A training job of Stable-Baselines3 for each task."""
+    from metarl.baselines.sb3 import TaskJob
+
+    config = run.config
+    learner = config.learner
     assert isinstance(learner, DistillationConfig)
-    jobs = [
+    return [
         TaskJob(
             algorithm=learner.teacher,
             env=config.env,
@@ -218,19 +267,23 @@ def _experts(
         )
         for number in range(learner.num_teachers)
     ]
-    files = [Path(job.directory) / MODEL_FILE for job in jobs]
-    for _ in learn_tasks([job for job, file in zip(jobs, files, strict=True) if not file.exists()], config.num_threads):
-        pass
-    env = make_sb3_vec_env(distribution, TRAINING_ENVS)
-    models = [load_model(learner.teacher, file, env) for file in files]
-    params = _concatenated(
-        [{name: leaf.unsqueeze(0) for name, leaf in as_policy_parameters(model).items()} for model in models]
-    )
-    hidden = tuple(int(params[f"layer{n}.bias"].shape[1]) for n in range(sum("bias" in name for name in params) - 1))
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, PolicyConfig(hidden, "tanh"))
-    teachers = Teachers(policy, {name: leaf.to(config.device) for name, leaf in params.items()}, tasks)
-    episodes = collect(distribution.bind(tasks, config.episodes), policy, teachers.params, generator)
-    return AdaptationResult(teachers, episodes, sum(model.num_timesteps for model in models) + episodes.env_steps)
+
+
+def _teachers_of_models(
+    models: Sequence["BaseAlgorithm"], distribution: TaskDistribution, tasks: Task, device: str
+) -> Teachers:
+    """The policies of N models of Stable-Baselines3, in this project's form."""
+    from metarl.agents.sb3 import as_policy_parameters
+
+    each = [as_policy_parameters(model) for model in models]
+    params = {name: torch.stack([leaves[name] for leaves in each]).to(device) for name in each[0]}
+
+    # Layer n has a bias of as many numbers as the layer has units; the last layer gives the action.
+    num_layers = sum("bias" in name for name in params)
+    hidden_sizes = tuple(int(params[f"layer{n}.bias"].shape[1]) for n in range(num_layers - 1))
+    config = PolicyConfig(hidden_sizes, "tanh")
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, config)
+    return Teachers(policy, params, tasks)
 
 
 def teacher_run(config: TrainConfig) -> RunDirectory:
@@ -246,6 +299,7 @@ def teacher_run(config: TrainConfig) -> RunDirectory:
             f"distill needs a teacher: --teacher RUN, or --teacher {' or '.join(EXPERT_ALGORITHMS)} for experts of "
             "Stable-Baselines3"
         )
+
     run = RunDirectory.open(teacher, config.run_dir)
     if make_distribution(run.config.env).name != make_distribution(config.env).name:
         raise UserError(f"teacher {run.path} is of {run.config.env}, the student of {config.env}")
@@ -253,23 +307,29 @@ def teacher_run(config: TrainConfig) -> RunDirectory:
 
 
 def _to_tensors(teachers: Teachers) -> dict[str, Tensor]:
+    """Teachers as named tensors, for a file."""
     tensors = {f"task.{name}": value for name, value in teachers.tasks.items()}
     tensors |= {f"params.{name}": value for name, value in teachers.params.items()}
+
     if teachers.episodes is not None:
         leaves = {name: value for name, value in vars(teachers.episodes).items() if isinstance(value, Tensor)}
         tensors |= {f"episodes.{name}": value for name, value in leaves.items()}
         tensors |= {f"{BEHAVIOUR}.{name}": value for name, value in teachers.episodes.behaviour.items()}
+
     return tensors
 
 
 def _from_tensors(policy: MLPPolicy, tensors: dict[str, Tensor]) -> Teachers:
+    """Inverse of `_to_tensors`."""
+
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    values: dict[str, Any] = under("episodes.")
-    episodes = Episodes(**values, behaviour=under(f"{BEHAVIOUR}.")) if values else None
+    leaves: dict[str, Any] = under("episodes.")
+    episodes = Episodes(**leaves, behaviour=under(f"{BEHAVIOUR}.")) if leaves else None
     return Teachers(policy, under("params."), under("task."), episodes)
 
 
-def _concatenated(parts: list[Parameters]) -> Parameters:
+def _concatenate(parts: list[Parameters]) -> Parameters:
+    """The tasks of several task-batched P after each other."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

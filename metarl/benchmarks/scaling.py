@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.errors import TrainingError
+from metarl.evaluation.plots import figure_bytes
 from metarl.run.files import write_atomically
 
 TRAINED_ITERATIONS = 12  # of a job; the first one is not counted
@@ -110,10 +111,9 @@ def write(points: Sequence[Point], env: str, out: Path) -> list[Path]:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    table, picture, image = out / "scaling.csv", out / "scaling.png", io.BytesIO()
+    table, picture = out / "scaling.csv", out / "scaling.png"
     write_atomically(table, text.getvalue().encode())
-    _figure(points, env).savefig(image, dpi=120)
-    write_atomically(picture, image.getvalue())
+    write_atomically(picture, figure_bytes(_figure(points, env)))
     return [table, picture]
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from metarl.comparison.comparison import Comparison, Duel, Race
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
+from metarl.evaluation.plots import figure_bytes
 from metarl.evaluation.statistics import Estimate
 from metarl.run.files import write_atomically
 
@@ -77,7 +78,7 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
     }
     files = {"comparison.json": json.dumps(comparison.to_json(), indent=1).encode(), "comparison.csv": _csv(comparison)}
     for stem, figure in figures.items():
-        files |= {f"{stem}.{suffix}": _image(figure, suffix) for suffix in ("png", "svg")}
+        files |= {f"{stem}.{suffix}": figure_bytes(figure, suffix) for suffix in ("png", "svg")}
     for name, content in files.items():
         write_atomically(directory / name, content)
     _write_events(comparison, figures, directory / TENSORBOARD)
@@ -131,12 +132,6 @@ def _csv(comparison: Comparison) -> bytes:
                 for task, value in enumerate(of_point):
                     writer.writerow((curve.label, curve.kind, curve.training_env_steps, seed, task, env_steps, value))
     return buffer.getvalue().encode()
-
-
-def _image(figure: Figure, suffix: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, dpi=120)
-    return buffer.getvalue()
 
 
 def _write_events(comparison: Comparison, figures: dict[str, Figure], directory: Path) -> None:

@@ -37,7 +37,7 @@ Memory = Tensor | tuple[Tensor, ...] | None
 
 
 def leaves(memory: Memory) -> tuple[Tensor, ...]:
-    """The tensors of a memory."""
+    """The tensors of a memory; none of None."""
     if memory is None:
         return ()
     return (memory,) if isinstance(memory, Tensor) else tuple(memory)
@@ -76,15 +76,22 @@ class PolicyModule(nn.Module):
         self._names = list(params)
         for index, value in enumerate(params.values()):
             self.register_buffer(f"parameter{index}", value.detach().clone())
-        self._maps = actions is not None
-        for name in ("low", "high", "origin", "base", "ratio") if actions is not None else ():
-            self.register_buffer(name, torch.as_tensor(getattr(actions, name), dtype=torch.float32))
+
+        self._maps_actions = actions is not None
+        if actions is not None:
+            for name in ("low", "high", "origin", "base", "ratio"):
+                self.register_buffer(name, torch.as_tensor(getattr(actions, name), dtype=torch.float32))
+
+        # One step from no memory shows what the memory is made of, and how the distribution's parameters are called.
         obs = torch.linspace(-1, 1, _BATCH * num_observations).reshape(_BATCH, num_observations)
-        distribution, self._kind = policy.apply(self._params(), obs, None)
-        zeros = tuple(torch.zeros_like(leaf) for leaf in leaves(self._kind))
-        again, _ = policy.apply(self._params(), obs, like(zeros, self._kind))
-        if not torch.equal(again.mode(), distribution.mode()):
+        distribution, self._memory_kind = policy.apply(self._params(), obs, None)
+        zeros = tuple(torch.zeros_like(leaf) for leaf in leaves(self._memory_kind))
+
+        # A program has no "no memory": its users begin an episode with zeros, which must mean the same.
+        from_zeros, _ = policy.apply(self._params(), obs, like(zeros, self._memory_kind))
+        if not torch.equal(from_zeros.mode(), distribution.mode()):
             raise ValueError(f"{type(policy).__name__} does not begin an episode with a memory of zeros")
+
         self.example = (obs, *zeros)
         self.input_names = [OBS, *(f"memory{index}" for index in range(len(zeros)))]
         self.output_names = [ACTION, *distribution.parameters(), *(f"next_{name}" for name in self.input_names[1:])]
@@ -96,15 +103,17 @@ class PolicyModule(nn.Module):
 
         Args:
             obs: (N, O).
-            memory: its tensors, (N, …); none also at the start of all episodes.
-            generator: draws the action; None: the most likely one.
+            memory: its tensors, (N, …); empty for a policy without memory, and at the start of all episodes.
+            generator: draws the action; None = the most likely action.
 
         Returns:
             Action in the environment's units, (N, A) or (N,) integers; the distribution; the next memory.
         """
-        distribution, following = self._policy.apply(self._params(), obs, like(memory, self._kind) if memory else None)
+        before = like(memory, self._memory_kind) if memory else None
+        distribution, following = self._policy.apply(self._params(), obs, before)
+
         action = distribution.mode() if generator is None else distribution.sample(generator)
-        if self._maps:
+        if self._maps_actions:
             action = self.base + (action.clamp(self.low, self.high) - self.origin) * self.ratio
         return action, distribution, leaves(following)
 
@@ -114,17 +123,18 @@ class PolicyModule(nn.Module):
         return (action, *distribution.parameters().values(), *following)
 
     def _params(self) -> Parameters:
+        """The buffers as shared P."""
         return {name: getattr(self, f"parameter{index}") for index, name in enumerate(self._names)}
 
 
 def export_program(module: PolicyModule) -> torch.export.ExportedProgram:
     """The policy as a `torch.export` program for any N ≥ 1."""
-    with _quietly():
+    with _silence_exporters():
         return torch.export.export(module.eval(), module.example, dynamic_shapes=_any_batch(module))
 
 
 def _any_batch(module: PolicyModule) -> tuple[Any, ...]:
-    """That the first dimension of every input is N."""
+    """Which dimensions of the inputs may vary: the first one of each, which is N."""
     batch = {0: torch.export.Dim("batch", min=1)}
     memory = tuple(batch for _ in module.example[1:])
     return (batch, memory) if memory else (batch,)
@@ -146,7 +156,7 @@ def require_onnx() -> None:
 
 def write_onnx(module: PolicyModule, program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a program as one ONNX file."""
-    with _quietly():
+    with _silence_exporters():
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -156,6 +166,7 @@ def write_onnx(module: PolicyModule, program: torch.export.ExportedProgram, path
             dynamic_shapes=_any_batch(module),
             external_data=False,
         )
+
     assert exported is not None
     exported.save(path, external_data=False)
 
@@ -170,18 +181,20 @@ def onnx_difference(module: PolicyModule, path: Path, obs: NDArray[np.float32]) 
     """
     import onnxruntime  # an extra
 
+    memory = [np.zeros((len(obs), *leaf.shape[1:]), np.float32) for leaf in module.example[1:]]
+    inputs: dict[str, Any] = dict(zip(module.input_names, [obs, *memory], strict=True))
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    start = [np.zeros((len(obs), *leaf.shape[1:]), np.float32) for leaf in module.example[1:]]
-    given: dict[str, Any] = dict(zip(module.input_names, [obs, *start], strict=True))
-    (action,) = session.run([ACTION], given)
+    (action,) = session.run([ACTION], inputs)
     with torch.no_grad():
-        expected = module(*map(torch.from_numpy, given.values()))[0].numpy()
+        expected = module(*map(torch.from_numpy, inputs.values()))[0].numpy()
+
     return float(np.max(np.abs(action - expected) / np.maximum(1, np.abs(expected))))
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the exporters' talk of packages that are not needed, and of what PyTorch deprecates inside itself."""
+def _silence_exporters() -> Iterator[None]:
+    """Hide what exporters print of packages that are not needed, and of what PyTorch deprecates inside itself."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

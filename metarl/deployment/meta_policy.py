@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import torch
 from gymnasium.spaces import Space
 
 from metarl.deployment.policy import SpecialisedPolicy
-from metarl.deployment.specialise import Effort, Experience, Report, live_experience, specialise, task_experience
+from metarl.deployment.specialise import (
+    AdaptationBudget,
+    EpisodeSource,
+    ReportLine,
+    live_episodes,
+    simulated_episodes,
+    specialise,
+)
 from metarl.envs.adapters.gymnasium_single import own_spaces
 from metarl.envs.external.gymnasium_tasks import ExternalEnv, GymnasiumFamily, task_values
 from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import Task, tasks_to_json
 from metarl.errors import UserError
+from metarl.evaluation.adaptation import rollout_generator
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
@@ -57,7 +64,7 @@ class MetaPolicy:
         seed: int = 0,
         measure_episodes: int | None = 0,
         label: str = "",
-        report: Report = lambda line: None,
+        report: ReportLine = lambda line: None,
     ) -> SpecialisedPolicy:
         """Adapt to a live environment from its episodes alone; it stays open.
 
@@ -76,12 +83,14 @@ class MetaPolicy:
         """
         if not isinstance(env, gymnasium.Env):
             raise UserError(f"adapt() needs a gymnasium.Env, got a {type(env).__name__}")
-        label = label or (env.spec.id if env.spec else type(env.unwrapped).__name__)
-        family = self._distribution
-        live = LiveEnv(env, family.observation_space, family.action_space, family.horizon, label)
-        effort = self._effort(steps, episodes, measure_episodes, seed)
+        if not label:
+            label = env.spec.id if env.spec else type(env.unwrapped).__name__
+
+        trained = self._distribution
+        live = LiveEnv(env, trained.observation_space, trained.action_space, trained.horizon, label)
+        budget = self._budget(steps, episodes, measure_episodes, seed)
         spaces = env.observation_space, env.action_space
-        return self._specialise(live_experience(live), effort, spaces, label, None, report)
+        return self._specialise(live_episodes(live), budget, spaces, label, None, report)
 
     def adapt_to(
         self,
@@ -90,7 +99,7 @@ class MetaPolicy:
         steps: int | None = None,
         seed: int = 0,
         measure_episodes: int | None = None,
-        report: Report = lambda line: None,
+        report: ReportLine = lambda line: None,
     ) -> SpecialisedPolicy:
         """Adapt to a stated task of the run's family.
 
@@ -108,27 +117,43 @@ class MetaPolicy:
         """
         parsed = self._distribution.parse_task(task)
         chosen = {name: value.to(self._device) for name, value in parsed.items()}
-        experience = task_experience(self._distribution, chosen)
-        effort = self._effort(steps, episodes, measure_episodes, seed)
-        spaces = self._native_spaces(chosen)
-        return self._specialise(experience, effort, spaces, env_label(self.run.config.env), chosen, report)
 
-    def _effort(self, steps: int | None, episodes: int | None, measure_episodes: int | None, seed: int) -> Effort:
+        source = simulated_episodes(self._distribution, chosen)
+        budget = self._budget(steps, episodes, measure_episodes, seed)
+        spaces = self._native_spaces(chosen)
+        return self._specialise(source, budget, spaces, env_label(self.run.config.env), chosen, report)
+
+    def _budget(
+        self, steps: int | None, episodes: int | None, measure_episodes: int | None, seed: int
+    ) -> AdaptationBudget:
+        """The budget asked for, with what the run was trained with where nothing was."""
         steps = self._learner.adaptation_steps if steps is None else steps
         episodes = self.run.config.episodes if episodes is None else episodes
-        return Effort(steps, episodes, episodes if measure_episodes is None else measure_episodes, seed)
+        measure_episodes = episodes if measure_episodes is None else measure_episodes
+        return AdaptationBudget(steps, episodes, measure_episodes, seed)
 
     def _specialise(
         self,
-        experience: Experience,
-        effort: Effort,
+        source: EpisodeSource,
+        budget: AdaptationBudget,
         spaces: tuple[Space[Any], Space[Any]],
         label: str,
         task: Task | None,
-        report: Report,
+        report: ReportLine,
     ) -> SpecialisedPolicy:
-        generator = torch.Generator(self._device).manual_seed(effort.seed)
-        done = specialise(self._learner, experience, effort, generator, report)
+        """Adapt, and put the policy together with its model card.
+
+        Args:
+            source: gives episodes of the task.
+            budget: how many of them.
+            spaces: observations and actions of the environment itself.
+            label: what the environment is called.
+            task: the stated task, leaves (1, …); None for a live environment.
+            report: takes a line after each batch.
+        """
+        generator = rollout_generator(self._device, budget.seed)
+        done = specialise(self._learner, source, budget, generator, report)
+
         card = {
             "env": label,
             "task": None if task is None else tasks_to_json(task)[0],
@@ -137,6 +162,7 @@ class MetaPolicy:
             "parent": self._parent,
             "versions": _versions(),
         }
+
         return SpecialisedPolicy(self._learner.policy, done.params, *spaces, self._distribution.action_space, card)
 
     def _native_spaces(self, task: Task) -> tuple[Space[Any], Space[Any]]:
@@ -144,9 +170,10 @@ class MetaPolicy:
         family = self._distribution.env
         if not isinstance(family, GymnasiumFamily):
             return own_spaces(self._distribution)
-        one = ExternalEnv(family.spec, task_values(task)[0])
-        spaces = one.native_spaces
-        one.close()
+
+        env = ExternalEnv(family.spec, task_values(task)[0])
+        spaces = env.native_spaces
+        env.close()
         return spaces
 
 
@@ -169,10 +196,13 @@ def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str,
     """Where an adapted policy comes from."""
     iteration = loaded.progress.iteration
     file = run.checkpoints.path(BEST if checkpoint == BEST else iteration)
+
+    # A run that was copied may lack its metadata: it still adapts.
     try:
         commit = json.loads((run.path / METADATA_FILE).read_text()).get("git_commit")
     except (OSError, ValueError):
         commit = None
+
     return {
         "run": str(run.path),
         "agent": run.config.agent,
@@ -187,7 +217,7 @@ def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str,
 
 
 def _versions() -> dict[str, str]:
-    """Of Python and of the packages that are installed."""
+    """Versions of Python and of those of _PACKAGES that are installed."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

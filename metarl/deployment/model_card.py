@@ -3,6 +3,8 @@
 from typing import Any
 
 CURVE_HEADINGS = ("adaptation step", "episodes", "env steps", "mean return", "std over episodes")
+LONGEST_TASK = 100
+"""Characters of a title's task."""
 
 
 def markdown(description: dict[str, Any]) -> str:
@@ -12,6 +14,8 @@ def markdown(description: dict[str, Any]) -> str:
         description: what policy.json holds.
     """
     parent = description["parent"]
+    versions = description["versions"]
+
     sections = [
         f"# {parent['agent']} adapted to {title(description)}",
         "A policy for one task, made by `metarl adapt`. The same data for machines: `policy.json`.",
@@ -27,18 +31,19 @@ def markdown(description: dict[str, Any]) -> str:
         "## Parent",
         _table(("", ""), [(name.replace("_", " "), str(value)) for name, value in parent.items()]),
         "## Versions",
-        ", ".join(f"{name} {version}" for name, version in description["versions"].items()) + ".",
+        ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     ]
+
     return "\n\n".join(sections) + "\n"
 
 
 def curve_rows(description: dict[str, Any]) -> list[tuple[str, ...]]:
     """Returns after k = 0 … K adaptation steps, as text below CURVE_HEADINGS."""
     curve = description["adaptation"]
-    columns = (curve[name] for name in ("episodes", "env_steps", "return_mean", "return_std"))
+    columns = curve["episodes"], curve["env_steps"], curve["return_mean"], curve["return_std"]
     return [
-        (str(k), str(episodes), f"{steps:,}", f"{mean:.2f}", f"{std:.2f}")
-        for k, (episodes, steps, mean, std) in enumerate(zip(*columns, strict=True))
+        (str(k), str(episodes), f"{env_steps:,}", f"{mean:.2f}", f"{std:.2f}")
+        for k, (episodes, env_steps, mean, std) in enumerate(zip(*columns, strict=True))
     ]
 
 
@@ -46,61 +51,79 @@ def title(description: dict[str, Any]) -> str:
     """What the policy is adapted to, e.g. "point-navigation/finn, goal=0.3,0.2"."""
     task = description["task"]
     if task is None:
-        return f"{description['env']}"
-    values = (f"{name}={_numbers(value)}" for name, value in task.items())
-    text = " ".join(values)
-    return f"{description['env']}, {text if len(text) <= 100 else text[:100] + '…'}"
+        return str(description["env"])
+
+    text = " ".join(f"{name}={_numbers(value)}" for name, value in task.items())
+    if len(text) > LONGEST_TASK:
+        text = text[:LONGEST_TASK] + "…"
+    return f"{description['env']}, {text}"
 
 
 def summary(description: dict[str, Any]) -> list[str]:
     """Sentences on what adaptation cost and what the policy earns."""
-    adaptation, measured = description["adaptation"], description["deterministic"]
-    steps, spent = adaptation["adaptation_env_steps"], adaptation["measurement_env_steps"]
-    cost = f"adaptation took {adaptation['adaptation_episodes']} episodes, {steps:,} environment steps"
-    lines = [f"{cost} (and {spent:,} to measure the result)." if spent else f"{cost}."]
+    adaptation = description["adaptation"]
+    cost = (
+        f"Adaptation took {adaptation['adaptation_episodes']} episodes, "
+        f"{adaptation['adaptation_env_steps']:,} environment steps"
+    )
+    if adaptation["measurement_env_steps"]:
+        cost += f" (and {adaptation['measurement_env_steps']:,} to measure the result)"
+    sentences = [f"{cost}."]
+
+    measured = description["deterministic"]
     if measured is not None:
         episodes = f"mean of {measured['episodes']} episodes, std {measured['return_std']:.2f}"
-        lines.append(f"the policy acting deterministically: return {measured['return_mean']:.2f} ({episodes}).")
-    return [line[0].upper() + line[1:] for line in lines]
+        sentences.append(f"The policy acting deterministically: return {measured['return_mean']:.2f} ({episodes}).")
+
+    return sentences
 
 
 def _usage(description: dict[str, Any]) -> str:
-    memory = description["inputs"][1:]
-    remembered = (
-        f" The memory goes in as {', '.join(memory)}, zeros at the start of an episode, and comes out as "
-        f"{', '.join(f'next_{name}' for name in memory)}."
-        if memory
-        else ""
+    """How to load and run the policy, with metarl and without, and what its programs take and give."""
+    code = ["import metarl", "", 'policy = metarl.load_policy("DIR")', "action, _ = policy.predict(obs)"]
+    outputs = ", ".join(f"`{name}`" for name in description["outputs"])
+    explanation = (
+        f"Outputs: {outputs}, batched over the first dimension. `action` is deterministic and in the environment's "
+        "units; the others are the policy's own, before clipping and stretching."
     )
+
     difference = description.get("onnx_difference")
-    lines = ["```python", "import metarl", "", 'policy = metarl.load_policy("DIR")', "action, _ = policy.predict(obs)"]
     if difference is not None:
-        lines += [
+        code += [
             "",
             "import onnxruntime  # or without metarl",
             "",
             'session = onnxruntime.InferenceSession("DIR/policy.onnx")',
             'action = session.run(["action"], {"obs": obs[None]})[0][0]',
         ]
-    equal = "" if difference is None else f" ONNX gives the same actions to {difference:.1g}."
-    outputs = ", ".join(f"`{name}`" for name in description["outputs"])
-    return "\n".join([*lines, "```"]) + (
-        f"\n\nOutputs: {outputs}, batched over the first dimension. `action` is deterministic and in the environment's "
-        f"units; the others are the policy's own, before clipping and stretching.{equal}{remembered} "
-        "`policy.pt2` is the same as a `torch.export` program."
-    )
+        explanation += f" ONNX gives the same actions to {difference:.1g}."
+
+    memory = description["inputs"][1:]
+    if memory:
+        following = ", ".join(f"next_{name}" for name in memory)
+        explanation += (
+            f" The memory goes in as {', '.join(memory)}, zeros at the start of an episode, and comes out as "
+            f"{following}."
+        )
+
+    explanation += " `policy.pt2` is the same as a `torch.export` program."
+    return "\n".join(["```python", *code, "```", "", explanation])
 
 
 def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
     lines = [heading, tuple("---" for _ in heading), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _short(space: dict[str, Any]) -> str:
-    return f"{space['kind']}({', '.join(f'{key}={value}' for key, value in space.items() if key != 'kind')})"
+    """A space in one line, e.g. "Box(low=-1, high=1, shape=[2])"."""
+    details = ", ".join(f"{key}={value}" for key, value in space.items() if key != "kind")
+    return f"{space['kind']}({details})"
 
 
 def _numbers(value: Any) -> str:
+    """A number, or nested lists of numbers, as --task takes them: "0.3,0.2"."""
     if isinstance(value, list):
         return ",".join(_numbers(one) for one in value)
     return f"{value:g}"

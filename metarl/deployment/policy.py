@@ -68,12 +68,17 @@ class SpecialisedPolicy:
         network_actions: Box | Discrete,
         card: dict[str, Any],
     ) -> None:
-        self.network, self.params = network, map_parameters(lambda leaf: leaf.detach().cpu().contiguous(), params)
-        self.observation_space, self.action_space, self.card = observation_space, action_space, card
+        self.network = network
+        self.params = map_parameters(lambda leaf: leaf.detach().cpu().contiguous(), params)
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.card = card
+
         self._network_actions = network_actions
-        boxes = isinstance(network_actions, Box) and isinstance(action_space, Box)
-        actions = ActionMap.between(network_actions, action_space) if boxes else None  # type: ignore[arg-type]
         self._size = flatdim(observation_space)
+        actions = None
+        if isinstance(network_actions, Box) and isinstance(action_space, Box):
+            actions = ActionMap.between(network_actions, action_space)
         self._module = export.PolicyModule(network, self.params, actions, self._size)
         self._generator = torch.Generator().manual_seed(0)
 
@@ -89,9 +94,9 @@ class SpecialisedPolicy:
         Args:
             observation: one of the observation space, or N of them as vector environments give them.
             state: what the call before returned; None at the start.
-            episode_start: which of the N begin a new episode, (N,); their state starts afresh.
-            deterministic: the most likely action, as the exported programs give it; otherwise a drawn one. (SB3 has
-                False here.)
+            episode_start: which of the N begin a new episode, (N,); their state is reset.
+            deterministic: whether to take the most likely action, as the exported programs do, or to sample one. (The
+                default in SB3 is False.)
 
         Returns:
             Actions of the action space, one or N, and the state for the next call.
@@ -100,17 +105,22 @@ class SpecialisedPolicy:
             ValueError: the observation is not of the space.
         """
         obs, single = self._vectors(observation)
+
         memory = [torch.as_tensor(leaf).clone() for leaf in state or ()]
         if episode_start is not None:
+            starts = torch.as_tensor(np.asarray(episode_start, bool))
             for leaf in memory:
-                leaf[torch.as_tensor(np.asarray(episode_start, bool))] = 0
+                leaf[starts] = 0
+
         with torch.no_grad():
-            action, _, following = self._module.act(obs, memory, None if deterministic else self._generator)
-        chosen = action.numpy().astype(self.action_space.dtype)
-        return chosen[0] if single else chosen, tuple(leaf.numpy() for leaf in following) or None
+            chosen, _, following = self._module.act(obs, memory, None if deterministic else self._generator)
+
+        actions = chosen.numpy().astype(self.action_space.dtype)
+        next_state = tuple(leaf.numpy() for leaf in following) or None
+        return actions[0] if single else actions, next_state
 
     def set_random_seed(self, seed: int) -> None:
-        """Seed the actions that `predict` draws."""
+        """Seed the actions that `predict` samples."""
         self._generator.manual_seed(seed)
 
     def save(self, path: str | Path, onnx: bool = True) -> list[Path]:
@@ -125,6 +135,7 @@ class SpecialisedPolicy:
         """
         if onnx:
             export.require_onnx()
+
         with new_directory(Path(path)) as directory:
             names = self.write(directory, onnx)
         return [Path(path) / name for name in names]
@@ -134,10 +145,12 @@ class SpecialisedPolicy:
         program = export.export_program(self._module)
         torch.export.save(program, directory / PROGRAM_FILE)
         card = {**self.card, "inputs": self._module.input_names, "outputs": self._module.output_names}
+
         if onnx:
             export.write_onnx(self._module, program, directory / ONNX_FILE)
             probes = np.random.default_rng(0).normal(size=(256, self._size)).astype(np.float32)
             card["onnx_difference"] = export.onnx_difference(self._module, directory / ONNX_FILE, probes)
+
         (directory / PARAMETERS_FILE).write_bytes(serialize_tensors(self.params, {"format": FORMAT}))
         description = {
             "format": FORMAT,
@@ -152,22 +165,34 @@ class SpecialisedPolicy:
         return sorted(file.name for file in directory.iterdir())
 
     def _vectors(self, observation: Any) -> tuple[torch.Tensor, bool]:
-        """Observations as (N, O), and whether it was a single one."""
+        """Observations as (N, O), and whether it was a single one.
+
+        Raises:
+            ValueError: the observation is not of the space.
+        """
         space = self.observation_space
         try:
             single = _is_single(space, observation)
-            if isinstance(space, Box):
-                array = np.asarray(observation, np.float32)
-                if array.shape[0 if single else 1 :] != space.shape:
-                    raise ValueError(f"of shape {array.shape}")
-                rows = array.reshape(-1, self._size)
-            else:
-                count = 1 if single else _batch_size(observation)
-                each = [observation] if single else iterate(batch_space(space, count), observation)
-                rows = np.stack([np.asarray(flatten(space, one), np.float32) for one in each])
+            rows = self._box_rows(observation, single) if isinstance(space, Box) else _flat_rows(space, observation)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise ValueError(f"observation {observation!r} is not of {space}: {error}") from None
         return torch.from_numpy(rows), single
+
+    def _box_rows(self, observation: Any, single: bool) -> NDArray[np.float32]:
+        """One observation of a Box, or N of them, as (N, O), without a loop over N."""
+        array = np.asarray(observation, np.float32)
+        if array.shape[0 if single else 1 :] != self.observation_space.shape:
+            raise ValueError(f"of shape {array.shape}")
+        return array.reshape(-1, self._size)
+
+
+def _flat_rows(space: Space[Any], observation: Any) -> NDArray[np.float32]:
+    """One observation of any space, or N of them, flattened one by one to (N, O)."""
+    if _is_single(space, observation):
+        each = [observation]
+    else:
+        each = list(iterate(batch_space(space, _batch_size(observation)), observation))
+    return np.stack([np.asarray(flatten(space, one), np.float32) for one in each])
 
 
 def load_policy(path: str | Path) -> SpecialisedPolicy:
@@ -176,18 +201,18 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     Raises:
         UserError: there is no policy, or it is corrupt; names the file.
     """
-    description_file, parameters_file = Path(path) / DESCRIPTION_FILE, Path(path) / PARAMETERS_FILE
+    description_file = Path(path) / DESCRIPTION_FILE
+    parameters_file = Path(path) / PARAMETERS_FILE
     try:
         description = json.loads(description_file.read_text(encoding="utf-8"))
         if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
             raise UserError(f"{description_file} does not describe a policy of this program")
+
         network = description.pop("network")
         spaces = {key: space_from_json(description.pop(key)) for key in _SPACES}
         if network["kind"] != MLPPolicy.__name__:
             raise UserError(f"{description_file}: unknown network {network['kind']!r}")
-        vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
-        config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
-        policy = MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
+        policy = _network_from_json(network, spaces)
         params = read_tensors(parameters_file.read_bytes())
     except OSError as error:
         raise UserError(f"{path} is not a policy: {error}") from None
@@ -195,6 +220,7 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
         raise UserError(f"{parameters_file} is truncated or corrupt: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{description_file} is damaged: {type(error).__name__}: {error}") from None
+
     if shapes_of(params) != shapes_of(policy.init(torch.Generator())):
         raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
     return SpecialisedPolicy(policy, params, **spaces, card=description)  # type: ignore[arg-type]
@@ -209,6 +235,13 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
         return {"kind": type(network).__name__}
     config = network.config
     return {"kind": "MLPPolicy", "hidden_sizes": list(config.hidden_sizes), "activation": config.activation}
+
+
+def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -> MLPPolicy:
+    """Inverse of `_network_to_json` for an MLPPolicy."""
+    vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
+    config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
+    return MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
 
 
 def _is_single(space: Space[Any], observation: Any) -> bool:

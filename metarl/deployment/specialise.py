@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Adapted, MetaLearner
 from metarl.agents.policies.parameters import Parameters, map_parameters
 from metarl.agents.policies.reference import FixedActions
 from metarl.envs.external.live_env import LiveEnv
@@ -16,24 +16,25 @@ from metarl.envs.rollout import ActingPolicy, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError, require_at_least
+from metarl.evaluation.adaptation import adapt_from
 from metarl.run.config import MAX_SEED
 
-Experience = Callable[[ActingPolicy, Parameters, int, torch.Generator], Episodes]
-"""(policy, P, E, generator) → E episodes of one task, (1, E, …)."""
+EpisodeSource = Callable[[ActingPolicy, Parameters, int, torch.Generator], Episodes]
+"""(policy, P, E, generator) → E episodes of one task, (1, E, …): a simulation, or a live environment."""
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 """Takes a line that says how far the adaptation is."""
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How a policy is adapted and measured.
+class AdaptationBudget:
+    """How much experience a policy is adapted on and measured with.
 
     Attributes:
         steps: K, adaptation steps.
         episodes: E, episodes of each step.
         measure_episodes: episodes that only measure the adapted policy, as many with its exploration noise as without;
-            0: it is not measured.
+            0 = it is not measured.
         seed: seed of the rollouts.
     """
 
@@ -57,97 +58,121 @@ class AdaptationResult:
         params: the adapted policy's shared P.
         batches: episodes of the policies after k = 0 … K adaptation steps; the last only where it was measured.
         deterministic: episodes of the adapted policy without exploration noise; None where it was not measured.
-        effort: what was asked for.
+        budget: what was asked for.
     """
 
     params: Parameters
     batches: list[Episodes]
     deterministic: Episodes | None
-    effort: Effort
+    budget: AdaptationBudget
 
     def to_json(self) -> dict[str, Any]:
         """Returns and environment steps as plain data; lists are over k."""
-        effort, spent = self.effort, [batch.env_steps for batch in self.batches]
-        on_adaptation = sum(spent[: effort.steps])
-        final = self.deterministic
+        return {"adaptation": self._adaptation_to_json(), "deterministic": self._deterministic_to_json()}
+
+    def _adaptation_to_json(self) -> dict[str, Any]:
+        """The policies after k = 0 … K adaptation steps, with their exploration noise."""
+        budget = self.budget
+        env_steps = [batch.env_steps for batch in self.batches]
+        on_adaptation = sum(env_steps[: budget.steps])
+        on_measurement = sum(env_steps) - on_adaptation
+        if self.deterministic:
+            on_measurement += self.deterministic.env_steps
+
         return {
-            "adaptation": {
-                "steps": effort.steps,
-                "episodes_per_step": effort.episodes,
-                "seed": effort.seed,
-                "episodes": [k * effort.episodes for k in range(len(spent))],
-                "env_steps": [sum(spent[:k]) for k in range(len(spent))],
-                "return_mean": [float(_returns(batch).mean()) for batch in self.batches],
-                "return_std": [float(_returns(batch).std()) for batch in self.batches],
-                **_success_rates(self.batches),
-                "adaptation_episodes": effort.steps * effort.episodes,
-                "adaptation_env_steps": on_adaptation,
-                "measurement_env_steps": sum(spent) - on_adaptation + (final.env_steps if final else 0),
-            },
-            "deterministic": None
-            if final is None
-            else {
-                "episodes": effort.measure_episodes,
-                "return_mean": float(_returns(final).mean()),
-                "return_std": float(_returns(final).std()),
-                "returns": _returns(final).tolist(),
-                **_success_rates([final]),
-            },
+            "steps": budget.steps,
+            "episodes_per_step": budget.episodes,
+            "seed": budget.seed,
+            "episodes": [k * budget.episodes for k in range(len(env_steps))],
+            "env_steps": [sum(env_steps[:k]) for k in range(len(env_steps))],
+            "return_mean": [float(_returns(batch).mean()) for batch in self.batches],
+            "return_std": [float(_returns(batch).std()) for batch in self.batches],
+            **_success_rates(self.batches),
+            "adaptation_episodes": budget.steps * budget.episodes,
+            "adaptation_env_steps": on_adaptation,
+            "measurement_env_steps": on_measurement,
+        }
+
+    def _deterministic_to_json(self) -> dict[str, Any] | None:
+        """The adapted policy without exploration noise; None where it was not measured."""
+        if self.deterministic is None:
+            return None
+
+        returns = _returns(self.deterministic)
+        return {
+            "episodes": self.budget.measure_episodes,
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            "returns": returns.tolist(),
+            **_success_rates([self.deterministic]),
         }
 
 
 def specialise(
     learner: MetaLearner,
-    experience: Experience,
-    effort: Effort,
+    source: EpisodeSource,
+    budget: AdaptationBudget,
     generator: torch.Generator,
-    report: Report = lambda line: None,
+    report: ReportLine = lambda line: None,
 ) -> AdaptationResult:
     """Adapt to one task and measure the result; leaves the learner bit-identical.
 
     Args:
         learner: begins at its meta-trained parameters.
-        experience: gives episodes of the task.
-        effort: how much of it.
+        source: gives episodes of the task.
+        budget: how many of them.
         generator: drives the rollouts.
         report: takes a line after each batch.
     """
-    adapted = learner.begin(1)
-    batches: list[Episodes] = []
-    for k in range(effort.steps):
-        batches.append(experience(learner.policy, adapted.params, effort.episodes, generator))
-        report(_line(f"k = {k}", batches[-1]))
-        adapted = learner.adapt(adapted, batches[-1])
-    final = None
-    if effort.measure_episodes:
-        batches.append(experience(learner.policy, adapted.params, effort.measure_episodes, generator))
-        report(_line(f"k = {effort.steps}", batches[-1]))
-        final = experience(_Deterministic(learner.policy), adapted.params, effort.measure_episodes, generator)
-        report(_line(f"k = {effort.steps}, deterministic", final))
-    return AdaptationResult(map_parameters(lambda leaf: leaf[0], adapted.params), batches, final, effort)
+
+    def play(policy: ActingPolicy, adapted: Adapted, count: int, what: str) -> Episodes:
+        episodes = source(policy, adapted.params, count, generator)
+        report(_progress_line(what, episodes))
+        return episodes
+
+    def experience(adapted: Adapted) -> Episodes:
+        return play(learner.policy, adapted, budget.episodes, f"k = {adapted.steps}")
+
+    batches, path = adapt_from(experience, learner, num_tasks=1, steps=budget.steps)
+    adapted = path[-1]
+
+    deterministic = None
+    if budget.measure_episodes:
+        what = f"k = {budget.steps}"
+        batches.append(play(learner.policy, adapted, budget.measure_episodes, what))
+        noiseless = _Deterministic(learner.policy)
+        deterministic = play(noiseless, adapted, budget.measure_episodes, f"{what}, deterministic")
+
+    params = map_parameters(lambda leaf: leaf[0], adapted.params)
+    return AdaptationResult(params, batches, deterministic, budget)
 
 
-def task_experience(distribution: TaskDistribution, task: Task) -> Experience:
+def simulated_episodes(distribution: TaskDistribution, task: Task) -> EpisodeSource:
     """Episodes of a stated task, leaves (1, …), side by side."""
 
-    def experience(policy: ActingPolicy, params: Parameters, count: int, generator: torch.Generator) -> Episodes:
+    def source(policy: ActingPolicy, params: Parameters, count: int, generator: torch.Generator) -> Episodes:
         return collect(distribution.bind(task, count), policy, params, generator)
 
-    return experience
+    return source
 
 
-def live_experience(env: LiveEnv) -> Experience:
+def live_episodes(env: LiveEnv) -> EpisodeSource:
     """Episodes of a live environment, one after another."""
 
-    def experience(policy: ActingPolicy, params: Parameters, count: int, generator: torch.Generator) -> Episodes:
-        parts = [collect(env, policy, params, generator) for _ in range(count)]
-        if any(part.success is not None for part in parts):
-            # An environment may speak of success only where there is one.
-            nothing = torch.zeros_like(parts[0].terminated)
-            parts = [replace(part, success=nothing if part.success is None else part.success) for part in parts]
-        return Episodes.concatenate(parts, dim=1)
+    def source(policy: ActingPolicy, params: Parameters, count: int, generator: torch.Generator) -> Episodes:
+        episodes = [collect(env, policy, params, generator) for _ in range(count)]
+        return Episodes.concatenate(_agree_on_success(episodes), dim=1)
 
-    return experience
+    return source
+
+
+def _agree_on_success(episodes: list[Episodes]) -> list[Episodes]:
+    """Fill in the failures: a live environment may speak of success only in the episodes where there is one."""
+    if all(episode.success is None for episode in episodes):
+        return episodes
+
+    failure = torch.zeros_like(episodes[0].terminated)
+    return [replace(episode, success=failure) if episode.success is None else episode for episode in episodes]
 
 
 @dataclass(frozen=True)
@@ -170,10 +195,11 @@ def _returns(batch: Episodes) -> NDArray[np.float64]:
 
 def _success_rates(batches: list[Episodes]) -> dict[str, list[float]]:
     """Share of each batch's episodes that succeeded; nothing where the environment does not say."""
-    shares = [float(batch.success.double().mean()) for batch in batches if batch.success is not None]
-    return {"success_rate": shares} if shares and len(shares) == len(batches) else {}
+    rates = [float(batch.success.double().mean()) for batch in batches if batch.success is not None]
+    return {"success_rate": rates} if rates and len(rates) == len(batches) else {}
 
 
-def _line(what: str, batch: Episodes) -> str:
+def _progress_line(what: str, batch: Episodes) -> str:
+    """Which policy it is, with the mean return and the size of its batch."""
     returns = _returns(batch)
     return f"{what}: return {returns.mean():.2f} ({len(returns)} episodes, {batch.env_steps:,} environment steps)"

@@ -1,6 +1,7 @@
 """The one adaptation loop: collect, adapt, collect again; training, evaluation and deployment call it."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,33 @@ from metarl.agents.learner import Adapted, MetaLearner
 from metarl.envs.rollout import BatchedEnv, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
+
+Experience = Callable[[Adapted], Episodes]
+"""Gives the episodes of policies under adaptation: of a simulation, a live environment, or a record."""
+
+
+def adapt_from(
+    experience: Experience, learner: MetaLearner, num_tasks: int, steps: int
+) -> tuple[list[Episodes], list[Adapted]]:
+    """K adaptation steps, each on the episodes of the policies adapted so far.
+
+    Args:
+        experience: called K times, before each adaptation step.
+        learner: begins at its meta-trained parameters.
+        num_tasks: M.
+        steps: K ≥ 0.
+
+    Returns:
+        The K batches of episodes, and the policies after k = 0 … K adaptation steps.
+    """
+    path = [learner.begin(num_tasks)]
+    batches: list[Episodes] = []
+
+    for _ in range(steps):
+        batches.append(experience(path[-1]))
+        path.append(learner.adapt(path[-1], batches[-1]))
+
+    return batches, path
 
 
 def adaptation_episodes(
@@ -62,16 +90,18 @@ def adapt_to_tasks(
 
 def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
     """As `adapt_to_tasks`, in an environment bound to the M tasks × E episodes."""
-    adapted = learner.begin(env.batch_shape[0])
-    batches: list[Episodes] = []
     seconds = 0.0
-    for step in range(steps + 1):
+
+    def experience(adapted: Adapted) -> Episodes:
+        nonlocal seconds
         start = time.perf_counter()
-        batches.append(collect(env, learner.policy, adapted.params, generator))
+        episodes = collect(env, learner.policy, adapted.params, generator)
         seconds += time.perf_counter() - start
-        if step < steps:
-            adapted = learner.adapt(adapted, batches[-1])
-    return Adaptation(batches, adapted, seconds)
+        return episodes
+
+    batches, path = adapt_from(experience, learner, env.batch_shape[0], steps)
+    batches.append(experience(path[-1]))
+    return Adaptation(batches, path[-1], seconds)
 
 
 def rollout_generator(device: torch.device, seed: int) -> torch.Generator:

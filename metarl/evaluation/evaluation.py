@@ -39,12 +39,20 @@ class Evaluation:
 
     @property
     def success_ci95(self) -> NDArray[np.float64] | None:
-        """95% Wilson interval of each share, (K+1, 2)."""
+        """95% Wilson score interval of each share, (K+1, 2); the trials are all episodes of all tasks.
+
+        Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
+        """
         if self.successes is None:
             return None
+
         trials = self.successes.shape[1] * self.episodes_per_step
-        tests = (stats.binomtest(int(count), trials) for count in self.successes.sum(axis=1))
-        return np.array([test.proportion_ci(CONFIDENCE, method="wilson") for test in tests])
+        intervals = []
+        for count in self.successes.sum(axis=1):
+            test = stats.binomtest(int(count), trials)
+            intervals.append(test.proportion_ci(CONFIDENCE, method="wilson"))
+
+        return np.array(intervals)
 
     @property
     def return_mean(self) -> NDArray[np.float64]:
@@ -68,7 +76,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for reports."""
-        return {
+        data: dict[str, Any] = {
             "num_tasks": self.returns.shape[1],
             "episodes_per_step": self.episodes_per_step,
             "adaptation_steps": len(self.returns) - 1,
@@ -79,21 +87,32 @@ class Evaluation:
             "gain_mean": float(self.gains.mean()),
             "gain_ci95": self.gain_ci95.tolist(),
             "total_env_steps": self.total_env_steps,
-            **(
-                {}
-                if self.success_rate is None or self.success_ci95 is None
-                else {
-                    "success_rate": self.success_rate.tolist(),
-                    "success_ci95": self.success_ci95.tolist(),
-                }
-            ),
         }
+
+        if self.success_rate is not None and self.success_ci95 is not None:
+            data["success_rate"] = self.success_rate.tolist()
+            data["success_ci95"] = self.success_ci95.tolist()
+
+        return data
 
 
 def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """95% percentile bootstrap interval of the mean of (n,) values: (low, high). One value is its own interval."""
+    """95% percentile bootstrap interval of a mean; equal values, or a single one, are their own interval.
+
+    The values are what is resampled: one for each task, so that the interval speaks of other tasks of the distribution.
+
+    Args:
+        values: one number for each task, (n,).
+
+    Returns:
+        Low and high end, (2,).
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    """
+    # SciPy warns of a degenerate distribution here.
     if len(values) == 1 or bool(np.all(values == values[0])):
         return np.array([values[0], values[0]])
+
     interval = stats.bootstrap(
         (values,),
         np.mean,
@@ -102,15 +121,18 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
+
     return np.array([interval.low, interval.high])
 
 
 def summarize(batches: list[Episodes]) -> Evaluation:
     """The adaptation curves that the batches of `adaptation_episodes` show."""
-    per_task = np.array([batch.mask.sum(dim=(1, 2)).double().mean().item() for batch in batches])
+    steps_per_task = np.array([batch.mask.sum(dim=(1, 2)).double().mean().item() for batch in batches])
+
     return Evaluation(
         returns=np.stack([batch.returns.double().mean(dim=1).cpu().numpy() for batch in batches]),
-        env_steps=np.concatenate([[0.0], np.cumsum(per_task[:-1])]),
+        # The policy of step k has cost the batches before it; what the last batch took only measures.
+        env_steps=np.concatenate([[0.0], np.cumsum(steps_per_task[:-1])]),
         total_env_steps=sum(batch.env_steps for batch in batches),
         episodes_per_step=batches[0].reward.shape[1],
         successes=_successes(batches),
@@ -118,6 +140,6 @@ def summarize(batches: list[Episodes]) -> Evaluation:
 
 
 def _successes(batches: list[Episodes]) -> NDArray[np.int64] | None:
-    """See Evaluation.successes."""
+    """Number of each task's episodes that succeeded in each batch, (K+1, M); None where one of them does not say."""
     counts = [batch.success.sum(dim=1).cpu().numpy() for batch in batches if batch.success is not None]
     return np.stack(counts) if len(counts) == len(batches) else None

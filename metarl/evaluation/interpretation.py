@@ -15,6 +15,7 @@ from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import FROZEN_SIZE, TaskDistribution
 from metarl.envs.task_space import Task
+from metarl.evaluation.adaptation import adapt_from
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Interpretation:
     Attributes:
         parameters: their names, from the observation to the action.
         relative_change: ‖θ_k − θ_{k−1}‖ / ‖θ_0‖ of each step, parameter and task, (K, L, M), with θ_0 the meta-trained
-            value; not a number where that is zero.
-        share: ‖θ_K − θ_0‖² of each parameter as a share of all parameters' sum, (L, M); not a number where a task
-            moved nothing.
+            value; NaN where that is zero.
+        share: ‖θ_K − θ_0‖² of each parameter divided by the sum over all parameters, (L, M); NaN where a task moved
+            nothing.
         similarity: cosine between the directions θ_K − θ_0, all parameters in one vector, of each pair of tasks i < j,
-            (M (M − 1) / 2,); not a number where one of them moved nothing.
-        distance: root mean square difference of the pair's task parameters, each scaled to its range: 0 … 1.
+            (M (M − 1) / 2,); NaN where one of them moved nothing.
+        distance: distance between the tasks of each pair, as in `task_distances`, (M (M − 1) / 2,).
     """
 
     parameters: tuple[str, ...]
@@ -40,24 +41,27 @@ class Interpretation:
 
     @property
     def rank_correlation(self) -> float | None:
-        """Spearman's ρ of distance and similarity over pairs; −1: the nearer two tasks, the more alike they move it.
+        """Spearman's ρ between distance and similarity over the pairs of tasks.
 
-        None where it is not defined: fewer than three pairs, or all of them equal.
+        −1 says that the nearer two tasks are, the more alike they move the policy. None where it is not defined: fewer
+        than three pairs, or all of them equal.
         """
         known = np.isfinite(self.similarity)
-        similarity, distance = self.similarity[known], self.distance[known]
+        similarity = self.similarity[known]
+        distance = self.distance[known]
+
         if len(similarity) < 3 or np.ptp(similarity) == 0 or np.ptp(distance) == 0:
             return None
         return float(stats.spearmanr(distance, similarity).statistic)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: means and standard deviations over tasks, None where there is none."""
+        """Plain data: means and standard deviations over tasks, None in place of NaN."""
         return {
             "parameters": list(self.parameters),
-            "relative_change_mean": _plain(self.relative_change.mean(axis=2)),
-            "relative_change_std": _plain(self.relative_change.std(axis=2)),
-            "share_mean": _plain(_mean_of_known(self.share)),
-            "similarity_mean": _plain(_mean_of_known(self.similarity)),
+            "relative_change_mean": _nan_to_none(self.relative_change.mean(axis=2)),
+            "relative_change_std": _nan_to_none(self.relative_change.std(axis=2)),
+            "share_mean": _nan_to_none(_nanmean(self.share)),
+            "similarity_mean": _nan_to_none(_nanmean(self.similarity)),
             "similarity_distance_rank_correlation": self.rank_correlation,
         }
 
@@ -73,18 +77,23 @@ def interpret(
         learner: adapted to the tasks.
         distribution: what the tasks come from.
         tasks: M tasks.
-        split: theirs; its ranges scale their distance.
+        split: the split of the tasks; its ranges scale their distance.
         batches: K + 1 batches, K ≥ 1.
     """
     path = adaptation_path(learner, batches)
     before, after = path[0], path[-1]
-    steps = [_norms(new, old) for old, new in itertools.pairwise(path)]
+
+    start = _norms(before)
+    step_sizes = np.stack([_norms(new, old) for old, new in itertools.pairwise(path)])
+
     squared = _norms(after, before) ** 2
     directions = torch.cat([_rows(after[name] - before[name]) for name in before], dim=1)
+
+    # Divisions by zero are wanted: they give the values that are not a number where nothing moved.
     with np.errstate(invalid="ignore", divide="ignore"):
         return Interpretation(
             parameters=tuple(before),
-            relative_change=np.where(_norms(before) > 0, np.stack(steps) / _norms(before), np.nan),
+            relative_change=np.where(start > 0, step_sizes / start, np.nan),
             share=squared / squared.sum(axis=0),
             similarity=1 - pdist(directions.cpu().numpy(), "cosine"),
             distance=task_distances(distribution, tasks, split),
@@ -93,26 +102,33 @@ def interpret(
 
 def adaptation_path(learner: MetaLearner, batches: list[Episodes]) -> list[Parameters]:
     """Task-batched parameters after k = 0 … K adaptation steps on the first K of K + 1 batches."""
-    adapted = learner.begin(len(batches[0].reward))
-    path = [adapted.params]
-    for batch in batches[:-1]:
-        adapted = learner.adapt(adapted, batch)
-        path.append(adapted.params)
-    return path
+    num_tasks, num_steps = len(batches[0].reward), len(batches) - 1
+    _, path = adapt_from(lambda adapted: batches[adapted.steps], learner, num_tasks, num_steps)
+    return [adapted.params for adapted in path]
 
 
 def task_distances(distribution: TaskDistribution, tasks: Task, split: str) -> NDArray[np.float64]:
-    """Distance of each pair i < j of M tasks, 0 … 1: root mean square over the elements of their parameters.
+    """Distance of each pair i < j of M tasks, 0 … 1: root mean square difference over the elements of the tasks.
 
-    Each element is divided by its range, the largest minus the smallest value in the split's frozen list (of the
-    training split: in as many draws). Elements that do not vary are left out.
+    Each element is divided by its range: the largest minus the smallest value in the split's frozen list, and in the
+    tasks themselves. (The training split has no list; as many tasks are drawn.) Elements that do not vary are left out.
+
+    Args:
+        distribution: what the tasks come from.
+        tasks: M tasks.
+        split: gives the ranges.
+
+    Returns:
+        Distances in the order of `scipy.spatial.distance.pdist`, (M (M − 1) / 2,).
     """
     drawn = _matrix(distribution.sample(FROZEN_SIZE, split, torch.Generator().manual_seed(0)))
-    everything = np.concatenate([drawn, _matrix(tasks)])
-    extent = np.ptp(everything, axis=0)
+    own = _matrix(tasks)
+    extent = np.ptp(np.concatenate([drawn, own]), axis=0)
+
     varies = extent > 0
-    scaled = _matrix(tasks)[:, varies] / extent[varies]
-    return np.asarray(pdist(scaled) / np.sqrt(max(scaled.shape[1], 1)))
+    scaled = own[:, varies] / extent[varies]
+    num_elements = max(scaled.shape[1], 1)
+    return np.asarray(pdist(scaled) / np.sqrt(num_elements))
 
 
 def _matrix(tasks: Task) -> NDArray[np.float64]:
@@ -126,20 +142,27 @@ def _rows(leaf: torch.Tensor) -> torch.Tensor:
 
 
 def _norms(parameters: Parameters, origin: Parameters | None = None) -> NDArray[np.float64]:
-    """Euclidean norm of each parameter, or of its difference from `origin`, of each task, (L, M)."""
-    moved = [_rows(leaf) - (_rows(origin[name]) if origin else 0) for name, leaf in parameters.items()]
-    return np.stack([torch.linalg.vector_norm(rows, dim=1).cpu().numpy() for rows in moved])
+    """Euclidean norm of each parameter and task, or of its difference from `origin`, (L, M)."""
+    norms = []
+    for name, leaf in parameters.items():
+        rows = _rows(leaf)
+        if origin is not None:
+            rows = rows - _rows(origin[name])
+        norms.append(torch.linalg.vector_norm(rows, dim=1).cpu().numpy())
+
+    return np.stack(norms)
 
 
-def _mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis of what is a number; not a number where nothing is."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0).sum(axis=-1)
-    return np.asarray(np.where(known.any(axis=-1), total / np.maximum(known.sum(axis=-1), 1), np.nan))
+def _nanmean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of the finite values; NaN where there is none, without numpy's warning."""
+    finite = np.isfinite(values)
+    total = np.where(finite, values, 0).sum(axis=-1)
+    count = np.maximum(finite.sum(axis=-1), 1)
+    return np.asarray(np.where(finite.any(axis=-1), total / count, np.nan))
 
 
-def _plain(values: NDArray[np.float64] | np.float64) -> Any:
-    """Nested lists with None for what is not a number."""
+def _nan_to_none(values: NDArray[np.float64] | np.float64) -> Any:
+    """Nested lists with None in place of what is not finite: JSON has no NaN."""
     plain = values.astype(object)
     plain[~np.isfinite(values)] = None
     return plain.tolist()

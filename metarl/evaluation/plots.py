@@ -1,5 +1,7 @@
 """Figures of evaluations: adaptation curves and trajectories. They draw without a display."""
 
+import io
+
 import matplotlib
 import numpy as np
 import torch
@@ -9,10 +11,24 @@ from matplotlib.figure import Figure
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.evaluation import Evaluation
 
 EPISODES_SHOWN = 5
+DPI = 120
+
+
+def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> bytes:
+    """The figure as the content of an image file.
+
+    Args:
+        figure: the figure.
+        file_format: "png", "svg" or another format that matplotlib writes.
+        dpi: dots per inch.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_format, dpi=dpi)
+    return buffer.getvalue()
 
 
 def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
@@ -21,11 +37,13 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     axes = figure.subplots()
     episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_per_step
     axes.plot(episodes, evaluation.returns, color="tab:blue", alpha=0.08, linewidth=0.8)
+
     low, high = evaluation.return_ci95.T
     axes.fill_between(episodes, low, high, color="tab:blue", alpha=0.3, label="95% interval of the mean")
     axes.plot(episodes, evaluation.return_mean, "o-", color="tab:blue", label="mean")
     for x, y in zip(episodes, evaluation.return_mean, strict=True):
         axes.annotate(f"{y:.1f}", (x, y), textcoords="offset points", xytext=(6, -12))
+
     axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
     axes.set_title(title, fontsize="small")
     axes.margins(x=0.1)
@@ -45,59 +63,107 @@ def trajectories(
         batches: episodes after k = 0 … K adaptation steps.
         num_tasks: rows, at most M.
     """
-    env = distribution.env
-    if env.plane_path(batches[0].obs[0, 0]) is None:
+    family = distribution.env
+    if family.plane_path(batches[0].obs[0, 0]) is None:
         return None
-    goals = env.plane_goal(tasks)
-    rows, shown = min(num_tasks, len(batches[0].obs)), min(EPISODES_SHOWN, batches[0].obs.shape[1])
-    flat = env.plane_axes is not None
-    figure = Figure(figsize=(2.4 * len(batches), (1.9 if flat else 2.5) * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, len(batches), squeeze=False, sharex=True, sharey=True)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, EPISODES_SHOWN))
-    ends: list[np.ndarray] = []
-    for k, batch in enumerate(batches):
-        for task in range(rows):
-            axes = grid[task, k]
-            for line in env.plane_lines({name: value[task] for name, value in tasks.items()}):
-                axes.plot(*np.transpose(line), color="dimgrey", linewidth=1.2)
-            for episode, colour in enumerate(colours[:shown]):
-                path = _path(env, batch, task, episode)
-                # A wandering episode must not shrink the picture of the others: the view follows most of the points.
-                ends.append(np.quantile(np.abs(path), 1.0 if flat else 0.9, axis=0))
-                beside = 0.08 * env.plane_cell * (episode - (shown - 1) / 2)
-                axes.plot(path[:, 0] + beside, path[:, 1] + beside, color=colour, linewidth=0.9)
-            if goals is not None:
-                ends.append(np.abs(goals[task].cpu().numpy()))
-                axes.plot(*goals[task].tolist(), "rx", markersize=9, markeredgewidth=2)
-            axes.set_title(f"k={k}  return {batch.returns[task].mean().item():.1f}", fontsize=9)
-            axes.tick_params(labelsize=8)
-            if env.plane_cell:
-                axes.set(xticks=[], yticks=[])
-    _set_view(grid[0, 0], np.max(ends, axis=0), env, {name: value[0] for name, value in tasks.items()})
-    if env.plane_axes is not None:
-        figure.supxlabel(env.plane_axes[0], fontsize=9)
-        figure.supylabel(env.plane_axes[1], fontsize=9)
-    else:
-        for axes in grid.flat:
-            axes.set_aspect("equal")
-    figure.suptitle(f"{distribution.name}: {shown} episodes before and after k adaptation steps", fontsize=11)
+
+    num_tasks = min(num_tasks, len(batches[0].obs))
+    num_episodes = min(EPISODES_SHOWN, batches[0].obs.shape[1])
+
+    row_height = 2.5 if family.plane_axes is None else 1.9
+    figure = Figure(figsize=(2.4 * len(batches), row_height * num_tasks + 0.5), layout="constrained")
+    grid = figure.subplots(num_tasks, len(batches), squeeze=False, sharex=True, sharey=True)
+
+    extents: list[np.ndarray] = []
+    for row in range(num_tasks):
+        only = slice(row, row + 1)
+        for k, batch in enumerate(batches):
+            axes = grid[row, k]
+            extents += _draw_task(axes, family, select_tasks(tasks, only), batch.tasks(only), num_episodes)
+            axes.set_title(f"k={k}  return {batch.returns[row].mean().item():.1f}", fontsize=9)
+
+    _set_view(grid[0, 0], np.max(extents, axis=0), family, _first(tasks))
+    _label_plane(figure, grid, family)
+    figure.suptitle(f"{distribution.name}: {num_episodes} episodes before and after k adaptation steps", fontsize=11)
     return figure
 
 
-def _set_view(axes: Axes, end: np.ndarray, env: EnvFamily, task: Task) -> None:
-    """Show what lies within `end` (2,) of the origin, and the walls; where the plane has axes, forwards of it only."""
-    lines = env.plane_lines(task)
+def _draw_task(axes: Axes, family: EnvFamily, task: Task, batch: Episodes, num_episodes: int) -> list[np.ndarray]:
+    """Draw walls, paths and the goal of one task; returns how far each reaches from the origin, (2,) each.
+
+    Args:
+        axes: where to draw.
+        family: knows the plane.
+        task: leaves (1, …).
+        batch: episodes of the task, (1, E, …).
+        num_episodes: how many of them to draw.
+    """
+    for line in family.plane_lines(_first(task)):
+        axes.plot(*np.transpose(line), color="dimgrey", linewidth=1.2)
+
+    # A wandering episode must not shrink the others: where both directions are free, the view follows most points.
+    quantile = 0.9 if family.plane_axes is None else 1.0
+    extents = []
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, EPISODES_SHOWN))
+    for episode, colour in enumerate(colours[:num_episodes]):
+        path = _path(family, batch, episode)
+        extents.append(np.quantile(np.abs(path), quantile, axis=0))
+
+        # On a grid, episodes lie on the same lines: each is drawn a little beside the others.
+        offset = 0.08 * family.plane_cell * (episode - (num_episodes - 1) / 2)
+        axes.plot(path[:, 0] + offset, path[:, 1] + offset, color=colour, linewidth=0.9)
+
+    goals = family.plane_goal(task)
+    if goals is not None:
+        extents.append(np.abs(goals[0].cpu().numpy()))
+        axes.plot(*goals[0].tolist(), "rx", markersize=9, markeredgewidth=2)
+
+    return extents
+
+
+def _set_view(axes: Axes, extent: np.ndarray, family: EnvFamily, task: Task) -> None:
+    """Show what lies within `extent` (2,) of the origin, and the walls; where the plane has axes, forwards of it only.
+
+    Args:
+        axes: one of axes that share their limits.
+        extent: half the width and half the height to show.
+        family: knows the plane.
+        task: leaves without a leading dimension; the walls are its.
+    """
+    lines = family.plane_lines(task)
     walls = np.abs(np.concatenate(lines)).max(axis=0) if lines else np.zeros(2)
-    if env.plane_axes is not None:
-        axes.set(xlim=(0, 1.03 * end[0]), ylim=1.2 * max(end[1], walls[1]) * np.array([-1, 1]))
+
+    if family.plane_axes is not None:
+        axes.set(xlim=(0, 1.03 * extent[0]), ylim=1.2 * max(extent[1], walls[1]) * np.array([-1, 1]))
         return
-    half = max(1.2 * end.max(), 1.1 * walls.max())
+
+    half = max(1.2 * extent.max(), 1.1 * walls.max())
     axes.set(xlim=(-half, half), ylim=(-half, half))
 
 
-def _path(env: EnvFamily, batch: Episodes, task: int, episode: int) -> np.ndarray:
-    """Positions of one episode, its end included, (steps + 1, 2)."""
-    steps = int(batch.mask[task, episode].sum())
-    path = env.plane_path(torch.cat([batch.obs[task, episode, :steps], batch.last_obs[task, episode].unsqueeze(0)]))
+def _label_plane(figure: Figure, grid: np.ndarray, family: EnvFamily) -> None:
+    """Name the axes where the plane has some; where it has none, keep its proportions."""
+    for axes in grid.flat:
+        axes.tick_params(labelsize=8)
+        if family.plane_cell:
+            axes.set(xticks=[], yticks=[])
+        if family.plane_axes is None:
+            axes.set_aspect("equal")
+
+    if family.plane_axes is not None:
+        figure.supxlabel(family.plane_axes[0], fontsize=9)
+        figure.supylabel(family.plane_axes[1], fontsize=9)
+
+
+def _path(family: EnvFamily, batch: Episodes, episode: int) -> np.ndarray:
+    """Positions of one episode of the first task, its end included, (steps + 1, 2)."""
+    steps = int(batch.mask[0, episode].sum())
+    observed = torch.cat([batch.obs[0, episode, :steps], batch.last_obs[0, episode].unsqueeze(0)])
+    path = family.plane_path(observed)
     assert path is not None
     return path.cpu().numpy()
+
+
+def _first(tasks: Task) -> Task:
+    """The first of M tasks, leaves without a leading dimension."""
+    return {name: value[0] for name, value in tasks.items()}

@@ -1,7 +1,7 @@
 """Statistics of comparisons: agents on the same M held-out tasks, S seeds each, with 95% bootstrap intervals.
 
-Intervals resample tasks and, independently, seeds: a task that is drawn is drawn for every seed, because all seeds
-met the same tasks, and for both agents of a difference, because both did.
+Every interval is a percentile bootstrap that resamples tasks and, independently of them, seeds: a task that is drawn is
+drawn for every seed, because all seeds met the same tasks, and for both agents of a difference, because both did.
 
 Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sections 4.2 and
 4.3 (interquartile mean, probability of improvement, stratified bootstrap). Deviation: there the tasks are a fixed
@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 2_000
 _SEED = 0
+_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+"""Quantiles of the resampled statistic between which the interval lies."""
 
 Kind = Literal["meta-learner", "baseline", "reference"]
 
@@ -59,12 +61,15 @@ class Curve:
 
     def at(self, env_steps: float) -> Floats:
         """Returns after so many steps on the new task, (S, M): linear between points, constant beyond them."""
-        right = int(np.clip(np.searchsorted(self.env_steps, env_steps), 1, max(len(self.env_steps) - 1, 1)))
         if len(self.env_steps) == 1:
             return self.final
-        first, second = self.env_steps[right - 1 : right + 1]
-        share = float(np.clip((env_steps - first) / (second - first), 0, 1))
-        return np.asarray((1 - share) * self.returns[:, right - 1] + share * self.returns[:, right])
+
+        right = int(np.clip(np.searchsorted(self.env_steps, env_steps), 1, len(self.env_steps) - 1))
+        left = right - 1
+        first, second = self.env_steps[left], self.env_steps[right]
+
+        weight = float(np.clip((env_steps - first) / (second - first), 0, 1))
+        return np.asarray((1 - weight) * self.returns[:, left] + weight * self.returns[:, right])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -94,50 +99,87 @@ class Estimate:
 
 
 def iqm(values: Floats) -> float:
-    """Interquartile mean over all entries: the mean of the middle half, as scipy's trim_mean cuts it."""
+    """Interquartile mean over all entries: the mean of what is left without the lowest and the highest quarter.
+
+    A quarter is rounded down to whole entries, as in `scipy.stats.trim_mean(values, 0.25)`.
+
+    Source: Agarwal et al. 2021, section 4.3.
+    """
     return float(_iqm_of_rows(values.reshape(1, -1))[0])
 
 
 def mean_estimate(returns: Floats) -> Estimate:
-    """Mean over seeds and tasks of (S, M) returns."""
-    return _estimate(float(returns.mean()), _resampled(returns, _indices(returns)).mean(axis=1))
+    """Mean over seeds and tasks of (S, M) returns; tasks and seeds are resampled."""
+    resampled = _resample(returns, _indices(returns))
+    return _estimate(float(returns.mean()), resampled.mean(axis=1))
 
 
 def iqm_estimate(returns: Floats) -> Estimate:
-    """Interquartile mean over seeds and tasks of (S, M) returns."""
-    return _estimate(iqm(returns), _iqm_of_rows(_resampled(returns, _indices(returns))))
+    """Interquartile mean over the S·M entries of (S, M) returns; tasks and seeds are resampled."""
+    resampled = _resample(returns, _indices(returns))
+    return _estimate(iqm(returns), _iqm_of_rows(resampled))
 
 
 def cvar_10(returns: Floats) -> Estimate:
-    """Mean over seeds of the conditional value at risk: each seed's mean over its worst 10% of (S, M) returns."""
+    """Conditional value at risk at 10%: each seed's mean over its worst 10% of tasks, then the mean over seeds.
+
+    Tasks and seeds are resampled. The number of worst tasks is rounded, to one at least.
+
+    Args:
+        returns: (S, M).
+
+    Source: Rockafellar and Uryasev 2000, "Optimization of Conditional Value-at-Risk"; of returns, the low tail.
+    """
     seeds, tasks = _indices(returns)
-    resampled = returns[seeds[:, :, None], tasks[:, None, :]]
+    resampled = returns[seeds[:, :, None], tasks[:, None, :]]  # (B, S, M)
     return _estimate(float(_cvar_10_of_rows(returns).mean()), _cvar_10_of_rows(resampled).mean(axis=1))
 
 
 def mean_interval(curve: Curve) -> Floats:
-    """95% interval of the curve's mean at each point, (P, 2)."""
+    """95% interval of the curve's mean at each point by itself, as of `mean_estimate`, (P, 2)."""
     estimates = [mean_estimate(curve.returns[:, point]) for point in range(len(curve.env_steps))]
-    return np.array([(one.low, one.high) for one in estimates])
+    return np.array([(estimate.low, estimate.high) for estimate in estimates])
 
 
 def difference(ours: Floats, theirs: Floats) -> Estimate:
-    """Mean of (S, M) returns minus mean of (S', M) returns on the same tasks, bootstrapped as the difference it is."""
-    (our_seeds, tasks), (their_seeds, _) = _indices(ours), _indices(theirs, first_draw=1)
-    resampled = _resampled(ours, (our_seeds, tasks)).mean(axis=1) - _resampled(theirs, (their_seeds, tasks)).mean(
-        axis=1
-    )
-    return _estimate(float(ours.mean() - theirs.mean()), resampled)
+    """Mean of one agent's returns minus mean of another's on the same tasks.
+
+    The difference itself is resampled: the same tasks are drawn for both agents, so that what is common to them
+    cancels; seeds are drawn for each agent by itself.
+
+    Args:
+        ours: returns, (S, M).
+        theirs: returns on the same tasks, (S', M).
+    """
+    our_indices = _indices(ours)
+    their_indices = _indices(theirs, first_draw=1)
+    our_means = _resample(ours, our_indices).mean(axis=1)
+    their_means = _resample(theirs, their_indices).mean(axis=1)
+    return _estimate(float(ours.mean() - theirs.mean()), our_means - their_means)
 
 
 def probability_of_improvement(ours: Floats, theirs: Floats) -> Estimate:
-    """P(ours > theirs) + ½ P(equal) for a random seed of each on the same random task; returns (S, M) and (S', M)."""
-    (our_seeds, tasks), (their_seeds, _) = _indices(ours), _indices(theirs, first_draw=1)
+    """P(ours > theirs) + ½ P(ours = theirs) for a random seed of each on the same random task.
+
+    On each task this is the Mann–Whitney U statistic divided by S·S'; it is averaged over tasks. Tasks are resampled
+    for both agents together, seeds for each by itself.
+
+    Args:
+        ours: returns, (S, M).
+        theirs: returns on the same tasks, (S', M).
+
+    Source: Agarwal et al. 2021, section 4.3.
+    """
+    our_seeds, tasks = _indices(ours)
+    their_seeds, _ = _indices(theirs, first_draw=1)
     wins = _wins(ours[:, None], theirs[None])  # (S, S', M)
+
+    # One resample after the other: all at once would take B·S·S'·M numbers.
     resampled = np.empty(RESAMPLES)
     for number in range(RESAMPLES):
         drawn = wins[:, :, tasks[number]][our_seeds[number]][:, their_seeds[number]]
         resampled[number] = drawn.mean()
+
     return _estimate(float(wins.mean()), resampled)
 
 
@@ -146,80 +188,110 @@ def normalized(returns: Floats, random: Floats, oracle: Floats) -> Floats:
 
     Args:
         returns: (…, M).
-        random: return of the random policy on each task, (M,): 0.
-        oracle: return of the oracle on each task, (M,): 1.
+        random: return of the random policy on each task, (M,): score 0.
+        oracle: return of the oracle on each task, (M,): score 1.
 
     Raises:
         ValueError: the two are equal on some task.
     """
     span = oracle - random
     if np.any(span == 0):
-        raise ValueError(f"task {int(np.flatnonzero(span == 0)[0])}: random and oracle have the same return")
+        task = int(np.flatnonzero(span == 0)[0])
+        raise ValueError(f"task {task}: random and oracle have the same return")
     return np.asarray((returns - random) / span)
 
 
 def steps_to_reach(curve: Curve, target: Floats) -> Estimate:
-    """Environment steps on a new task until `curve` reaches the mean of (S', M) returns on the same tasks.
+    """Environment steps on a new task until a curve's mean first reaches the mean of other returns on the same tasks.
 
-    The mean is linear between two points; inf stands for 'not within the budget'. Each resample draws the same tasks
-    for both.
+    The mean is linear between two points; inf stands for "not within the budget". Tasks are resampled for curve and
+    target together, seeds for each by itself. The interval's ends are values of resamples, never between two of them:
+    some may be infinite.
+
+    Args:
+        curve: of M tasks.
+        target: returns to reach, (S', M).
     """
-    (seeds, tasks), (target_seeds, _) = _indices(curve.final), _indices(target, first_draw=1)
-    means = np.stack(
-        [_resampled(curve.returns[:, p], (seeds, tasks)).mean(axis=1) for p in range(len(curve.env_steps))], axis=1
-    )
-    targets = _resampled(target, (target_seeds, tasks)).mean(axis=1)
+    indices = _indices(curve.final)
+    target_indices = _indices(target, first_draw=1)
+    points = range(len(curve.env_steps))
+    means = np.stack([_resample(curve.returns[:, point], indices).mean(axis=1) for point in points], axis=1)  # (B, P)
+    targets = _resample(target, target_indices).mean(axis=1)
+
     value = _first_crossing(curve.env_steps, curve.mean[None], np.array([target.mean()]))[0]
-    low, high = np.quantile(_first_crossing(curve.env_steps, means, targets), _tails(), method="nearest")
+    resampled = _first_crossing(curve.env_steps, means, targets)
+    low, high = np.quantile(resampled, _TAILS, method="nearest")
     return Estimate(float(value), float(low), float(high))
 
 
 def _first_crossing(env_steps: Floats, means: Floats, targets: Floats) -> Floats:
-    """Where each row of means (B, P) over env_steps (P,) first reaches its target (B,); inf where it never does."""
+    """Where each row of means first reaches its target, by linear interpolation.
+
+    Args:
+        env_steps: ascending, (P,).
+        means: (B, P).
+        targets: (B,).
+
+    Returns:
+        Environment steps, (B,); inf where a row never reaches its target.
+    """
     reached = means >= targets[:, None]
-    right = reached.argmax(axis=1)
+    right = reached.argmax(axis=1)  # the first point that reaches it
     left = np.maximum(right - 1, 0)
+
     rows = np.arange(len(means))
-    below, above = means[rows, left], means[rows, right]
-    rise = np.where(right > 0, above - below, 1.0)  # at the first point already: its own number of steps
-    share = np.where(right > 0, (targets - below) / np.where(rise == 0, 1.0, rise), 0.0)
-    steps = env_steps[left] + share * (env_steps[right] - env_steps[left])
+    below = means[rows, left]
+    above = means[rows, right]
+
+    # A row that reaches it at its first point has nothing to interpolate: weight 0 gives that point's own steps.
+    inside = right > 0
+    rise = np.where(inside, above - below, 1.0)
+    weight = np.where(inside, (targets - below) / np.where(rise == 0, 1.0, rise), 0.0)
+
+    steps = env_steps[left] + weight * (env_steps[right] - env_steps[left])
     return np.where(reached.any(axis=1), steps, np.inf)
 
 
 def _wins(ours: Floats, theirs: Floats) -> Floats:
+    """1 where ours is larger, ½ where they are equal, 0 elsewhere."""
     return np.asarray((ours > theirs) + 0.5 * (ours == theirs))
 
 
 def _indices(returns: Floats, first_draw: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Seeds (B, S) and tasks (B, M) of each resample, the same in every call; `first_draw` gives other seeds."""
+    """Which seeds and tasks each resample draws, with replacement; the same in every call.
+
+    Args:
+        returns: (S, M).
+        first_draw: another number draws other seeds, but the same tasks: for a second agent on the same tasks.
+
+    Returns:
+        Seeds (B, S) and tasks (B, M).
+    """
     num_seeds, num_tasks = returns.shape
     tasks = np.random.default_rng([_SEED, 0]).integers(num_tasks, size=(RESAMPLES, num_tasks))
     seeds = np.random.default_rng([_SEED, 1 + first_draw]).integers(num_seeds, size=(RESAMPLES, num_seeds))
     return seeds, tasks
 
 
-def _resampled(returns: Floats, indices: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Floats:
-    """Returns (S, M) of each resample, (B, S·M)."""
+def _resample(returns: Floats, indices: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Floats:
+    """Returns (S, M) of each resample, (B, S·M): every drawn task for every drawn seed."""
     seeds, tasks = indices
     return np.asarray(returns[seeds[:, :, None], tasks[:, None, :]].reshape(len(seeds), -1))
 
 
 def _iqm_of_rows(rows: Floats) -> Floats:
-    """Interquartile mean of each row of (B, n)."""
+    """Interquartile mean of each row of (B, n), (B,)."""
     cut = rows.shape[1] // 4
     return np.asarray(np.sort(rows, axis=1)[:, cut : rows.shape[1] - cut].mean(axis=1))
 
 
 def _cvar_10_of_rows(rows: Floats) -> Floats:
-    """Mean of the lowest 10% of each row of (…, n), of one entry at least."""
-    return np.asarray(np.sort(rows, axis=-1)[..., : max(1, round(0.1 * rows.shape[-1]))].mean(axis=-1))
-
-
-def _tails() -> tuple[float, float]:
-    return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+    """Mean of the lowest 10% of each row of (…, n), of one entry at least, (…,)."""
+    count = max(1, round(0.1 * rows.shape[-1]))
+    return np.asarray(np.sort(rows, axis=-1)[..., :count].mean(axis=-1))
 
 
 def _estimate(value: float, resampled: Floats) -> Estimate:
-    low, high = np.quantile(resampled, _tails())
+    """The statistic with its percentile bootstrap interval."""
+    low, high = np.quantile(resampled, _TAILS)
     return Estimate(value, float(low), float(high))

@@ -1,6 +1,5 @@
 """`metarl render`: adaptation as a film, as a picture, and as a map of the task space."""
 
-import io
 import json
 import math
 from dataclasses import dataclass, replace
@@ -8,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from metarl.agents.learner import MetaLearner
@@ -140,7 +138,7 @@ class Render:
             batches = adapt_in(distribution.bind(tasks, episodes), learner, steps, generator).batches
             figure = plots.trajectories(distribution, tasks, batches, num_tasks_of(tasks))
             assert figure is not None
-            write_atomically(path, _png(figure))
+            write_atomically(path, plots.figure_bytes(figure, dpi=110))
         else:
             columns = STRIP_LENGTH if still else steps + 1
             stride = self.every or math.ceil(distribution.horizon / MOST_FRAMES)
@@ -185,7 +183,7 @@ class Render:
             f"{run.config.agent} on {env_label(run.config.env)}: return over the task space, {episodes} episodes a step"
         )
         held = f"the others at {task_text(grid.fixed)}" if grid.fixed else ""
-        write_atomically(path, _png(heat_map.draw(heat, title, held)))
+        write_atomically(path, plots.figure_bytes(heat_map.draw(heat, title, held), dpi=110))
         worst = heat.weakest
         at = {name: grid.tasks[name][worst : worst + 1] for name in distribution.train if name not in grid.fixed}
         curve = " → ".join(return_text(value) for value in heat.returns[:, worst])
@@ -217,9 +215,3 @@ def _pictured(distribution: TaskDistribution, tasks: Task, episodes: int) -> Pic
         raise UserError(
             f"{distribution.name} cannot be filmed: {error}; 'metarl render --heat-map' needs no pictures"
         ) from None
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    return content.getvalue()

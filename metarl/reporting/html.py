@@ -1,7 +1,6 @@
 """`metarl report`: a run on one self-contained HTML page, to look at, keep and send."""
 
 import base64
-import dataclasses
 import json
 import shlex
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from metarl.baselines.distillation_report import DistillationReport
 from metarl.console import say
 from metarl.envs.registry import FAMILIES, env_label
 from metarl.errors import UserError, require_at_least
+from metarl.evaluation.plots import figure_bytes
 from metarl.reporting.learning_curves import learning_curves
-from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file, png
+from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file
 from metarl.run.checkpoint import BEST
 from metarl.run.config import flat_items
 from metarl.run.files import check_writable, write_atomically
@@ -107,8 +107,7 @@ class Section:
     def kept(self) -> list[str]:
         """What a distilled student keeps of its teachers."""
         data = self.data.get("distillation")
-        names = [f.name for f in dataclasses.fields(DistillationReport)]
-        return DistillationReport(**{name: data[name] for name in names}).lines() if data else []
+        return DistillationReport.from_json(data).lines() if data else []
 
     @property
     def movers(self) -> list[tuple[str, float]]:
@@ -161,7 +160,7 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         seed=before.get("seed", 0),
         device=device,
     )
-    figures = {name: png(figure) for name, figure in evaluated.figures.items()}
+    figures = {name: figure_bytes(figure) for name, figure in evaluated.figures.items()}
     return Section(label, evaluated.to_json(), figures, recorded=False)
 
 
@@ -200,7 +199,7 @@ def render(run: RunDirectory, sections: list[Section]) -> str:
             },
             sections=sections,
             shows=FIGURES,
-            curves=png(curves) if curves else None,
+            curves=figure_bytes(curves) if curves else None,
             progress=metrics[-1] if metrics else None,
             metadata=metadata,
             started_as=shlex.join(["metarl", *map(str, metadata.get("command", [])[1:])]),

@@ -4,6 +4,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -24,25 +25,35 @@ def learning_curves(metrics: list[dict[str, Any]]) -> Figure | None:
     Returns:
         None where no iteration has been done.
     """
-    columns = {title: tags for title, prefix in _COLUMNS.items() if (tags := _tags(metrics, prefix))}
+    columns = {title: _tags(metrics, prefix) for title, prefix in _COLUMNS.items()}
+    columns = {title: tags for title, tags in columns.items() if tags}
     if not columns:
         return None
+
     figure = Figure(figsize=(min(5.5 * len(columns) + 1, 15), 6.5), layout="constrained")
     grid = figure.subplots(len(_ROWS), len(columns), squeeze=False, sharey="col")
     for column, (title, tags) in enumerate(columns.items()):
-        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(tags)))
-        for axes, (x, label) in zip(grid[:, column], _ROWS.items(), strict=True):
-            for k, (tag, colour) in enumerate(zip(tags, colours, strict=True)):
-                points = [(row[x], row[tag]) for row in metrics if tag in row]
-                marker = "o" if "eval/" in tag else ""
-                axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, color=colour, label=f"k = {k}")
-            axes.set_xlabel(label, fontsize="small")
-            axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
-            axes.grid(alpha=0.3)
         grid[0, column].set_title(title, fontsize="medium")
-    handles, labels = max((row.get_legend_handles_labels() for row in grid[0]), key=lambda pair: len(pair[1]))
+        for axes, (x, label) in zip(grid[:, column], _ROWS.items(), strict=True):
+            _draw_curves(axes, metrics, x, tags)
+            axes.set_xlabel(label, fontsize="small")
+
+    # The columns share their colours; the legend is that of the column with most curves.
+    handles, labels = max((axes.get_legend_handles_labels() for axes in grid[0]), key=lambda pair: len(pair[1]))
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
     return figure
+
+
+def _draw_curves(axes: Axes, metrics: list[dict[str, Any]], x: str, tags: list[str]) -> None:
+    """A line for each tag against the column `x` of the metrics; validation, which is rarer, has marks."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(tags)))
+    for k, (tag, colour) in enumerate(zip(tags, colours, strict=True)):
+        points = [(row[x], row[tag]) for row in metrics if tag in row]
+        marker = "o" if "eval/" in tag else ""
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, color=colour, label=f"k = {k}")
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+    axes.grid(alpha=0.3)
 
 
 def _tags(metrics: list[dict[str, Any]], prefix: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Evaluate a run's policy on one split or task, with the report and the figures that people see of it."""
 
-import io
 import json
 import sys
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ FIGURES = {
     "direction-similarity": "whether similar tasks move the policy alike",
 }
 """What each figure of an evaluation shows; its file is <figure>-<split>.png."""
-DPI = 120
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,17 @@ class RunEvaluation:
     @property
     def title(self) -> str:
         """Agent, environment and what was evaluated."""
-        config, count = self.run.config, num_tasks_of(self.tasks)
+        config = self.run.config
+        count = num_tasks_of(self.tasks)
         which = f"{count} {self.split} tasks" if self.split else f"the task {self.task}, {count} times"
-        return (
-            f"{config.agent} on {env_label(config.env)}: {which}, {self.evaluation.episodes_per_step} episodes a step"
-        )
+        episodes = f"{self.evaluation.episodes_per_step} episodes a step"
+        return f"{config.agent} on {env_label(config.env)}: {which}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        config, progress = self.run.config, self.checkpoint.progress
-        return {
+        config = self.run.config
+        progress = self.checkpoint.progress
+        data = {
             "agent": config.agent,
             "env": env_label(config.env),
             "run": str(self.run.path),
@@ -91,33 +90,43 @@ class RunEvaluation:
             "task": self.task,
             "seed": self.seed,
             **self.evaluation.to_json(),
-            **({"interpretation": self.interpretation.to_json()} if self.interpretation else {}),
-            **({"distillation": self.kept.to_json()} if self.kept else {}),
         }
+
+        if self.interpretation:
+            data["interpretation"] = self.interpretation.to_json()
+        if self.kept:
+            data["distillation"] = self.kept.to_json()
+        return data
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """The figures that there are, by name; see FIGURES."""
-        found = self.interpretation
-        figures = {
-            "adaptation": plots.adaptation_curve(self.evaluation, self.title),
-            "trajectories": plots.trajectories(self.distribution, self.tasks, self.batches),
-            "parameter-change": interpretation_plots.parameter_change(found, self.title) if found else None,
-            "direction-similarity": (
-                interpretation_plots.direction_similarity(found, self.title)
-                if found and self.split and num_tasks_of(self.tasks) > 1
-                else None
-            ),
-        }
-        return {name: figure for name, figure in figures.items() if figure is not None}
+        figures = {"adaptation": plots.adaptation_curve(self.evaluation, self.title)}
+
+        paths = plots.trajectories(self.distribution, self.tasks, self.batches)
+        if paths is not None:
+            figures["trajectories"] = paths
+
+        if self.interpretation:
+            figures["parameter-change"] = interpretation_plots.parameter_change(self.interpretation, self.title)
+
+            # Copies of one task, or a single one, have no pairs of tasks that differ.
+            if self.split and num_tasks_of(self.tasks) > 1:
+                similarity = interpretation_plots.direction_similarity(self.interpretation, self.title)
+                figures["direction-similarity"] = similarity
+
+        return figures
 
     def write(self, directory: Path) -> None:
         """Write evaluation-<split>.json and the figures beside it, in place of those of an earlier evaluation."""
         label = self.split or "task"
+
+        # An earlier evaluation may have had figures that this one has not.
         for name in FIGURES.keys() - self.figures.keys():
             (directory / figure_file(name, label)).unlink(missing_ok=True)
+
         for name, figure in self.figures.items():
-            write_atomically(directory / figure_file(name, label), png(figure))
+            write_atomically(directory / figure_file(name, label), plots.figure_bytes(figure))
         write_atomically(directory / evaluation_file(label), json.dumps(self.to_json(), indent=1).encode())
 
 
@@ -129,13 +138,6 @@ def evaluation_file(label: str) -> str:
 def figure_file(name: str, label: str) -> str:
     """File of one of its figures."""
     return f"{name}-{label}.png"
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
 
 
 def evaluate_run(
@@ -167,13 +169,14 @@ def evaluate_run(
     """
     distribution, learner, loaded = load_learner(run, checkpoint, device)
     generator = rollout_generator(resolve_device(device), seed)
-    if task:
-        one = distribution.parse_task(task)
-        tasks = {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()}
-    else:
-        tasks = distribution.sample(num_tasks, split, generator)
     steps = learner.adaptation_steps if steps is None else steps
     episodes = episodes or run.config.episodes
+
+    if task:
+        tasks = _copies(distribution.parse_task(task), num_tasks, generator.device)
+    else:
+        tasks = distribution.sample(num_tasks, split, generator)
+
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
     return RunEvaluation(
         run=run,
@@ -186,8 +189,13 @@ def evaluate_run(
         batches=batches,
         evaluation=summarize(batches),
         interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
-        kept=_kept(run, learner, distribution, tasks, episodes, generator),
+        kept=_kept(run, learner, distribution, tasks, batches, generator),
     )
+
+
+def _copies(task: Task, count: int, device: torch.device) -> Task:
+    """One task, leaves (1, …), so many times over."""
+    return {name: value.expand(count, *value.shape[1:]).to(device) for name, value in task.items()}
 
 
 def _kept(
@@ -195,14 +203,15 @@ def _kept(
     learner: MetaLearner,
     distribution: TaskDistribution,
     tasks: Task,
-    episodes: int,
+    batches: list[Episodes],
     generator: torch.Generator,
 ) -> DistillationReport | None:
     """What a distilled student keeps of its teachers; None for other agents, and where the teacher is gone."""
     if not isinstance(learner, Distillation):
         return None
+
     try:
-        return distillation_report(run, learner, distribution, tasks, episodes, generator)
+        return distillation_report(run, learner, distribution, tasks, batches, generator)
     except UserError as error:
         print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
         return None

@@ -11,6 +11,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
+from metarl.baselines.distillation_report import DistillationReport
 from metarl.baselines.teachers import TEACHERS_FILE, load_teachers, read_summary
 from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
@@ -149,6 +150,8 @@ def test_experts_are_the_policies_that_sb3_trained(workplace: Path, without_figu
     assert read_summary(run).env_steps == sum(model.num_timesteps for model in models) + last
     report = report_of(run)
     assert (report["own_tasks"], report["num_tasks"], report["teacher"]) == (True, 2, "ppo")
+    batch = 2 * EPISODES * distribution.horizon
+    assert report["env_steps"] == (1 + 2 + 1 + 1) * batch  # experts, student before and after, random, oracle
 
 
 # ---------------------------------------------------------------------- the report
@@ -174,17 +177,45 @@ def test_report_is_in_normalised_scores(workplace: Path, without_figures: None) 
     distribution = make_distribution(ENV)
     tasks = select_tasks(distribution.sample(1000, "test"), slice(report["num_tasks"]))
     oracle = [-float(goal.norm()) for goal in tasks["goal"]]
-    assert report["kept"] is None  # the teacher has hardly learned
+    assert 0 < report["teacher_score"] < 0.3  # the teacher has hardly learned
+    assert report["kept"] == [score / report["teacher_score"] for score in report["student_score"]]
     assert len(report["student_score"]) == len(report["divergence"]) == 2
     assert report["teacher_return"] < min(oracle)
-    assert report["teacher_score"] < 0
+
+
+def test_nothing_is_kept_of_a_teacher_that_is_no_better_than_random() -> None:
+    report = DistillationReport("run", False, 3, 44, 19, -20.0, [-21.0, -20.5], -0.05, [-0.1, 0.2], [1.0, 0.5])
+    assert report.kept is None
+    assert report.lines()[1] == (
+        "the adapted teacher is no better than random (normalised score -0.050); "
+        "KL to the teacher 1.00 → 0.50 nats a step"
+    )
+
+
+def test_the_student_of_the_report_is_the_evaluated_one(workplace: Path, without_figures: None) -> None:
+    """It is sampled once; what the comparison took besides is counted: the teachers, the random policy, the oracle."""
+    evaluation = json.loads((distill().path / "evaluation-test.json").read_text())
+    report = evaluation["distillation"]
+    assert report["student_return"] == evaluation["return_mean"]
+    batch = evaluation["num_tasks"] * EPISODES * make_distribution(ENV).horizon
+    assert evaluation["total_env_steps"] == 2 * batch
+    assert report["env_steps"] == (2 + 1 + 1) * batch
+
+
+def test_a_report_of_before_steps_were_counted_is_read(workplace: Path, without_figures: None) -> None:
+    data = report_of(distill())
+    assert DistillationReport.from_json(data).to_json() == data
+    del data["env_steps"]
+    assert (
+        DistillationReport.from_json(data).lines() == DistillationReport.from_json(data | {"env_steps": 1}).lines()[:2]
+    )
 
 
 def test_report_is_printed(workplace: Path, without_figures: None, capsys: pytest.CaptureFixture[str]) -> None:
-    distill()
+    report = report_of(distill())
     printed = capsys.readouterr().out
     assert "student of run on 3 of these tasks: 19 parameters, 43% of the teacher's 44" in printed
-    assert "the adapted teacher is no better than random (normalised score -0.0" in printed  # it has hardly learned
+    assert f"({report['student_score'][-1]:.3f} of {report['teacher_score']:.3f})" in printed
 
 
 # ---------------------------------------------------------------------- what is refused

@@ -155,7 +155,7 @@ def test_all_tasks_at_once_is_a_loop_over_tasks(agent: str, env: str, monkeypatc
     batches = adaptation_episodes(learner, distribution, tasks, 2, 3, generator)
     before = learner.state_dict()
     monkeypatch.setattr(
-        "metarl.evaluation.evaluation.collect", lambda *arguments: pytest.fail("an environment step was taken")
+        "metarl.evaluation.adaptation.collect", lambda *arguments: pytest.fail("an environment step was taken")
     )
     found = interpret(learner, distribution, tasks, "test", batches)
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
