@@ -1,6 +1,6 @@
 """What a distilled student keeps of its teachers: parameters, divergence, and return before and after adaptation."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class DistillationReport:
         return cls(**{name: data[name] for name in names if name in data})
 
     def lines(self) -> list[str]:
-        """What it says, for people."""
+        """The report in sentences, one a line."""
         which = "of its teachers' own tasks" if self.own_tasks else "of these tasks"
         share = self.student_parameters / self.teacher_parameters
         sizes = (
@@ -124,24 +124,42 @@ def distillation_report(
     own_tasks = is_expert(learner.config.teacher)
 
     if own_tasks:
+        # The evaluation's episodes are of other tasks: the student is sampled again, on those of its experts.
         theirs = _experts(run, distribution, num_tasks_of(tasks), episodes, generator)
         tasks = theirs.teachers.tasks
         ours = adaptation_episodes(learner, distribution, tasks, len(batches) - 1, episodes, generator)
-        env_steps = theirs.env_steps + sum(batch.env_steps for batch in ours)
     else:
         theirs = adapted_teachers(teacher_run(run.config), tasks, episodes, generator)
         ours = batches
-        env_steps = theirs.env_steps
-
     references = reference_episodes(distribution, tasks, episodes, generator)
-    env_steps += sum(reference.env_steps for reference in references.values())
+
+    report = _compare(learner, theirs, ours, references)
+    # The evaluation has counted the student's own batches on its tasks already.
+    env_steps = theirs.env_steps + sum(reference.env_steps for reference in references.values())
+    if own_tasks:
+        env_steps += sum(batch.env_steps for batch in ours)
+    return replace(report, env_steps=env_steps)
+
+
+def _compare(
+    learner: Distillation, theirs: SpecialisedTeachers, ours: list[Episodes], references: dict[str, Episodes]
+) -> DistillationReport:
+    """Put the student's episodes beside those of its teachers on the same M tasks.
+
+    Args:
+        learner: the student.
+        theirs: the teachers with their episodes.
+        ours: the student's episodes after k = 0 … K adaptation steps.
+        references: those of the random policy, and of the oracle where the family has one.
+    """
     zero = _task_returns(references["random"])
+    # Without an oracle the teachers are the best that is known of a task.
     one = _task_returns(references.get("oracle", theirs.episodes))
 
     return DistillationReport(
         teacher=learner.config.teacher,
-        own_tasks=own_tasks,
-        num_tasks=num_tasks_of(tasks),
+        own_tasks=is_expert(learner.config.teacher),
+        num_tasks=num_tasks_of(theirs.teachers.tasks),
         teacher_parameters=_num_parameters(theirs.teachers.params),
         student_parameters=_num_parameters(learner.begin(1).params),
         teacher_return=float(_task_returns(theirs.episodes).mean()),
@@ -149,7 +167,6 @@ def distillation_report(
         teacher_score=_mean_score(theirs.episodes, zero, one),
         student_score=[_mean_score(batch, zero, one) for batch in ours],
         divergence=[_divergence(learner, theirs.teachers, batch) for batch in ours],
-        env_steps=env_steps,
     )
 
 
@@ -157,10 +174,11 @@ def _experts(
     run: RunDirectory, distribution: TaskDistribution, num_tasks: int, episodes: int, generator: torch.Generator
 ) -> SpecialisedTeachers:
     """The first of a run's experts, at most num_tasks, and what they do on their own tasks; their training is over."""
-    everyone = load_teachers(run, distribution)
+    experts = load_teachers(run, distribution)
     first = slice(num_tasks)
-    tasks = select_tasks(everyone.tasks, first)
-    teachers = Teachers(everyone.policy, select_tasks(everyone.params, first), tasks)
+    tasks = select_tasks(experts.tasks, first)
+    teachers = Teachers(experts.policy, select_tasks(experts.params, first), tasks)
+
     theirs = collect(distribution.bind(tasks, episodes), teachers.policy, teachers.params, generator)
     return SpecialisedTeachers(teachers, theirs, theirs.env_steps)
 
@@ -182,6 +200,7 @@ def _mean_score(episodes: Episodes, zero: np.ndarray, one: np.ndarray) -> float:
 
 def _divergence(learner: Distillation, teachers: Teachers, batch: Episodes) -> float:
     """Mean KL(student ‖ teacher) over the steps of a student's batch; teacher i is that of task i."""
-    everyone = torch.arange(len(batch.obs), device=batch.obs.device)
-    kl = learner.policy.distribution(batch.behaviour).kl(teachers.act(everyone, batch.obs))
+    all_teachers = torch.arange(len(batch.obs), device=batch.obs.device)
+    student = learner.policy.distribution(batch.behaviour)
+    kl = student.kl(teachers.act(all_teachers, batch.obs))
     return float((kl * batch.mask).sum() / batch.mask.sum())

@@ -1,4 +1,4 @@
-"""Policies that learn nothing: what chance gives, and what somebody who knows the task gets."""
+"""Policies that learn nothing: the random one, and the oracle, which knows the task."""
 
 import torch
 
@@ -23,7 +23,10 @@ def reference_episodes(
         "random", and "oracle" if there is one → Episodes.
     """
     env = distribution.bind(tasks, episodes)
+
     references = {"random": collect(env, RandomPolicy(distribution.action_space), {}, generator)}
     if distribution.env.has_oracle:
+        # The oracle's parameters are the tasks themselves: that is what it knows.
         references["oracle"] = collect(env, OraclePolicy(distribution.env), tasks, generator)
+
     return references

@@ -73,7 +73,7 @@ class TeachersSummary:
 
 
 def check_teacher(config: TrainConfig) -> None:
-    """Say what is wrong with a configuration's teacher, before anything is written; nothing for other agents.
+    """Check a configuration's teacher before anything is written; other agents have none.
 
     Raises:
         UserError: none given, no such run, not trained, or of another environment.
@@ -83,7 +83,7 @@ def check_teacher(config: TrainConfig) -> None:
 
 
 def is_expert(teacher: str) -> bool:
-    """Whether it names an algorithm of Stable-Baselines3 instead of a run."""
+    """Whether the teacher is an algorithm of Stable-Baselines3, and not a run."""
     return teacher in EXPERT_ALGORITHMS
 
 
@@ -106,6 +106,7 @@ def load_or_train_teachers(
     except (CheckpointError, UserError):
         say("specialising the teachers")
         teachers, summary = _train_teachers(run, distribution)
+        # The summary last: teachers whose summary is missing are trained again.
         write_checkpoint(run.path / TEACHERS_FILE, Checkpoint(_to_tensors(teachers), Progress()))
         write_atomically(run.path / SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
 
@@ -137,7 +138,8 @@ def read_summary(run: RunDirectory) -> TeachersSummary:
     path = run.path / SUMMARY_FILE
     try:
         data = json.loads(path.read_text())
-        policy = PolicyConfig(**data["policy"] | {"hidden_sizes": tuple(data["policy"]["hidden_sizes"])})
+        hidden_sizes = tuple(data["policy"]["hidden_sizes"])
+        policy = PolicyConfig(**data["policy"] | {"hidden_sizes": hidden_sizes})
         return TeachersSummary(**data | {"policy": policy})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None

@@ -171,6 +171,7 @@ class MetaPolicy:
         if not isinstance(family, GymnasiumFamily):
             return own_spaces(self._distribution)
 
+        # Only an environment that has been made tells its own spaces.
         env = ExternalEnv(family.spec, task_values(task)[0])
         spaces = env.native_spaces
         env.close()
@@ -195,6 +196,7 @@ def load(run: str | Path, checkpoint: str = BEST, device: str = "auto", run_dir:
 def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str, Any]:
     """Where an adapted policy comes from."""
     iteration = loaded.progress.iteration
+    # "best" is a file of its own, not that of the iteration it was written at.
     file = run.checkpoints.path(BEST if checkpoint == BEST else iteration)
 
     # A run that was copied may lack its metadata: it still adapts.

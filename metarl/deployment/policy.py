@@ -76,6 +76,7 @@ class SpecialisedPolicy:
 
         self._network_actions = network_actions
         self._size = flatdim(observation_space)
+        # The network acts in its own range; a Box of the environment may have another.
         actions = None
         if isinstance(network_actions, Box) and isinstance(action_space, Box):
             actions = ActionMap.between(network_actions, action_space)
@@ -148,6 +149,7 @@ class SpecialisedPolicy:
 
         if onnx:
             export.write_onnx(self._module, program, directory / ONNX_FILE)
+            # The card says how close the file's actions are, measured on random observations.
             probes = np.random.default_rng(0).normal(size=(256, self._size)).astype(np.float32)
             card["onnx_difference"] = export.onnx_difference(self._module, directory / ONNX_FILE, probes)
 
@@ -221,6 +223,7 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{description_file} is damaged: {type(error).__name__}: {error}") from None
 
+    # A file of another network would fail much later, with an error that names no file.
     if shapes_of(params) != shapes_of(policy.init(torch.Generator())):
         raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
     return SpecialisedPolicy(policy, params, **spaces, card=description)  # type: ignore[arg-type]

@@ -136,6 +136,7 @@ def specialise(
     batches, path = adapt_from(experience, learner, num_tasks=1, steps=budget.steps)
     adapted = path[-1]
 
+    # What only measures comes after all adaptation, so that its size does not change the policy.
     deterministic = None
     if budget.measure_episodes:
         what = f"k = {budget.steps}"

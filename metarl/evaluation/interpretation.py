@@ -103,6 +103,7 @@ def interpret(
 def adaptation_path(learner: MetaLearner, batches: list[Episodes]) -> list[Parameters]:
     """Task-batched parameters after k = 0 … K adaptation steps on the first K of K + 1 batches."""
     num_tasks, num_steps = len(batches[0].reward), len(batches) - 1
+    # The last batch shows the policy after the last step; no step follows it.
     _, path = adapt_from(lambda adapted: batches[adapted.steps], learner, num_tasks, num_steps)
     return [adapted.params for adapted in path]
 
@@ -121,6 +122,7 @@ def task_distances(distribution: TaskDistribution, tasks: Task, split: str) -> N
     Returns:
         Distances in the order of `scipy.spatial.distance.pdist`, (M (M − 1) / 2,).
     """
+    # The tasks themselves may lie outside what the split's list spans: they count for the range as well.
     drawn = _matrix(distribution.sample(FROZEN_SIZE, split, torch.Generator().manual_seed(0)))
     own = _matrix(tasks)
     extent = np.ptp(np.concatenate([drawn, own]), axis=0)

@@ -50,7 +50,6 @@ class RunEvaluation:
         task: that task as it was written, None for a split.
         seed: of the rollouts.
         batches: episodes after k = 0 … K adaptation steps.
-        evaluation: their returns.
         interpretation: how the parameters moved; None without adaptation.
         kept: what a distilled student keeps of its teachers; None for other agents, and where the teacher is gone.
     """
@@ -63,9 +62,13 @@ class RunEvaluation:
     task: str | None
     seed: int
     batches: list[Episodes]
-    evaluation: Evaluation
     interpretation: Interpretation | None
     kept: DistillationReport | None
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The adaptation curves that the episodes show."""
+        return summarize(self.batches)
 
     @property
     def title(self) -> str:
@@ -172,11 +175,7 @@ def evaluate_run(
     steps = learner.adaptation_steps if steps is None else steps
     episodes = episodes or run.config.episodes
 
-    if task:
-        tasks = _copies(distribution.parse_task(task), num_tasks, generator.device)
-    else:
-        tasks = distribution.sample(num_tasks, split, generator)
-
+    tasks = _tasks(distribution, split, task, num_tasks, generator)
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
     return RunEvaluation(
         run=run,
@@ -187,15 +186,19 @@ def evaluate_run(
         task=task or None,
         seed=seed,
         batches=batches,
-        evaluation=summarize(batches),
         interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
+        # Last, so that the evaluation's random numbers do not depend on the comparison's.
         kept=_kept(run, learner, distribution, tasks, batches, generator),
     )
 
 
-def _copies(task: Task, count: int, device: torch.device) -> Task:
-    """One task, leaves (1, …), so many times over."""
-    return {name: value.expand(count, *value.shape[1:]).to(device) for name, value in task.items()}
+def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:
+    """Tasks of the split, or as many copies of the one task, on the generator's device."""
+    if not task:
+        return distribution.sample(num_tasks, split, generator)
+
+    one = distribution.parse_task(task)
+    return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()}
 
 
 def _kept(
