@@ -56,11 +56,26 @@ def adaptation_loop(
     return Adaptation(batches, adapted)
 
 
-def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
-    """Adapt in an environment that is bound to M tasks × E episodes.
+def rollouts_in(env: BatchedEnv, learner: MetaLearner, generator: torch.Generator) -> Sampler:
+    """A sampler that steps all M tasks × E episodes of an environment side by side.
 
     Args:
-        env: the environment.
+        env: bound to the M tasks × E episodes.
+        learner: whose policy acts.
+        generator: drives the rollouts.
+    """
+
+    def sample(adapted: Adapted) -> Episodes:
+        return collect(env, learner.policy, adapted.params, generator)
+
+    return sample
+
+
+def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
+    """Adapt to the tasks of an environment.
+
+    Args:
+        env: bound to the M tasks × E episodes.
         learner: begins at its meta-trained parameters; left bit-identical.
         steps: K ≥ 0.
         generator: drives the rollouts.
@@ -68,11 +83,7 @@ def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch
     Returns:
         the episodes after k = 0 … K steps, and the adapted policies.
     """
-
-    def sample(adapted: Adapted) -> Episodes:
-        return collect(env, learner.policy, adapted.params, generator)
-
-    return adaptation_loop(learner, env.batch_shape[0], steps, sample)
+    return adaptation_loop(learner, env.batch_shape[0], steps, rollouts_in(env, learner, generator))
 
 
 def adapt_to_tasks(
