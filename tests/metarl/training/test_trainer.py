@@ -152,6 +152,17 @@ def test_intervals_decide_when_to_evaluate_and_save(tmp_path: Path) -> None:
     assert RunDirectory.open(str(run)).checkpoints.iterations() == [5, 3, 0]
 
 
+def test_a_student_that_collects_no_episodes_trains(trained_run: Path, tmp_path: Path) -> None:
+    """It learns from its teachers' episodes alone: an iteration takes no environment steps."""
+    flags = ["--states", "teacher", "--match", "initial", "--objective-steps", "last", "--max-env-steps", "100000"]
+    run = train(tmp_path, "--teacher", str(trained_run), "--num-teachers", "2", *flags, agent="distill")
+    rows = metrics_of(run)
+    assert [row["iteration"] for row in rows] == list(range(ITERATIONS + 1))
+    assert rows[0]["env_steps"] == rows[-1]["env_steps"] > 0  # what the teachers cost
+    assert "train/return_k0" not in rows[-1]
+    assert "train/kl" in rows[-1]
+
+
 # ---------------------------------------------------------------------- what decides the result
 
 
