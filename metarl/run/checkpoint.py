@@ -71,6 +71,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the file cannot be written; whatever stood there before still does.
     """
+    # Contiguous, because the digest is over the bytes in memory.
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
     progress = json.dumps(asdict(checkpoint.progress))
     header = {"format": FORMAT, "progress": progress, "sha256": _digest(tensors, progress)}

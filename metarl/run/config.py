@@ -188,6 +188,6 @@ def _fits(hint: Any, value: Any) -> bool:
     if arguments:  # a union
         return any(_fits(one, value) for one in arguments)
 
-    # Who edits the YAML may write 1 for 1.0. A bool is an int in Python, but no number here.
+    # A user who edits the YAML may write 1 for 1.0. A bool is an int in Python, but no number here.
     allowed = (int, float) if hint is float else (hint,)
     return type(value) in allowed

@@ -22,9 +22,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # the content must be on the disk before the name points to it
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C included: nothing half-written stays behind
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

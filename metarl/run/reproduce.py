@@ -21,7 +21,7 @@ def train_command(config: TrainConfig) -> str:
     words += ["--env-file", config.env] if is_env_file(config.env) else [config.env]
 
     defaults = dict(_settings(default_config(config.agent, config.env, config.preset)))
-    defaults["preset"] = "default"
+    defaults["preset"] = "default"  # a preset is named by a flag of its own, unless it is the one without a flag
     for name, value in _settings(config):
         if name not in (*_NOT_FLAGS, *_LEFT_OUT) and value != defaults[name]:
             words += _flag(name, value)

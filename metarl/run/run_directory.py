@@ -73,7 +73,7 @@ class RunDirectory:
             run = cls(path, dataclasses.replace(config, name=path.name))
             try:
                 run._write_first_files()
-            except OSError:
+            except OSError:  # half a run would only be in the way
                 shutil.rmtree(run.path, ignore_errors=True)
                 raise
         except OSError as error:
@@ -137,6 +137,7 @@ class RunDirectory:
         Raises:
             UserError: another process is writing it, or the directory cannot be written.
         """
+        # The file is closed after the block, but an OSError of the block is not one of the lock.
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context((self.path / ".lock").open("w"))

@@ -145,6 +145,7 @@ class PrioritizedTasks:
         importance = torch.ones(num_tasks, device=device)
         metrics = {"buffer_size": float(len(self)), "share_replayed": num_replayed / num_tasks}
 
+        # Replayed tasks come after the new ones; p/q of each corrects for how likely it was to be chosen.
         if num_replayed > 0:
             offset = torch.rand(1, generator=generator, device=device, dtype=torch.float64).item()
             chosen = systematic_sample(inclusion, offset)
@@ -241,7 +242,7 @@ def inclusion_probabilities(priorities: NDArray[np.float64], size: int) -> NDArr
         π, (N,).
     """
     certain = np.zeros(len(priorities), dtype=bool)
-    while True:
+    while True:  # each round makes at least one more task certain
         open_priorities = np.where(certain, 0.0, priorities)
         total = max(open_priorities.sum(), np.finfo(float).tiny)
         inclusion = np.where(certain, 1.0, (size - certain.sum()) * open_priorities / total)

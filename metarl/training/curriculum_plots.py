@@ -24,6 +24,7 @@ def task_densities(tasks: Task, probability: NDArray[np.float64], uniform: Task)
     """
     replayed = _coordinates(tasks)
     trained = _coordinates(uniform)
+    # Two parameters of one coordinate each have units of their own, so they are no plane.
     if len(replayed) == 2 and len(tasks) == 1:
         return _in_the_plane(replayed, probability, trained)
     return _histograms(replayed, probability, trained)

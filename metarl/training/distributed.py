@@ -127,6 +127,7 @@ def broadcast(make: Any) -> Any:
         except ValueError as error:
             refusal = error
 
+    # The refusal is sent like a result; otherwise the other processes would wait for ever.
     received = [result, refusal]
     dist.broadcast_object_list(received)
     result, refusal = received
@@ -172,6 +173,7 @@ def all_gather(own: Tensor) -> Tensor:
     Raises:
         ProcessLostError: not all of them took part.
     """
+    # Zeros everywhere but in the own part turn the sum over processes into a concatenation.
     everything = own.new_zeros(len(own) * num_processes())
     everything[shard_slice(len(everything), rank(), num_processes())] = own
     return sum_over_processes(everything)

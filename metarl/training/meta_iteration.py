@@ -92,25 +92,21 @@ def run_meta_iteration(
     start = time.perf_counter()
     draw = curriculum.draw(distribution, num_tasks, generator)
     batch = sample_iteration(distribution, learner, draw.tasks, episodes, generator)
-    adapted = time.perf_counter()
+    sampled = time.perf_counter()
 
+    # The draw is of the whole job; the batch and its weights are of this process's shard of the tasks.
     importance = distributed.local_shard(draw.importance)
     metrics = learner.meta_update(batch.support, batch.query, progress, batch.tasks, importance)
 
+    # Every process holds the whole curriculum, so each of them needs the returns of all tasks.
     env_steps, returns = _over_all_tasks(batch.batches, generator.device)
     if batch.batches:
-        final_returns = batch.batches[-1].returns.mean(dim=1)
-        curriculum.learn(draw, distributed.all_gather(final_returns))
-    updated = time.perf_counter()
+        curriculum.learn(draw, distributed.all_gather(batch.batches[-1].returns.mean(dim=1)))
 
+    adapt_seconds = sampled - start - batch.collect_seconds
+    update_seconds = time.perf_counter() - sampled
     return MetaIteration(
-        env_steps=env_steps,
-        returns=returns,
-        metrics=metrics,
-        curriculum=draw.metrics,
-        collect_seconds=batch.collect_seconds,
-        adapt_seconds=adapted - start - batch.collect_seconds,
-        update_seconds=updated - adapted,
+        env_steps, returns, metrics, draw.metrics, batch.collect_seconds, adapt_seconds, update_seconds
     )
 
 
@@ -163,6 +159,7 @@ def _over_all_tasks(batches: list[Episodes], device: torch.device) -> tuple[int,
     env_steps = sum(batch.env_steps for batch in batches)
     returns = [batch.returns.mean().item() for batch in batches]
 
+    # Every process has equally many tasks, so that the mean of the processes' means is that of all tasks.
     own = torch.tensor([env_steps, *returns], dtype=torch.float64, device=device)
     total_steps, *return_sums = sum_over_processes(own).tolist()
     return int(total_steps), [value / num_processes() for value in return_sums]

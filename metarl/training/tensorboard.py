@@ -109,6 +109,7 @@ class RunLog:
                 # TensorBoard would show a bool as 0.0000.
                 settings[flag] = str(value).lower() if isinstance(value, bool) else value
 
+        # Before and after adaptation is enough for a table; the curves have the steps between.
         last = adaptation_steps
         results = [f"{EVAL_RETURN}0", f"{EVAL_RETURN}{last}", EVAL_GAIN, f"{TEST_RETURN}{last}"]
         for summary in hparams(settings, dict.fromkeys(results, 0.0)):
@@ -185,6 +186,7 @@ class RunLog:
             figures: its figures by name.
             env_steps: environment steps that the evaluated checkpoint was trained for, the x-axis.
         """
+        # TensorBoard would join both evaluations into one curve.
         for earlier in run.path.glob(f"events.out.tfevents.*{_TEST_SUFFIX}"):
             earlier.unlink()
 

@@ -90,6 +90,7 @@ class Trainer:
         if isinstance(self.learner, Distillation):
             self._take_teachers(self.learner)
 
+        # Last, because it tries an episode of the distribution that training samples from.
         if self.config.cuda_graphs == "auto":
             problem = capture_rollouts(self.distribution, self.learner, self.generator)
             if problem is not None:
@@ -121,7 +122,7 @@ class Trainer:
                 self._begin(log, reporter)
 
             while self._share_done() < 1 and not self._stops(stop):
-                # Collect, adapt, update.
+                # Collect, adapt and update.
                 done = self._iterate()
                 reporter.iteration(
                     self.progress.iteration,
@@ -130,7 +131,7 @@ class Trainer:
                     done.returns,
                 )
 
-                # Log, with the validation that may be due.
+                # Log, in one row with the validation that may be due.
                 if log is not None:
                     log.iteration(done)
                     if self._validation_is_due():
@@ -140,6 +141,7 @@ class Trainer:
                 if self.progress.iteration % self.config.checkpoint_interval == 0:
                     self._save()
 
+        # A signal during the last iteration ends no loop, but the caller must still hear of it.
         self.stop_requested |= stop.requested
         self._save()
         return self._share_done() >= 1
@@ -185,7 +187,7 @@ class Trainer:
         return done
 
     def _stops(self, stop: StopRequest) -> bool:
-        """Whether any process of the job was asked to stop."""
+        """Whether any process of the job was asked to stop; all of them stop after the same iteration."""
         requested = torch.tensor(float(stop.requested), device=self.generator.device)
         try:
             self.stop_requested = bool(sum_over_processes(requested))
@@ -232,6 +234,7 @@ class Trainer:
             TrainingError: a number was not finite; the run is saved.
         """
         start = time.perf_counter()
+        # A generator of its own: how often a run is validated must not change what it learns.
         generator = rollout_generator(self.generator.device, self.config.seed + VALIDATION_SEED_OFFSET)
         tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
         batches = self._adapt_to_validation(tasks, generator)
@@ -309,6 +312,7 @@ class Trainer:
         Raises:
             CheckpointError: there are checkpoints, but none can be read.
         """
+        # One process reads, so that all of them go on from the same checkpoint even if a disk fails meanwhile.
         newest = distributed.broadcast(self._newest_checkpoint)
         if newest is None:
             return
