@@ -1,7 +1,7 @@
-"""The workbench: command line, training, evaluation, adaptation and run directories.
+"""The Python API of the workbench.
 
-`metarl.load(RUN)` gives a trained run to adapt, `metarl.load_policy(DIR)` a policy that was adapted. Both, and all that
-they need, are imported when they are asked for: `import metarl.envs` imports nothing of the floors above it.
+`metarl.load(RUN)` loads a trained run, ready to adapt to a task. `metarl.load_policy(DIR)` loads a policy that was
+adapted. What they need is imported at the first use, so `import metarl.envs` imports nothing of the floors above it.
 """
 
 from importlib import import_module
@@ -19,11 +19,11 @@ _MODULES = {
     "load": "metarl.deployment.meta_policy",
     "load_policy": "metarl.deployment.policy",
 }
-"""Name → module that defines it."""
+"""Name → the module that defines it."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for (PEP 562)."""
+    """Import a name at its first use (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

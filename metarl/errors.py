@@ -10,21 +10,29 @@ EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):
-    """What was asked for cannot be done; the message says what is wrong and what is allowed. Exit code 2."""
+    """The user asked for something impossible; the message says what is wrong and what is allowed. Exit code 2."""
 
 
 class TrainingError(RuntimeError):
-    """Training stopped: a number was not finite, or Stable-Baselines3 failed; what was done is saved. Exit code 1."""
+    """Training stopped, for example at a number that was not finite; what was done is saved. Exit code 1."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """'unknown KIND NAME (did you mean …?); known are …'."""
+    """The error for a name that is not known: 'unknown KIND NAME (did you mean …?); known are …'."""
     names = list(known)
     return UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known are {', '.join(names)}")
 
 
 def require_at_least(config: object, **least: int) -> None:
-    """Raise a UserError for the first field that is below its least value; None is no value."""
+    """Check that fields of a configuration are not below their least values; None is no value.
+
+    Args:
+        config: the configuration.
+        least: field → its least value.
+
+    Raises:
+        UserError: names the first field that is below.
+    """
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and value < bound:

@@ -17,7 +17,7 @@ from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import tasks_to_json
 from metarl.training.accelerate import capture_rollouts
 from metarl.training.memory import peak_memory_mb
-from metarl.training.trainer import MetaBatch, sample_iteration
+from metarl.training.meta_iteration import MetaBatch, sample_iteration
 
 PLAIN_TASKS = 4  # the plain loop is linear in tasks; this many are timed and scaled up
 

@@ -21,6 +21,7 @@ from metarl.console import say
 from metarl.errors import UserError, require_at_least
 from metarl.run.config import DEFAULT_ENV
 from metarl.run.device import resolve_device
+from metarl.run.files import check_directory_writable
 from metarl.training import distributed
 
 TOGETHER = ("iteration", "sb3", "envs")
@@ -132,7 +133,7 @@ class Bench:
                 return [one.to_json() for one in collections], bench_report.sb3_table(collections)
             case _:
                 out = Path(self.out)
-                out.mkdir(parents=True, exist_ok=True)  # before the work, so that a bad path costs nothing
+                check_directory_writable(out)
                 points = scaling(names[0], self.num_threads or 1, lambda line: say(progress, line))
                 for path in write_scaling(points, names[0], out):
                     say(progress, f"written: {path}")

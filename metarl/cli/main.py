@@ -48,6 +48,7 @@ from metarl.run.build import build
 from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig
 from metarl.run.device import resolve_device
+from metarl.run.files import check_directory_writable
 from metarl.run.presets import default_config, presets_for
 from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
@@ -55,7 +56,7 @@ from metarl.training.accelerate import compile_env
 from metarl.training.curriculum import make_curriculum
 from metarl.training.memory import check_memory, keep_freed_memory
 from metarl.training.progress import evaluation_table, success_table
-from metarl.training.tensorboard import write_evaluation
+from metarl.training.tensorboard import RunLog
 from metarl.training.trainer import Trainer, resolve
 
 TRACEBACK_VARIABLE = "METARL_TRACEBACK"
@@ -140,7 +141,7 @@ class Train(TrainConfig):
         )
         final = Evaluate(run=str(run.path), num_tasks=config.test_tasks, out=str(run.path))
         evaluated = final.evaluate(run)
-        write_evaluation(evaluated)
+        RunLog.test(run, evaluated.evaluation, evaluated.figures, evaluated.checkpoint.progress.env_steps)
         final.show(evaluated, console)
         say(console, "next:")
         if "ood" in trainer.distribution.splits:
@@ -200,7 +201,7 @@ class Evaluate:
     def evaluate(self, run: RunDirectory) -> RunEvaluation:
         """Evaluate, and write what `out` asks for."""
         if self.out:
-            Path(self.out).mkdir(parents=True, exist_ok=True)  # before the work, so that a bad path costs nothing
+            check_directory_writable(Path(self.out))
         evaluated = evaluate_run(
             run,
             self.split,

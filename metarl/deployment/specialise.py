@@ -16,7 +16,7 @@ from metarl.envs.rollout import ActingPolicy, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError, require_at_least
-from metarl.evaluation.adaptation import adapt_from
+from metarl.evaluation.adaptation import adaptation_loop
 from metarl.run.config import MAX_SEED
 
 EpisodeSource = Callable[[ActingPolicy, Parameters, int, torch.Generator], Episodes]
@@ -130,11 +130,10 @@ def specialise(
         report(_progress_line(what, episodes))
         return episodes
 
-    def experience(adapted: Adapted) -> Episodes:
+    def sample(adapted: Adapted) -> Episodes:
         return play(learner.policy, adapted, budget.episodes, f"k = {adapted.steps}")
 
-    batches, path = adapt_from(experience, learner, num_tasks=1, steps=budget.steps)
-    adapted = path[-1]
+    batches, adapted = adaptation_loop(learner, num_tasks=1, steps=budget.steps, sample=sample, last_batch=False)
 
     # What only measures comes after all adaptation, so that its size does not change the policy.
     deterministic = None

@@ -1,6 +1,5 @@
-"""The one adaptation loop: collect, adapt, collect again; training, evaluation and deployment call it."""
+"""The one adaptation loop: sample, adapt, sample again. Training, evaluation, deployment and interpretation call it."""
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,69 +10,80 @@ from metarl.envs.rollout import BatchedEnv, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 
-Experience = Callable[[Adapted], Episodes]
-"""Gives the episodes of policies under adaptation: of a simulation, a live environment, or a record."""
+Sampler = Callable[[Adapted], Episodes]
+"""Samples one batch of episodes, (M, E, …), with the policies as they are adapted so far.
 
-
-def adapt_from(
-    experience: Experience, learner: MetaLearner, num_tasks: int, steps: int
-) -> tuple[list[Episodes], list[Adapted]]:
-    """K adaptation steps, each on the episodes of the policies adapted so far.
-
-    Args:
-        experience: called K times, before each adaptation step.
-        learner: begins at its meta-trained parameters.
-        num_tasks: M.
-        steps: K ≥ 0.
-
-    Returns:
-        The K batches of episodes, and the policies after k = 0 … K adaptation steps.
-    """
-    path = [learner.begin(num_tasks)]
-    batches: list[Episodes] = []
-
-    for _ in range(steps):
-        batches.append(experience(path[-1]))
-        path.append(learner.adapt(path[-1], batches[-1]))
-
-    return batches, path
-
-
-def adaptation_episodes(
-    learner: MetaLearner,
-    distribution: TaskDistribution,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> list[Episodes]:
-    """Episodes of the policies after k = 0 … K adaptation steps; each batch but the last also feeds the next step.
-
-    Leaves the learner bit-identical.
-
-    Args:
-        learner: begins at its meta-trained parameters.
-        distribution: what the tasks come from.
-        tasks: M tasks.
-        steps: K ≥ 0.
-        episodes: E per task and step.
-        generator: drives the rollouts.
-    """
-    return adapt_to_tasks(learner, distribution, tasks, steps, episodes, generator).batches
+It may step M × E environments side by side, or a single live environment episode by episode.
+"""
 
 
 class Adaptation(NamedTuple):
-    """What `adapt_to_tasks` did.
+    """What the adaptation loop did.
 
     Attributes:
-        batches: episodes of the policies after k = 0 … K adaptation steps.
-        adapted: the policies after the last one.
-        collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
+        batches: the episodes that were sampled, in order: of the policies after k = 0, 1, … adaptation steps.
+        adapted: the policies after the last adaptation step.
     """
 
     batches: list[Episodes]
     adapted: Adapted
-    collect_seconds: float
+
+
+def adaptation_loop(
+    learner: MetaLearner, num_tasks: int, steps: int, sample: Sampler, last_batch: bool = True
+) -> Adaptation:
+    """Adapt to M tasks: K times sample a batch and adapt on it. Leaves the learner bit-identical.
+
+    Args:
+        learner: begins at its meta-trained parameters.
+        num_tasks: M.
+        steps: K ≥ 0.
+        sample: called once for each batch; `adapted.steps` tells it which k is due.
+        last_batch: whether to sample one more batch, with the policies after the last step.
+
+    Returns:
+        K + 1 batches, or K without the last one, and the adapted policies.
+    """
+    adapted = learner.begin(num_tasks)
+    batches: list[Episodes] = []
+
+    for _ in range(steps):
+        batches.append(sample(adapted))
+        adapted = learner.adapt(adapted, batches[-1])
+
+    if last_batch:
+        batches.append(sample(adapted))
+    return Adaptation(batches, adapted)
+
+
+def rollouts_in(env: BatchedEnv, learner: MetaLearner, generator: torch.Generator) -> Sampler:
+    """A sampler that steps all M tasks × E episodes of an environment side by side.
+
+    Args:
+        env: bound to the M tasks × E episodes.
+        learner: whose policy acts.
+        generator: drives the rollouts.
+    """
+
+    def sample(adapted: Adapted) -> Episodes:
+        return collect(env, learner.policy, adapted.params, generator)
+
+    return sample
+
+
+def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
+    """Adapt to the tasks of an environment.
+
+    Args:
+        env: bound to the M tasks × E episodes.
+        learner: begins at its meta-trained parameters; left bit-identical.
+        steps: K ≥ 0.
+        generator: drives the rollouts.
+
+    Returns:
+        the episodes after k = 0 … K steps, and the adapted policies.
+    """
+    return adaptation_loop(learner, env.batch_shape[0], steps, rollouts_in(env, learner, generator))
 
 
 def adapt_to_tasks(
@@ -84,26 +94,34 @@ def adapt_to_tasks(
     episodes: int,
     generator: torch.Generator,
 ) -> Adaptation:
-    """As `adaptation_episodes`, with the adapted policies and the time that the rollouts took."""
+    """Adapt to stated tasks of a distribution.
+
+    Args:
+        learner: begins at its meta-trained parameters; left bit-identical.
+        distribution: what the tasks come from.
+        tasks: M tasks.
+        steps: K ≥ 0.
+        episodes: E per task and step.
+        generator: drives the rollouts.
+
+    Returns:
+        the episodes after k = 0 … K steps, and the adapted policies.
+    """
     return adapt_in(distribution.bind(tasks, episodes), learner, steps, generator)
 
 
-def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
-    """As `adapt_to_tasks`, in an environment bound to the M tasks × E episodes."""
-    seconds = 0.0
-
-    def experience(adapted: Adapted) -> Episodes:
-        nonlocal seconds
-        start = time.perf_counter()
-        episodes = collect(env, learner.policy, adapted.params, generator)
-        seconds += time.perf_counter() - start
-        return episodes
-
-    batches, path = adapt_from(experience, learner, env.batch_shape[0], steps)
-    batches.append(experience(path[-1]))
-    return Adaptation(batches, path[-1], seconds)
+def adaptation_episodes(
+    learner: MetaLearner,
+    distribution: TaskDistribution,
+    tasks: Task,
+    steps: int,
+    episodes: int,
+    generator: torch.Generator,
+) -> list[Episodes]:
+    """The episodes of `adapt_to_tasks` alone, after k = 0 … K adaptation steps."""
+    return adapt_to_tasks(learner, distribution, tasks, steps, episodes, generator).batches
 
 
 def rollout_generator(device: torch.device, seed: int) -> torch.Generator:
-    """A generator for evaluations: theirs is never the training's."""
+    """A random generator for evaluations, so that they never draw from the one of training."""
     return torch.Generator(device).manual_seed(seed)

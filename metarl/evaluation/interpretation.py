@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Adapted, MetaLearner
 from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import FROZEN_SIZE, TaskDistribution
 from metarl.envs.task_space import Task
-from metarl.evaluation.adaptation import adapt_from
+from metarl.evaluation.adaptation import adaptation_loop
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,14 @@ def interpret(
 
 def adaptation_path(learner: MetaLearner, batches: list[Episodes]) -> list[Parameters]:
     """Task-batched parameters after k = 0 … K adaptation steps on the first K of K + 1 batches."""
-    num_tasks, num_steps = len(batches[0].reward), len(batches) - 1
-    # The last batch shows the policy after the last step; no step follows it.
-    _, path = adapt_from(lambda adapted: batches[adapted.steps], learner, num_tasks, num_steps)
-    return [adapted.params for adapted in path]
+    path: list[Parameters] = []
+
+    def replay(adapted: Adapted) -> Episodes:
+        path.append(adapted.params)
+        return batches[adapted.steps]
+
+    adaptation_loop(learner, len(batches[0].reward), len(batches) - 1, replay)
+    return path
 
 
 def task_distances(distribution: TaskDistribution, tasks: Task, split: str) -> NDArray[np.float64]:

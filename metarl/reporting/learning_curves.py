@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from metarl.training.tensorboard import EVAL_RETURN, EVAL_SUCCESS, TRAIN_RETURN
+
 _COLUMNS = {
-    "training return": "train/return_k",
-    "validation return": "eval/return_k",
-    "validation success rate": "eval/success_k",
+    "training return": TRAIN_RETURN,
+    "validation return": EVAL_RETURN,
+    "validation success rate": EVAL_SUCCESS,
 }
 _ROWS = {"iteration": "meta-iteration", "env_steps": "environment steps, adaptation included"}
 

@@ -1,4 +1,4 @@
-"""From a configuration or a run to its task distribution and its learner."""
+"""Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
 import torch
 
@@ -14,16 +14,21 @@ from metarl.run.run_directory import RunDirectory
 
 
 def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, MetaLearner]:
-    """Task distribution and fresh learner of a configuration, on the generator's device.
+    """Task distribution and untrained learner of a configuration.
+
+    Args:
+        config: the configuration.
+        generator: draws the initial parameters, which lie on its device.
 
     Raises:
-        UserError, ValueError: unknown agent or environment, or one that does not fit the other.
+        UserError, ValueError: unknown agent or environment, or the agent cannot act in the environment.
     """
     if config.agent not in AGENTS:
         raise unknown("agent", config.agent, AGENTS)
+    agent = AGENTS[config.agent]
+
     distribution = make_distribution(config.env)
     distribution.env.num_threads = config.num_threads
-    agent = AGENTS[config.agent]
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
@@ -33,7 +38,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
 def load_learner(
     run: RunDirectory, which: str = BEST, device: str = "cpu"
 ) -> tuple[TaskDistribution, MetaLearner, Checkpoint]:
-    """The learner of a run as a checkpoint holds it.
+    """The task distribution and the learner of a run, with the parameters of one of its checkpoints.
 
     Args:
         run: the run.
@@ -41,7 +46,7 @@ def load_learner(
         device: as in `resolve_device`.
 
     Raises:
-        CheckpointError, UserError, ValueError: no such checkpoint, corrupt, or not of this run's learner.
+        CheckpointError, UserError, ValueError: the checkpoint is missing, corrupt, or not of this run's learner.
     """
     checkpoint = run.checkpoints.load(which)
     distribution, learner = build(run.config, torch.Generator(resolve_device(device)))
@@ -55,9 +60,11 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def curriculum_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The curriculum's part of a checkpoint's tensors; none where all tasks are drawn afresh."""
+    """The curriculum's part of a checkpoint's tensors; empty where no task is replayed."""
     return _part(checkpoint, "curriculum.")
 
 
 def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): v for name, v in checkpoint.tensors.items() if name.startswith(prefix)}
+    """The tensors whose names begin with a prefix, without it."""
+    named = checkpoint.tensors.items()
+    return {name.removeprefix(prefix): tensor for name, tensor in named if name.startswith(prefix)}

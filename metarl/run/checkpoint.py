@@ -1,8 +1,8 @@
-"""Checkpoints: one safetensors file each, written atomically, checked when read; reading never executes code.
+"""Checkpoints: one safetensors file each, written atomically and checked when read. Reading never executes code.
 
-The file's header carries a JSON text with the progress of the run and a SHA-256 over it and every tensor, so that a
-damaged file is noticed. A file is written under a temporary name, synced and renamed: under a checkpoint's name there
-is always a whole one.
+The file's header holds the progress of the run as JSON, and a SHA-256 over it and every tensor by which damage is
+noticed. A file is written under a temporary name, synced and renamed, so that a checkpoint's name always stands for a
+complete file.
 """
 
 import hashlib
@@ -18,10 +18,13 @@ from metarl.run.files import write_atomically
 
 FORMAT = "metarl-checkpoint-1"
 KEEP = 3
-"""Regular checkpoints kept, besides the best one."""
+"""Regular checkpoints that are kept, besides the best one."""
 
 BEST = "best"
+"""The checkpoint that was best on the validation split."""
 LAST = "last"
+"""The newest regular checkpoint."""
+
 _SUFFIX = ".safetensors"
 
 
@@ -50,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A moment of a run from which training goes on exactly.
+    """The whole state of a run at one moment; training that goes on from it gives the same numbers.
 
     Attributes:
         tensors: the learner's state ("learner.*"), the curriculum's ("curriculum.*") and the random generator's
@@ -68,6 +71,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the file cannot be written; whatever stood there before still does.
     """
+    # Contiguous, because the digest is over the bytes in memory.
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
     progress = json.dumps(asdict(checkpoint.progress))
     header = {"format": FORMAT, "progress": progress, "sha256": _digest(tensors, progress)}
@@ -82,12 +86,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
+
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} is truncated or corrupt: {error}") from None
+
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this program (format {header.get('format')!r})")
     if header.get("sha256") != _digest(tensors, header.get("progress", "")):
@@ -102,7 +108,7 @@ class CheckpointStore:
         self.directory = directory
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint of its iteration and drop those older than the last KEEP."""
+        """Write the checkpoint of its iteration and delete those older than the last KEEP."""
         write_checkpoint(self.path(checkpoint.progress.iteration), checkpoint)
         for old in self.iterations()[KEEP:]:
             self.path(old).unlink(missing_ok=True)
@@ -113,8 +119,8 @@ class CheckpointStore:
 
     def iterations(self) -> list[int]:
         """Iterations with a regular checkpoint, newest first."""
-        stems = (path.stem.removeprefix("iteration-") for path in self.directory.glob(f"iteration-*{_SUFFIX}"))
-        return sorted((int(stem) for stem in stems if stem.isdigit()), reverse=True)
+        numbers = [path.stem.removeprefix("iteration-") for path in self.directory.glob(f"iteration-*{_SUFFIX}")]
+        return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
 
     def load(self, which: str) -> Checkpoint:
         """Read one.
@@ -132,11 +138,12 @@ class CheckpointStore:
             return read_checkpoint(self.path(kept[0]))
         if which.isdigit() and int(which) in kept:
             return read_checkpoint(self.path(int(which)))
+
         offered = ", ".join([BEST, LAST, *map(str, kept)]) if kept else "none"
         raise CheckpointError(f"{self.directory} has no checkpoint {which!r}; it has {offered}")
 
     def load_newest_good(self) -> tuple[Checkpoint, list[str]]:
-        """Newest regular checkpoint that can be read, and what was wrong with those passed over.
+        """The newest regular checkpoint that can be read, and what was wrong with newer ones.
 
         Raises:
             CheckpointError: none can be read.
@@ -147,14 +154,17 @@ class CheckpointStore:
                 return read_checkpoint(self.path(iteration)), problems
             except CheckpointError as error:
                 problems.append(str(error))
+
         raise CheckpointError("; ".join(problems) or f"{self.directory} holds no checkpoint")
 
     def path(self, which: int | str) -> Path:
         """File of the best checkpoint (BEST) or of an iteration."""
-        return self.directory / (f"{which}{_SUFFIX}" if isinstance(which, str) else f"iteration-{which:07d}{_SUFFIX}")
+        stem = which if isinstance(which, str) else f"iteration-{which:07d}"
+        return self.directory / f"{stem}{_SUFFIX}"
 
 
 def _digest(tensors: dict[str, Tensor], progress: str) -> str:
+    """SHA-256 over the progress and every tensor with its name, type and shape."""
     digest = hashlib.sha256(progress.encode())
     for name in sorted(tensors):
         value = tensors[name]

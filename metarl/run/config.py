@@ -1,4 +1,4 @@
-"""Configuration of a training run: the dataclass that becomes the command line's flags and the run's YAML."""
+"""Configuration of a training run: a dataclass that becomes the flags of `metarl train` and the run's config.yaml."""
 
 import dataclasses
 import typing
@@ -29,28 +29,28 @@ class TrainConfig:
         agent: what learns; `metarl agents` lists them.
         env: what it learns on; `metarl envs` lists them; your own as 'package.module:MyDistribution' or a YAML file.
         preset: named set of defaults for this agent and environment; `metarl agents` lists them.
-        seed: seed of initial parameters, tasks and rollouts.
-        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
-        iterations: meta-iterations.
-        max_env_steps: end after the meta-iteration that reaches this many environment steps, for agents at an equal
-            budget; 0: no such end.
+        seed: seed of the initial parameters, the tasks and the rollouts.
+        device: 'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:N'.
+        iterations: number of meta-iterations.
+        max_env_steps: stop after the meta-iteration that reaches this many environment steps, to train agents on equal
+            budgets; 0 = unlimited.
         num_tasks: M, tasks in each meta-iteration.
         episodes: E, episodes per task and adaptation step.
         eval_interval: meta-iterations between evaluations on the validation split.
-        eval_tasks: validation tasks in each of them.
+        eval_tasks: validation tasks in each of these evaluations.
         test_tasks: held-out test tasks in the evaluation at the end.
         checkpoint_interval: meta-iterations between checkpoints.
-        num_threads: CPU threads; 0 takes one per core.
-        curriculum: 'uniform': all tasks of a meta-iteration are drawn afresh; else most of them are met again, the more
-            often the lower their return after adaptation ('hard-first') or the more it changed ('learning-progress').
-        curriculum_buffer: tasks that may be met again, the newest ones.
-        curriculum_fresh: share of each meta-iteration's tasks that is drawn afresh.
-        curriculum_correction: weigh tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
-        compile_env: let torch.compile fuse the environment's steps; takes seconds at the start, and a C++ compiler.
-        cuda_graphs: 'auto': on a GPU, the environment's steps with the policy run as a CUDA graph; 'off': operation
-            by operation, with the same numbers to rounding.
-        name: the run's name, the directory below run_dir; by default made from agent, environment and seed.
-        run_dir: where runs are written.
+        num_threads: CPU threads; 0 = one per core.
+        curriculum: 'uniform' samples new tasks in each meta-iteration. The others replay most of them, and more often
+            those whose return after adaptation is low ('hard-first') or has changed ('learning-progress').
+        curriculum_buffer: number of tasks that may be replayed, the newest ones.
+        curriculum_fresh: share of new tasks in each meta-iteration.
+        curriculum_correction: weight tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
+        compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
+        cuda_graphs: 'auto' runs the steps of environment and policy as a CUDA graph on a GPU; 'off' runs them one
+            operation at a time, with the same numbers up to rounding.
+        name: name of the run, a directory below run_dir; by default made of agent, environment and seed.
+        run_dir: directory that runs are written to.
         learner: the agent's hyper-parameters.
     """
 
@@ -82,13 +82,17 @@ class TrainConfig:
         """Reject values out of range, naming the field."""
         require_at_least(self, iterations=1, num_tasks=1, episodes=1)
         require_at_least(self, eval_interval=1, eval_tasks=1, test_tasks=1, checkpoint_interval=1, curriculum_buffer=2)
+
         if not 0 < self.curriculum_fresh <= 1:
             raise UserError(f"curriculum_fresh must be above 0 and at most 1, got {self.curriculum_fresh}")
         if self.curriculum_correction and self.curriculum == UNIFORM:
             raise UserError(f"curriculum_correction needs --curriculum {LEARNING_PROGRESS} or {HARD_FIRST}")
+
+        # The validation and test splits are frozen lists of this length.
         for name in ("eval_tasks", "test_tasks"):
             if getattr(self, name) > FROZEN_SIZE:
                 raise UserError(f"{name} must be at most {FROZEN_SIZE}, got {getattr(self, name)}")
+
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
         for name in ("num_threads", "max_env_steps"):
@@ -107,7 +111,7 @@ def from_yaml(text: str) -> TrainConfig:
     """Inverse of `to_yaml`.
 
     Raises:
-        UserError: not such a configuration; the message names what is wrong.
+        UserError: it is not a training configuration; the message names what is wrong.
     """
     try:
         data = yaml.safe_load(text)
@@ -115,6 +119,7 @@ def from_yaml(text: str) -> TrainConfig:
         raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError("not a training configuration")
+
     agent = AGENTS.get(str(data.get("agent")))
     if agent is None:
         raise unknown("agent", str(data.get("agent")), AGENTS)
@@ -123,7 +128,7 @@ def from_yaml(text: str) -> TrainConfig:
 
 
 def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
-    """Every field as 'name' or 'learner.name' with a value that TensorBoard's hparams plugin takes."""
+    """Every field as 'name' or 'learner.name', with a value that TensorBoard's HPARAMS can show."""
     flat: dict[str, int | float | str | bool] = {}
 
     def visit(prefix: str, values: dict[str, Any]) -> None:
@@ -141,16 +146,24 @@ def _plain(value: Any) -> Any:
     """Tuples as lists, for YAML."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+    if isinstance(value, (tuple, list)):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def _build(cls: type[Any], data: dict[str, Any]) -> Any:
-    """Build a dataclass from plain data, nested dataclasses included."""
+    """Build a dataclass from plain data, nested dataclasses included.
+
+    Raises:
+        UserError: a field is unknown, or a value is not of its type.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if not isinstance(data, dict):
+        raise UserError(f"{cls.__name__} has no field {data}")
+    if not set(data) <= known:
+        raise UserError(f"{cls.__name__} has no field {sorted(set(data) - known)}")
+
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    if not isinstance(data, dict) or not set(data) <= known:
-        extra = sorted(set(data) - known) if isinstance(data, dict) else data
-        raise UserError(f"{cls.__name__} has no field {extra}")
     values = {}
     for name, value in data.items():
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
@@ -158,6 +171,7 @@ def _build(cls: type[Any], data: dict[str, Any]) -> Any:
         values[name] = tuple(value) if isinstance(value, list) else value
         if not _fits(hints[name], values[name]):
             raise UserError(f"{cls.__name__}: {name} cannot be {value!r}")
+
     try:
         return cls(**values)
     except TypeError as error:
@@ -165,12 +179,15 @@ def _build(cls: type[Any], data: dict[str, Any]) -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a field's type; of a union's types and of dataclasses, that it is one of them."""
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Literal:
+    """Whether a value is of a field's type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
         return value in arguments
-    if typing.get_origin(hint) is tuple:
+    if origin is tuple:
         return isinstance(value, tuple) and all(_fits(arguments[0], element) for element in value)
-    if arguments:
+    if arguments:  # a union
         return any(_fits(one, value) for one in arguments)
-    return type(value) in ((int, float) if hint is float else (hint,))
+
+    # A user who edits the YAML may write 1 for 1.0. A bool is an int in Python, but no number here.
+    allowed = (int, float) if hint is float else (hint,)
+    return type(value) in allowed

@@ -11,16 +11,20 @@ from metarl.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that its name holds either the old content or the new, whatever happens meanwhile."""
+    """Write a file so that under its name lies either the old content or the new, even after a crash.
+
+    Raises:
+        OSError: it cannot be written; the old content is still there.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # the content must be on the disk before the name points to it
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C included: nothing half-written stays behind
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
@@ -29,41 +33,65 @@ def write_atomically(path: Path, content: bytes) -> None:
 def check_writable(path: Path) -> None:
     """Find out that a file can be written, before the work whose result it is to hold.
 
+    Makes the directory of the file, but not the file.
+
     Raises:
-        UserError: it is a directory, or nothing can be written beside it.
+        UserError: it is a directory, or its directory cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a directory")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        _try_to_write_into(path.parent)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
+def check_directory_writable(path: Path) -> None:
+    """Make a directory, and find out that files can be written into it, before the work whose results it is to hold.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        _try_to_write_into(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _try_to_write_into(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+
+
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to write to, which gets its name when the block ends and is gone when the block fails.
+    """A directory to write into, which gets its name when the block ends and is gone when the block fails.
 
-    It is made at once, so that a bad path costs nothing.
+    It is made before the block runs, so that a bad path shows before the work.
+
+    Args:
+        path: the name that it gets in the end.
+
+    Yields:
+        the directory under its temporary name.
 
     Raises:
         UserError: the path exists, or cannot be written.
     """
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists already; choose another directory, or remove it")
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from None
+
     try:
         yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+        _sync_files(temporary)
         try:
             temporary.rename(path)
         except OSError as error:
@@ -71,3 +99,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _sync_files(directory: Path) -> None:
+    """Wait until the content of every file is on the disk, before the directory's name promises it."""
+    for path in directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

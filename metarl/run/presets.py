@@ -13,11 +13,11 @@ from metarl.run.config import TrainConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """What to change in the defaults of TrainConfig.
+    """Changes to the defaults of TrainConfig.
 
     Attributes:
-        summary: what it is for and what it reaches, one line.
-        changes: "field" or "learner.field" or "learner.policy.field" → value.
+        summary: what it is for, one line.
+        changes: "field", "learner.field" or "learner.policy.field" → value.
     """
 
     summary: str
@@ -34,7 +34,7 @@ _LEARNED_STEPS = {
     "learner.log_std_lr_factor": 10.0,
 }
 """What worked best on every family tried, seeds 0 to 2: step sizes learned for each step, every step's return in the
-objective, and exploration noise that may shrink within three steps; the README's table says what each is worth."""
+objective, and exploration noise that can shrink within three steps. The README measures what each contributes."""
 
 _MAML_PRESETS = {
     "default": Preset("3 adaptation steps with learned rates, ProMP outer step", {"iterations": 60, **_LEARNED_STEPS}),
@@ -52,24 +52,24 @@ _MAML_PRESETS = {
     ),
 }
 
-_FALLING_STEPS = {
+_DECAYING_STEPS = {
     "learner.adaptation.inner_lr": 0.35,
     "learner.adaptation.inner_lr_decay": 0.5,
     "learner.adaptation.log_std_lr_factor": 10.0,
 }
-"""What fixed rates need to come near the learned ones: halve from step to step, and let the noise shrink with them."""
+"""Fixed step sizes that come near the learned ones: each is half the one before, and the noise shrinks with them."""
 
 _REPTILE_PRESETS = {
     "default": Preset(
         "3 policy-gradient steps; Adam takes the displacement as its gradient",
-        {"iterations": 80, "learner.outer": "adam", "learner.outer_lr": 0.02, **_FALLING_STEPS},
+        {"iterations": 80, "learner.outer": "adam", "learner.outer_lr": 0.02, **_DECAYING_STEPS},
     ),
 }
 
 _MULTITASK_PRESETS = {
     "default": Preset(
         "joint PPO, then 3 policy-gradient steps on the new task",
-        {"iterations": 240, **_FALLING_STEPS, "learner.adaptation.inner_lr": 0.25},
+        {"iterations": 240, **_DECAYING_STEPS, "learner.adaptation.inner_lr": 0.25},
     ),
 }
 
@@ -86,23 +86,24 @@ AGENT_PRESETS: dict[str, dict[str, Preset]] = {
     "multitask": _MULTITASK_PRESETS,
     "distill": _DISTILL_PRESETS,
 }
-"""Presets of each agent for any environment. The default ones sample the same number of batches, 240."""
+"""Presets of each agent for any environment. The default ones all sample 240 batches."""
 
 
-def _with(presets: dict[str, Preset], why: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
+def _changed_default(presets: dict[str, Preset], why: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
     """The default preset with further changes."""
     default = presets["default"]
     return {"default": Preset(f"{default.summary}; {why}", {**default.changes, **changes})}
 
 
-def _paid_at_once(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
-    """Presets for a bandit: the rewards of later pulls say nothing about this one."""
-    why, gamma = "γ = 0: a pull pays at once", {"learner.gamma": 0.0}
-    inner = {"learner.adaptation.gamma": 0.0}
+def _on_bandit(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
+    """Presets for a bandit: the rewards of later pulls say nothing about an earlier one."""
+    why = "γ = 0: a pull pays at once"
+    of_maml = {"learner.gamma": 0.0}
+    of_adaptation = {"learner.adaptation.gamma": 0.0}
     return {
-        ("maml", env): _with(_MAML_PRESETS, why, gamma),
-        ("reptile", env): _with(_REPTILE_PRESETS, why, inner),
-        ("multitask", env): _with(_MULTITASK_PRESETS, why, inner),
+        ("maml", env): _changed_default(_MAML_PRESETS, why, of_maml),
+        ("reptile", env): _changed_default(_REPTILE_PRESETS, why, of_adaptation),
+        ("multitask", env): _changed_default(_MULTITASK_PRESETS, why, of_adaptation),
     }
 
 
@@ -130,42 +131,50 @@ _PROMP_ON: dict[str, dict[str, Any]] = {
     "hopper-dynamics": {"learner.inner_lr": 0.05, "learner.inner_kl_penalty": 1e-3},
     "walker2d-dynamics": {"learner.inner_lr": 0.05, "learner.inner_kl_penalty": 1e-3},
 }
-"""What Rothfuss et al. 2018 set otherwise on some robots."""
+"""What Rothfuss et al. 2018 set differently on some robots."""
 
 
 def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
     """Presets for a robot. Robots need many more iterations than the small families, each with fewer tasks."""
-    long = {"num_tasks": 10, "eval_interval": 20, "eval_tasks": 10}
-    maml = {**_MAML_PRESETS["one-step"].changes, **long, "iterations": 600, "learner.outer_lr_decay": 0.998}
+    long = {"num_tasks": 10, "eval_interval": 20, "eval_tasks": 10, "iterations": 600}
+
+    # This testbed's own settings.
+    one_step = {**_MAML_PRESETS["one-step"].changes, **long, "learner.outer_lr_decay": 0.998}
+    reptile = _REPTILE_PRESETS["default"]
+    of_reptile = {"default": Preset(f"{reptile.summary}; long", {**reptile.changes, **long})}
+
+    # The published ones.
     promp = {**_MAML_PRESETS["promp"].changes, **_PROMP_ON.get(env, {})}
-    on_maml = {
-        "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", maml),
+    of_maml = {
+        "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", one_step),
         "promp": Preset("as published by Rothfuss et al. 2018; long", promp),
         "maml-trpo": Preset("MAML-TRPO with ProMP's tasks and network; long", _maml_trpo(promp)),
     }
     if env in _FINN_ROBOTS:
-        published = {"iterations": 800, "learner.policy.hidden_sizes": (100, 100), "learner.policy.activation": "relu"}
-        on_maml["paper"] = Preset("MAML-TRPO as published by Finn et al. 2017; long", _maml_trpo(promp) | published)
-    reptile = _REPTILE_PRESETS["default"]
-    return {
-        ("maml", env): on_maml,
-        ("reptile", env): {
-            "default": Preset(f"{reptile.summary}; long", {**reptile.changes, **long, "iterations": 600}),
-        },
-    }
+        finn = {"iterations": 800, "learner.policy.hidden_sizes": (100, 100), "learner.policy.activation": "relu"}
+        of_maml["paper"] = Preset("MAML-TRPO as published by Finn et al. 2017; long", _maml_trpo(promp) | finn)
+
+    return {("maml", env): of_maml, ("reptile", env): of_reptile}
 
 
 def _maml_trpo(promp: Mapping[str, Any]) -> dict[str, Any]:
-    """ProMP's settings with MAML-TRPO's outer step."""
-    return {name: value for name, value in promp.items() if name != "learner.inner_kl_penalty"} | {
-        "learner.outer": "trpo"
-    }
+    """ProMP's settings with MAML-TRPO's outer step, which has no penalty on the KL of the inner steps."""
+    changes = {name: value for name, value in promp.items() if name != "learner.inner_kl_penalty"}
+    return changes | {"learner.outer": "trpo"}
+
+
+def _for_robots() -> dict[tuple[str, str], dict[str, Preset]]:
+    """The presets of all robots."""
+    presets = {}
+    for env in _ROBOTS:
+        presets |= _on_robot(env)
+    return presets
 
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
-    **{key: presets for env in _ROBOTS for key, presets in _on_robot(env).items()},
-    **_paid_at_once("bandit/bernoulli"),
-    **_paid_at_once("bandit/gaussian"),
+    **_for_robots(),
+    **_on_bandit("bandit/bernoulli"),
+    **_on_bandit("bandit/gaussian"),
     ("maml", "point-navigation/finn"): {
         "paper": Preset(
             "3 adaptation steps as well as the MAML paper's -11.7 / -3.3 / -3.2; the default for longer, with λ = 0.98",
@@ -173,11 +182,11 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         ),
     },
 }
-"""Presets for one environment besides, by (agent, environment)."""
+"""(agent, environment) → further presets for that environment; they replace those of the same name."""
 
 
 def presets_for(agent: str, env: str) -> dict[str, Preset]:
-    """The presets of an agent on an environment; "default" always among them."""
+    """The presets of an agent on an environment; "default" is always one of them."""
     return AGENT_PRESETS[agent] | PRESETS.get((agent, ALIASES.get(env, env)), {})
 
 
@@ -192,6 +201,7 @@ def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig
     presets = presets_for(agent, env)
     if preset not in presets:
         raise unknown(f"preset of {agent} on {env}", preset, presets)
+
     config = TrainConfig(agent=agent, env=env, preset=preset, learner=AGENTS[agent].config_class())
     for path, value in presets[preset].changes.items():
         config = _replace(config, path.split("."), value)
@@ -201,4 +211,6 @@ def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig
 def _replace(config: Any, path: list[str], value: Any) -> Any:
     """`dataclasses.replace` along a path of nested fields."""
     name, *rest = path
-    return dataclasses.replace(config, **{name: _replace(getattr(config, name), rest, value) if rest else value})
+    if rest:
+        value = _replace(getattr(config, name), rest, value)
+    return dataclasses.replace(config, **{name: value})

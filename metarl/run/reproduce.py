@@ -1,4 +1,4 @@
-"""The command that trains with the settings of a configuration."""
+"""The command line that trains with the settings of a configuration."""
 
 import dataclasses
 import shlex
@@ -9,35 +9,39 @@ from metarl.envs.registry import is_env_file
 from metarl.run.config import TrainConfig
 from metarl.run.presets import default_config
 
-_WHERE = ("name", "run_dir")
-_POSITIONAL = ("agent", "env")
+_NOT_FLAGS = ("agent", "env")
+"""Positional arguments."""
+_LEFT_OUT = ("name", "run_dir")
+"""Where the new run lies is left to choose."""
 
 
 def train_command(config: TrainConfig) -> str:
-    """`metarl train …` with a flag for each setting that is not its preset's; name and directory are left to choose."""
-    defaults = dict(_leaves(default_config(config.agent, config.env, config.preset)))
-    env = ["--env-file", config.env] if is_env_file(config.env) else [config.env]
-    words = ["metarl", "train", config.agent, *env]
-    for name, value in _leaves(config):
-        if name == "preset":
-            words += ["--preset", value] if value != "default" else []
-        elif name not in (*_WHERE, *_POSITIONAL) and value != defaults[name]:
+    """`metarl train …` with a flag for each setting that differs from its preset; name and directory are left out."""
+    words = ["metarl", "train", config.agent]
+    words += ["--env-file", config.env] if is_env_file(config.env) else [config.env]
+
+    defaults = dict(_settings(default_config(config.agent, config.env, config.preset)))
+    defaults["preset"] = "default"  # a preset is named by a flag of its own, unless it is the one without a flag
+    for name, value in _settings(config):
+        if name not in (*_NOT_FLAGS, *_LEFT_OUT) and value != defaults[name]:
             words += _flag(name, value)
     return shlex.join(words)
 
 
-def _leaves(config: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of every field that is a flag; nested ones have no prefix on the command line."""
+def _settings(config: Any) -> Iterator[tuple[str, Any]]:
+    """Name and value of every setting; on the command line, those of nested configurations have no prefix."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value)
+            yield from _settings(value)
         else:
             yield field.name, value
 
 
 def _flag(name: str, value: Any) -> list[str]:
+    """The words that set a flag: `--flag`, `--no-flag`, `--flag value` or `--flag value value …`."""
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    values = value if isinstance(value, tuple) else [value]
+    return [f"--{flag}", *map(str, values)]

@@ -1,4 +1,4 @@
-"""The run directory: everything a run writes and everything needed to go on, evaluate or reproduce it.
+"""The run directory: everything a run writes, and everything needed to resume, evaluate or reproduce it.
 
 runs/<name>/
 config.yaml          resolved configuration
@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -60,41 +61,33 @@ class RunDirectory:
     def create(cls, config: TrainConfig) -> "RunDirectory":
         """Make the directory of a new run.
 
-        An explicit name is never reused; a name made up here gets a number where it is taken.
+        A name that was asked for is never reused; one that is made up gets a number where it is taken.
 
         Raises:
             UserError: the name exists, or the directory cannot be written.
         """
         parent = Path(config.run_dir)
-        stem, number = run_stem(config), 1
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                name = numbered(stem, number)
-                try:
-                    (parent / name).mkdir()
-                    break
-                except FileExistsError:
-                    if config.name:
-                        raise UserError(
-                            f"run {parent / name} exists; choose another --name, or go on with: "
-                            f"metarl train --resume {parent / name}"
-                        ) from None
-                    number += 1
-            run = cls(parent / name, dataclasses.replace(config, name=name))
+            path = _make_directory(parent, config)
+            run = cls(path, dataclasses.replace(config, name=path.name))
             try:
-                if is_env_file(config.env):
-                    shutil.copy(config.env, run.path / env_label(config.env))
-                    run._use_own_env_file()
-                run.write_config()
-                write_atomically(run.path / METADATA_FILE, json.dumps(_metadata(run.config), indent=1).encode())
-                (run.path / METRICS_FILE).touch()
-            except OSError:
+                run._write_first_files()
+            except OSError:  # half a run would only be in the way
                 shutil.rmtree(run.path, ignore_errors=True)
                 raise
         except OSError as error:
             raise UserError(f"run directory {parent} cannot be written: {error}") from None
         return run
+
+    def _write_first_files(self) -> None:
+        """What a run holds before it trains; the environment's file is copied, so that the run does not need it."""
+        if is_env_file(self.config.env):
+            shutil.copy(self.config.env, self.path / env_label(self.config.env))
+            self._use_own_env_file()
+        self.write_config()
+        write_atomically(self.path / METADATA_FILE, json.dumps(_metadata(self.config), indent=1).encode())
+        (self.path / METRICS_FILE).touch()
 
     @classmethod
     def open(cls, run: str, parent: str = "runs") -> "RunDirectory":
@@ -103,47 +96,52 @@ class RunDirectory:
         Raises:
             UserError: there is none, or it is not a run.
         """
-        path = next((p for p in (Path(run), Path(parent) / run) if p.is_dir()), None)
+        path = next((path for path in (Path(run), Path(parent) / run) if path.is_dir()), None)
         if path is None:
-            known = sorted(p.parent.name for p in Path(parent).glob(f"*/{CONFIG_FILE}"))
+            known = sorted(file.parent.name for file in Path(parent).glob(f"*/{CONFIG_FILE}"))
             if known:
                 raise unknown("run", run, known)
             raise UserError(f"there is no run {run!r}, neither here nor in {parent}/; train one with: metarl train")
+
         try:
-            run_directory = cls(path, from_yaml((path / CONFIG_FILE).read_text()))
+            config = from_yaml((path / CONFIG_FILE).read_text())
         except OSError as error:
             raise UserError(f"{path} is not a run: {error}") from None
         except ValueError as error:
             raise UserError(f"{path / CONFIG_FILE}: {error}") from None
-        run_directory._use_own_env_file()
-        return run_directory
 
-    def _use_own_env_file(self) -> None:
-        """Read the environment from the run's copy of its file, wherever the run lies by now."""
-        if is_env_file(self.config.env):
-            self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
+        opened = cls(path, config)
+        opened._use_own_env_file()
+        return opened
 
     @classmethod
     def newest(cls, config: TrainConfig) -> "RunDirectory | None":
-        """The run that `create` made last from this configuration, None where there is none."""
-        parent, stem = Path(config.run_dir), run_stem(config)
-        found, number = None, 1
-        while (parent / (name := numbered(stem, number)) / CONFIG_FILE).is_file():
-            found, number = name, number + 1
-            if config.name:
+        """The run that `create` made last from this configuration; None where there is none."""
+        newest = None
+        for name in _names(config):
+            path = Path(config.run_dir) / name
+            if not (path / CONFIG_FILE).is_file():
                 break
-        return cls.open(str(parent / found)) if found else None
+            newest = path
+        return cls.open(str(newest)) if newest else None
+
+    def _use_own_env_file(self) -> None:
+        """Read the environment from the run's own copy of its file, wherever the run lies by now."""
+        if is_env_file(self.config.env):
+            self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing; the lock ends with the process at the latest.
+        """Lock the run for writing while the block runs; the lock ends with the process at the latest.
 
         Raises:
             UserError: another process is writing it, or the directory cannot be written.
         """
+        # The file is closed after the block, but an OSError of the block is not one of the lock.
         with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(stack.enter_context((self.path / ".lock").open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file = stack.enter_context((self.path / ".lock").open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"run {self.path} is being written by another process") from None
             except OSError as error:
@@ -151,7 +149,7 @@ class RunDirectory:
             yield
 
     def set_iterations(self, iterations: int) -> None:
-        """Change how long the run is to go on; `write_config` makes it last.
+        """Change how many iterations the run is to have; `write_config` saves it.
 
         Raises:
             UserError: the run has done more already.
@@ -162,7 +160,7 @@ class RunDirectory:
         self.config = dataclasses.replace(self.config, iterations=iterations)
 
     def write_config(self) -> None:
-        """Write the configuration as it is now."""
+        """Save the configuration as it is now."""
         write_atomically(self.path / CONFIG_FILE, to_yaml(self.config).encode())
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
@@ -171,7 +169,7 @@ class RunDirectory:
             file.write(json.dumps(metrics) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl; a line that was cut off by a crash is left out."""
+        """The rows of metrics.jsonl; one that was cut off by a crash is left out."""
         rows = []
         for line in (self.path / METRICS_FILE).read_text().splitlines():
             try:
@@ -181,20 +179,22 @@ class RunDirectory:
         return rows
 
     def rewind_metrics(self, iteration: int) -> None:
-        """Drop what was written after an iteration, before it is written again."""
+        """Delete the rows after an iteration, because training writes them again."""
         (self.path / METRICS_FILE).touch()  # a run killed while it was made has none
-        kept = [row for row in self.read_metrics() if row["iteration"] <= iteration]
-        write_atomically(self.path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["iteration"] <= iteration]
+        write_atomically(self.path / METRICS_FILE, "".join(kept).encode())
 
 
 def run_stem(config: TrainConfig) -> str:
-    """A run's name before it is given a number."""
+    """A run's name before it gets a number."""
+    if config.name:
+        return config.name
     label = Path(env_label(config.env)).stem if is_env_file(config.env) else config.env
-    return config.name or f"{config.agent}-{as_file_name(label)}-seed{config.seed}"
+    return f"{config.agent}-{as_file_name(label)}-seed{config.seed}"
 
 
 def numbered(stem: str, number: int) -> str:
-    """The first run of a name has no number."""
+    """The n-th name of a stem; the first one has no number."""
     return stem if number == 1 else f"{stem}-{number}"
 
 
@@ -203,7 +203,29 @@ def as_file_name(env: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in env).strip("-").lower()
 
 
+def _names(config: TrainConfig) -> Iterator[str]:
+    """The names that a run of this configuration may take, in order: one that was asked for, or numbered ones."""
+    stem = run_stem(config)
+    if config.name:
+        yield stem
+    else:
+        yield from (numbered(stem, number) for number in itertools.count(1))
+
+
+def _make_directory(parent: Path, config: TrainConfig) -> Path:
+    """Make a directory under the first name that is free."""
+    for name in _names(config):
+        path = parent / name
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()  # atomic: two processes never get the same directory
+            return path
+
+    taken = parent / config.name
+    raise UserError(f"run {taken} exists; choose another --name, or go on with: metarl train --resume {taken}")
+
+
 def _metadata(config: TrainConfig) -> dict[str, Any]:
+    """What it takes to reproduce the run, besides its configuration."""
     return {
         "metarl": importlib.metadata.version("metarl-testbed"),
         "python": platform.python_version(),
@@ -219,15 +241,15 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the source tree this package runs from, with '+changes' if it has any; None outside a checkout."""
+    """Commit of the checkout that this package runs from, '+changes' if there are any; None outside a checkout."""
     root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}+changes" if git("status", "--porcelain") else commit
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""Faster rollouts: the compiled steps of `--compile-env`, and CUDA graphs; tried out before they are relied on."""
+"""Faster rollouts: compiled environment steps (`--compile-env`) and CUDA graphs, both tried before they are used."""
 
 import torch
 from gymnasium.spaces import Discrete
@@ -12,7 +12,7 @@ from metarl.errors import UserError
 
 
 def compile_env(distribution: TaskDistribution, device: torch.device) -> None:
-    """Compile the steps of a family and take one, so that what cannot be compiled is said at once.
+    """Compile the steps of a family and take one, so that a failure shows before training begins.
 
     Raises:
         UserError: not a torch family, or torch.compile does not work here.
@@ -21,37 +21,40 @@ def compile_env(distribution: TaskDistribution, device: torch.device) -> None:
     if not isinstance(env, TaskEnv):
         raise UserError(f"compile_env: {distribution.name} is not written in torch, so there is nothing to compile")
     env.compile()
+
     generator = torch.Generator(device)
     bound = env.bind(distribution.sample(2, "validation", generator), 2)
-    discrete = isinstance(env.action_space, Discrete)
+    dtype = torch.int64 if isinstance(env.action_space, Discrete) else torch.float32
+    action_shape = env.action_space.shape or ()
+    action = torch.zeros((2, 2, *action_shape), dtype=dtype, device=device)
     try:
         bound.reset(generator)
-        dtype = torch.int64 if discrete else torch.float32
-        bound.step(torch.zeros((2, 2, *(env.action_space.shape or ())), dtype=dtype, device=device))
-    except Exception as error:
+        bound.step(action)
+    except Exception as error:  # torch.compile fails in many ways, none of which is documented
         where = f"compile_env: torch.compile cannot compile {distribution.name} here"
         raise UserError(f"{where}: {_first_line(error)}") from error
 
 
 CAPTURES: dict[str, Capture] = {"cuda": cuda_graph}
-"""How rollouts are captured, by type of device."""
+"""Type of device → how rollouts are captured on it."""
 
 
 def capture_rollouts(distribution: TaskDistribution, learner: MetaLearner, generator: torch.Generator) -> str | None:
     """Run the learner's rollouts as CUDA graphs from now on, if its device has them and one episode can be captured.
 
     Returns:
-        why they stay as they are, where that is no matter of course; None elsewhere.
+        what went wrong where a capture failed; None where it worked, or where there is nothing to capture.
     """
-    env, capture = distribution.env, CAPTURES.get(generator.device.type)
+    env = distribution.env
+    capture = CAPTURES.get(generator.device.type)
     if capture is None or not isinstance(env, TaskEnv):
         return None
+
     env.capture_rollouts(learner.policy, capture)
     trial = torch.Generator(generator.device).manual_seed(0)
     try:
-        collect(
-            env.bind(distribution.sample(1, "validation", trial), 1), learner.policy, learner.begin(1).params, trial
-        )
+        bound = env.bind(distribution.sample(1, "validation", trial), 1)
+        collect(bound, learner.policy, learner.begin(1).params, trial)
     except RuntimeError as error:
         env.rollout_graphs = None
         return f"rollouts of {distribution.name} are not captured as CUDA graphs: {_first_line(error)}"
@@ -59,4 +62,5 @@ def capture_rollouts(distribution: TaskDistribution, learner: MetaLearner, gener
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -7,65 +7,83 @@ from torch import Tensor
 
 from metarl.envs.task_space import Task
 
-PICTURED_TASKS = 2_000
-"""Draws from the training distribution that stand for it."""
+PLOTTED_TASKS = 2_000
+"""Samples of the training distribution that are plotted to show it."""
 
 BINS = 10
 MAX_PANELS = 9
 
 
 def task_densities(tasks: Task, probability: NDArray[np.float64], uniform: Task) -> Figure:
-    """Tasks of one parameter in the plane as points, all others as a histogram of each coordinate.
+    """Points in the plane where a task is one two-dimensional parameter, else a histogram of each coordinate.
 
     Args:
         tasks: the N tasks of the buffer.
         probability: of each in the replay, (N,).
-        uniform: draws from the training distribution.
+        uniform: samples of the training distribution.
     """
-    columns, others = _columns(tasks), _columns(uniform)
-    if len(columns) == 2 and len(tasks) == 1:
-        return _in_the_plane(columns, probability, others)
-    names = list(columns)[:MAX_PANELS]
-    rows = int(np.ceil(len(names) / 3))
-    figure = Figure(figsize=(3.4 * min(len(names), 3), 2.6 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, min(len(names), 3), squeeze=False).flatten()
-    for axes, name in zip(panels, names, strict=False):
-        edges = np.histogram_bin_edges(np.concatenate([columns[name], others[name]]), BINS)
-        axes.hist(others[name], edges, density=True, color="0.8", label="training distribution")
-        axes.hist(columns[name], edges, density=True, weights=probability, histtype="step", lw=1.5, label="replay")
-        axes.set(xlabel=name, yticks=[])
-    for axes in panels[len(names) :]:
-        axes.set_axis_off()
-    panels[0].legend(fontsize="x-small")
-    figure.suptitle(_title(probability, len(columns) - len(names)), fontsize="small")
-    return figure
+    replayed = _coordinates(tasks)
+    trained = _coordinates(uniform)
+    # Two parameters of one coordinate each have units of their own, so they are no plane.
+    if len(replayed) == 2 and len(tasks) == 1:
+        return _in_the_plane(replayed, probability, trained)
+    return _histograms(replayed, probability, trained)
 
 
 def _in_the_plane(
-    columns: dict[str, NDArray[np.float64]], probability: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
+    replayed: dict[str, NDArray[np.float64]], probability: NDArray[np.float64], trained: dict[str, NDArray[np.float64]]
 ) -> Figure:
-    (x, across), (y, up) = columns.items()
+    """Tasks as points; colour and size show how often each is replayed."""
+    (x_name, x), (y_name, y) = replayed.items()
     figure = Figure(figsize=(5.4, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(others[x], others[y], s=3, color="0.85", label="training distribution")
+    axes.scatter(trained[x_name], trained[y_name], s=3, color="0.85", label="training distribution")
+
     relative = probability * len(probability)
-    order = np.argsort(relative)  # the frequent ones on top
+    order = np.argsort(relative)  # tasks that are replayed often are drawn last, on top
     points = axes.scatter(
-        across[order], up[order], c=relative[order], s=30 * np.sqrt(relative[order]), cmap="viridis", label="buffer"
+        x[order], y[order], c=relative[order], s=30 * np.sqrt(relative[order]), cmap="viridis", label="buffer"
     )
+
     figure.colorbar(points, label="probability in the replay, times uniform")
-    axes.set(xlabel=x, ylabel=y, aspect="equal")
+    axes.set(xlabel=x_name, ylabel=y_name, aspect="equal")
     axes.set_title(_title(probability, 0), fontsize="small")
     return figure
 
 
-def _columns(tasks: Task) -> dict[str, NDArray[np.float64]]:
-    """Every coordinate of the tasks by its name, each (N,)."""
-    return {
-        name if flat.shape[1] == 1 else f"{name}[{place}]": np.asarray(flat[:, place])
-        for name, flat in ((name, _flat(value)) for name, value in tasks.items())
-        for place in range(flat.shape[1])
-    }
+def _histograms(
+    replayed: dict[str, NDArray[np.float64]], probability: NDArray[np.float64], trained: dict[str, NDArray[np.float64]]
+) -> Figure:
+    """A panel for each of the first coordinates: the replay over the training distribution."""
+    names = list(replayed)[:MAX_PANELS]
+    num_columns = min(len(names), 3)
+    num_rows = int(np.ceil(len(names) / 3))
+    figure = Figure(figsize=(3.4 * num_columns, 2.6 * num_rows + 0.5), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+
+    for axes, name in zip(panels, names, strict=False):
+        edges = np.histogram_bin_edges(np.concatenate([replayed[name], trained[name]]), BINS)
+        axes.hist(trained[name], edges, density=True, color="0.8", label="training distribution")
+        axes.hist(replayed[name], edges, density=True, weights=probability, histtype="step", lw=1.5, label="replay")
+        axes.set(xlabel=name, yticks=[])
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+
+    panels[0].legend(fontsize="x-small")
+    figure.suptitle(_title(probability, len(replayed) - len(names)), fontsize="small")
+    return figure
+
+
+def _coordinates(tasks: Task) -> dict[str, NDArray[np.float64]]:
+    """Every coordinate of the N tasks by its name, each (N,)."""
+    coordinates = {}
+    for name, value in tasks.items():
+        flat = _flat(value)
+        if flat.shape[1] == 1:
+            coordinates[name] = flat[:, 0]
+        else:
+            coordinates |= {f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
+    return coordinates
 
 
 def _flat(value: Tensor) -> NDArray[np.float64]:

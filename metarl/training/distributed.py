@@ -1,8 +1,8 @@
-"""Training on several processes, started by torchrun: who has which tasks, who writes, and how the job ends.
+"""Training in several processes, started by torchrun: who has which tasks, who writes, and how the job ends.
 
-Every process holds the whole learner and takes every step; the tasks of a meta-batch are divided among them and
-gradients, Fisher products and line-search terms summed (`agents/gradients/processes.py`). The first process alone
-writes the run.
+Every process holds the whole learner and takes every step. The tasks of a meta-batch are divided among the processes;
+gradients, Fisher products and line-search terms are summed over them (`agents/gradients/processes.py`). Only the
+first process writes the run.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
+from metarl.envs.cores import num_cores
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.errors import TrainingError, UserError
 from metarl.run.config import TrainConfig
@@ -36,27 +37,29 @@ def _restarts() -> int:
 
 
 def rank() -> int:
-    """This process's number in the job; 0 writes the run."""
+    """This process's number in the job, 0 for the one that writes the run."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def local_device(device: str) -> str:
-    """The device that this process of a job uses: of the GPUs of its machine, one each."""
-    if not is_job() or device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    """The device of this process. On a machine with GPUs, each process of a job gets one of them."""
+    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    if not is_job() or on_cpu:
         return device
     return f"cuda:{os.environ['LOCAL_RANK']}"
 
 
 def local_cores() -> int:
-    """CPU cores for each of the processes on this machine."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1) if is_job() else 1))
+    """CPU cores for each of the job's processes on this machine."""
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_job() else 1
+    return max(1, num_cores() // processes_here)
 
 
 def check_job(config: TrainConfig) -> None:
-    """Whether a job can train this.
+    """Find out that a job can train this.
 
     Raises:
-        UserError: tasks that cannot be shared out equally, or an agent that trains in one process only.
+        UserError: the tasks cannot be divided equally, or the agent trains in one process only.
     """
     if num_processes() == 1:
         return
@@ -68,7 +71,7 @@ def check_job(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Be one process of the job while it lasts; does nothing in a job of one.
+    """Join the job's process group while the block runs; does nothing without a job.
 
     Raises:
         TrainingError: the processes do not find each other.
@@ -78,13 +81,16 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
     try:
         store, number, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
         # torchrun's store outlives a restart; without a prefix the new processes read addresses of the dead ones.
-        life = dist.PrefixStore(f"restart-{_restarts()}", store)  # type: ignore[attr-defined]
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=life, rank=number, world_size=count)
+        own_store = dist.PrefixStore(f"restart-{_restarts()}", store)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=own_store, rank=number, world_size=count)
     except RuntimeError as error:
         raise TrainingError(f"the processes of the job do not find each other: {error}") from error
+
     try:
         yield
     finally:
@@ -94,8 +100,8 @@ def process_group(device: torch.device) -> Iterator[None]:
 def leave(code: int) -> NoReturn:
     """End this process of the job at once, with this exit code.
 
-    At Python's own end, threads of the process group that still want the interpreter abort the process now and then,
-    and with it a job whose work is done.
+    A normal exit of Python now and then aborts the process, because threads of the process group still want the
+    interpreter; that would fail a job whose work is done.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -103,58 +109,71 @@ def leave(code: int) -> NoReturn:
 
 
 def broadcast(make: Any) -> Any:
-    """What the first process makes, in every process; where it refuses, with a ValueError, all of them do.
+    """Call a function in the first process and return its result in every process.
 
     Args:
-        make: called in the first process only; its result must be picklable.
+        make: the function; its result must be picklable.
+
+    Raises:
+        ValueError: it raised one; every process does.
     """
     if num_processes() == 1:
         return make()
-    result: list[Any] = [None, None]
+
+    result, refusal = None, None
     if rank() == 0:
         try:
-            result[0] = make()
+            result = make()
         except ValueError as error:
-            result[1] = error
-    dist.broadcast_object_list(result)
-    if result[1] is not None:
-        raise result[1]
-    return result[0]
+            refusal = error
+
+    # The refusal is sent like a result; otherwise the other processes would wait for ever.
+    received = [result, refusal]
+    dist.broadcast_object_list(received)
+    result, refusal = received
+    if refusal is not None:
+        raise refusal
+    return result
 
 
 def shard(tasks: Task, generator: torch.Generator, index: int, processes: int) -> tuple[Task, torch.Generator]:
-    """The tasks of one process and a generator for its rollouts.
+    """The tasks of one process and a random generator for its rollouts.
 
     Args:
-        tasks: the tasks of the meta-batch, M; the same in every process.
+        tasks: the M tasks of the meta-batch; the same in every process.
         generator: the job's, in the same state in every process before and after.
-        index: which process.
+        index: number of the process.
         processes: how many there are; M is a multiple of it.
     """
     if processes == 1:
         return tasks, generator
+
+    # Every process draws all seeds, so that the job's generator stays in the same state everywhere.
     seeds = torch.randint(2**62, (processes,), generator=generator, device=generator.device).tolist()
     own = torch.Generator(generator.device).manual_seed(seeds[index])
     return select_tasks(tasks, shard_slice(num_tasks_of(tasks), index, processes)), own
 
 
 def shard_slice(num_tasks: int, index: int, processes: int) -> slice:
-    """Which of the job's tasks are those of one process."""
+    """Which of the job's tasks belong to one process."""
     size = num_tasks // processes
     return slice(index * size, (index + 1) * size)
 
 
-def local_shard(of_all: Tensor | None) -> Tensor | None:
-    """Of a number for each of the job's tasks, (M,), those of this process's tasks."""
-    return None if of_all is None else of_all[shard_slice(len(of_all), rank(), num_processes())]
+def local_shard(values: Tensor | None) -> Tensor | None:
+    """The part of (M,) values, one for each of the job's tasks, that belongs to this process's tasks."""
+    if values is None:
+        return None
+    return values[shard_slice(len(values), rank(), num_processes())]
 
 
 def all_gather(own: Tensor) -> Tensor:
-    """What every process has of each of its tasks, (M / processes,), of all tasks in their order, (M,).
+    """The values of all tasks in their order, (M,), from each process's values of its own tasks, (M / processes,).
 
     Raises:
         ProcessLostError: not all of them took part.
     """
+    # Zeros everywhere but in the own part turn the sum over processes into a concatenation.
     everything = own.new_zeros(len(own) * num_processes())
     everything[shard_slice(len(everything), rank(), num_processes())] = own
     return sum_over_processes(everything)

@@ -1,4 +1,4 @@
-"""Memory: keep what is freed for the next step, and say before a run begins what will not fit."""
+"""Memory: reuse freed memory from step to step, and find out before a run begins that its episodes do not fit."""
 
 import ctypes
 import resource
@@ -13,15 +13,18 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 from metarl.run.config import TrainConfig
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+"""Parameters of glibc's mallopt: above so many bytes, freed memory is handed back to the system."""
+
 _NEVER = 2**30
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory that torch frees, so that the next tensor need not fetch its pages anew.
+    """Let the process keep the memory that torch frees, so that the next tensor finds it ready.
 
-    glibc hands freed megabytes back to the system at once. Fetching them again costs as much as computing on them,
-    and threads of one process wait for each other meanwhile: Fisher products on two threads took as long as on one.
+    glibc hands freed megabytes back to the system at once. Getting them again costs as much as computing on them, and
+    the threads of one process wait for each other meanwhile: Fisher products on two threads took as long as on one.
     Where the C library has no such setting, nothing happens.
     """
     try:
@@ -33,7 +36,7 @@ def keep_freed_memory() -> None:
 
 
 def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> None:
-    """Whether the episodes of a meta-iteration fit into the memory that is free now.
+    """Find out that the episodes of a meta-iteration fit into the memory that is free now.
 
     Raises:
         UserError: they do not; names the batch and what to lower.
@@ -49,7 +52,7 @@ def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: M
 
 
 def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
-    """What to say where a meta-iteration did not fit after all."""
+    """The message where a meta-iteration did not fit after all."""
     knobs = "--num-tasks, --episodes or --task-chunk"
     return f"{_batch(config, distribution)} do not fit into the memory of {config.device}; lower {knobs}"
 
@@ -59,10 +62,16 @@ def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
 
 
 def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
-    """Bytes of one batch of all tasks while it is collected: float32, once step by step and once put together."""
-    observations, outputs = learner.policy.sizes[0], learner.policy.sizes[-1]
-    numbers = observations + 3 * outputs + 5  # action, mean, log std; reward, mask, advantage, weight, log-probability
-    return 2 * 4 * numbers * config.num_tasks * config.episodes * distribution.horizon
+    """Bytes of one batch of all tasks while it is collected."""
+    obs_size = learner.policy.sizes[0]
+    output_size = learner.policy.sizes[-1]
+    # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
+    numbers = obs_size + 3 * output_size + 5
+
+    steps = config.num_tasks * config.episodes * distribution.horizon
+    bytes_of_float32 = 4
+    copies = 2  # once step by step, and once put together
+    return copies * bytes_of_float32 * numbers * steps
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -77,8 +86,8 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory that this process has held so far, MB: on a GPU torch's tensors, on a CPU everything."""
+    """Most memory that this process has held so far, MB: of a GPU torch's tensors, of a CPU everything."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,4 +1,4 @@
-"""What the terminal shows while training runs: a live bar, or plain lines where the output is not a terminal."""
+"""What the console shows while training runs: a live bar on a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -13,7 +13,7 @@ from metarl.evaluation.evaluation import Evaluation
 
 
 class Reporter(Protocol):
-    """Receives what happens in training; used as a context manager around it."""
+    """Shows what happens in training; used as a context manager around it."""
 
     def __enter__(self) -> "Reporter": ...
 
@@ -22,7 +22,14 @@ class Reporter(Protocol):
     ) -> None: ...
 
     def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
-        """One meta-iteration of as many as are expected is done; `returns` of the training tasks after k = 0 … K."""
+        """A meta-iteration is done.
+
+        Args:
+            iteration: its number.
+            iterations: how many are expected in all.
+            env_steps: environment steps taken so far.
+            returns: mean return of the training tasks after k = 0 … K adaptation steps.
+        """
         ...
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
@@ -51,7 +58,8 @@ class _Rate:
     """Environment steps per second since the start, evaluation time included."""
 
     def __init__(self, env_steps: int) -> None:
-        self._start_steps, self._start = env_steps, time.monotonic()
+        self._start_steps = env_steps
+        self._start = time.monotonic()
 
     def __call__(self, env_steps: int) -> float:
         return (env_steps - self._start_steps) / max(time.monotonic() - self._start, 1e-9)
@@ -66,8 +74,10 @@ class PlainReporter:
     INTERVAL = 10.0
 
     def __init__(self, console: Console, start: int, env_steps: int) -> None:
-        self._console, self._start = console, start
-        self._rate, self._last = _Rate(env_steps), time.monotonic()
+        self._console = console
+        self._start = start
+        self._rate = _Rate(env_steps)
+        self._last = time.monotonic()
 
     def __enter__(self) -> "PlainReporter":
         return self
@@ -81,10 +91,12 @@ class PlainReporter:
         if time.monotonic() - self._last < self.INTERVAL and iteration < iterations:
             return
         self._last = time.monotonic()
-        per_iteration = self._rate.seconds() / (iteration - self._start)
+
+        seconds_per_iteration = self._rate.seconds() / (iteration - self._start)
+        seconds_left = seconds_per_iteration * (iterations - iteration)
         self._print(
             f"iteration {iteration}/{iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
-            f"train return {format_returns(returns)}  {per_iteration * (iterations - iteration):.0f} s left"
+            f"train return {format_returns(returns)}  {seconds_left:.0f} s left"
         )
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
@@ -104,7 +116,9 @@ class LiveReporter:
         )
         self._task = self._bar.add_task("train", total=None, completed=start)
         self._rate = _Rate(env_steps)
-        self._env_steps, self._train, self._validation = env_steps, "…", "…"
+        self._env_steps = env_steps
+        self._train = "…"
+        self._validation = "…"
         self._live = Live(self._render(), console=console, refresh_per_second=4)
 
     def __enter__(self) -> "LiveReporter":
@@ -118,7 +132,8 @@ class LiveReporter:
 
     def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
         """See Reporter.iteration."""
-        self._env_steps, self._train = env_steps, format_returns(returns)
+        self._env_steps = env_steps
+        self._train = format_returns(returns)
         self._bar.update(self._task, completed=iteration, total=iterations)
         self._live.update(self._render())
 
@@ -132,6 +147,7 @@ class LiveReporter:
         grid.add_row("environment steps", f"{self._env_steps:,}  ({self._rate(self._env_steps):,.0f} per second)")
         grid.add_row("training return, before → after each step", self._train)
         grid.add_row("validation return, before → after each step", self._validation)
+
         outer = Table.grid()
         outer.add_row(self._bar)
         outer.add_row(grid)
@@ -139,14 +155,17 @@ class LiveReporter:
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
-    """Episodes of experience → return with its 95% interval, and the gain."""
+    """A row for each adaptation step: the experience it took and the return with its 95% interval; then the gain."""
     table = Table(title=title, title_justify="left")
     for heading in ("adaptation step", "episodes", "env steps", "mean return", "95% interval"):
         table.add_column(heading, justify="right")
+
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
+        episodes = k * evaluation.episodes_per_step
         interval = f"[{low:.2f}, {high:.2f}]"
-        table.add_row(str(k), str(k * evaluation.episodes_per_step), f"{steps:,.0f}", f"{mean:.2f}", interval)
+        table.add_row(str(k), str(episodes), f"{steps:,.0f}", f"{mean:.2f}", interval)
+
     low, high = evaluation.gain_ci95
     table.add_section()
     table.add_row("gain", "", "", f"{evaluation.gains.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]")
@@ -154,12 +173,14 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
 
 
 def success_table(evaluation: Evaluation) -> Table | None:
-    """Success rate after each adaptation step with its 95% interval; None where the environment does not say."""
+    """Success rate after each adaptation step with its 95% interval; None where the environment does not tell it."""
     if evaluation.success_rate is None or evaluation.success_ci95 is None:
         return None
+
     table = Table()
     for heading in ("adaptation step", "success rate", "95% interval"):
         table.add_column(heading, justify="right")
+
     for k, (rate, (low, high)) in enumerate(zip(evaluation.success_rate, evaluation.success_ci95, strict=True)):
         table.add_row(str(k), f"{rate:.1%}", f"[{low:.1%}, {high:.1%}]")
     return table

@@ -1,72 +1,202 @@
-"""What a run shows in TensorBoard besides its curves: hyper-parameters, charts of all k, the test at the end."""
+"""The one owner of what TensorBoard shows of a run, and of the names of the values in metrics.jsonl.
 
-from collections.abc import Iterable
+What each tag means stands in README.md beside this file, under "What is logged".
+"""
 
+from collections.abc import Mapping
+from types import TracebackType
+
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from metarl.reporting.run_evaluation import RunEvaluation
+from metarl.evaluation.evaluation import Evaluation
+from metarl.run.checkpoint import Progress
 from metarl.run.config import TrainConfig, flat_items
+from metarl.run.run_directory import RunDirectory
+from metarl.training.meta_iteration import MetaIteration
 
-_BOOKKEEPING = {"name", "run_dir", "device", "num_threads", "compile_env", "cuda_graphs", "checkpoint_interval"}
-_BOOKKEEPING |= {"eval_interval", "eval_tasks", "test_tasks"}
-"""Settings that do not change what is learned."""
+# Tags that end in _k are followed by the number k of adaptation steps: "eval/return_k0", "eval/return_k1", ….
+TRAIN_RETURN = "train/return_k"
+TRAIN_METRIC = "train/"
+"""Followed by the name that the learner gives to a metric."""
+
+EVAL_RETURN = "eval/return_k"
+EVAL_SUCCESS = "eval/success_k"
+EVAL_GAIN = "eval/gain"
+EVAL_ADAPTATION = "eval/adaptation"
+EVAL_TRAJECTORIES = "eval/trajectories"
+
+TEST_RETURN = "test/return_k"
+TEST_SUCCESS = "test/success_k"
+TEST_GAIN = "test/gain"
+TEST_FIGURE = "test/"
+"""Followed by the name of a figure of the evaluation."""
+
+CURRICULUM_METRIC = "curriculum/"
+"""Followed by the name that the curriculum gives to a metric."""
+CURRICULUM_TASKS = "curriculum/tasks"
+
+TIME_COLLECT = "time/collect"
+TIME_ADAPT = "time/adapt"
+TIME_META_UPDATE = "time/meta_update"
+TIME_EVALUATE = "time/evaluate"
+TIME_ENV_STEPS_PER_SECOND = "time/env_steps_per_second"
+
 _CHARTS = {
-    "validation return after k adaptation steps": "eval/return_k",
-    "validation success rate after k adaptation steps": "eval/success_k",
-    "training return after k adaptation steps": "train/return_k",
+    "validation return after k adaptation steps": EVAL_RETURN,
+    "validation success rate after k adaptation steps": EVAL_SUCCESS,
+    "training return after k adaptation steps": TRAIN_RETURN,
 }
+"""Title → tag of the charts that hold the curves of all k."""
+
+_BOOKKEEPING = {
+    "name",
+    "run_dir",
+    "device",
+    "num_threads",
+    "compile_env",
+    "cuda_graphs",
+    "checkpoint_interval",
+    "eval_interval",
+    "eval_tasks",
+    "test_tasks",
+}
+"""Settings that do not change what is learned; HPARAMS leaves them out."""
+
+_TEST_SUFFIX = ".test"
+"""How the file of events of the evaluation at the end differs from those of training."""
 
 
-def write_hyper_parameters(writer: SummaryWriter, config: TrainConfig, adaptation_steps: int) -> None:
-    """Hyper-parameters under the names of their flags, and the results that HPARAMS shows beside them.
+class RunLog:
+    """Writes what a run shows of its training: TensorBoard's events and metrics.jsonl.
+
+    `iteration` and `validation` collect the values of one row; `write` writes the row. The x-axis of every curve is the
+    number of environment steps that training has taken.
 
     Args:
-        writer: of a run that begins.
-        config: the resolved configuration.
-        adaptation_steps: K.
+        run: the run.
+        resumed_from: the progress of the checkpoint from which training goes on; None for a run that begins. Events
+            after it are purged.
     """
-    settings = {name.rpartition(".")[2]: value for name, value in flat_items(config).items()}
-    shown = {
-        name: str(value).lower() if isinstance(value, bool) else value  # a bool would be shown as 0.0000
-        for name, value in settings.items()
-        if name not in _BOOKKEEPING
-    }
-    results = ["eval/return_k0", f"eval/return_k{adaptation_steps}", "eval/gain", f"test/return_k{adaptation_steps}"]
-    for summary in hparams(shown, dict.fromkeys(results, 0.0)):
-        writer._get_file_writer().add_summary(summary)
 
+    def __init__(self, run: RunDirectory, resumed_from: Progress | None) -> None:
+        # A run killed before its first checkpoint may have left events of iteration 0: these are purged as well.
+        purge_step = 0 if resumed_from is None else resumed_from.env_steps + 1
+        self._run = run
+        self._writer = SummaryWriter(str(run.path), purge_step=purge_step)
+        self._row: dict[str, float] = {}
 
-def write_layout(writer: SummaryWriter, tags: Iterable[str]) -> None:
-    """Charts for CUSTOM SCALARS with all k = 0 … K in one.
+    def __enter__(self) -> "RunLog":
+        return self
 
-    Args:
-        writer: of a run that begins.
-        tags: the curves that validation has.
-    """
-    drawn = {
-        title: ["Multiline", [f"^{prefix}\\d+$"]]
-        for title, prefix in _CHARTS.items()
-        if prefix.startswith("train/") or any(tag.startswith(prefix) for tag in tags)
-    }
-    writer.add_custom_scalars({"adaptation": drawn})
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
 
+    def hyper_parameters(self, config: TrainConfig, adaptation_steps: int) -> None:
+        """Write the hyper-parameters under the names of their flags, and the results that HPARAMS shows beside them.
 
-def write_evaluation(evaluated: RunEvaluation) -> None:
-    """Put an evaluation beside the run's events: `<split>/return_k…`, `<split>/gain` and its figures.
+        Args:
+            config: the resolved configuration.
+            adaptation_steps: K.
+        """
+        settings: dict[str, int | float | str] = {}
+        for name, value in flat_items(config).items():
+            flag = name.rpartition(".")[2]
+            if flag not in _BOOKKEEPING:
+                # TensorBoard would show a bool as 0.0000.
+                settings[flag] = str(value).lower() if isinstance(value, bool) else value
 
-    It has a file of its own, in place of the one of an earlier evaluation. The x-axis is the environment steps that the
-    evaluated checkpoint was trained for.
-    """
-    split, evaluation = evaluated.split or "task", evaluated.evaluation
-    env_steps = evaluated.checkpoint.progress.env_steps
-    for earlier in evaluated.run.path.glob(f"events.out.tfevents.*.{split}"):
-        earlier.unlink()
-    with SummaryWriter(str(evaluated.run.path), filename_suffix=f".{split}") as writer:
-        for k, value in enumerate(evaluation.return_mean):
-            writer.add_scalar(f"{split}/return_k{k}", value, env_steps)
-        for k, value in enumerate([] if evaluation.success_rate is None else evaluation.success_rate):
-            writer.add_scalar(f"{split}/success_k{k}", value, env_steps)
-        writer.add_scalar(f"{split}/gain", evaluation.gains.mean(), env_steps)
-        for name, figure in evaluated.figures.items():
-            writer.add_figure(f"{split}/{name.replace('-', '_')}", figure, env_steps)
+        # Before and after adaptation is enough for a table; the curves have the steps between.
+        last = adaptation_steps
+        results = [f"{EVAL_RETURN}0", f"{EVAL_RETURN}{last}", EVAL_GAIN, f"{TEST_RETURN}{last}"]
+        for summary in hparams(settings, dict.fromkeys(results, 0.0)):
+            self._writer._get_file_writer().add_summary(summary)
+
+    def layout(self, with_success: bool) -> None:
+        """Write the charts of CUSTOM SCALARS, which show the curves of all k = 0 … K in one.
+
+        Args:
+            with_success: whether the environment tells success.
+        """
+        charts = {
+            title: ["Multiline", [f"^{tag}\\d+$"]]
+            for title, tag in _CHARTS.items()
+            if with_success or tag != EVAL_SUCCESS
+        }
+        self._writer.add_custom_scalars({"adaptation": charts})
+
+    def iteration(self, done: MetaIteration) -> None:
+        """Add a meta-iteration to the row."""
+        # A learner that collects no episodes, as a student of its teachers' episodes, has no rate.
+        rate = done.env_steps / done.collect_seconds if done.collect_seconds > 0 else 0.0
+
+        self._row |= {f"{TRAIN_RETURN}{k}": value for k, value in enumerate(done.returns)}
+        self._row |= {f"{TRAIN_METRIC}{name}": value for name, value in done.metrics.items()}
+        self._row |= {f"{CURRICULUM_METRIC}{name}": value for name, value in done.curriculum.items()}
+        self._row |= {
+            TIME_COLLECT: done.collect_seconds,
+            TIME_ADAPT: done.adapt_seconds,
+            TIME_META_UPDATE: done.update_seconds,
+            TIME_ENV_STEPS_PER_SECOND: rate,
+        }
+
+    def validation(self, evaluation: Evaluation, seconds: float) -> None:
+        """Add an evaluation on the validation split to the row.
+
+        Args:
+            evaluation: what it found.
+            seconds: wall-clock seconds that it took, with its figures.
+        """
+        self._row |= {f"{EVAL_RETURN}{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
+        if evaluation.success_rate is not None:
+            self._row |= {f"{EVAL_SUCCESS}{k}": float(value) for k, value in enumerate(evaluation.success_rate)}
+        self._row |= {EVAL_GAIN: float(evaluation.gains.mean()), TIME_EVALUATE: seconds}
+
+    def figure(self, tag: str, figure: Figure, progress: Progress) -> None:
+        """Write a figure."""
+        self._writer.add_figure(tag, figure, progress.env_steps)
+
+    def write(self, progress: Progress) -> None:
+        """Write the row to TensorBoard and to metrics.jsonl, and begin the next one."""
+        for tag, value in self._row.items():
+            self._writer.add_scalar(tag, value, progress.env_steps)
+        self._writer.flush()  # so that a kill loses nothing of what the next checkpoint holds
+
+        counts = {
+            "iteration": progress.iteration,
+            "env_steps": progress.env_steps,
+            "evaluation_env_steps": progress.evaluation_env_steps,
+            "seconds": progress.seconds,
+        }
+        self._run.append_metrics(counts | self._row)
+        self._row = {}
+
+    @staticmethod
+    def test(run: RunDirectory, evaluation: Evaluation, figures: Mapping[str, Figure], env_steps: int) -> None:
+        """Put the evaluation on the test split beside the events of training.
+
+        It has a file of its own, in place of the one of an earlier evaluation.
+
+        Args:
+            run: the run.
+            evaluation: what it found.
+            figures: its figures by name.
+            env_steps: environment steps that the evaluated checkpoint was trained for, the x-axis.
+        """
+        # TensorBoard would join both evaluations into one curve.
+        for earlier in run.path.glob(f"events.out.tfevents.*{_TEST_SUFFIX}"):
+            earlier.unlink()
+
+        with SummaryWriter(str(run.path), filename_suffix=_TEST_SUFFIX) as writer:
+            for k, value in enumerate(evaluation.return_mean):
+                writer.add_scalar(f"{TEST_RETURN}{k}", value, env_steps)
+            if evaluation.success_rate is not None:
+                for k, value in enumerate(evaluation.success_rate):
+                    writer.add_scalar(f"{TEST_SUCCESS}{k}", value, env_steps)
+            writer.add_scalar(TEST_GAIN, evaluation.gains.mean(), env_steps)
+
+            for name, figure in figures.items():
+                writer.add_figure(f"{TEST_FIGURE}{name.replace('-', '_')}", figure, env_steps)

@@ -1,52 +1,50 @@
-"""The model trainer: one loop of sample, adapt, update, log, evaluate and save."""
+"""The model trainer: one loop that collects, adapts, updates, logs, validates and saves."""
 
 import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from functools import partial
-from types import FrameType
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from torch.utils.tensorboard import SummaryWriter
 
 from metarl.agents.distillation import Distillation
-from metarl.agents.gradients.processes import ProcessLostError, num_processes, sum_over_processes
-from metarl.agents.learner import MetaLearner
+from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
-from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError
 from metarl.evaluation import plots
-from metarl.evaluation.adaptation import adapt_to_tasks, adaptation_episodes, rollout_generator
-from metarl.evaluation.evaluation import summarize
+from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
+from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.run.build import build, curriculum_state, learner_state
 from metarl.run.checkpoint import Checkpoint, Progress
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
-from metarl.training import distributed, tensorboard
+from metarl.training import distributed
 from metarl.training.accelerate import capture_rollouts, compile_env
 from metarl.training.curriculum import make_curriculum
-from metarl.training.curriculum_plots import PICTURED_TASKS, task_densities
+from metarl.training.curriculum_plots import PLOTTED_TASKS, task_densities
 from metarl.training.memory import out_of_memory
+from metarl.training.meta_iteration import MetaIteration, run_meta_iteration
 from metarl.training.progress import Reporter, make_reporter
+from metarl.training.stopping import StopRequest, stop_requests
+from metarl.training.tensorboard import CURRICULUM_TASKS, EVAL_ADAPTATION, EVAL_TRAJECTORIES, RunLog
 
 VALIDATION_SEED_OFFSET = 1_000_000
-"""Validation rollouts draw from seed + this, the same at every evaluation: curves compare with themselves."""
+"""Validation draws from seed + this, each time the same tasks and noise, so that its curve compares with itself."""
+
+Log = RunLog | None
+"""None in the processes of a job that do not write."""
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The configuration with 'auto' and 0 replaced by what this machine has.
+    """The configuration with the device 'auto' and 0 threads replaced by what this machine has.
 
     Raises:
         UserError: the device is not there.
@@ -59,11 +57,11 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 class Trainer:
-    """Trains the learner of one run directory, from its newest checkpoint on.
+    """Trains the learner of one run directory.
 
-    The whole state lies in the learner, the curriculum, one random generator and `Progress`; a checkpoint holds exactly
-    these, so a run that was killed and resumed ends as one that was not. Of the processes of a job, each has its share
-    of the tasks and the first one writes; a checkpoint is the same whatever their number.
+    The whole state is the learner, the curriculum, one random generator and `Progress`. A checkpoint holds exactly
+    these, so a run that was killed and resumed ends as one that was not. In a job of several processes each has its
+    shard of the tasks, and the first one validates and writes; a checkpoint is the same whatever their number.
 
     Attributes:
         stop_requested: whether Ctrl-C or SIGTERM came while it trained.
@@ -80,52 +78,31 @@ class Trainer:
         self.run = run
         self.config = run.config
         self.console = console
+        self.progress = Progress()
+        self.stop_requested = False
+
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
         if self.config.compile_env:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
-        self.progress = Progress()
-        self.stop_requested = False
+
         if isinstance(self.learner, Distillation):
-            self.learner.teachers, env_steps = load_or_train_teachers(run, self.distribution, partial(say, console))
-            self.distribution = self.distribution.with_train_tasks(self.learner.teachers.tasks)
-            self.progress = Progress(env_steps=env_steps)
+            self._take_teachers(self.learner)
+
+        # Last, because it tries an episode of the distribution that training samples from.
         if self.config.cuda_graphs == "auto":
             problem = capture_rollouts(self.distribution, self.learner, self.generator)
             if problem is not None:
                 say(console, f"warning: {problem}")
 
-    def resume(self) -> None:
-        """Take up the newest checkpoint that can be read; says which ones could not.
+    def _take_teachers(self, student: Distillation) -> None:
+        """Give a student its teachers, and train it on their tasks alone; what they cost counts as training."""
+        student.teachers, env_steps = load_or_train_teachers(self.run, self.distribution, partial(say, self.console))
+        self.distribution = self.distribution.with_train_tasks(student.teachers.tasks)
+        self.progress = Progress(env_steps=env_steps)
 
-        A run that was killed before its first checkpoint starts from the beginning.
-
-        Raises:
-            CheckpointError: there are checkpoints, but none can be read.
-        """
-        newest = distributed.broadcast(self._newest_checkpoint)
-        if newest is None:
-            return
-        checkpoint, problems = newest
-        for problem in problems:
-            say(self.console, f"warning: {problem}; going on from the one before")
-        self._restore(checkpoint)
-
-    def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
-        """What there is to resume, with the metrics rewound to it."""
-        if not self.run.checkpoints.iterations():
-            self.run.rewind_metrics(-1)
-            return None
-        checkpoint, problems = self.run.checkpoints.load_newest_good()
-        self.run.rewind_metrics(checkpoint.progress.iteration)
-        return checkpoint, problems
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        self.learner.load_state_dict(learner_state(checkpoint))
-        self.curriculum.load_state_dict(curriculum_state(checkpoint))
-        self.generator.set_state(checkpoint.tensors["generator"])
-        self.progress = checkpoint.progress
+    # ------------------------------------------------------------------ the loop
 
     def train(self) -> bool:
         """Run the remaining meta-iterations.
@@ -137,23 +114,80 @@ class Trainer:
             TrainingError: a number was not finite; the state before that iteration is saved.
         """
         with (
-            _stop_requests() as stop,
-            self._writer() as writer,
+            stop_requests() as stop,
+            self._open_log() as log,
             make_reporter(self.console, self.progress.iteration, self.progress.env_steps) as reporter,
         ):
-            if writer is not None and not self._begun:
-                row = self._validate(writer, reporter)
-                tensorboard.write_layout(writer, row)
-                self._log(writer, row)
-                self._save()
+            if log is not None and not self._begun:
+                self._begin(log, reporter)
+
             while self._share_done() < 1 and not self._stops(stop):
-                self._iterate(writer, reporter)
+                # Collect, adapt and update.
+                done = self._iterate()
+                reporter.iteration(
+                    self.progress.iteration,
+                    self._iterations_expected(done.env_steps),
+                    self.progress.env_steps,
+                    done.returns,
+                )
+
+                # Log, in one row with the validation that may be due.
+                if log is not None:
+                    log.iteration(done)
+                    if self._validation_is_due():
+                        self._validate(log, reporter)
+                    log.write(self.progress)
+
+                if self.progress.iteration % self.config.checkpoint_interval == 0:
+                    self._save()
+
+        # A signal during the last iteration ends no loop, but the caller must still hear of it.
         self.stop_requested |= stop.requested
         self._save()
         return self._share_done() >= 1
 
-    def _stops(self, stop: "_StopFlag") -> bool:
-        """Whether any process of the job was asked to stop."""
+    def _begin(self, log: RunLog, reporter: Reporter) -> None:
+        """Log and save the learner as it is before the first iteration."""
+        evaluation = self._validate(log, reporter)
+        log.layout(with_success=evaluation.success_rate is not None)
+        log.write(self.progress)
+        self._save()
+
+    def _iterate(self) -> MetaIteration:
+        """One meta-iteration. Where it fails, everything is saved as it was before it.
+
+        Raises:
+            TrainingError: it failed.
+        """
+        before = self._checkpoint()
+        try:
+            done = run_meta_iteration(
+                self.learner,
+                self.distribution,
+                self.curriculum,
+                self.config.num_tasks,
+                self.config.episodes,
+                self._share_done(),
+                self.generator,
+            )
+        except (FloatingPointError, ProcessLostError, EnvironmentFailedError, torch.OutOfMemoryError) as error:
+            self._restore(before)
+            self._save()
+            where = f"iteration {self.progress.iteration + 1}"
+            is_memory = isinstance(error, torch.OutOfMemoryError)
+            reason = out_of_memory(self.config, self.distribution) if is_memory else error
+            raise TrainingError(f"{where}: {reason}; the run is saved as it was before it") from error
+
+        self.progress = dataclasses.replace(
+            self.progress,
+            iteration=self.progress.iteration + 1,
+            env_steps=self.progress.env_steps + done.env_steps,
+            seconds=self.progress.seconds + done.seconds,
+        )
+        return done
+
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether any process of the job was asked to stop; all of them stop after the same iteration."""
         requested = torch.tensor(float(stop.requested), device=self.generator.device)
         try:
             self.stop_requested = bool(sum_over_processes(requested))
@@ -162,71 +196,70 @@ class Trainer:
             raise TrainingError(f"after iteration {self.progress.iteration}: {error}; the run is saved") from error
         return self.stop_requested
 
-    def _iterate(self, writer: SummaryWriter | None, reporter: Reporter) -> None:
-        """One meta-iteration with its logging, and the evaluation and checkpoint that may be due."""
-        config, start, before = self.config, time.perf_counter(), self._checkpoint()
-        iteration = self.progress.iteration + 1
-        try:
-            draw = self.curriculum.draw(self.distribution, config.num_tasks, self.generator)
-            sampled = sample_iteration(self.distribution, self.learner, draw.tasks, config.episodes, self.generator)
-            adapted = time.perf_counter()
-            metrics = self.learner.meta_update(
-                sampled.support,
-                sampled.query,
-                self._share_done(),
-                sampled.tasks,
-                distributed.local_shard(draw.importance),
-            )
-            sampled_steps, returns = self._over_all_tasks(sampled)
-            if sampled.batches:
-                self.curriculum.learn(draw, distributed.all_gather(sampled.batches[-1].returns.mean(dim=1)))
-        except (FloatingPointError, ProcessLostError, EnvironmentFailedError, torch.OutOfMemoryError) as error:
-            self._restore(before)
-            self._save()
-            reason = out_of_memory(config, self.distribution) if isinstance(error, torch.OutOfMemoryError) else error
-            raise TrainingError(f"iteration {iteration}: {reason}; the run is saved as it was before it") from error
-        updated = time.perf_counter()
-        self.progress = dataclasses.replace(
-            self.progress,
-            iteration=iteration,
-            env_steps=self.progress.env_steps + sampled_steps,
-            seconds=self.progress.seconds + updated - start,
-        )
-        row = {f"train/return_k{k}": value for k, value in enumerate(returns)}
-        row |= {f"train/{name}": value for name, value in metrics.items()} | draw.metrics
-        row |= {
-            "time/collect": sampled.collect_seconds,
-            "time/adapt": adapted - start - sampled.collect_seconds,
-            "time/meta_update": updated - adapted,
-            "time/env_steps_per_second": sampled_steps / sampled.collect_seconds,
-        }
-        reporter.iteration(iteration, self._iterations_expected(sampled_steps), self.progress.env_steps, returns)
-        if writer is not None and (iteration % config.eval_interval == 0 or self._share_done() >= 1):
-            row |= self._validate(writer, reporter)
-        self._log(writer, row)
-        if iteration % config.checkpoint_interval == 0:
-            self._save()
+    # ------------------------------------------------------------------ how far it is
 
-    def _over_all_tasks(self, sampled: "MetaBatch") -> tuple[int, list[float]]:
-        """Environment steps of the iteration and mean returns of its batches, over the tasks of all processes."""
-        own = [sum(batch.env_steps for batch in sampled.batches), *(b.returns.mean().item() for b in sampled.batches)]
-        total = sum_over_processes(torch.tensor(own, dtype=torch.float64, device=self.generator.device)).tolist()
-        return int(total[0]), [value / num_processes() for value in total[1:]]
+    @property
+    def _begun(self) -> bool:
+        """Whether the validation before the first iteration is done."""
+        return self.progress.best_validation is not None
 
-    def _validate(self, writer: SummaryWriter, reporter: Reporter) -> dict[str, float]:
-        """Evaluate on the validation split, draw the figures, and keep the best checkpoint."""
-        config, start = self.config, time.perf_counter()
-        generator = rollout_generator(self.generator.device, config.seed + VALIDATION_SEED_OFFSET)
-        tasks = self.distribution.sample(config.eval_tasks, "validation", generator)
+    def _share_done(self) -> float:
+        """Share of the training that is done, 0 … 1: of its iterations, or of its environment steps if limited."""
+        of_iterations = self.progress.iteration / self.config.iterations
+        if not self.config.max_env_steps:
+            return of_iterations
+
+        of_env_steps = min(self.progress.env_steps / self.config.max_env_steps, 1.0)
+        return max(of_iterations, of_env_steps)
+
+    def _iterations_expected(self, env_steps: int) -> int:
+        """Iterations at the end, if those to come take as many environment steps as the last one."""
+        limit = self.config.max_env_steps
+        if not limit or not env_steps:
+            return self.config.iterations
+
+        left = math.ceil(max(limit - self.progress.env_steps, 0) / env_steps)
+        return min(self.config.iterations, self.progress.iteration + left)
+
+    # ------------------------------------------------------------------ validation
+
+    def _validation_is_due(self) -> bool:
+        """Whether to validate after this iteration: at the interval, and at the end."""
+        return self.progress.iteration % self.config.eval_interval == 0 or self._share_done() >= 1
+
+    def _validate(self, log: RunLog, reporter: Reporter) -> Evaluation:
+        """Evaluate on the validation split, keep the best checkpoint, and show the result.
+
+        Raises:
+            TrainingError: a number was not finite; the run is saved.
+        """
+        start = time.perf_counter()
+        # A generator of its own: how often a run is validated must not change what it learns.
+        generator = rollout_generator(self.generator.device, self.config.seed + VALIDATION_SEED_OFFSET)
+        tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
+        batches = self._adapt_to_validation(tasks, generator)
+
+        evaluation = summarize(batches)
+        self._keep_best(evaluation)
+
+        self._draw_validation(log, evaluation, tasks, batches)
+        self._draw_curriculum(log, generator)
+        reporter.evaluated(self.progress.iteration, evaluation)
+        log.validation(evaluation, seconds=time.perf_counter() - start)
+        return evaluation
+
+    def _adapt_to_validation(self, tasks: Task, generator: torch.Generator) -> list[Episodes]:
+        """Episodes on the validation tasks after k = 0 … K adaptation steps."""
+        steps = self.learner.adaptation_steps
         try:
-            batches = adaptation_episodes(
-                self.learner, self.distribution, tasks, self.learner.adaptation_steps, config.episodes, generator
-            )
+            return adaptation_episodes(self.learner, self.distribution, tasks, steps, self.config.episodes, generator)
         except (FloatingPointError, EnvironmentFailedError) as error:
             self._save()
             where = f"validation after iteration {self.progress.iteration}"
             raise TrainingError(f"{where}: {error}; the run is saved") from error
-        evaluation = summarize(batches)
+
+    def _keep_best(self, evaluation: Evaluation) -> None:
+        """Count the evaluation, and save the best checkpoint if its return after the last step is the best so far."""
         score = float(evaluation.return_mean[-1])
         best = self.progress.best_validation
         self.progress = dataclasses.replace(
@@ -236,145 +269,88 @@ class Trainer:
         )
         if best is None or score > best:
             self.run.checkpoints.save_best(self._checkpoint())
-        step = self.progress.env_steps
-        writer.add_figure("eval/adaptation", plots.adaptation_curve(evaluation, _title(config)), step)
-        picture = plots.trajectories(self.distribution, tasks, batches)
-        if picture is not None:
-            writer.add_figure("eval/trajectories", picture, step)
-        replay = self.curriculum.replay(config.num_tasks)
-        if replay is not None:
-            uniform = self.distribution.sample(PICTURED_TASKS, "train", generator)
-            writer.add_figure("curriculum/tasks", task_densities(*replay, uniform), step)
-        reporter.evaluated(self.progress.iteration, evaluation)
-        row = {f"eval/return_k{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
-        if evaluation.success_rate is not None:
-            row |= {f"eval/success_k{k}": float(value) for k, value in enumerate(evaluation.success_rate)}
-        return row | {"eval/gain": float(evaluation.gains.mean()), "time/evaluate": time.perf_counter() - start}
 
-    def _log(self, writer: SummaryWriter | None, row: dict[str, float]) -> None:
-        if writer is None:
+    def _draw_validation(self, log: RunLog, evaluation: Evaluation, tasks: Task, batches: list[Episodes]) -> None:
+        """Figures of the adaptation curve and, where the family has such, of trajectories."""
+        config = self.config
+        title = f"{config.agent} on {env_label(config.env)}, {config.eval_tasks} validation tasks"
+        log.figure(EVAL_ADAPTATION, plots.adaptation_curve(evaluation, title), self.progress)
+
+        trajectories = plots.trajectories(self.distribution, tasks, batches)
+        if trajectories is not None:
+            log.figure(EVAL_TRAJECTORIES, trajectories, self.progress)
+
+    def _draw_curriculum(self, log: RunLog, generator: torch.Generator) -> None:
+        """Figure of the tasks that the curriculum replays, where there is something to replay."""
+        replay = self.curriculum.replay(self.config.num_tasks)
+        if replay is None:
             return
-        for tag, value in row.items():
-            writer.add_scalar(tag, value, self.progress.env_steps)
-        writer.flush()  # so that a kill loses nothing of what the next checkpoint holds
-        counts = {name: getattr(self.progress, name) for name in ("iteration", "env_steps", "evaluation_env_steps")}
-        self.run.append_metrics(counts | {"seconds": self.progress.seconds} | row)
+        tasks, probability = replay
+        uniform = self.distribution.sample(PLOTTED_TASKS, "train", generator)
+        log.figure(CURRICULUM_TASKS, task_densities(tasks, probability, uniform), self.progress)
 
-    def _share_done(self) -> float:
-        """Share of the training that is done, 0 … 1: of its iterations, or of its environment steps if limited."""
-        limit = self.config.max_env_steps
-        return max(
-            self.progress.iteration / self.config.iterations, min(self.progress.env_steps / limit, 1.0) if limit else 0
-        )
+    # ------------------------------------------------------------------ logging
 
-    def _iterations_expected(self, sampled_steps: int) -> int:
-        """Iterations at the end, if those to come take as many environment steps as the last one."""
-        limit = self.config.max_env_steps
-        left = math.ceil(max(limit - self.progress.env_steps, 0) / sampled_steps)
-        return min(self.config.iterations, self.progress.iteration + left) if limit else self.config.iterations
+    def _open_log(self) -> contextlib.AbstractContextManager[Log]:
+        """The log of the run, with the hyper-parameters where it begins; None in processes that do not write."""
+        if not self._writes:
+            return contextlib.nullcontext()
+        if self._begun:
+            return RunLog(self.run, resumed_from=self.progress)
 
-    @property
-    def _begun(self) -> bool:
-        """Whether the evaluation before the first iteration is done."""
-        return self.progress.best_validation is not None
+        log = RunLog(self.run, resumed_from=None)
+        log.hyper_parameters(self.config, self.learner.adaptation_steps)
+        return log
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint that can be read; says which ones could not.
+
+        A run that was killed before its first checkpoint starts from the beginning.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none can be read.
+        """
+        # One process reads, so that all of them go on from the same checkpoint even if a disk fails meanwhile.
+        newest = distributed.broadcast(self._newest_checkpoint)
+        if newest is None:
+            return
+
+        checkpoint, problems = newest
+        for problem in problems:
+            say(self.console, f"warning: {problem}; going on from the one before")
+        self._restore(checkpoint)
+
+    def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
+        """The checkpoint to resume and what was wrong with newer ones; the metrics are rewound to it."""
+        if not self.run.checkpoints.iterations():
+            self.run.rewind_metrics(-1)
+            return None
+
+        checkpoint, problems = self.run.checkpoints.load_newest_good()
+        self.run.rewind_metrics(checkpoint.progress.iteration)
+        return checkpoint, problems
+
+    def _checkpoint(self) -> Checkpoint:
+        """The whole state, as copies."""
+        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
+        return Checkpoint(tensors, self.progress)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Inverse of `_checkpoint`."""
+        self.learner.load_state_dict(learner_state(checkpoint))
+        self.curriculum.load_state_dict(curriculum_state(checkpoint))
+        self.generator.set_state(checkpoint.tensors["generator"])
+        self.progress = checkpoint.progress
 
     @property
     def _writes(self) -> bool:
-        """Whether this process is the one that evaluates and writes the run."""
+        """Whether this process is the one that validates and writes the run."""
         return distributed.rank() == 0
 
     def _save(self) -> None:
         if self._writes:
             self.run.checkpoints.save(self._checkpoint())
-
-    def _checkpoint(self) -> Checkpoint:
-        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
-        tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
-        return Checkpoint(tensors | {"generator": self.generator.get_state()}, self.progress)
-
-    @contextlib.contextmanager
-    def _writer(self) -> Iterator[SummaryWriter | None]:
-        """TensorBoard, with the hyper-parameters written first and events after the checkpoint purged on resume.
-
-        None in the processes of a job that do not write.
-        """
-        if not self._writes:
-            yield None
-            return
-        # A run killed before its first checkpoint may have left events of iteration 0: these are purged as well.
-        writer = SummaryWriter(str(self.run.path), purge_step=self.progress.env_steps + 1 if self._begun else 0)
-        try:
-            if not self._begun:
-                tensorboard.write_hyper_parameters(writer, self.config, self.learner.adaptation_steps)
-            yield writer
-        finally:
-            writer.close()
-
-
-class MetaBatch(NamedTuple):
-    """What one meta-iteration samples.
-
-    Attributes:
-        support: K batches, each collected after one more adaptation step.
-        query: the batch after the last one; None where the learner collects none.
-        tasks: the M tasks.
-        collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
-    """
-
-    support: list[Episodes]
-    query: Episodes | None
-    tasks: Task
-    collect_seconds: float
-
-    @property
-    def batches(self) -> list[Episodes]:
-        """Support and query, k = 0 … K."""
-        return [*self.support, *([] if self.query is None else [self.query])]
-
-
-def sample_iteration(
-    distribution: TaskDistribution, learner: MetaLearner, tasks: Task, episodes: int, generator: torch.Generator
-) -> MetaBatch:
-    """The sampling of one meta-iteration; of a job's processes, each samples its share of the tasks.
-
-    Args:
-        distribution: what the tasks come from.
-        learner: adapts to them; not changed.
-        tasks: M tasks; the same in every process.
-        episodes: E per task and batch.
-        generator: drives the rollouts.
-    """
-    tasks, rollouts = distributed.shard(tasks, generator, distributed.rank(), num_processes())
-    num_batches = learner.support_batches + learner.collects_query
-    sampled = adapt_to_tasks(learner, distribution, tasks, num_batches - 1, episodes, rollouts)
-    query = sampled.batches[-1] if learner.collects_query else None
-    return MetaBatch(sampled.batches[: learner.support_batches], query, tasks, sampled.collect_seconds)
-
-
-class _StopFlag:
-    requested = False
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[_StopFlag]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the iteration; a second one interrupts at once."""
-    flag = _StopFlag()
-    if threading.current_thread() is not threading.main_thread():  # Python takes signal handlers only there
-        yield flag
-        return
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if flag.requested:
-            raise KeyboardInterrupt
-        flag.requested = True
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _title(config: TrainConfig) -> str:
-    return f"{config.agent} on {env_label(config.env)}, {config.eval_tasks} validation tasks"

@@ -12,7 +12,7 @@ from metarl.agents.registry import AGENTS
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import advance, begin
 from metarl.evaluation.adaptation import adapt_to_tasks
-from metarl.training.trainer import sample_iteration
+from metarl.training.meta_iteration import sample_iteration
 from tests.helpers.pretended_gpu import NAME, PretendedGenerator, pretended_gpu
 from tests.helpers.torch_families import TORCH_FAMILIES
 

@@ -102,7 +102,7 @@ def test_teachers_states_need_no_query_of_the_student(workplace: Path, without_f
 
 def test_a_killed_run_goes_on_exactly(workplace: Path, without_figures: None, tmp_path: Path) -> None:
     assert main(distill_arguments("--name", "whole")) == 0
-    moment = Moment("metarl.training.trainer.sample_iteration", call=2)
+    moment = Moment("metarl.training.meta_iteration.sample_iteration", call=2)
     assert run_with_signal(distill_arguments(), moment, signal.SIGKILL, tmp_path / "output") == -signal.SIGKILL
     assert main(["train", "--resume", str(STUDENT)]) == 0
     whole = RunDirectory.open("runs/whole")

@@ -13,7 +13,7 @@ from metarl.benchmarks.plain_loop import PlainLoop
 from metarl.envs.families.navigation import pearl
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import select_tasks, tasks_to_json
-from metarl.training.trainer import sample_iteration
+from metarl.training.meta_iteration import sample_iteration
 
 SMALL = MAMLConfig(
     policy=PolicyConfig(hidden_sizes=(5, 4)), fvp_fraction=0.5, trust_region=TrustRegionConfig(cg_iterations=3)

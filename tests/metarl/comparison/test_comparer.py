@@ -256,7 +256,7 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
 @pytest.mark.parametrize(
     "moment",
     [
-        Moment("metarl.training.trainer.sample_iteration", call=1),
+        Moment("metarl.training.meta_iteration.sample_iteration", call=1),
         Moment("metarl.baselines.sb3.learn_task", call=2),
         Moment("metarl.comparison.measurements.CellStore.save", call=3, after=True),
     ],

@@ -12,7 +12,7 @@ from metarl.agents.policies.mlp import PolicyConfig
 from metarl.envs.families.navigation import pearl
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, select_tasks
-from metarl.evaluation.adaptation import adapt_from, adaptation_episodes, rollout_generator
+from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, bootstrap_ci, summarize
 from metarl.evaluation.plots import figure_bytes
 from tests.helpers.workbench import constant_episodes
@@ -171,19 +171,6 @@ def test_number_of_steps_is_that_asked_for() -> None:
     curves = returns(run(learner, tasks, steps=4))
     assert len(curves) == 5
     assert torch.equal(returns(run(learner, tasks, steps=0)), curves[:1])
-
-
-def test_the_loop_takes_episodes_from_wherever_they_come() -> None:
-    """On the recorded batches of an evaluation it goes the same way again."""
-    learner, tasks = make_learner(), DISTRIBUTION.sample(2, "test")
-    recorded = run(learner, tasks)
-    batches, path = adapt_from(lambda adapted: recorded[adapted.steps], learner, num_tasks=2, steps=2)
-    assert len(batches) == 2
-    assert all(batch is record for batch, record in zip(batches, recorded, strict=False))
-    assert [adapted.steps for adapted in path] == [0, 1, 2]
-    for adapted, record in zip(path, recorded, strict=True):
-        distribution, _ = learner.policy.apply(adapted.params, record.obs)
-        torch.testing.assert_close(distribution.parameters()["mean"], record.behaviour["mean"])
 
 
 # ---------------------------------------------------------------------- image files

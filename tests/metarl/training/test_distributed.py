@@ -42,6 +42,14 @@ class Perilous(TaskDistribution):
         return super().sample(num_tasks, split, generator)
 
 
+@pytest.mark.parametrize(("cores", "expected"), [({0, 1, 2, 3}, 4), ({0}, 1)])
+def test_cores_are_those_that_the_process_may_use(
+    cores: set[int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: cores)
+    assert distributed.local_cores() == expected
+
+
 def torchrun(place: Path, *flags: str, restarts: int = 0, env: str = FAMILY) -> subprocess.CompletedProcess[str]:
     """Train a tiny run on two processes; later flags win."""
     return launch(place, train_arguments(place, *flags, env=env), restarts)

@@ -11,7 +11,7 @@ from metarl.agents.policies.reference import RandomPolicy
 from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
-from metarl.training.trainer import sample_iteration
+from metarl.training.meta_iteration import sample_iteration
 from tests.helpers.workbench import RUN, same_tensors, tensors_of, train, train_arguments
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"))

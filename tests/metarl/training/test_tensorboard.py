@@ -1,6 +1,7 @@
 """`metarl tensorboard` serves the runs' curves, figures and hyper-parameters; a browser shows them."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from metarl.agents.registry import AGENTS
+from metarl.training import tensorboard
 from tests.helpers.browser import CHROMIUM, chromium
-from tests.helpers.workbench import ITERATIONS, RUN, metrics_of
+from tests.helpers.workbench import ITERATIONS, RUN, events_of, metrics_of, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
+README = Path(tensorboard.__file__).with_name("README.md")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -111,6 +115,30 @@ def test_the_server_draws_all_adaptation_steps_in_one_chart(address: str) -> Non
     for (pattern,) in drawn.values():
         matched = get(address, "plugin/custom_scalars/scalars", run=RUN, tag=pattern)
         assert len(matched["tag_to_events"]) == 2
+
+
+def logged_in_readme() -> set[str]:
+    """The tags in the table of the README's section "What is logged"."""
+    section = README.read_text().partition("## What is logged\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE))
+
+
+def test_the_readme_explains_every_tag_constant() -> None:
+    is_tag = re.compile(r"(TRAIN|EVAL|TEST|CURRICULUM|TIME)_\w+").fullmatch
+    constants = {value for name, value in vars(tensorboard).items() if is_tag(name)}
+    assert len(constants) > 15
+    assert constants <= logged_in_readme()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_readme_explains_every_tag_that_a_run_writes(agent: str, trained_run: Path, tmp_path: Path) -> None:
+    flags = ["--iterations", "1", "--curriculum", "hard-first"]
+    if agent == "distill":
+        flags = ["--iterations", "1", "--teacher", str(trained_run), "--num-teachers", "2"]
+    tags = events_of(train(tmp_path, *flags, agent=agent)).Tags()
+    without_k = {re.sub(r"_k\d+$", "_k", tag) for tag in [*tags["scalars"], *tags["images"]]}
+    # What HPARAMS shows of the run is no curve.
+    assert {tag for tag in without_k if not tag.startswith("_hparams_")} <= logged_in_readme()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

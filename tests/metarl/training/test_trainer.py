@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 
 def own_family(function: Callable[[], object]) -> str:
     """Name of a family of tasks of the tests, as a user gives his own."""
-    return f"workbench:{function.__name__}"
+    return f"tests.helpers.workbench:{function.__name__}"
 
 
 # ---------------------------------------------------------------------- what is counted and logged
@@ -64,7 +64,7 @@ def test_every_environment_step_is_counted(
         taken.append(episodes.env_steps)
         return episodes
 
-    monkeypatch.setattr("metarl.evaluation.evaluation.collect", collect_and_note)
+    monkeypatch.setattr("metarl.evaluation.adaptation.collect", collect_and_note)
     run = train(tmp_path, "--seed", "3", env=own_family(early_ending), agent=agent)
     # A validation, then a training iteration and a validation in turn, and the test evaluation at the end.
     evaluation = 2  # k = 0 and 1
@@ -152,6 +152,17 @@ def test_intervals_decide_when_to_evaluate_and_save(tmp_path: Path) -> None:
     assert RunDirectory.open(str(run)).checkpoints.iterations() == [5, 3, 0]
 
 
+def test_a_student_that_collects_no_episodes_trains(trained_run: Path, tmp_path: Path) -> None:
+    """It learns from its teachers' episodes alone: an iteration takes no environment steps."""
+    flags = ["--states", "teacher", "--match", "initial", "--objective-steps", "last", "--max-env-steps", "100000"]
+    run = train(tmp_path, "--teacher", str(trained_run), "--num-teachers", "2", *flags, agent="distill")
+    rows = metrics_of(run)
+    assert [row["iteration"] for row in rows] == list(range(ITERATIONS + 1))
+    assert rows[0]["env_steps"] == rows[-1]["env_steps"] > 0  # what the teachers cost
+    assert "train/return_k0" not in rows[-1]
+    assert "train/kl" in rows[-1]
+
+
 # ---------------------------------------------------------------------- what decides the result
 
 
@@ -192,7 +203,7 @@ def test_number_of_threads_does_not_change_the_result(outer: str, tmp_path: Path
 def test_number_that_is_not_finite_stops_the_run_after_saving_it(
     reference: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    env = "workbench:failing_in_second_iteration"
+    env = "tests.helpers.workbench:failing_in_second_iteration"
     arguments = train_arguments(tmp_path, "--checkpoint-interval", "100", env=env)
     assert main(arguments) == EXIT_TRAINING_FAILED
     message = complaint(capsys)
@@ -201,7 +212,7 @@ def test_number_that_is_not_finite_stops_the_run_after_saving_it(
     run = RunDirectory.open(str(tmp_path / RUN))
     assert run.checkpoints.iterations() == [1, 0]
     assert [row["iteration"] for row in metrics_of(run.path)] == [0, 1]
-    monkeypatch.setattr("workbench.Failing.bind", TaskDistribution.bind)  # healthy again
+    monkeypatch.setattr("tests.helpers.workbench.Failing.bind", TaskDistribution.bind)  # healthy again
     assert main(["train", "--resume", str(run.path)]) == 0
     assert same_tensors(tensors_of(run.path), reference)
 
@@ -225,7 +236,8 @@ def test_an_iteration_that_does_not_fit_names_the_batch_and_what_to_lower(
 
 
 def test_validation_that_is_not_finite_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(train_arguments(tmp_path, env="workbench:failing_in_first_validation")) == EXIT_TRAINING_FAILED
+    arguments = train_arguments(tmp_path, env="tests.helpers.workbench:failing_in_first_validation")
+    assert main(arguments) == EXIT_TRAINING_FAILED
     message = complaint(capsys)
     assert "validation after iteration 0" in message
     assert "task 1 of the batch" in message

@@ -1,0 +1,165 @@
+"""One meta-iteration, the whole of it: draw tasks, sample and adapt, update the learner, tell the curriculum."""
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from metarl.agents.gradients.processes import num_processes, sum_over_processes
+from metarl.agents.learner import Adapted, MetaLearner
+from metarl.envs.rollout import Episodes
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Task
+from metarl.evaluation.adaptation import Sampler, adaptation_loop, rollouts_in
+from metarl.training import distributed
+from metarl.training.curriculum import Curriculum
+
+
+class MetaBatch(NamedTuple):
+    """What one meta-iteration samples.
+
+    Attributes:
+        support: the learner's support batches, each collected after one more adaptation step.
+        query: the batch after the last one; None where the learner collects none.
+        tasks: the M tasks.
+        collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
+    """
+
+    support: list[Episodes]
+    query: Episodes | None
+    tasks: Task
+    collect_seconds: float
+
+    @property
+    def batches(self) -> list[Episodes]:
+        """Support and query, in the order in which they were sampled."""
+        return self.support if self.query is None else [*self.support, self.query]
+
+
+@dataclass(frozen=True)
+class MetaIteration:
+    """What one meta-iteration did, over the tasks of all processes of the job.
+
+    Attributes:
+        env_steps: environment steps it took, adaptation included.
+        returns: mean return of its tasks after k = 0 … K adaptation steps, one for each batch that was sampled.
+        metrics: what the learner's update says of itself.
+        curriculum: what the curriculum says of the tasks it drew.
+        collect_seconds: wall-clock seconds of the rollouts.
+        adapt_seconds: of the adaptation between them, the draw of the tasks included.
+        update_seconds: of the meta-update.
+    """
+
+    env_steps: int
+    returns: list[float]
+    metrics: dict[str, float]
+    curriculum: dict[str, float]
+    collect_seconds: float
+    adapt_seconds: float
+    update_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the whole iteration."""
+        return self.collect_seconds + self.adapt_seconds + self.update_seconds
+
+
+def run_meta_iteration(
+    learner: MetaLearner,
+    distribution: TaskDistribution,
+    curriculum: Curriculum,
+    num_tasks: int,
+    episodes: int,
+    progress: float,
+    generator: torch.Generator,
+) -> MetaIteration:
+    """Improve the learner on one meta-batch of tasks.
+
+    Args:
+        learner: updated in place.
+        distribution: what the tasks come from.
+        curriculum: draws the tasks and learns from their returns.
+        num_tasks: M, of the whole job.
+        episodes: E per task and batch.
+        progress: share of the training that is done, 0 … 1, for the learner's schedules.
+        generator: draws the tasks and drives the rollouts; in the same state in every process.
+
+    Raises:
+        FloatingPointError: a number is not finite.
+        ProcessLostError: another process of the job has ended.
+    """
+    start = time.perf_counter()
+    draw = curriculum.draw(distribution, num_tasks, generator)
+    batch = sample_iteration(distribution, learner, draw.tasks, episodes, generator)
+    sampled = time.perf_counter()
+
+    # The draw is of the whole job; the batch and its weights are of this process's shard of the tasks.
+    importance = distributed.local_shard(draw.importance)
+    metrics = learner.meta_update(batch.support, batch.query, progress, batch.tasks, importance)
+
+    # Every process holds the whole curriculum, so each of them needs the returns of all tasks.
+    env_steps, returns = _over_all_tasks(batch.batches, generator.device)
+    if batch.batches:
+        curriculum.learn(draw, distributed.all_gather(batch.batches[-1].returns.mean(dim=1)))
+
+    adapt_seconds = sampled - start - batch.collect_seconds
+    update_seconds = time.perf_counter() - sampled
+    return MetaIteration(
+        env_steps, returns, metrics, draw.metrics, batch.collect_seconds, adapt_seconds, update_seconds
+    )
+
+
+def sample_iteration(
+    distribution: TaskDistribution, learner: MetaLearner, tasks: Task, episodes: int, generator: torch.Generator
+) -> MetaBatch:
+    """Sample and adapt as often as the learner asks for; each process of a job does it for its shard of the tasks.
+
+    Args:
+        distribution: what the tasks come from.
+        learner: adapts to them; not changed.
+        tasks: M tasks; the same in every process.
+        episodes: E per task and batch.
+        generator: drives the rollouts.
+    """
+    tasks, rollouts = distributed.shard(tasks, generator, distributed.rank(), num_processes())
+    num_batches = learner.support_batches + learner.collects_query
+    if num_batches == 0:  # a student that learns from its teachers' episodes alone
+        return MetaBatch([], None, tasks, 0.0)
+
+    env = distribution.bind(tasks, episodes)
+    sampler = _TimedSampler(rollouts_in(env, learner, rollouts))
+    # The learner needs no policy beyond that of the last batch, so there is one adaptation step less than batches.
+    batches = adaptation_loop(learner, env.batch_shape[0], num_batches - 1, sampler).batches
+
+    query = batches[-1] if learner.collects_query else None
+    return MetaBatch(batches[: learner.support_batches], query, tasks, sampler.seconds)
+
+
+class _TimedSampler:
+    """A sampler that counts the wall-clock seconds it takes.
+
+    Attributes:
+        seconds: of all batches so far.
+    """
+
+    def __init__(self, sample: Sampler) -> None:
+        self._sample = sample
+        self.seconds = 0.0
+
+    def __call__(self, adapted: Adapted) -> Episodes:
+        start = time.perf_counter()
+        episodes = self._sample(adapted)
+        self.seconds += time.perf_counter() - start
+        return episodes
+
+
+def _over_all_tasks(batches: list[Episodes], device: torch.device) -> tuple[int, list[float]]:
+    """Environment steps of the batches together and the mean return of each, over the tasks of all processes."""
+    env_steps = sum(batch.env_steps for batch in batches)
+    returns = [batch.returns.mean().item() for batch in batches]
+
+    # Every process has equally many tasks, so that the mean of the processes' means is that of all tasks.
+    own = torch.tensor([env_steps, *returns], dtype=torch.float64, device=device)
+    total_steps, *return_sums = sum_over_processes(own).tolist()
+    return int(total_steps), [value / num_processes() for value in return_sums]

@@ -1,0 +1,46 @@
+"""How training is asked to stop: Ctrl-C and SIGTERM end it after the meta-iteration, with everything saved."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether this process was asked to stop.
+
+    Attributes:
+        requested: set by the first signal.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note the first signal; the second one interrupts at once.
+
+        Raises:
+            KeyboardInterrupt: it is the second one.
+        """
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Take signals as requests to stop while the block runs; afterwards they mean what they meant before."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # Python takes signal handlers only there
+        yield stop
+        return
+
+    previous = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""Files: what cannot be written is said before the work, and a new directory is whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from metarl.errors import UserError
+from metarl.run.files import check_directory_writable, check_writable, new_directory
+from tests.helpers.workbench import files_under
+
+NOT_WRITABLE = "/proc/nothing"
+"""Not even by root."""
+
+
+def test_a_file_that_can_be_written_is_not_made_by_the_check(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "page.html")
+    assert files_under(tmp_path) == {"new/": b""}
+
+
+def test_what_stands_there_is_left_alone_by_the_check(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_bytes(b"old")
+    check_writable(tmp_path / "page.html")
+    check_directory_writable(tmp_path)
+    assert files_under(tmp_path) == {"page.html": b"old"}
+
+
+def test_a_directory_is_made_by_its_check(tmp_path: Path) -> None:
+    check_directory_writable(tmp_path / "new" / "figures")
+    assert files_under(tmp_path) == {"new/": b"", "new/figures/": b""}
+
+
+@pytest.mark.parametrize("place", ["folder", "file/page.html", f"{NOT_WRITABLE}/page.html"])
+def test_a_file_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{place} cannot be written: \w+"):
+        check_writable(tmp_path / place)
+
+
+@pytest.mark.parametrize("place", ["file", "file/figures", NOT_WRITABLE])
+def test_a_directory_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{place} cannot be written: \w+"):
+        check_directory_writable(tmp_path / place)
+
+
+def test_a_new_directory_gets_its_name_at_the_end(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "policy") as directory:
+        (directory / "model").write_bytes(b"content")
+        assert not (tmp_path / "policy").exists()
+    assert files_under(tmp_path) == {"policy/": b"", "policy/model": b"content"}
+
+
+def test_a_new_directory_is_gone_where_the_work_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="failed"), new_directory(tmp_path / "policy") as directory:
+        (directory / "model").write_bytes(b"content")
+        raise RuntimeError("failed")
+    assert files_under(tmp_path) == {}
+
+
+def test_a_new_directory_does_not_replace_what_stands_there(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    with pytest.raises(UserError, match="exists already"), new_directory(tmp_path / "policy"):
+        pytest.fail("the work began")
