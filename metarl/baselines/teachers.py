@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metarl.agents.distillation import DistillationConfig, Teachers
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
@@ -181,7 +181,7 @@ def adapted_teachers(run: RunDirectory, tasks: Task, episodes: int, generator: t
         last.append(done.batches[-1])
         env_steps += sum(batch.env_steps for batch in done.batches)
 
-    teachers = Teachers(learner.policy, _concatenate(params), tasks)
+    teachers = Teachers(learner.policy, concatenate(params), tasks)
     return SpecialisedTeachers(teachers, Episodes.concatenate(last), env_steps)
 
 
@@ -257,8 +257,10 @@ def _expert_jobs(run: RunDirectory, tasks: Task) -> list["TaskJob"]:
     config = run.config
     learner = config.learner
     assert isinstance(learner, DistillationConfig)
-    return [
-        TaskJob(
+
+    jobs = []
+    for number in range(learner.num_teachers):
+        job = TaskJob(
             algorithm=learner.teacher,
             env=config.env,
             task={name: value[number].tolist() for name, value in tasks.items()},
@@ -267,8 +269,9 @@ def _expert_jobs(run: RunDirectory, tasks: Task) -> list["TaskJob"]:
             episodes=1,
             directory=str(run.path / EXPERTS / f"task-{number:03d}"),
         )
-        for number in range(learner.num_teachers)
-    ]
+        jobs.append(job)
+
+    return jobs
 
 
 def _teachers_of_models(
@@ -277,8 +280,8 @@ def _teachers_of_models(
     """The policies of N models of Stable-Baselines3, in this project's form."""
     from metarl.agents.sb3 import as_policy_parameters
 
-    each = [as_policy_parameters(model) for model in models]
-    params = {name: torch.stack([leaves[name] for leaves in each]).to(device) for name in each[0]}
+    each = [map_parameters(lambda leaf: leaf.unsqueeze(0), as_policy_parameters(model)) for model in models]
+    params = map_parameters(lambda leaf: leaf.to(device), concatenate(each))
 
     # Layer n has a bias of as many numbers as the layer has units; the last layer gives the action.
     num_layers = sum("bias" in name for name in params)
@@ -330,8 +333,3 @@ def _from_tensors(policy: MLPPolicy, tensors: dict[str, Tensor]) -> Teachers:
     leaves: dict[str, Any] = under("episodes.")
     episodes = Episodes(**leaves, behaviour=under(f"{BEHAVIOUR}.")) if leaves else None
     return Teachers(policy, under("params."), under("task."), episodes)
-
-
-def _concatenate(parts: list[Parameters]) -> Parameters:
-    """The tasks of several task-batched P after each other."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -172,7 +172,13 @@ def _agree_on_success(episodes: list[Episodes]) -> list[Episodes]:
         return episodes
 
     failure = torch.zeros_like(episodes[0].terminated)
-    return [replace(episode, success=failure) if episode.success is None else episode for episode in episodes]
+    filled = []
+    for episode in episodes:
+        if episode.success is None:
+            episode = replace(episode, success=failure)
+        filled.append(episode)
+
+    return filled
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def interpret(
         batches: K + 1 batches, K ≥ 1.
     """
     path = adaptation_path(learner, batches)
-    before, after = path[0], path[-1]
+    before = path[0]
+    after = path[-1]
 
     start = _norms(before)
     step_sizes = np.stack([_norms(new, old) for old, new in itertools.pairwise(path)])

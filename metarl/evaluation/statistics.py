@@ -66,7 +66,8 @@ class Curve:
 
         right = int(np.clip(np.searchsorted(self.env_steps, env_steps), 1, len(self.env_steps) - 1))
         left = right - 1
-        first, second = self.env_steps[left], self.env_steps[right]
+        first = self.env_steps[left]
+        second = self.env_steps[right]
 
         weight = float(np.clip((env_steps - first) / (second - first), 0, 1))
         return np.asarray((1 - weight) * self.returns[:, left] + weight * self.returns[:, right])
