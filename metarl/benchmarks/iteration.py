@@ -19,7 +19,8 @@ from metarl.training.accelerate import capture_rollouts
 from metarl.training.memory import peak_memory_mb
 from metarl.training.trainer import MetaBatch, sample_iteration
 
-PLAIN_TASKS = 4  # the plain loop is linear in tasks; this many are timed and scaled up
+PLAIN_TASKS = 4
+"""The plain loop takes as long for each task; so many are timed, and the time is scaled up."""
 
 
 @dataclass(frozen=True)
@@ -49,52 +50,78 @@ class Workload:
     device: str = "cpu"
 
 
-class _Measured:
-    """A workload made ready, its episodes, and how long each phase takes."""
+class _MeasuredIteration:
+    """A workload made ready, its episodes, and how long each phase takes.
+
+    Args:
+        workload: what is timed.
+        repeats: how often.
+
+    Attributes:
+        distribution: gives the tasks.
+        learner: MAML-TRPO, as it was before the updates that were timed.
+        batches: support and query of one iteration.
+        seconds: phase → median seconds.
+        line_search_trials: how often the TRPO update looked for a step.
+        capture_error: why the device's graphs could not hold the rollouts; None where they could, or there are none.
+    """
 
     def __init__(self, workload: Workload, repeats: int) -> None:
+        self._workload = workload
+        self._repeats = repeats
+        self._device = torch.device(workload.device)
+        self._generator = torch.Generator(self._device).manual_seed(0)
+
         self.distribution = make_distribution(workload.env)
         self.distribution.env.horizon = workload.horizon or self.distribution.horizon
-        device = torch.device(workload.device)
-        self.generator = torch.Generator(device).manual_seed(0)
+        learners = self._learners()
+        self.learner = learners["trpo"]
+        self.capture_error = capture_rollouts(self.distribution, self.learner, self._generator)
+
+        # All phases are timed on one meta-batch.
+        start = self.learner.state_dict()
+        support, query, *_ = self._sample()
+        assert query is not None
+        self.batches = [*support, query]
+
+        self.seconds: dict[str, float] = {}
+        self.line_search_trials = 1
+        sampling_and_adaptation = self._time_sampling()
+        self.seconds["meta_gradient"] = self._median_seconds(lambda: self.learner.meta_gradient(support, query))
+        for outer, learner in learners.items():
+            update = _UpdateFromStart(learner, support, query)
+            self.seconds[f"meta_update_{outer}"] = self._median_seconds(update)
+            self.seconds[f"iteration_{outer}"] = sampling_and_adaptation + self.seconds[f"meta_update_{outer}"]
+            self.line_search_trials = int(update.metrics.get("line_search_trials", self.line_search_trials))
+        self.learner.load_state_dict(start)
+
+    def _learners(self) -> dict[str, MAML]:
+        """MAML by its outer optimiser."""
+        workload = self._workload
         config = MAMLConfig(
             policy=PolicyConfig(hidden_sizes=(workload.hidden_size, workload.hidden_size)),
             fvp_fraction=workload.fvp_fraction,
             fvp_memory=workload.fvp_memory,
         )
         spaces = self.distribution.observation_space, self.distribution.action_space
-        learners = {
-            outer: MAML(*spaces, replace(config, outer=outer), self.generator, workload.num_threads)
+        return {
+            outer: MAML(*spaces, replace(config, outer=outer), self._generator, workload.num_threads)
             for outer in ("trpo", "ppo")
         }
-        self.learner = learners["trpo"]
-        start = self.learner.state_dict()
-        self.capture_error = capture_rollouts(self.distribution, self.learner, self.generator)
-        self._workload = workload
-        support, query, *_ = self._sample()
-        assert query is not None
-        self.batches = [*support, query]
 
-        def median(function: Callable[[], Any]) -> float:
-            return median_seconds(function, repeats, device)
-
+    def _time_sampling(self) -> float:
+        """Time the rollouts; returns the seconds of rollouts and adaptation together."""
         collected: list[float] = []
-        sampling_and_adaptation = median(lambda: collected.append(self._sample().collect_seconds))
-        self.seconds = {
-            "sampling": float(np.median(collected[1:])),  # the first one is the untimed warm-up
-            "meta_gradient": median(lambda: self.learner.meta_gradient(support, query)),
-        }
-        self.line_search_trials = 1
-        for outer, learner in learners.items():
-            update = _UpdateFromStart(learner, support, query)
-            self.seconds[f"meta_update_{outer}"] = median(update)
-            self.seconds[f"iteration_{outer}"] = sampling_and_adaptation + self.seconds[f"meta_update_{outer}"]
-            self.line_search_trials = int(update.metrics.get("line_search_trials", self.line_search_trials))
-        self.learner.load_state_dict(start)
+        together = self._median_seconds(lambda: collected.append(self._sample().collect_seconds))
+        self.seconds["sampling"] = float(np.median(collected[1:]))  # the first one is the untimed warm-up
+        return together
+
+    def _median_seconds(self, function: Callable[[], Any]) -> float:
+        return median_seconds(function, self._repeats, self._device)
 
     def _sample(self) -> MetaBatch:
-        tasks = self.distribution.sample(self._workload.num_tasks, "train", self.generator)
-        return sample_iteration(self.distribution, self.learner, tasks, self._workload.episodes, self.generator)
+        tasks = self.distribution.sample(self._workload.num_tasks, "train", self._generator)
+        return sample_iteration(self.distribution, self.learner, tasks, self._workload.episodes, self._generator)
 
 
 def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str, Any]:
@@ -112,7 +139,8 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         UserError: not a registered family.
     """
     workload = replace(workload, env=checked_families([workload.env])[0])
-    measured = _Measured(workload, repeats)
+    measured = _MeasuredIteration(workload, repeats)
+
     env_steps = sum(batch.env_steps for batch in measured.batches)
     figures = asdict(workload) | {
         "horizon": measured.distribution.horizon,
@@ -122,35 +150,40 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         "capture_error": measured.capture_error,
     }
     figures |= {f"{phase}_s": seconds for phase, seconds in measured.seconds.items()}
+
     others = {}
     if workload.device != "cpu":
-        others["cpu"] = _Measured(replace(workload, device="cpu", num_threads=1), repeats).seconds
+        others["cpu"] = _MeasuredIteration(replace(workload, device="cpu", num_threads=1), repeats).seconds
     if plain_loop:
         others["plain"] = _plain_seconds(workload, measured)
         figures["plain_env_steps_per_s"] = env_steps / others["plain"]["sampling"]
+
     for other, seconds in others.items():
         figures |= {f"{other}_{phase}_s": value for phase, value in seconds.items()}
         figures |= {f"{other}_{phase}_ratio": value / measured.seconds[phase] for phase, value in seconds.items()}
     return figures
 
 
-def _plain_seconds(workload: Workload, measured: _Measured) -> dict[str, float]:
+def _plain_seconds(workload: Workload, measured: _MeasuredIteration) -> dict[str, float]:
     """Each phase of the plain loop, on a CPU, from some of the tasks."""
-    count, distribution = min(PLAIN_TASKS, workload.num_tasks), measured.distribution
-    spaces = distribution.observation_space, distribution.action_space
-    learner = MAML(*spaces, measured.learner.config, torch.Generator())
+    distribution = measured.distribution
+    learner = MAML(
+        distribution.observation_space, distribution.action_space, measured.learner.config, torch.Generator()
+    )
     learner.load_state_dict({name: leaf.cpu() for name, leaf in measured.learner.state_dict().items()})
     plain = PlainLoop(FAMILIES[workload.env].gymnasium_id, learner, workload.episodes)
-    described = tasks_to_json(distribution.sample(count, "test"))
-    prepared = plain.tasks([batch.tasks(slice(0, count)).to("cpu") for batch in measured.batches])
+
+    num_tasks = min(PLAIN_TASKS, workload.num_tasks)
+    tasks = tasks_to_json(distribution.sample(num_tasks, "test"))
+    prepared = plain.tasks([batch.tasks(slice(0, num_tasks)).to("cpu") for batch in measured.batches])
 
     def seconds(function: Callable[[], Any]) -> float:
         start = time.perf_counter()
         function()
-        return (time.perf_counter() - start) * workload.num_tasks / count
+        return (time.perf_counter() - start) * workload.num_tasks / num_tasks
 
     phases = {
-        "sampling": seconds(lambda: [plain.sample(task) for task in described]),
+        "sampling": seconds(lambda: [plain.sample(task) for task in tasks]),
         "meta_gradient": seconds(lambda: plain.gradient(prepared)),
         "meta_update_trpo": seconds(lambda: plain.updated(prepared, measured.line_search_trials)),
     }
@@ -159,10 +192,12 @@ def _plain_seconds(workload: Workload, measured: _Measured) -> dict[str, float]:
 
 
 class _UpdateFromStart:
-    """The meta-update that these episodes were collected for: a second one would search in vain for a step."""
+    """The meta-update from the parameters that collected the episodes: a second one in a row would find no step."""
 
     def __init__(self, learner: MAML, support: list[Episodes], query: Episodes) -> None:
-        self._learner, self._support, self._query = learner, support, query
+        self._learner = learner
+        self._support = support
+        self._query = query
         self._start = learner.state_dict()
         self.metrics: dict[str, float] = {}
 
@@ -172,7 +207,7 @@ class _UpdateFromStart:
 
 
 def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Of some calls, after an untimed one; what a GPU has been told to do is waited for."""
+    """Median time of some calls, after an untimed one; a GPU is waited for until it has done what it was told."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
