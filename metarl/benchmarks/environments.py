@@ -88,6 +88,7 @@ def ratios_to(measured: object, rate: float, others: Sequence[str]) -> dict[str,
         others: names of the attributes, of which some may be None.
     """
     ratios = {}
+
     for name in others:
         other = getattr(measured, name)
         if other is not None:

@@ -14,6 +14,7 @@ from metarl.benchmarks.environments import checked_families
 from metarl.benchmarks.plain_loop import PlainLoop
 from metarl.envs.registry import FAMILIES, make_distribution
 from metarl.envs.rollout import Episodes
+from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.training.accelerate import capture_rollouts
 from metarl.training.memory import peak_memory_mb
@@ -50,12 +51,9 @@ class Workload:
     device: str = "cpu"
 
 
+@dataclass(frozen=True)
 class _MeasuredIteration:
-    """A workload made ready, its episodes, and how long each phase takes.
-
-    Args:
-        workload: what is timed.
-        repeats: how often.
+    """How long each phase of a meta-iteration takes, and what was timed.
 
     Attributes:
         distribution: gives the tasks.
@@ -66,62 +64,63 @@ class _MeasuredIteration:
         capture_error: why the device's graphs could not hold the rollouts; None where they could, or there are none.
     """
 
-    def __init__(self, workload: Workload, repeats: int) -> None:
-        self._workload = workload
-        self._repeats = repeats
-        self._device = torch.device(workload.device)
-        self._generator = torch.Generator(self._device).manual_seed(0)
+    distribution: TaskDistribution
+    learner: MAML
+    batches: list[Episodes]
+    seconds: dict[str, float]
+    line_search_trials: int
+    capture_error: str | None
 
-        self.distribution = make_distribution(workload.env)
-        self.distribution.env.horizon = workload.horizon or self.distribution.horizon
-        learners = self._learners()
-        self.learner = learners["trpo"]
-        self.capture_error = capture_rollouts(self.distribution, self.learner, self._generator)
 
-        # All phases are timed on one meta-batch.
-        start = self.learner.state_dict()
-        support, query, *_ = self._sample()
-        assert query is not None
-        self.batches = [*support, query]
+def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
+    """Time each phase, the updates all on one meta-batch."""
+    device = torch.device(workload.device)
+    generator = torch.Generator(device).manual_seed(0)
+    distribution = make_distribution(workload.env)
+    distribution.env.horizon = workload.horizon or distribution.horizon
+    learners = _learners(workload, distribution, generator)
+    learner = learners["trpo"]
+    capture_error = capture_rollouts(distribution, learner, generator)
 
-        self.seconds: dict[str, float] = {}
-        self.line_search_trials = 1
-        sampling_and_adaptation = self._time_sampling()
-        self.seconds["meta_gradient"] = self._median_seconds(lambda: self.learner.meta_gradient(support, query))
-        for outer, learner in learners.items():
-            update = _UpdateFromStart(learner, support, query)
-            self.seconds[f"meta_update_{outer}"] = self._median_seconds(update)
-            self.seconds[f"iteration_{outer}"] = sampling_and_adaptation + self.seconds[f"meta_update_{outer}"]
-            self.line_search_trials = int(update.metrics.get("line_search_trials", self.line_search_trials))
-        self.learner.load_state_dict(start)
+    def sample() -> MetaBatch:
+        tasks = distribution.sample(workload.num_tasks, "train", generator)
+        return sample_iteration(distribution, learner, tasks, workload.episodes, generator)
 
-    def _learners(self) -> dict[str, MAML]:
-        """MAML by its outer optimiser."""
-        workload = self._workload
-        config = MAMLConfig(
-            policy=PolicyConfig(hidden_sizes=(workload.hidden_size, workload.hidden_size)),
-            fvp_fraction=workload.fvp_fraction,
-            fvp_memory=workload.fvp_memory,
-        )
-        spaces = self.distribution.observation_space, self.distribution.action_space
-        return {
-            outer: MAML(*spaces, replace(config, outer=outer), self._generator, workload.num_threads)
-            for outer in ("trpo", "ppo")
-        }
+    start = learner.state_dict()
+    support, query, *_ = sample()
+    assert query is not None
 
-    def _time_sampling(self) -> float:
-        """Time the rollouts; returns the seconds of rollouts and adaptation together."""
-        collected: list[float] = []
-        together = self._median_seconds(lambda: collected.append(self._sample().collect_seconds))
-        self.seconds["sampling"] = float(np.median(collected[1:]))  # the first one is the untimed warm-up
-        return together
+    collected: list[float] = []
+    sampling_and_adaptation = median_seconds(lambda: collected.append(sample().collect_seconds), repeats, device)
+    seconds = {
+        "sampling": float(np.median(collected[1:])),  # the first one is the untimed warm-up
+        "meta_gradient": median_seconds(lambda: learner.meta_gradient(support, query), repeats, device),
+    }
 
-    def _median_seconds(self, function: Callable[[], Any]) -> float:
-        return median_seconds(function, self._repeats, self._device)
+    line_search_trials = 1
+    for outer, updated in learners.items():
+        update = _UpdateFromStart(updated, support, query)
+        seconds[f"meta_update_{outer}"] = median_seconds(update, repeats, device)
+        seconds[f"iteration_{outer}"] = sampling_and_adaptation + seconds[f"meta_update_{outer}"]
+        line_search_trials = int(update.metrics.get("line_search_trials", line_search_trials))
 
-    def _sample(self) -> MetaBatch:
-        tasks = self.distribution.sample(self._workload.num_tasks, "train", self._generator)
-        return sample_iteration(self.distribution, self.learner, tasks, self._workload.episodes, self._generator)
+    # The plain loop is to begin where the learner began.
+    learner.load_state_dict(start)
+    return _MeasuredIteration(distribution, learner, [*support, query], seconds, line_search_trials, capture_error)
+
+
+def _learners(workload: Workload, distribution: TaskDistribution, generator: torch.Generator) -> dict[str, MAML]:
+    """MAML by its outer optimiser."""
+    config = MAMLConfig(
+        policy=PolicyConfig(hidden_sizes=(workload.hidden_size, workload.hidden_size)),
+        fvp_fraction=workload.fvp_fraction,
+        fvp_memory=workload.fvp_memory,
+    )
+    spaces = distribution.observation_space, distribution.action_space
+
+    return {
+        outer: MAML(*spaces, replace(config, outer=outer), generator, workload.num_threads) for outer in ("trpo", "ppo")
+    }
 
 
 def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         UserError: not a registered family.
     """
     workload = replace(workload, env=checked_families([workload.env])[0])
-    measured = _MeasuredIteration(workload, repeats)
+    measured = _measure(workload, repeats)
 
     env_steps = sum(batch.env_steps for batch in measured.batches)
     figures = asdict(workload) | {
@@ -153,7 +152,7 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
 
     others = {}
     if workload.device != "cpu":
-        others["cpu"] = _MeasuredIteration(replace(workload, device="cpu", num_threads=1), repeats).seconds
+        others["cpu"] = _measure(replace(workload, device="cpu", num_threads=1), repeats).seconds
     if plain_loop:
         others["plain"] = _plain_seconds(workload, measured)
         figures["plain_env_steps_per_s"] = env_steps / others["plain"]["sampling"]

@@ -141,7 +141,7 @@ def _growing_rates(
         if rates and not _fits(policy, num_envs, env.horizon, device):
             break
 
-        env.rollout_graphs = None
+        env.rollout_graphs = None  # those of the batch before
         eager = rate(episodes)
         capture_error = capture_rollouts(distribution, learner, generator)
         captured = None if env.rollout_graphs is None else rate(episodes)
@@ -154,6 +154,7 @@ def _bytes_per_env_step(
 ) -> float:
     """Bytes that the operations of one environment step, policy included, read and write."""
     params = learner.begin(NUM_TASKS).params
+    # One step is enough: all are alike.
     bound = distribution.task_env.bind(tasks, COUNTED_EPISODES)
     carry = begin(bound, generator)
     with _TrafficCounter() as counter, torch.no_grad():

@@ -89,7 +89,7 @@ def scaling(env: str, num_threads: int, show: Callable[[str], None]) -> list[Poi
     """
     points = []
     for axis, values in AXES.items():
-        # Only a job of torchrun has several processes; what it leaves on disk says nothing of its memory.
+        # Several processes are a job of torchrun; what it leaves on disk says nothing of its memory.
         measure = _measure_job if axis == "processes" else _measure_one
 
         for value in values:
@@ -170,6 +170,7 @@ def _measure_one(env: str, setting: Setting, num_threads: int) -> Point:
         "hidden-size": setting.hidden_size,
         "num-threads": num_threads,
     }
+
     bench = ("-m", "metarl", "bench", "iteration", env, "--no-plain", "--json", "--device", "cpu")
     report = json.loads(_run(*bench, *_as_arguments(flags)))
     return Point(setting, report["iteration_trpo_s"], report["peak_memory_mb"])
@@ -189,6 +190,7 @@ def _measure_job(env: str, setting: Setting, num_threads: int) -> Point:
             "run-dir": directory,
             "name": "job",
         }
+
         layers = ("--hidden-sizes", str(setting.hidden_size), str(setting.hidden_size))
         job = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(setting.processes))
         _run(*job, "-m", "metarl", "train", "maml", env, *_as_arguments(flags), *layers)
@@ -215,6 +217,7 @@ def _run(*arguments: str) -> str:
     """
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=one_thread)
+
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise TrainingError(f"{' '.join(arguments)} failed: {reason}")

@@ -153,6 +153,7 @@ class Comparison:
         for other in self.curves[1:]:
             if other.kind == "reference":
                 continue
+
             theirs = other.at(self.equal_env_steps)
             pair = PairwiseComparison(
                 ours=self.subject.label,
@@ -177,13 +178,14 @@ class Comparison:
 
     def scores(self, returns: Floats) -> Floats | None:
         """Normalised scores of (S, M) returns; None without both references, or where they are equal on a task."""
+        # Both references act once: their final returns, (M,), are the same for every seed of the others.
         references = {curve.label: curve.final.mean(axis=0) for curve in self.curves if curve.label in (RANDOM, ORACLE)}
         if len(references) < 2 or np.any(references[RANDOM] == references[ORACLE]):
             return None
         return normalized(returns, references[RANDOM], references[ORACLE])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; numbers that are not finite are None. The keys are those of earlier versions."""
+        """Plain data; numbers that are not finite are None."""
         data = {
             "env": self.env,
             "split": self.split,
@@ -191,6 +193,7 @@ class Comparison:
             "budget": self.budget,
             "evaluation_env_steps": sum(curve.evaluation_env_steps for curve in self.curves),
             **self.metadata,
+            # "duels" and "races": the words of earlier versions, which other programs may read.
             "equal_env_steps": self.equal_env_steps,
             "agents": [summary.to_json() for summary in self.summaries],
             "duels": [asdict(pair) for pair in self.pairwise_comparisons],

@@ -73,6 +73,8 @@ def _find_place(plan: Plan, settings: str) -> Path:
     """The first of comparison-ENV, comparison-ENV-2, … that has these settings or does not exist yet."""
     first = Path(plan.config.run_dir) / f"comparison-{as_file_name(plan.env)}"
     path = first
+
+    # The settings are compared as text: whatever decides the result tells two comparisons apart.
     number = 1
     while path.exists() and _read(path / SETTINGS_FILE) != settings:
         number += 1

@@ -130,6 +130,7 @@ def _taught_by_first_run(plan: Plan, config: TrainConfig, learner: DistillationC
     first = plan.runs[0]
     steps = load_learner(first)[1].adaptation_steps
 
+    # Adapting one teacher takes an episode batch per step, and one more batch shows the student what it does.
     cost = (steps + 1) * config.episodes * plan.distribution.horizon
     affordable = max(1, plan.training_env_steps // (2 * cost))
     return dataclasses.replace(learner, teacher=str(first.path), num_teachers=min(learner.num_teachers, affordable))
@@ -158,6 +159,7 @@ def measure_reference(plan: Plan, directory: ComparisonDirectory, name: str) -> 
     """What 'random' or 'oracle' gets: one point, since neither learns."""
 
     def measure() -> Measurement:
+        # On the CPU whatever the device: they have nothing to compute.
         generator = rollout_generator(torch.device("cpu"), seed=0)
         episodes = reference_episodes(plan.distribution, plan.tasks, plan.config.episodes, generator)[name]
         returns = episodes.returns.double().mean(dim=1).tolist()

@@ -105,6 +105,7 @@ def make_plan(config: CompareConfig) -> Plan:
     baselines = [name for name in check_baselines(config.baselines, env, distribution) if name not in pools]
     sb3_changes = check_sb3_settings(config.sb3_settings, distribution)
 
+    # A fair comparison gives each baseline what the subject had.
     share = QUICK_TRAINING_SHARE if config.quick else 1.0
     training_env_steps = max(1, round(runs[0].checkpoints.load(LAST).progress.env_steps * share))
     return Plan(
@@ -162,6 +163,7 @@ def pool_seeds(runs: Iterable[RunDirectory]) -> dict[str, list[RunDirectory]]:
             raise UserError(f"run {run.path} is given twice")
         pool.append(run)
 
+    # The agent's name is enough of a label where it has one pool only.
     agents = [pool[0].config.agent for pool in pools]
     labelled = {}
     for agent, pool in zip(agents, pools, strict=True):
@@ -210,6 +212,7 @@ def check_baselines(requested: Sequence[str], env: str, distribution: TaskDistri
 
             check_algorithm(name.removesuffix(PRETRAINED), distribution.action_space)
 
+    # The default list is for all families; who names the oracle wants to hear that there is none.
     if "oracle" in chosen and not distribution.env.has_oracle:
         if requested != DEFAULT_BASELINES:
             raise UserError(f"{env} has no oracle; leave it out of --baselines")

@@ -52,6 +52,8 @@ def measure_sb3(plan: Plan, directory: ComparisonDirectory, label: str, console:
 
 def _jobs(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, pretrained: str) -> list[TaskJob]:
     """A job for each task of one seed."""
+    schedule = evaluation_schedule(plan.distribution.horizon, plan.config.task_budget)
+
     jobs = []
     for number in range(plan.config.tasks_compared):
         job = TaskJob(
@@ -59,7 +61,7 @@ def _jobs(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, pre
             env=plan.env,
             task={name: value[number].tolist() for name, value in plan.tasks.items()},
             seed=seed,
-            schedule=evaluation_schedule(plan.distribution.horizon, plan.config.task_budget),
+            schedule=schedule,
             episodes=plan.config.episodes,
             directory=str(directory.sb3_model(label, seed, f"task-{number:03d}")),
             pretrained=pretrained,
@@ -78,6 +80,7 @@ def _measure_jobs(
     console: Console,
 ) -> list[Measurement]:
     """A measurement for each job, in their order; each is kept as soon as its process is done."""
+    # What an earlier, interrupted comparison measured is taken as it is.
     store = directory.measurements
     done: dict[int, Measurement] = {}
     for index, one in enumerate(settings):
@@ -85,6 +88,7 @@ def _measure_jobs(
         if measurement is not None:
             done[index] = measurement
 
+    # Processes end in any order.
     missing = [index for index in range(len(jobs)) if index not in done]
     num_processes = plan.config.num_threads or num_cores()
     with _progress_bar(console, "tasks", len(jobs), len(done)) as show:

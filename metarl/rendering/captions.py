@@ -16,6 +16,7 @@ def task_text(task: Task) -> str:
     if sum(value.numel() for value in task.values()) <= LISTED:
         return " ".join(f"{name}={','.join(map(_decimal, value.flatten().tolist()))}" for name, value in task.items())
 
+    # Long parameters, such as the walls of a maze, by their length alone.
     parts = []
     for name, value in task.items():
         short = value.numel() <= 2

@@ -140,6 +140,7 @@ def _draw_map(figure: Figure, axes: Axes, grid: TaskGrid, values: Floats, name: 
     if x.label.split()[0] == y.label.split()[0]:  # coordinates of one vector
         axes.set_aspect("equal")
 
+    # A map of the training range is cut to it; a larger one shows where it ends.
     if not shown.all():
         axes.set(xlim=x.train, ylim=y.train)
     elif not grid.trained.all():

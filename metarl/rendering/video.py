@@ -112,6 +112,7 @@ class Video(Sequence[Frame]):
             page.image(left, top, clip.frames[index])
             return
 
+        # The episode is over: its last state stays until all the others are.
         page.image(left, top, clip.frames[-1], faded=True)
         ended = f"ended after {clip.steps} steps"
         page.text(left + self._width / 2, top + self._height - 20, ended, 12, anchor="ma")
