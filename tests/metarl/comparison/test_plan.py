@@ -95,8 +95,10 @@ def test_runs_are_pooled_if_they_differ_in_their_seed_only() -> None:
 
 
 def test_a_run_is_no_second_seed_of_itself() -> None:
-    with pytest.raises(UserError, match=r"runs/a is given twice"):
-        pool_seeds([run_of("a"), run_of("../runs/a")])
+    run = run_of("a")
+    under_another_path = RunDirectory(Path("runs/../runs/a"), run.config)
+    with pytest.raises(UserError, match=r"runs/\.\./runs/a is given twice"):
+        pool_seeds([run, under_another_path])
 
 
 # ---------------------------------------------------------------------- the directory
