@@ -184,7 +184,7 @@ def _maker(env_id: str) -> Callable[[], gymnasium.Env[Any, Any]]:
 def batch_rate(distribution: TaskDistribution, num_envs: int, seconds: float) -> float:
     """Steps per second of N tasks with one episode each, restarted together at the horizon."""
     generator = torch.Generator().manual_seed(0)
-    tasks = distribution.sample(num_envs, "train", generator)
+    tasks = distribution.sample(num_envs, "train", generator)  # as in training, no two alike
     env = distribution.bind(tasks, 1)
 
     space = distribution.action_space

@@ -86,6 +86,7 @@ def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
         tasks = distribution.sample(workload.num_tasks, "train", generator)
         return sample_iteration(distribution, learner, tasks, workload.episodes, generator)
 
+    # A meta-batch of the initial parameters; every update begins at them.
     start = learner.state_dict()
     support, query, *_ = sample()
     assert query is not None
@@ -150,6 +151,7 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
     }
     figures |= {f"{phase}_s": seconds for phase, seconds in measured.seconds.items()}
 
+    # In this process, right after: a ratio of two runs on a busy machine would say little.
     others = {}
     if workload.device != "cpu":
         others["cpu"] = _measure(replace(workload, device="cpu", num_threads=1), repeats).seconds
@@ -181,7 +183,7 @@ def _plain_seconds(workload: Workload, measured: _MeasuredIteration) -> dict[str
         function()
         return (time.perf_counter() - start) * workload.num_tasks / num_tasks
 
-    phases = {
+    phases = {  # the keys are those of the learner's own phases
         "sampling": seconds(lambda: [plain.sample(task) for task in tasks]),
         "meta_gradient": seconds(lambda: plain.gradient(prepared)),
         "meta_update_trpo": seconds(lambda: plain.updated(prepared, measured.line_search_trials)),

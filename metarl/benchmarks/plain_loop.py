@@ -51,6 +51,7 @@ class PlainLoop:
 
         env_steps = 0
         for _ in range(2):  # before and after the inner step
+            # SyncVectorEnv begins anew by itself: only the first episode of each environment counts.
             obs, _ = envs.reset(seed=0)
             running = np.ones(self._episodes, dtype=bool)
             while running.any():
@@ -83,17 +84,19 @@ class PlainLoop:
         """The parameters after the inner step."""
         gradient = torch.autograd.grad(self._surrogate(meta, support), list(meta.values()), create_graph=create_graph)
         rate = self._learner.config.inner_lr
-        return {name: leaf + rate * slope for (name, leaf), slope in zip(meta.items(), gradient, strict=True)}
+        return {name: leaf + rate * derivative for (name, leaf), derivative in zip(meta.items(), gradient, strict=True)}
 
     def gradient(self, tasks: list[TaskBatches]) -> Parameters:
         """Second-order meta-gradient, by differentiating through the inner gradient."""
         meta = self.meta
+
         total = {name: torch.zeros_like(leaf) for name, leaf in meta.items()}
         for support, query in tasks:
             objective = self._surrogate(self.adapted(meta, support, create_graph=True), query)
             gradient = torch.autograd.grad(objective, list(meta.values()))
-            for (name, leaf), slope in zip(total.items(), gradient, strict=True):
-                total[name] = leaf + slope / len(tasks)
+            # The mean over tasks, added up so that the graph of each is freed before the next is built.
+            for (name, leaf), derivative in zip(total.items(), gradient, strict=True):
+                total[name] = leaf + derivative / len(tasks)
         return total
 
     def fisher_product(self, tasks: list[TaskBatches]) -> LinearMap:
@@ -132,6 +135,7 @@ class PlainLoop:
 
         with torch.no_grad():
             flat = flatten(start.values())
+        # As many trials as the learner's own line search took: both sides do the same work.
         config = replace(self._learner.config.trust_region, line_search_steps=line_search_trials)
         fisher = self.fisher_product(tasks)
         return trpo_step(flat, flatten(gradient.values()), fisher, evaluate, config).parameters

@@ -49,12 +49,13 @@ def table(comparison: Comparison) -> Table:
 
 
 def _table_row(summary: Summary) -> list[str]:
-    """The cells of one agent; a reference has no start and no end."""
+    """The cells of one agent."""
     curve = summary.curve
     name = curve.label
     if len(curve.returns) > 1:
         name += f"\n{len(curve.returns)} seeds"
 
+    # Empty where there is nothing to say: a reference does not learn, and a score needs random and oracle.
     before = final = score = ""
     if len(curve.env_steps) > 1:
         before = f"{summary.before.value:.1f}"
@@ -114,6 +115,7 @@ def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> st
             f"{efficiency.baseline} does not reach {target} within {comparison.budget:,} (more than {least:.1f} times)"
         )
 
+    # The upper end is infinite where many of the resampled tasks are not solved within the budget.
     low = f"{needed.low / env_steps:.1f}"
     high = f"{needed.high / env_steps:.1f}" if needed.high < float("inf") else "not within the budget"
     return (
@@ -125,6 +127,7 @@ def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> st
 def _payback(efficiency: SampleEfficiency, comparison: Comparison) -> str:
     """After how many tasks the steps of meta-training are won back."""
     before = {curve.label: curve.training_env_steps for curve in comparison.curves}
+    # Nothing is won back where the baseline was trained for as long, or needs fewer steps on a task.
     invested = before[efficiency.meta_learner] - before[efficiency.baseline]
     saved = efficiency.needed.value - efficiency.env_steps
     if invested <= 0 or saved <= 0:

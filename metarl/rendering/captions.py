@@ -45,6 +45,7 @@ def video_rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) 
             _scene(k, batch, clips[task], task)
             for k, (batch, clips) in enumerate(zip(batches, camera.clips, strict=True))
         ]
+
         parameters = {parameter: value[task : task + 1] for parameter, value in tasks.items()}
         number = f" {task + 1}" if num_tasks > 1 else ""
         rows.append(Row(f"{name}{number}: {task_text(parameters)}", scenes))

@@ -97,6 +97,7 @@ class Video(Sequence[Frame]):
                 self._page.text(left, top + LABEL_HEIGHT + 19, scene.note, 11, MUTED, width=self._width)
 
     def _frame(self, index: int) -> Frame:
+        # Captions were drawn once; a frame adds the images.
         page = self._page.copy()
         step = max(min(index * self._stride, clip.steps) for row in self._clips for clip in row)
         page.text(self._right, MARGIN + 2, f"step {step} of {self._horizon}", 13, MUTED, anchor="ra")
