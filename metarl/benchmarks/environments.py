@@ -28,16 +28,17 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import unknown
 from metarl.training.accelerate import compile_env
 
-TWINS = {
+GYMNASIUM_IDS = {
     "cart-pole": "CartPole-v1",
     "pendulum": "Pendulum-v1",
     "mountain-car": "MountainCar-v0",
     "mountain-car-continuous": "MountainCarContinuous-v0",
     "acrobot": "Acrobot-v1",
 }
-"""Family → id of the same environment in Gymnasium and in gymnax; of the others, ours are vectorised."""
+"""Family → id of the same environment in Gymnasium and in gymnax; Gymnasium vectorises ours where it has none."""
 
-DIFFERENT_ACTIONS = 8  # batches of actions, used in turn
+DIFFERENT_ACTIONS = 8
+"""Batches of actions that are drawn beforehand and used in turn."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,24 @@ class Throughput:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the ratios of the faster of `batch` and `compiled` to the others."""
-        ratios = {
-            f"ratio_to_{name}": self.best / rate
-            for name in ("sync", "asynchronous", "gymnax")
-            if (rate := getattr(self, name)) is not None
-        }
-        return asdict(self) | ratios
+        return asdict(self) | ratios_to(self, self.best, ("sync", "asynchronous", "gymnax"))
+
+
+def ratios_to(measured: object, rate: float, others: Sequence[str]) -> dict[str, float]:
+    """How many times as fast a rate is as each of the other ones that were measured.
+
+    Args:
+        measured: has the other rates as attributes.
+        rate: ours.
+        others: names of the attributes, of which some may be None.
+    """
+    ratios = {}
+
+    for name in others:
+        other = getattr(measured, name)
+        if other is not None:
+            ratios[f"ratio_to_{name}"] = rate / other
+    return ratios
 
 
 def checked_families(names: Sequence[str]) -> list[str]:
@@ -90,9 +103,10 @@ def checked_families(names: Sequence[str]) -> list[str]:
         UserError: not one of these.
     """
     known = [name for name, family in FAMILIES.items() if family.gymnasium_id]
-    chosen = [ALIASES.get(name, name) for name in names] or [
-        name for name in known if not isinstance(FAMILIES[name].make().env, RobotEnv)
-    ]
+    if not names:
+        return [name for name in known if not isinstance(FAMILIES[name].make().env, RobotEnv)]
+
+    chosen = [ALIASES.get(name, name) for name in names]
     for name in chosen:
         if name not in known:
             raise unknown("environment", name, known)
@@ -110,8 +124,9 @@ def throughput(name: str, num_envs: int, seconds: float, processes: int, compile
         compile_steps: also measure compiled steps.
     """
     distribution = make_distribution(name)
-    single_id = TWINS.get(name, FAMILIES[name].gymnasium_id)
-    with cores(1):
+    single_id = GYMNASIUM_IDS.get(name, FAMILIES[name].gymnasium_id)
+
+    with pinned_to_cores(1):
         batch = batch_rate(distribution, num_envs, seconds)
         compiled = None
         if compile_steps and not distribution.task_env.random_steps:
@@ -119,11 +134,25 @@ def throughput(name: str, num_envs: int, seconds: float, processes: int, compile
             compile_env(fused, torch.device("cpu"))
             compiled = batch_rate(fused, num_envs, seconds)
         vector = vector_rate(TaskVectorEnv(num_envs, distribution, task="sample"), seconds)
+
         sync = vector_rate(SyncVectorEnv([_maker(single_id)] * num_envs), seconds)
         with warnings.catch_warnings(action="ignore"):  # gymnax asks for 64-bit integers that jax does not have
-            gymnax = _gymnax_rate(TWINS[name], num_envs, seconds) if name in TWINS else None
+            gymnax = _gymnax_rate(GYMNASIUM_IDS[name], num_envs, seconds) if name in GYMNASIUM_IDS else None
+
+    # Its processes are what it is for: on one core it would be slower than SyncVectorEnv.
     asynchronous = vector_rate(AsyncVectorEnv([_maker(single_id)] * processes, context="spawn"), seconds)
-    return Throughput(name, num_envs, batch, compiled, vector, single_id, sync, processes, asynchronous, gymnax)
+    return Throughput(
+        env=name,
+        num_envs=num_envs,
+        batch=batch,
+        compiled=compiled,
+        vector=vector,
+        single_id=single_id,
+        sync=sync,
+        processes=processes,
+        asynchronous=asynchronous,
+        gymnax=gymnax,
+    )
 
 
 def gymnax_installed() -> bool:
@@ -132,11 +161,12 @@ def gymnax_installed() -> bool:
 
 
 @contextlib.contextmanager
-def cores(count: int) -> Iterator[None]:
+def pinned_to_cores(count: int) -> Iterator[None]:
     """Keep this process, and the threads and processes that it starts meanwhile, on so many cores."""
-    if not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_setaffinity"):  # not on every system
         yield
         return
+
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:count])
     try:
@@ -146,21 +176,26 @@ def cores(count: int) -> Iterator[None]:
 
 
 def _maker(env_id: str) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """The prefix registers our ids in the process of its own as well."""
-    return lambda: gymnasium.make(f"envs:{env_id}", disable_env_checker=True)
+    """Makes a single environment; the prefix registers our ids in a process of its own as well."""
+    return lambda: gymnasium.make(f"metarl.envs:{env_id}", disable_env_checker=True)
 
 
 @torch.no_grad()
 def batch_rate(distribution: TaskDistribution, num_envs: int, seconds: float) -> float:
     """Steps per second of N tasks with one episode each, restarted together at the horizon."""
     generator = torch.Generator().manual_seed(0)
-    tasks = distribution.sample(num_envs, "train", generator)
+    tasks = distribution.sample(num_envs, "train", generator)  # as in training, no two alike
     env = distribution.bind(tasks, 1)
+
     space = distribution.action_space
     space.seed(0)
-    drawn = [np.stack([space.sample() for _ in range(num_envs)]) for _ in range(DIFFERENT_ACTIONS)]
-    actions = itertools.cycle([torch.from_numpy(one).unsqueeze(1) for one in drawn])
-    left = 0
+    drawn = []
+    for _ in range(DIFFERENT_ACTIONS):
+        batch = np.stack([space.sample() for _ in range(num_envs)])
+        drawn.append(torch.from_numpy(batch).unsqueeze(1))
+    actions = itertools.cycle(drawn)
+
+    left = 0  # steps of the current episodes
 
     def step() -> None:
         nonlocal left
@@ -177,6 +212,7 @@ def vector_rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
     """Steps per second of a vector environment under random actions; it is closed."""
     env.action_space.seed(0)
     actions = itertools.cycle([env.action_space.sample() for _ in range(DIFFERENT_ACTIONS)])
+
     env.reset(seed=0)
     rate = steps_per_second(lambda: env.step(next(actions)), env.num_envs, seconds)
     env.close()
@@ -184,14 +220,14 @@ def vector_rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
 
 
 def _gymnax_rate(env_id: str, num_envs: int, seconds: float) -> float | None:
-    """Compiled steps of 100, new episodes included."""
+    """Steps per second of gymnax, 100 of them in each compiled call, new episodes included; None: not installed."""
     if not gymnax_installed():
         return None
     gymnax: Any = importlib.import_module("gymnax")
     jax: Any = importlib.import_module("jax")
 
-    env, params = gymnax.make(env_id)
     steps = 100
+    env, params = gymnax.make(env_id)
     keys = jax.random.split(jax.random.key(0), num_envs)
     _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
     sample = jax.vmap(jax.vmap(env.action_space(params).sample))
@@ -221,9 +257,11 @@ def _gymnax_rate(env_id: str, num_envs: int, seconds: float) -> float | None:
 
 def steps_per_second(step: Callable[[], object], env_steps: int, seconds: float) -> float:
     """Environment steps per second of a function that takes so many each time."""
-    for _ in range(3):
+    for _ in range(3):  # caches, compilation
         step()
-    calls, start = 0, time.perf_counter()
+
+    calls = 0
+    start = time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds or calls < 3:
         step()
         calls += 1

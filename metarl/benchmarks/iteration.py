@@ -14,12 +14,14 @@ from metarl.benchmarks.environments import checked_families
 from metarl.benchmarks.plain_loop import PlainLoop
 from metarl.envs.registry import FAMILIES, make_distribution
 from metarl.envs.rollout import Episodes
+from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.training.accelerate import capture_rollouts
 from metarl.training.memory import peak_memory_mb
 from metarl.training.meta_iteration import MetaBatch, sample_iteration
 
-PLAIN_TASKS = 4  # the plain loop is linear in tasks; this many are timed and scaled up
+PLAIN_TASKS = 4
+"""The plain loop takes as long for each task; so many are timed, and the time is scaled up."""
 
 
 @dataclass(frozen=True)
@@ -49,52 +51,77 @@ class Workload:
     device: str = "cpu"
 
 
-class _Measured:
-    """A workload made ready, its episodes, and how long each phase takes."""
+@dataclass(frozen=True)
+class _MeasuredIteration:
+    """How long each phase of a meta-iteration takes, and what was timed.
 
-    def __init__(self, workload: Workload, repeats: int) -> None:
-        self.distribution = make_distribution(workload.env)
-        self.distribution.env.horizon = workload.horizon or self.distribution.horizon
-        device = torch.device(workload.device)
-        self.generator = torch.Generator(device).manual_seed(0)
-        config = MAMLConfig(
-            policy=PolicyConfig(hidden_sizes=(workload.hidden_size, workload.hidden_size)),
-            fvp_fraction=workload.fvp_fraction,
-            fvp_memory=workload.fvp_memory,
-        )
-        spaces = self.distribution.observation_space, self.distribution.action_space
-        learners = {
-            outer: MAML(*spaces, replace(config, outer=outer), self.generator, workload.num_threads)
-            for outer in ("trpo", "ppo")
-        }
-        self.learner = learners["trpo"]
-        start = self.learner.state_dict()
-        self.capture_error = capture_rollouts(self.distribution, self.learner, self.generator)
-        self._workload = workload
-        support, query, *_ = self._sample()
-        assert query is not None
-        self.batches = [*support, query]
+    Attributes:
+        distribution: gives the tasks.
+        learner: MAML-TRPO, as it was before the updates that were timed.
+        batches: support and query of one iteration.
+        seconds: phase → median seconds.
+        line_search_trials: how often the TRPO update looked for a step.
+        capture_error: why the device's graphs could not hold the rollouts; None where they could, or there are none.
+    """
 
-        def median(function: Callable[[], Any]) -> float:
-            return median_seconds(function, repeats, device)
+    distribution: TaskDistribution
+    learner: MAML
+    batches: list[Episodes]
+    seconds: dict[str, float]
+    line_search_trials: int
+    capture_error: str | None
 
-        collected: list[float] = []
-        sampling_and_adaptation = median(lambda: collected.append(self._sample().collect_seconds))
-        self.seconds = {
-            "sampling": float(np.median(collected[1:])),  # the first one is the untimed warm-up
-            "meta_gradient": median(lambda: self.learner.meta_gradient(support, query)),
-        }
-        self.line_search_trials = 1
-        for outer, learner in learners.items():
-            update = _UpdateFromStart(learner, support, query)
-            self.seconds[f"meta_update_{outer}"] = median(update)
-            self.seconds[f"iteration_{outer}"] = sampling_and_adaptation + self.seconds[f"meta_update_{outer}"]
-            self.line_search_trials = int(update.metrics.get("line_search_trials", self.line_search_trials))
-        self.learner.load_state_dict(start)
 
-    def _sample(self) -> MetaBatch:
-        tasks = self.distribution.sample(self._workload.num_tasks, "train", self.generator)
-        return sample_iteration(self.distribution, self.learner, tasks, self._workload.episodes, self.generator)
+def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
+    """Time each phase, the updates all on one meta-batch."""
+    device = torch.device(workload.device)
+    generator = torch.Generator(device).manual_seed(0)
+    distribution = make_distribution(workload.env)
+    distribution.env.horizon = workload.horizon or distribution.horizon
+    learners = _learners(workload, distribution, generator)
+    learner = learners["trpo"]
+    capture_error = capture_rollouts(distribution, learner, generator)
+
+    def sample() -> MetaBatch:
+        tasks = distribution.sample(workload.num_tasks, "train", generator)
+        return sample_iteration(distribution, learner, tasks, workload.episodes, generator)
+
+    # A meta-batch of the initial parameters; every update begins at them.
+    start = learner.state_dict()
+    support, query, *_ = sample()
+    assert query is not None
+
+    collected: list[float] = []
+    sampling_and_adaptation = median_seconds(lambda: collected.append(sample().collect_seconds), repeats, device)
+    seconds = {
+        "sampling": float(np.median(collected[1:])),  # the first one is the untimed warm-up
+        "meta_gradient": median_seconds(lambda: learner.meta_gradient(support, query), repeats, device),
+    }
+
+    line_search_trials = 1
+    for outer, updated in learners.items():
+        update = _UpdateFromStart(updated, support, query)
+        seconds[f"meta_update_{outer}"] = median_seconds(update, repeats, device)
+        seconds[f"iteration_{outer}"] = sampling_and_adaptation + seconds[f"meta_update_{outer}"]
+        line_search_trials = int(update.metrics.get("line_search_trials", line_search_trials))
+
+    # The plain loop is to begin where the learner began.
+    learner.load_state_dict(start)
+    return _MeasuredIteration(distribution, learner, [*support, query], seconds, line_search_trials, capture_error)
+
+
+def _learners(workload: Workload, distribution: TaskDistribution, generator: torch.Generator) -> dict[str, MAML]:
+    """MAML by its outer optimiser."""
+    config = MAMLConfig(
+        policy=PolicyConfig(hidden_sizes=(workload.hidden_size, workload.hidden_size)),
+        fvp_fraction=workload.fvp_fraction,
+        fvp_memory=workload.fvp_memory,
+    )
+    spaces = distribution.observation_space, distribution.action_space
+
+    return {
+        outer: MAML(*spaces, replace(config, outer=outer), generator, workload.num_threads) for outer in ("trpo", "ppo")
+    }
 
 
 def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str, Any]:
@@ -112,7 +139,8 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         UserError: not a registered family.
     """
     workload = replace(workload, env=checked_families([workload.env])[0])
-    measured = _Measured(workload, repeats)
+    measured = _measure(workload, repeats)
+
     env_steps = sum(batch.env_steps for batch in measured.batches)
     figures = asdict(workload) | {
         "horizon": measured.distribution.horizon,
@@ -122,35 +150,41 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         "capture_error": measured.capture_error,
     }
     figures |= {f"{phase}_s": seconds for phase, seconds in measured.seconds.items()}
+
+    # In this process, right after: a ratio of two runs on a busy machine would say little.
     others = {}
     if workload.device != "cpu":
-        others["cpu"] = _Measured(replace(workload, device="cpu", num_threads=1), repeats).seconds
+        others["cpu"] = _measure(replace(workload, device="cpu", num_threads=1), repeats).seconds
     if plain_loop:
         others["plain"] = _plain_seconds(workload, measured)
         figures["plain_env_steps_per_s"] = env_steps / others["plain"]["sampling"]
+
     for other, seconds in others.items():
         figures |= {f"{other}_{phase}_s": value for phase, value in seconds.items()}
         figures |= {f"{other}_{phase}_ratio": value / measured.seconds[phase] for phase, value in seconds.items()}
     return figures
 
 
-def _plain_seconds(workload: Workload, measured: _Measured) -> dict[str, float]:
+def _plain_seconds(workload: Workload, measured: _MeasuredIteration) -> dict[str, float]:
     """Each phase of the plain loop, on a CPU, from some of the tasks."""
-    count, distribution = min(PLAIN_TASKS, workload.num_tasks), measured.distribution
-    spaces = distribution.observation_space, distribution.action_space
-    learner = MAML(*spaces, measured.learner.config, torch.Generator())
+    distribution = measured.distribution
+    learner = MAML(
+        distribution.observation_space, distribution.action_space, measured.learner.config, torch.Generator()
+    )
     learner.load_state_dict({name: leaf.cpu() for name, leaf in measured.learner.state_dict().items()})
     plain = PlainLoop(FAMILIES[workload.env].gymnasium_id, learner, workload.episodes)
-    described = tasks_to_json(distribution.sample(count, "test"))
-    prepared = plain.tasks([batch.tasks(slice(0, count)).to("cpu") for batch in measured.batches])
+
+    num_tasks = min(PLAIN_TASKS, workload.num_tasks)
+    tasks = tasks_to_json(distribution.sample(num_tasks, "test"))
+    prepared = plain.tasks([batch.tasks(slice(0, num_tasks)).to("cpu") for batch in measured.batches])
 
     def seconds(function: Callable[[], Any]) -> float:
         start = time.perf_counter()
         function()
-        return (time.perf_counter() - start) * workload.num_tasks / count
+        return (time.perf_counter() - start) * workload.num_tasks / num_tasks
 
-    phases = {
-        "sampling": seconds(lambda: [plain.sample(task) for task in described]),
+    phases = {  # the keys are those of the learner's own phases
+        "sampling": seconds(lambda: [plain.sample(task) for task in tasks]),
         "meta_gradient": seconds(lambda: plain.gradient(prepared)),
         "meta_update_trpo": seconds(lambda: plain.updated(prepared, measured.line_search_trials)),
     }
@@ -159,10 +193,12 @@ def _plain_seconds(workload: Workload, measured: _Measured) -> dict[str, float]:
 
 
 class _UpdateFromStart:
-    """The meta-update that these episodes were collected for: a second one would search in vain for a step."""
+    """The meta-update from the parameters that collected the episodes: a second one in a row would find no step."""
 
     def __init__(self, learner: MAML, support: list[Episodes], query: Episodes) -> None:
-        self._learner, self._support, self._query = learner, support, query
+        self._learner = learner
+        self._support = support
+        self._query = query
         self._start = learner.state_dict()
         self.metrics: dict[str, float] = {}
 
@@ -172,7 +208,7 @@ class _UpdateFromStart:
 
 
 def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Of some calls, after an untimed one; what a GPU has been told to do is waited for."""
+    """Median time of some calls, after an untimed one; a GPU is waited for until it has done what it was told."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

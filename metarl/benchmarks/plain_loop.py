@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.agents.gradients.objectives import Batch, mean_over_steps
@@ -19,7 +20,7 @@ from metarl.agents.maml import MAML
 from metarl.agents.policies.parameters import Parameters, flatten, unflatten_like
 from metarl.envs.rollout import Episodes
 
-Task = list[Batch]
+TaskBatches = list[Batch]
 """Support batch and query of one task."""
 
 
@@ -33,7 +34,9 @@ class PlainLoop:
     """
 
     def __init__(self, gymnasium_id: str, learner: MAML, episodes: int) -> None:
-        self._id, self._learner, self._episodes = gymnasium_id, learner, episodes
+        self._gymnasium_id = gymnasium_id
+        self._learner = learner
+        self._episodes = episodes
         self._generator = torch.Generator().manual_seed(0)
 
     @property
@@ -43,69 +46,86 @@ class PlainLoop:
 
     def sample(self, task: dict[str, Any]) -> int:
         """Support and query rollouts of one task through SyncVectorEnv; returns environment steps."""
-        envs = gymnasium.make_vec(self._id, self._episodes, vectorization_mode="sync", task=task)
+        envs = gymnasium.make_vec(self._gymnasium_id, self._episodes, vectorization_mode="sync", task=task)
         params = {name: leaf.detach() for name, leaf in self.meta.items()}
-        steps = 0
-        for _ in range(2):
+
+        env_steps = 0
+        for _ in range(2):  # before and after the inner step
+            # SyncVectorEnv begins anew by itself: only the first episode of each environment counts.
             obs, _ = envs.reset(seed=0)
             running = np.ones(self._episodes, dtype=bool)
             while running.any():
-                with torch.no_grad():
-                    action = self._learner.policy.apply(params, torch.from_numpy(obs))[0].sample(self._generator)
-                bounded = np.clip(action.numpy(), -1.0, 1.0) if action.is_floating_point() else action.numpy()
-                obs, _, terminated, truncated, _ = envs.step(bounded)
-                steps += int(running.sum())
+                obs, _, terminated, truncated, _ = envs.step(self._act(params, obs))
+                env_steps += int(running.sum())
                 running &= ~(terminated | truncated)
-        envs.close()
-        return steps
 
-    def tasks(self, batches: list[Episodes]) -> list[Task]:
+        envs.close()
+        return env_steps
+
+    @torch.no_grad()
+    def _act(self, params: Parameters, obs: NDArray[Any]) -> NDArray[Any]:
+        """Sampled actions, (E, *action), within their bounds."""
+        distribution, _ = self._learner.policy.apply(params, torch.from_numpy(obs))
+        action = distribution.sample(self._generator)
+        return np.clip(action.numpy(), -1.0, 1.0) if action.is_floating_point() else action.numpy()
+
+    def tasks(self, batches: list[Episodes]) -> list[TaskBatches]:
         """The batches of support and query, made ready task by task."""
-        config, policy = self._learner.config, self._learner.policy
-        return [
-            [Batch.of(policy, batch.tasks(slice(task, task + 1)), config.gamma, config.gae_lambda) for batch in batches]
-            for task in range(len(batches[0].obs))
-        ]
+        config = self._learner.config
+
+        def of_task(batch: Episodes, task: int) -> Batch:
+            episodes = batch.tasks(slice(task, task + 1))
+            return Batch.of(self._learner.policy, episodes, config.gamma, config.gae_lambda)
+
+        num_tasks = len(batches[0].obs)
+        return [[of_task(batch, task) for batch in batches] for task in range(num_tasks)]
 
     def adapted(self, meta: Parameters, support: Batch, create_graph: bool = False) -> Parameters:
         """The parameters after the inner step."""
         gradient = torch.autograd.grad(self._surrogate(meta, support), list(meta.values()), create_graph=create_graph)
         rate = self._learner.config.inner_lr
-        return {name: leaf + rate * slope for (name, leaf), slope in zip(meta.items(), gradient, strict=True)}
+        return {name: leaf + rate * derivative for (name, leaf), derivative in zip(meta.items(), gradient, strict=True)}
 
-    def gradient(self, tasks: list[Task]) -> Parameters:
+    def gradient(self, tasks: list[TaskBatches]) -> Parameters:
         """Second-order meta-gradient, by differentiating through the inner gradient."""
         meta = self.meta
+
         total = {name: torch.zeros_like(leaf) for name, leaf in meta.items()}
         for support, query in tasks:
             objective = self._surrogate(self.adapted(meta, support, create_graph=True), query)
-            for (name, leaf), slope in zip(
-                total.items(), torch.autograd.grad(objective, list(meta.values())), strict=True
-            ):
-                total[name] = leaf + slope / len(tasks)
+            gradient = torch.autograd.grad(objective, list(meta.values()))
+            # The mean over tasks, added up so that the graph of each is freed before the next is built.
+            for (name, leaf), derivative in zip(total.items(), gradient, strict=True):
+                total[name] = leaf + derivative / len(tasks)
         return total
 
-    def fisher_product(self, tasks: list[Task]) -> LinearMap:
+    def fisher_product(self, tasks: list[TaskBatches]) -> LinearMap:
         """v ↦ F v: the Hessian of the mean KL, of which each task keeps the graph of the gradient."""
-        meta, fraction = self.meta, self._learner.config.fvp_fraction
-        slopes = []
+        meta = self.meta
+        fraction = self._learner.config.fvp_fraction
+
+        gradients = []
         for support, query in tasks:
-            few, sampled = (batch.first_episodes(fraction) for batch in (support, query))
-            estimate = self.adapted(meta, few, create_graph=True)
-            reached = self.adapted(meta, support)  # the policy that collected the query; its slope is the estimate's
+            # The policy that collected the query, differentiated through a gradient of some of the support episodes.
+            estimate = self.adapted(meta, support.first_episodes(fraction), create_graph=True)
+            reached = self.adapted(meta, support)
             params = {name: leaf + (reached[name] - leaf).detach() for name, leaf in estimate.items()}
-            kl = self._kl(params, sampled)
-            slopes.append(flatten(torch.autograd.grad(kl, list(meta.values()), create_graph=True)))
+
+            kl = self._kl(params, query.first_episodes(fraction))
+            gradients.append(flatten(torch.autograd.grad(kl, list(meta.values()), create_graph=True)))
 
         def product(vector: Tensor) -> Tensor:
-            parts = [torch.autograd.grad(slope @ vector, list(meta.values()), retain_graph=True) for slope in slopes]
+            parts = [
+                torch.autograd.grad(gradient @ vector, list(meta.values()), retain_graph=True) for gradient in gradients
+            ]
             return torch.stack([flatten(part) for part in parts]).mean(dim=0)
 
         return product
 
-    def updated(self, tasks: list[Task], line_search_trials: int) -> Tensor:
+    def updated(self, tasks: list[TaskBatches], line_search_trials: int) -> Tensor:
         """The flat meta-parameters after one MAML-TRPO update with at most so many trial steps."""
-        gradient, start = self.gradient(tasks), self.meta
+        gradient = self.gradient(tasks)
+        start = self.meta
         before, _ = self._surrogate_and_kl(start, tasks)
 
         def evaluate(candidate: Tensor) -> tuple[float, float]:
@@ -115,11 +135,12 @@ class PlainLoop:
 
         with torch.no_grad():
             flat = flatten(start.values())
+        # As many trials as the learner's own line search took: both sides do the same work.
         config = replace(self._learner.config.trust_region, line_search_steps=line_search_trials)
         fisher = self.fisher_product(tasks)
         return trpo_step(flat, flatten(gradient.values()), fisher, evaluate, config).parameters
 
-    def _surrogate_and_kl(self, meta: Parameters, tasks: list[Task]) -> tuple[float, float]:
+    def _surrogate_and_kl(self, meta: Parameters, tasks: list[TaskBatches]) -> tuple[float, float]:
         surrogate = kl = 0.0
         for support, query in tasks:
             params = self.adapted(meta, support)

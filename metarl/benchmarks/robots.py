@@ -9,7 +9,14 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from metarl.benchmarks.environments import DIFFERENT_ACTIONS, batch_rate, cores, steps_per_second, vector_rate
+from metarl.benchmarks.environments import (
+    DIFFERENT_ACTIONS,
+    batch_rate,
+    pinned_to_cores,
+    ratios_to,
+    steps_per_second,
+    vector_rate,
+)
 from metarl.envs.physics.models import import_mujoco
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
@@ -23,6 +30,9 @@ ONE_OF_EACH = (
     "ant-direction",
     "humanoid-direction",
 )
+
+SYNC_ENVS = 8
+"""Environments of Gymnasium's SyncVectorEnv: they are stepped in turn, so that more are not faster."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,7 @@ class RobotThroughput:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the ratios of `batch` to the others."""
-        others = ("rollout", "sync", "asynchronous", "envpool")
-        return asdict(self) | {
-            f"ratio_to_{name}": self.batch / other for name in others if (other := getattr(self, name)) is not None
-        }
+        return asdict(self) | ratios_to(self, self.batch, ("rollout", "sync", "asynchronous", "envpool"))
 
 
 def checked_robots(names: Sequence[str]) -> list[str]:
@@ -65,7 +72,9 @@ def checked_robots(names: Sequence[str]) -> list[str]:
     Raises:
         UserError: not one of these.
     """
-    known = [n for n, family in FAMILIES.items() if family.gymnasium_id and isinstance(family.make().env, RobotEnv)]
+    families = {name: family for name, family in FAMILIES.items() if family.gymnasium_id}
+    known = [name for name, family in families.items() if isinstance(family.make().env, RobotEnv)]
+
     chosen = [ALIASES.get(name, name) for name in names] or list(ONE_OF_EACH)
     for name in chosen:
         if name not in known:
@@ -91,13 +100,25 @@ def robot_throughput(name: str, num_envs: int, seconds: float, num_threads: int)
     def make() -> gymnasium.Env[Any, Any]:
         return gymnasium.make(single_id, disable_env_checker=True)
 
-    with cores(num_threads):
+    with pinned_to_cores(num_threads):
         batch = batch_rate(distribution, num_envs, seconds)
         rollout = _rollout_rate(env, num_envs, seconds, num_threads)
-        sync = vector_rate(SyncVectorEnv([make] * 8), seconds)
+
+        sync = vector_rate(SyncVectorEnv([make] * SYNC_ENVS), seconds)
         asynchronous = vector_rate(AsyncVectorEnv([make] * num_threads, context="spawn"), seconds)
         envpool = _envpool_rate(single_id, num_envs, seconds, num_threads)
-    return RobotThroughput(name, num_envs, num_threads, batch, rollout, single_id, sync, asynchronous, envpool)
+
+    return RobotThroughput(
+        env=name,
+        num_envs=num_envs,
+        num_threads=num_threads,
+        batch=batch,
+        rollout=rollout,
+        gymnasium_id=single_id,
+        sync=sync,
+        asynchronous=asynchronous,
+        envpool=envpool,
+    )
 
 
 def _rollout_rate(env: RobotEnv, num_envs: int, seconds: float, num_threads: int) -> float:
@@ -105,27 +126,34 @@ def _rollout_rate(env: RobotEnv, num_envs: int, seconds: float, num_threads: int
     mujoco = import_mujoco()
     from mujoco.rollout import Rollout
 
-    model, frame_skip = env.model, env.robot.frame_skip
+    model = env.model
+    frame_skip = env.robot.frame_skip
     pool = Rollout(nthread=num_threads if num_threads > 1 else 0)
     data = [mujoco.MjData(model) for _ in range(num_threads)]
-    size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+
     random = np.random.default_rng(0)
     shape = (DIFFERENT_ACTIONS, num_envs, 1, model.nu)
     controls = np.repeat(env.robot.max_control * random.uniform(-1, 1, shape), frame_skip, axis=2)
+
+    # MuJoCo writes into these arrays: allocating them in each call would be measured as well.
+    size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
     end = np.zeros((num_envs, frame_skip, size))
     readings = np.zeros((num_envs, frame_skip, model.nsensordata))
-    state, steps = np.zeros((num_envs, size)), 0
+    state = np.zeros((num_envs, size))
+    steps = 0
 
     def step() -> None:
         nonlocal state, steps
         if steps % env.horizon == 0:
             state = np.zeros((num_envs, size))
             state[:, 1 : 1 + model.nq] = env.robot.start_position
+
         control = controls[steps % DIFFERENT_ACTIONS]
         pool.rollout(
             [model] * num_envs, data, state, control, skip_checks=True, nstep=frame_skip, state=end, sensordata=readings
         )
-        state, steps = np.ascontiguousarray(end[:, -1]), steps + 1
+        state = np.ascontiguousarray(end[:, -1])
+        steps += 1
 
     try:
         return steps_per_second(step, num_envs, seconds)
@@ -134,13 +162,15 @@ def _rollout_rate(env: RobotEnv, num_envs: int, seconds: float, num_threads: int
 
 
 def _envpool_rate(gymnasium_id: str, num_envs: int, seconds: float, num_threads: int) -> float | None:
+    """Steps per second of EnvPool under random actions; None where it is not installed."""
     if importlib.util.find_spec("envpool") is None:
         return None
     import envpool
 
-    env_id = gymnasium_id.replace("-v5", "-v4")
+    env_id = gymnasium_id.replace("-v5", "-v4")  # the newest that EnvPool has
     env = envpool.make_gymnasium(env_id, num_envs=num_envs, num_threads=num_threads)
     env.reset()
+
     random = np.random.default_rng(0)
     actions = random.uniform(-1, 1, (DIFFERENT_ACTIONS, num_envs, *env.action_space.shape))
     steps = 0

@@ -14,12 +14,17 @@ from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.benchmarks.iteration import median_seconds
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import advance, begin, collect
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Task
 from metarl.training.accelerate import capture_rollouts
 from metarl.training.memory import available_bytes
 
 NUM_TASKS = 40
 EPISODES = {"cpu": (1, 4, 20, 100, 400), "cuda": (20, 100, 1_000, 4_000, 16_000, 64_000, 256_000)}
 """Per task, by type of device."""
+
+COUNTED_EPISODES = 20
+"""Per task, of the step whose bytes are counted."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,32 @@ def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: in
         hidden_size: units of each of the two hidden layers.
         repeats: rollouts of each size; the median counts.
     """
-    distribution, generator = make_distribution(name), torch.Generator(device).manual_seed(0)
-    env = distribution.task_env
+    generator = torch.Generator(device).manual_seed(0)
+    distribution = make_distribution(name)
     config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size)))
     learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
-    policy, params = learner.policy, learner.begin(NUM_TASKS).params
     tasks = distribution.sample(NUM_TASKS, "train", generator)
+
+    rates, capture_error = _growing_rates(distribution, learner, tasks, generator, repeats)
+    return RolloutGrowth(
+        env=distribution.name,
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        hidden_size=hidden_size,
+        step_bytes=_bytes_per_env_step(distribution, learner, tasks, generator),
+        bytes_per_s=_copied_bytes_per_second(device, repeats),
+        rates=rates,
+        capture_error=capture_error,
+    )
+
+
+def _growing_rates(
+    distribution: TaskDistribution, learner: MAML, tasks: Task, generator: torch.Generator, repeats: int
+) -> tuple[list[RolloutRate], str | None]:
+    """Rates of ever larger batches until one does not fit, and why the last one could not be captured."""
+    env = distribution.task_env
+    policy, params = learner.policy, learner.begin(NUM_TASKS).params
+    device = generator.device
 
     def rate(episodes: int) -> float:
         taken: list[int] = []
@@ -110,40 +135,47 @@ def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: in
         return sum(taken) / len(taken) / seconds
 
     rates: list[RolloutRate] = []
-    problem = None
+    capture_error = None
     for episodes in EPISODES[device.type]:
-        if rates and not _fits(policy, NUM_TASKS * episodes, env.horizon, device):
+        num_envs = NUM_TASKS * episodes
+        if rates and not _fits(policy, num_envs, env.horizon, device):
             break
-        env.rollout_graphs, captured = None, None
+
+        env.rollout_graphs = None  # those of the batch before
         eager = rate(episodes)
-        problem = capture_rollouts(distribution, learner, generator)
-        if env.rollout_graphs is not None:
-            captured = rate(episodes)
-        rates.append(RolloutRate(NUM_TASKS * episodes, eager, captured, _utilization(device)))
-    bound = env.bind(tasks, 20)
+        capture_error = capture_rollouts(distribution, learner, generator)
+        captured = None if env.rollout_graphs is None else rate(episodes)
+        rates.append(RolloutRate(num_envs, eager, captured, _utilization(device)))
+    return rates, capture_error
+
+
+def _bytes_per_env_step(
+    distribution: TaskDistribution, learner: MAML, tasks: Task, generator: torch.Generator
+) -> float:
+    """Bytes that the operations of one environment step, policy included, read and write."""
+    params = learner.begin(NUM_TASKS).params
+    # One step is enough: all are alike.
+    bound = distribution.task_env.bind(tasks, COUNTED_EPISODES)
     carry = begin(bound, generator)
     with _TrafficCounter() as counter, torch.no_grad():
-        advance(bound, policy, params, carry, generator)
-    return RolloutGrowth(
-        env=distribution.name,
-        device=str(device),
-        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        hidden_size=hidden_size,
-        step_bytes=counter.bytes / (NUM_TASKS * 20),
-        bytes_per_s=_copied_bytes_per_second(device, repeats),
-        rates=rates,
-        capture_error=problem,
-    )
+        advance(bound, learner.policy, params, carry, generator)
+    return counter.bytes / (NUM_TASKS * COUNTED_EPISODES)
 
 
 def _fits(policy: MLPPolicy, num_envs: int, horizon: int, device: torch.device) -> bool:
     """Whether a rollout fits: its records, twice while they are put together, and the activations of a step."""
-    recorded = 2 * horizon * (policy.sizes[0] + 3 * policy.sizes[-1] + 3)
     free = available_bytes(device)
-    return free is None or 4 * num_envs * (recorded + 4 * sum(policy.sizes)) < free
+    if free is None:
+        return True
+
+    obs_size, action_size = policy.sizes[0], policy.sizes[-1]
+    recorded = 2 * horizon * (obs_size + 3 * action_size + 3)
+    activations = 4 * sum(policy.sizes)
+    return 4 * num_envs * (recorded + activations) < free  # 4 bytes a number
 
 
 def _utilization(device: torch.device) -> float | None:
+    """Share of the time in which the GPU was busy; None where nobody says."""
     if device.type != "cuda":
         return None
     try:
@@ -161,17 +193,20 @@ class _TrafficCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        taken, given = (
-            {id(leaf): leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)}
-            for values in ((args, kwargs), result)
-        )
         if not func.is_view:
-            for leaf in (*taken.values(), *given.values()):
-                self.bytes += min(leaf.nbytes, leaf.untyped_storage().nbytes())  # what is expanded is read once
+            for tensor in (*_tensors_in((args, kwargs)), *_tensors_in(result)):
+                self.bytes += min(tensor.nbytes, tensor.untyped_storage().nbytes())  # what is expanded is read once
         return result
 
 
+def _tensors_in(values: Any) -> list[Tensor]:
+    """The tensors of nested arguments, each once."""
+    tensors = {id(leaf): leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)}
+    return list(tensors.values())
+
+
 def _copied_bytes_per_second(device: torch.device, repeats: int) -> float:
+    """Bytes per second that a copy reads and writes: the bandwidth of the device's memory."""
     source = torch.ones(2**26, device=device)  # 256 MB: more than caches hold
     target = torch.empty_like(source)
     return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), repeats, device)

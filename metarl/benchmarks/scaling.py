@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metarl.errors import TrainingError
 from metarl.evaluation.plots import figure_bytes
 from metarl.run.files import write_atomically
 
-TRAINED_ITERATIONS = 12  # of a job; the first one is not counted
+TRAINED_ITERATIONS = 12
+"""Of a job; the first one is not counted."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,13 @@ def scaling(env: str, num_threads: int, show: Callable[[str], None]) -> list[Poi
     """
     points = []
     for axis, values in AXES.items():
+        # Several processes are a job of torchrun; what it leaves on disk says nothing of its memory.
+        measure = _measure_job if axis == "processes" else _measure_one
+
         for value in values:
+            show(f"{axis} = {value}")
             changed: dict[str, Any] = {axis: value}
             setting = Setting(axis=axis, **changed)
-            show(f"{axis} = {value}")
-            measure = _measure_job if axis == "processes" else _measure_one
             points.append(measure(env, setting, num_threads))
     return points
 
@@ -100,7 +104,9 @@ def scaling(env: str, num_threads: int, show: Callable[[str], None]) -> list[Poi
 def exponent(points: Sequence[Point], axis: str) -> float:
     """Slope of log time over log value, by least squares: 1 is linear."""
     chosen = [point for point in points if point.setting.axis == axis]
-    slope, _ = np.polyfit(np.log([p.value for p in chosen]), np.log([p.seconds for p in chosen]), 1)
+    values = np.log([point.value for point in chosen])
+    seconds = np.log([point.seconds for point in chosen])
+    slope, _ = np.polyfit(values, seconds, 1)
     return float(slope)
 
 
@@ -111,6 +117,7 @@ def write(points: Sequence[Point], env: str, out: Path) -> list[Path]:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+
     table, picture = out / "scaling.csv", out / "scaling.png"
     write_atomically(table, text.getvalue().encode())
     write_atomically(picture, figure_bytes(_figure(points, env)))
@@ -118,30 +125,44 @@ def write(points: Sequence[Point], env: str, out: Path) -> list[Path]:
 
 
 def _figure(points: Sequence[Point], env: str) -> Figure:
+    """Time above memory, a column for each axis."""
     axes = list(dict.fromkeys(point.setting.axis for point in points))
     figure = Figure(figsize=(3.2 * len(axes), 5.4), layout="constrained")
     panels = figure.subplots(2, len(axes), sharex="col", sharey="row", squeeze=False, height_ratios=(2, 1))
     for (time, memory), axis in zip(panels.T, axes, strict=True):
-        chosen = [point for point in points if point.setting.axis == axis]
-        values, measured = [p.value for p in chosen], [p for p in chosen if p.peak_memory_mb is not None]
-        time.loglog(values, [p.seconds for p in chosen], "o-")
-        time.set_title(f"{axis.replace('_', ' ')}: time ∝ n^{exponent(points, axis):.2f}", fontsize="small")
-        memory.plot([p.value for p in measured], [p.peak_memory_mb for p in measured], "o-", color="tab:orange")
-        memory.set_xticks(values, [str(value) for value in values], minor=False)
-        memory.minorticks_off()
-        memory.set_xlabel(axis.replace("_", " "))
-        for panel in (time, memory):
-            panel.grid(alpha=0.3)
+        _draw_axis(time, memory, [point for point in points if point.setting.axis == axis], axis)
+
     panels[0, 0].set_ylabel("seconds per iteration")
     panels[1, 0].set_ylabel("peak memory, MB")
-    panels[1, 0].set_ylim(0, 1.1 * max((p.peak_memory_mb or 0 for p in points), default=0) or None)
+    most_memory = max((point.peak_memory_mb or 0 for point in points), default=0)
+    panels[1, 0].set_ylim(0, 1.1 * most_memory or None)
+
     base = Setting()
     work = f"{base.num_tasks} tasks × {base.episodes} episodes × {base.horizon} steps, 2×{base.hidden_size} units"
     figure.suptitle(f"MAML-TRPO on {env}, around {work}", fontsize="medium")
     return figure
 
 
+def _draw_axis(time: Axes, memory: Axes, points: Sequence[Point], axis: str) -> None:
+    """The points of one axis in its two panels."""
+    name = axis.replace("_", " ")
+    values = [point.value for point in points]
+    time.loglog(values, [point.seconds for point in points], "o-")
+    time.set_title(f"{name}: time ∝ n^{exponent(points, axis):.2f}", fontsize="small")
+
+    measured = [point for point in points if point.peak_memory_mb is not None]
+    megabytes = [point.peak_memory_mb or 0.0 for point in measured]
+    memory.plot([point.value for point in measured], megabytes, "o-", color="tab:orange")
+    memory.set_xticks(values, [str(value) for value in values], minor=False)
+    memory.minorticks_off()
+    memory.set_xlabel(name)
+
+    for panel in (time, memory):
+        panel.grid(alpha=0.3)
+
+
 def _measure_one(env: str, setting: Setting, num_threads: int) -> Point:
+    """`metarl bench iteration` in a process of its own."""
     flags = {
         "num-tasks": setting.num_tasks,
         "episodes": setting.episodes,
@@ -149,21 +170,19 @@ def _measure_one(env: str, setting: Setting, num_threads: int) -> Point:
         "hidden-size": setting.hidden_size,
         "num-threads": num_threads,
     }
-    arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    report = json.loads(
-        _run("-m", "metarl", "bench", "iteration", env, "--no-plain", "--json", "--device", "cpu", *arguments)
-    )
+
+    bench = ("-m", "metarl", "bench", "iteration", env, "--no-plain", "--json", "--device", "cpu")
+    report = json.loads(_run(*bench, *_as_arguments(flags)))
     return Point(setting, report["iteration_trpo_s"], report["peak_memory_mb"])
 
 
 def _measure_job(env: str, setting: Setting, num_threads: int) -> Point:
-    """A short `metarl train`, one thread in each process."""
+    """A short `metarl train` under torchrun, one thread in each process."""
     with tempfile.TemporaryDirectory() as directory:
         flags: dict[str, Any] = {
             "preset": "maml-trpo",
             "num-tasks": setting.num_tasks,
             "episodes": setting.episodes,
-            "hidden-sizes": setting.hidden_size,
             "iterations": TRAINED_ITERATIONS,
             "eval-tasks": 1,
             "test-tasks": 1,
@@ -171,18 +190,34 @@ def _measure_job(env: str, setting: Setting, num_threads: int) -> Point:
             "run-dir": directory,
             "name": "job",
         }
-        arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-        arguments.insert(arguments.index("--hidden-sizes") + 2, str(setting.hidden_size))
+
+        layers = ("--hidden-sizes", str(setting.hidden_size), str(setting.hidden_size))
         job = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(setting.processes))
-        _run(*job, "-m", "metarl", "train", "maml", env, *arguments)
-        rows = [json.loads(line) for line in (Path(directory) / "job" / "metrics.jsonl").read_text().splitlines()]
-    seconds = np.diff([row["seconds"] for row in rows])
+        _run(*job, "-m", "metarl", "train", "maml", env, *_as_arguments(flags), *layers)
+        lines = (Path(directory) / "job" / "metrics.jsonl").read_text().splitlines()
+
+    finished = [json.loads(line)["seconds"] for line in lines]
+    seconds = np.diff(finished)
     return Point(setting, float(np.median(seconds[1:])), None)
 
 
+def _as_arguments(flags: dict[str, Any]) -> list[str]:
+    """Flags with their values as a command line takes them."""
+    arguments = []
+    for name, value in flags.items():
+        arguments += [f"--{name}", str(value)]
+    return arguments
+
+
 def _run(*arguments: str) -> str:
+    """Run Python with these arguments; returns what it prints.
+
+    Raises:
+        TrainingError: it failed; with the last line that it said.
+    """
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=one_thread)
+
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise TrainingError(f"{' '.join(arguments)} failed: {reason}")

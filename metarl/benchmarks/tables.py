@@ -30,17 +30,20 @@ def iteration_table(figures: dict[str, Any]) -> Table:
     setting = f"{figures['num_tasks']} tasks × {figures['episodes']} episodes × {figures['horizon']} steps"
     place = f"{figures['num_threads']} thread(s)" if figures["device"] == "cpu" else figures["device"]
     title = f"MAML on {figures['env']}: {setting}, 2×{figures['hidden_size']} units, {place}"
-    table = Table(title=title, title_justify="left", caption=figures["capture_error"])
+
     others = {"cpu": "one CPU core", "plain": "plain loop over tasks"}
     shown = [other for other in others if f"{other}_sampling_s" in figures]
-    for heading in ("phase", "batched", *(column for other in shown for column in (others[other], "ratio"))):
-        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    headings = ["batched"]
+    for other in shown:
+        headings += [others[other], "ratio"]
+    table = _table(title, ["phase"], headings, caption=figures["capture_error"])
+
     for phase, key in PHASES.items():
-        compared = []
+        row = [phase, f"{figures[f'{key}_s']:.3f} s"]
         for other in shown:
-            seconds, ratio = (figures.get(f"{other}_{key}_{kind}") for kind in ("s", "ratio"))
-            compared += ["", ""] if seconds is None else [f"{seconds:.2f} s", f"{ratio:.1f}"]
-        table.add_row(phase, f"{figures[f'{key}_s']:.3f} s", *compared)
+            seconds = figures.get(f"{other}_{key}_s")
+            row += ["", ""] if seconds is None else [f"{seconds:.2f} s", f"{figures[f'{other}_{key}_ratio']:.1f}"]
+        table.add_row(*row)
     table.add_row("environment steps per second", f"{figures['env_steps_per_s']:,.0f}")
     table.add_row("peak memory", f"{figures['peak_memory_mb']:,.0f} MB")
     return table
@@ -53,9 +56,9 @@ def rollouts_table(growth: RolloutGrowth) -> Table:
         f"second. An environment step moves {growth.step_bytes:,.0f} bytes, operation by operation; at "
         f"{growth.bytes_per_s / 1e9:,.0f} GB/s that allows {growth.memory_bound:,.0f} a second"
     )
-    table = Table(title=title, title_justify="left", caption=growth.capture_error)
-    for heading in ("environments", "eager", "CUDA graph", "busy", "share of what memory allows"):
-        table.add_column(heading, justify="right")
+    headings = ["environments", "eager", "CUDA graph", "busy", "share of what memory allows"]
+    table = _table(title, [], headings, caption=growth.capture_error)
+
     for rate in growth.rates:
         captured = "" if rate.captured is None else f"{rate.captured:,.0f}"
         busy = "" if rate.utilization is None else f"{rate.utilization:.0%}"
@@ -71,17 +74,28 @@ def envs_table(results: Sequence[Throughput]) -> Table:
         f"million environment steps per second: {first.num_envs:,} environments on one core; Gymnasium's vector "
         f"environments (Async: {first.processes} processes) and gymnax, and how many times as fast ours are"
     )
-    table = Table(title=title, title_justify="left")
-    for heading in ("environment", "batch", "compiled", "vector", "Sync", "Async", "gymnax"):
-        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    table = _table(title, ["environment"], ["batch", "compiled", "vector", "Sync", "Async", "gymnax"])
+
     for result in results:
-        others = (result.sync, result.asynchronous, result.gymnax)
         table.add_row(
             result.env,
-            *(_millions(rate) for rate in (result.batch, result.compiled, result.vector)),
-            *("" if rate is None else f"{_millions(rate)} ({result.best / rate:,.1f})" for rate in others),
+            _millions(result.batch),
+            _millions(result.compiled),
+            _millions(result.vector),
+            _millions_with_ratio(result.best, result.sync),
+            _millions_with_ratio(result.best, result.asynchronous),
+            _millions_with_ratio(result.best, result.gymnax),
         )
     return table
+
+
+def _millions(rate: float | None) -> str:
+    return "" if rate is None else f"{rate / 1e6:.3g}"
+
+
+def _millions_with_ratio(ours: float, rate: float | None) -> str:
+    """Another's rate, and how many times as fast ours is."""
+    return "" if rate is None else f"{_millions(rate)} ({ours / rate:,.1f})"
 
 
 def robots_table(results: Sequence[RobotThroughput]) -> Table:
@@ -94,38 +108,54 @@ def robots_table(results: Sequence[RobotThroughput]) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in ("environment", "ours", "mujoco.rollout alone", "robot", "Sync", "Async", "EnvPool"):
         table.add_column(heading, justify="left" if heading in ("environment", "robot") else "right")
+
     for result in results:
-        rollout, *others = (
-            "" if rate is None else f"{rate:,.0f} ({result.batch / rate:.2f})"
-            for rate in (result.rollout, result.sync, result.asynchronous, result.envpool)
+        ours = result.batch
+        table.add_row(
+            result.env,
+            f"{ours:,.0f}",
+            _with_ratio(ours, result.rollout),
+            result.gymnasium_id,
+            _with_ratio(ours, result.sync),
+            _with_ratio(ours, result.asynchronous),
+            _with_ratio(ours, result.envpool),
         )
-        table.add_row(result.env, f"{result.batch:,.0f}", rollout, result.gymnasium_id, *others)
     return table
 
 
-def _millions(rate: float | None) -> str:
-    return "" if rate is None else f"{rate / 1e6:.3g}"
+def _with_ratio(ours: float, rate: float | None) -> str:
+    """Another's rate, and how many times as fast ours is."""
+    return "" if rate is None else f"{rate:,.0f} ({ours / rate:.2f})"
 
 
 def sb3_table(results: "Sequence[SB3Collection]") -> Table:
     """Steps per second of PPO's collection on both vector environments."""
-    table = Table(title="Stable-Baselines3 PPO collecting: environment steps per second", title_justify="left")
-    for heading in ("environment", "environments", "our VecEnv", "DummyVecEnv", "ratio"):
-        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    title = "Stable-Baselines3 PPO collecting: environment steps per second"
+    table = _table(title, ["environment"], ["environments", "our VecEnv", "DummyVecEnv", "ratio"])
     for result in results:
-        rates = f"{result.vec_env:,.0f}", f"{result.dummy:,.0f}", f"{result.vec_env / result.dummy:.1f}"
-        table.add_row(result.env, str(result.num_envs), *rates)
+        ratio = f"{result.vec_env / result.dummy:.1f}"
+        table.add_row(result.env, str(result.num_envs), f"{result.vec_env:,.0f}", f"{result.dummy:,.0f}", ratio)
     return table
 
 
 def scaling_table(points: Sequence[Point], env: str) -> Table:
     """Seconds and peak memory of each point, and the exponent of each axis."""
-    table = Table(title=f"one MAML-TRPO iteration on {env}", title_justify="left")
-    for heading in ("varied", "value", "seconds", "peak memory", "time ∝ n^"):
-        table.add_column(heading, justify="left" if heading == "varied" else "right")
+    title = f"one MAML-TRPO iteration on {env}"
+    table = _table(title, ["varied"], ["value", "seconds", "peak memory", "time ∝ n^"])
     for axis in AXES:
-        for point in (point for point in points if point.setting.axis == axis):
-            memory = "" if point.peak_memory_mb is None else f"{point.peak_memory_mb:,.0f} MB"
-            table.add_row(axis, str(point.value), f"{point.seconds:.2f}", memory, "")
+        for point in points:
+            if point.setting.axis == axis:
+                memory = "" if point.peak_memory_mb is None else f"{point.peak_memory_mb:,.0f} MB"
+                table.add_row(axis, str(point.value), f"{point.seconds:.2f}", memory, "")
         table.add_row("", "", "", "", f"{exponent(points, axis):.2f}", end_section=True)
+    return table
+
+
+def _table(title: str, names: Sequence[str], numbers: Sequence[str], caption: str | None = None) -> Table:
+    """A table without rows: columns of names, and columns of numbers to the right of them."""
+    table = Table(title=title, title_justify="left", caption=caption)
+    for heading in names:
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
     return table

@@ -27,7 +27,8 @@ from metarl.baselines.teachers import check_teacher
 from metarl.cli.adapt import Adapt
 from metarl.cli.bench import Bench
 from metarl.comparison import report as comparison_report
-from metarl.comparison.comparer import CompareConfig, Comparer
+from metarl.comparison.comparer import Comparer
+from metarl.comparison.config import CompareConfig
 from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import FAMILIES, env_label, is_env_file, make_distribution
@@ -242,7 +243,7 @@ class Compare(CompareConfig):
         """Compare; print the table and the headlines, and write data, figures and TensorBoard events."""
         config = CompareConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(CompareConfig)})
         progress = Console(stderr=True) if self.json else console
-        comparer = Comparer(config, progress)
+        comparer = Comparer.prepare(config, progress)
         try:
             comparison = comparer.compare()
         except KeyboardInterrupt:

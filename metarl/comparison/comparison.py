@@ -53,7 +53,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Duel:
+class PairwiseComparison:
     """Two agents after equally many steps on the same tasks.
 
     Attributes:
@@ -70,7 +70,7 @@ class Duel:
 
 
 @dataclass(frozen=True)
-class Race:
+class SampleEfficiency:
     """How many steps a baseline needs on a new task for the return that a meta-learner has after k adaptation steps.
 
     Attributes:
@@ -128,59 +128,57 @@ class Comparison:
     @cached_property
     def summaries(self) -> list[Summary]:
         """Figures of each agent."""
-        summaries = []
-        for curve in self.curves:
-            equal = curve.at(self.equal_env_steps)
-            scores = self.scores(equal)
-            summaries.append(
-                Summary(
-                    curve=curve,
-                    before=mean_estimate(curve.returns[:, 0]),
-                    equal=mean_estimate(equal),
-                    equal_iqm=iqm_estimate(equal),
-                    score=None if scores is None else mean_estimate(scores),
-                    final=mean_estimate(curve.final),
-                    final_worst=cvar_10(curve.final),
-                )
-            )
-        return summaries
+        return [self._summary(curve) for curve in self.curves]
+
+    def _summary(self, curve: Curve) -> Summary:
+        equal = curve.at(self.equal_env_steps)
+        scores = self.scores(equal)
+
+        return Summary(
+            curve=curve,
+            before=mean_estimate(curve.returns[:, 0]),
+            equal=mean_estimate(equal),
+            equal_iqm=iqm_estimate(equal),
+            score=None if scores is None else mean_estimate(scores),
+            final=mean_estimate(curve.final),
+            final_worst=cvar_10(curve.final),
+        )
 
     @cached_property
-    def duels(self) -> list[Duel]:
-        """The subject against each other agent that learns."""
-        ours, steps = self.subject, self.equal_env_steps
-        return [
-            Duel(
-                ours.label,
-                theirs.label,
-                difference(ours.at(steps), theirs.at(steps)),
-                probability_of_improvement(ours.at(steps), theirs.at(steps)),
+    def pairwise_comparisons(self) -> list[PairwiseComparison]:
+        """The subject beside each other agent that learns, after equally many steps on the tasks."""
+        ours = self.subject.at(self.equal_env_steps)
+
+        pairs = []
+        for other in self.curves[1:]:
+            if other.kind == "reference":
+                continue
+
+            theirs = other.at(self.equal_env_steps)
+            pair = PairwiseComparison(
+                ours=self.subject.label,
+                theirs=other.label,
+                difference=difference(ours, theirs),
+                probability=probability_of_improvement(ours, theirs),
             )
-            for theirs in self.curves[1:]
-            if theirs.kind != "reference"
-        ]
+            pairs.append(pair)
+        return pairs
 
     @cached_property
-    def races(self) -> list[Race]:
-        """Each meta-learner, after each of its adaptation steps, against each baseline."""
+    def sample_efficiencies(self) -> list[SampleEfficiency]:
+        """Each meta-learner, after each of its adaptation steps, beside each baseline."""
+        meta_learners = [curve for curve in self.curves if curve.kind == "meta-learner"]
+        baselines = [curve for curve in self.curves if curve.kind == "baseline"]
         return [
-            Race(
-                meta_learner=ours.label,
-                adaptation_step=step,
-                env_steps=float(ours.env_steps[step]),
-                target=float(ours.mean[step]),
-                baseline=theirs.label,
-                needed=steps_to_reach(theirs, ours.returns[:, step]),
-            )
-            for ours in self.curves
-            if ours.kind == "meta-learner"
-            for theirs in self.curves
-            if theirs.kind == "baseline"
-            for step in range(1, len(ours.env_steps))
+            _sample_efficiency(meta_learner, baseline, step)
+            for meta_learner in meta_learners
+            for baseline in baselines
+            for step in range(1, len(meta_learner.env_steps))
         ]
 
     def scores(self, returns: Floats) -> Floats | None:
         """Normalised scores of (S, M) returns; None without both references, or where they are equal on a task."""
+        # Both references act once: their final returns, (M,), are the same for every seed of the others.
         references = {curve.label: curve.final.mean(axis=0) for curve in self.curves if curve.label in (RANDOM, ORACLE)}
         if len(references) < 2 or np.any(references[RANDOM] == references[ORACLE]):
             return None
@@ -195,13 +193,25 @@ class Comparison:
             "budget": self.budget,
             "evaluation_env_steps": sum(curve.evaluation_env_steps for curve in self.curves),
             **self.metadata,
+            # "duels" and "races": the words of earlier versions, which other programs may read.
             "equal_env_steps": self.equal_env_steps,
             "agents": [summary.to_json() for summary in self.summaries],
-            "duels": [asdict(duel) for duel in self.duels],
-            "races": [asdict(race) for race in self.races],
+            "duels": [asdict(pair) for pair in self.pairwise_comparisons],
+            "races": [asdict(efficiency) for efficiency in self.sample_efficiencies],
             "curves": [curve.to_json() for curve in self.curves],
         }
         return _finite(data)  # type: ignore[no-any-return]
+
+
+def _sample_efficiency(meta_learner: Curve, baseline: Curve, step: int) -> SampleEfficiency:
+    return SampleEfficiency(
+        meta_learner=meta_learner.label,
+        adaptation_step=step,
+        env_steps=float(meta_learner.env_steps[step]),
+        target=float(meta_learner.mean[step]),
+        baseline=baseline.label,
+        needed=steps_to_reach(baseline, meta_learner.returns[:, step]),
+    )
 
 
 def _finite(data: Any) -> Any:
@@ -210,4 +220,6 @@ def _finite(data: Any) -> Any:
         return {name: _finite(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not np.isfinite(data) else data
+    if isinstance(data, float) and not np.isfinite(data):
+        return None
+    return data

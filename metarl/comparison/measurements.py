@@ -1,4 +1,4 @@
-"""Cells of a comparison: one agent of one seed on some of the tasks, kept on disk from the moment it is measured."""
+"""Measurements of a comparison: one agent of one seed on some of the tasks, kept on disk as soon as it is made."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ from metarl.run.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Cell:
+class Measurement:
     """Return of one agent of one seed on some tasks as a function of the environment steps spent on each.
 
     Attributes:
@@ -29,70 +29,65 @@ class Cell:
     evaluation_env_steps: int
 
 
-class CellStore:
-    """Cells by agent and by everything that decides their content.
+class MeasurementStore:
+    """Measurements by agent and by everything that decides their content.
 
     Args:
-        directory: one JSON file per cell.
+        directory: one JSON file per measurement; the key "cell" in them holds it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def load(self, label: str, settings: dict[str, Any]) -> Cell | None:
-        """The cell of these settings; None where there is none, or none that can be read."""
+    def load(self, label: str, settings: dict[str, Any]) -> Measurement | None:
+        """The measurement of these settings; None where there is none, or none that can be read."""
         try:
             data = json.loads(self._path(label, settings).read_text())
-            return Cell(**data["cell"])
+            return Measurement(**data["cell"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def save(self, label: str, settings: dict[str, Any], cell: Cell) -> None:
-        """Write a cell with its settings, atomically."""
-        data = {"agent": label, "settings": settings, "cell": dataclasses.asdict(cell)}
+    def save(self, label: str, settings: dict[str, Any], measurement: Measurement) -> None:
+        """Write a measurement with its settings, atomically."""
+        data = {"agent": label, "settings": settings, "cell": dataclasses.asdict(measurement)}
         write_atomically(self._path(label, settings), json.dumps(data).encode())
 
-    def measure(self, label: str, settings: dict[str, Any], measure: Callable[[], Cell]) -> Cell:
-        """The cell of these settings, measured now if it is not there."""
-        cell = self.load(label, settings)
-        if cell is None:
-            cell = measure()
-            self.save(label, settings, cell)
-        return cell
+    def load_or_measure(self, label: str, settings: dict[str, Any], measure: Callable[[], Measurement]) -> Measurement:
+        """The measurement of these settings, made and saved now if it is not there."""
+        measurement = self.load(label, settings)
+        if measurement is None:
+            measurement = measure()
+            self.save(label, settings, measurement)
+        return measurement
 
     def _path(self, label: str, settings: dict[str, Any]) -> Path:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         return self.directory / f"{label}-{digest}.json"
 
 
-def side_by_side(cells: Sequence[Cell]) -> Cell:
-    """One cell of all the tasks of several; their points are the same ones."""
-    return Cell(
-        env_steps=np.mean([cell.env_steps for cell in cells], axis=0).tolist(),
-        returns=np.concatenate([cell.returns for cell in cells], axis=1).tolist(),
-        evaluation_env_steps=sum(cell.evaluation_env_steps for cell in cells),
+def concatenate_tasks(measurements: Sequence[Measurement]) -> Measurement:
+    """One measurement of all the tasks of several, in their order; each has the same number of points."""
+    return Measurement(
+        env_steps=np.mean([one.env_steps for one in measurements], axis=0).tolist(),
+        returns=np.concatenate([one.returns for one in measurements], axis=1).tolist(),
+        evaluation_env_steps=sum(one.evaluation_env_steps for one in measurements),
     )
 
 
-def curve(
-    label: str,
-    kind: Kind,
-    training_env_steps: int,
-    seeds: Sequence[Cell],
-) -> Curve:
+def make_curve(label: str, kind: Kind, training_env_steps: int, seeds: Sequence[Measurement]) -> Curve:
     """The curve of an agent.
 
     Args:
         label: its name in tables and figures.
         kind: see Curve.
         training_env_steps: environment steps spent before it met the tasks, mean over seeds.
-        seeds: S cells, each of all M tasks.
+        seeds: S measurements, each of all M tasks.
     """
     return Curve(
         label=label,
         kind=kind,
         training_env_steps=training_env_steps,
-        env_steps=np.mean([cell.env_steps for cell in seeds], axis=0),
-        returns=np.array([cell.returns for cell in seeds]),
-        evaluation_env_steps=sum(cell.evaluation_env_steps for cell in seeds),
+        env_steps=np.mean([one.env_steps for one in seeds], axis=0),
+        returns=np.array([one.returns for one in seeds]),
+        evaluation_env_steps=sum(one.evaluation_env_steps for one in seeds),
     )

@@ -5,11 +5,12 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from metarl.comparison.comparison import Comparison, Duel, Race
+from metarl.comparison.comparison import Comparison, PairwiseComparison, SampleEfficiency, Summary
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.evaluation.plots import figure_bytes
 from metarl.evaluation.statistics import Estimate
@@ -19,7 +20,7 @@ TENSORBOARD = "tensorboard"
 
 
 def table(comparison: Comparison) -> Table:
-    """A row per agent."""
+    """A row per agent, in 80 columns."""
     steps = millions(comparison.equal_env_steps)
     result = Table(
         title=f"{comparison.env}: return on {comparison.num_tasks} {comparison.split} tasks\n"
@@ -30,43 +31,60 @@ def table(comparison: Comparison) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    result.add_column("agent", no_wrap=True)
-    for heading in (
+
+    headings = (
         "steps\nbefore",
         "return\nat 0",
         f"mean at\n{steps} steps",
         f"IQM at\n{steps} steps",
         "score\n0 … 1",
         "mean at\nthe end",
-    ):
+    )
+    result.add_column("agent", no_wrap=True)
+    for heading in headings:
         result.add_column(heading, justify="right", no_wrap=True)
-    for one in comparison.summaries:
-        curve = one.curve
-        reference = len(curve.env_steps) == 1
-        result.add_row(
-            curve.label + (f"\n{len(curve.returns)} seeds" if len(curve.returns) > 1 else ""),
-            millions(curve.training_env_steps),
-            "" if reference else f"{one.before.value:.1f}",
-            _two_lines(one.equal),
-            _two_lines(one.equal_iqm),
-            "" if one.score is None else f"{one.score.value:.3f}",
-            "" if reference else f"{one.final.value:.2f}\n{millions(curve.env_steps[-1])}",
-        )
+
+    for summary in comparison.summaries:
+        result.add_row(*_table_row(summary))
     return result
 
 
+def _table_row(summary: Summary) -> list[str]:
+    """The cells of one agent."""
+    curve = summary.curve
+    name = curve.label
+    if len(curve.returns) > 1:
+        name += f"\n{len(curve.returns)} seeds"
+
+    # Empty where there is nothing to say: a reference does not learn, and a score needs random and oracle.
+    before = final = score = ""
+    if len(curve.env_steps) > 1:
+        before = f"{summary.before.value:.1f}"
+        final = f"{summary.final.value:.2f}\n{millions(curve.env_steps[-1])}"
+    if summary.score is not None:
+        score = f"{summary.score.value:.3f}"
+
+    spent = millions(curve.training_env_steps)
+    return [name, spent, before, _two_lines(summary.equal), _two_lines(summary.equal_iqm), score, final]
+
+
 def headlines(comparison: Comparison) -> list[str]:
-    """What the comparison says of its subject, a sentence each; the JSON holds the others' races as well."""
+    """What the comparison says of its subject, a sentence each; the JSON speaks of the other meta-learners as well."""
     subject = comparison.subject
-    races = [race for race in comparison.races if race.meta_learner == subject.label]
-    final = [_race(race, comparison) for race in races if race.adaptation_step == len(subject.env_steps) - 1]
-    duels = [_duel(duel, comparison.equal_env_steps) for duel in comparison.duels]
-    worst = [
-        f"{one.curve.label} {_interval(one.final_worst)}"
-        for one in comparison.summaries
-        if one.curve.kind != "reference"
+    last_step = len(subject.env_steps) - 1
+    efficiencies = [
+        _efficiency_line(one, comparison)
+        for one in comparison.sample_efficiencies
+        if one.meta_learner == subject.label and one.adaptation_step == last_step
     ]
-    return [*final, *duels, f"mean of the worst tenth of the tasks at the end: {', '.join(worst)}"]
+    pairs = [_pairwise_line(pair, comparison.equal_env_steps) for pair in comparison.pairwise_comparisons]
+
+    worst = [
+        f"{summary.curve.label} {_interval(summary.final_worst)}"
+        for summary in comparison.summaries
+        if summary.curve.kind != "reference"
+    ]
+    return [*efficiencies, *pairs, f"mean of the worst tenth of the tasks at the end: {', '.join(worst)}"]
 
 
 def write(comparison: Comparison, directory: Path) -> list[Path]:
@@ -76,49 +94,68 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
         "comparison-tasks": task_scatter(comparison),
         "comparison-improvement": improvement(comparison),
     }
+
     files = {"comparison.json": json.dumps(comparison.to_json(), indent=1).encode(), "comparison.csv": _csv(comparison)}
     for stem, figure in figures.items():
         files |= {f"{stem}.{suffix}": figure_bytes(figure, suffix) for suffix in ("png", "svg")}
+
     for name, content in files.items():
         write_atomically(directory / name, content)
     _write_events(comparison, figures, directory / TENSORBOARD)
     return [directory / name for name in files]
 
 
-def _race(race: Race, comparison: Comparison) -> str:
-    reached = f"the {race.target:.2f} that {race.meta_learner} has after {race.env_steps:,.0f} steps on a new task"
-    if not race.needed.value < float("inf"):
-        least = comparison.budget / race.env_steps
-        return f"{race.baseline} does not reach {reached} within {comparison.budget:,} (more than {least:.1f} times)"
-    low, high = (race.needed.low / race.env_steps, race.needed.high / race.env_steps)
-    above = f"{high:.1f}" if high < float("inf") else "not within the budget"
-    line = f"{race.baseline} needs {race.needed.value:,.0f} steps for {reached}: {race.ratio:.1f} times as many "
-    return line + f"[95%: {low:.1f} to {above}]{_payback(race, comparison)}"
+def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> str:
+    env_steps, needed = efficiency.env_steps, efficiency.needed
+    target = (
+        f"the {efficiency.target:.2f} that {efficiency.meta_learner} has after {env_steps:,.0f} steps on a new task"
+    )
+    if not needed.value < float("inf"):
+        least = comparison.budget / env_steps
+        return (
+            f"{efficiency.baseline} does not reach {target} within {comparison.budget:,} (more than {least:.1f} times)"
+        )
+
+    # The upper end is infinite where many of the resampled tasks are not solved within the budget.
+    low = f"{needed.low / env_steps:.1f}"
+    high = f"{needed.high / env_steps:.1f}" if needed.high < float("inf") else "not within the budget"
+    return (
+        f"{efficiency.baseline} needs {needed.value:,.0f} steps for {target}: {efficiency.ratio:.1f} times as many "
+        f"[95%: {low} to {high}]{_payback(efficiency, comparison)}"
+    )
 
 
-def _payback(race: Race, comparison: Comparison) -> str:
+def _payback(efficiency: SampleEfficiency, comparison: Comparison) -> str:
     """After how many tasks the steps of meta-training are won back."""
     before = {curve.label: curve.training_env_steps for curve in comparison.curves}
-    invested, saved = before[race.meta_learner] - before[race.baseline], race.needed.value - race.env_steps
+    # Nothing is won back where the baseline was trained for as long, or needs fewer steps on a task.
+    invested = before[efficiency.meta_learner] - before[efficiency.baseline]
+    saved = efficiency.needed.value - efficiency.env_steps
     if invested <= 0 or saved <= 0:
         return ""
     return f"; meta-training has paid for itself after {invested / saved:,.0f} tasks"
 
 
-def _duel(duel: Duel, steps: float) -> str:
-    verdict = "better than" if duel.difference.low > 0 else "worse than" if duel.difference.high < 0 else "level with"
+def _pairwise_line(pair: PairwiseComparison, steps: float) -> str:
+    # Only an interval without 0 is a difference.
+    verdict = "level with"
+    if pair.difference.low > 0:
+        verdict = "better than"
+    elif pair.difference.high < 0:
+        verdict = "worse than"
+
     return (
-        f"{duel.ours} is {verdict} {duel.theirs} at {steps:,.0f} steps on a task: difference "
-        f"{_interval(duel.difference)}, better on a task with probability {_interval(duel.probability)}"
+        f"{pair.ours} is {verdict} {pair.theirs} at {steps:,.0f} steps on a task: difference "
+        f"{_interval(pair.difference)}, better on a task with probability {_interval(pair.probability)}"
     )
 
 
-def _interval(one: Estimate) -> str:
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _two_lines(one: Estimate) -> str:
-    return f"{one.value:.2f}\n{one.low:.1f}…{one.high:.1f}"
+def _two_lines(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f}\n{estimate.low:.1f}…{estimate.high:.1f}"
 
 
 def _csv(comparison: Comparison) -> bytes:
@@ -126,26 +163,29 @@ def _csv(comparison: Comparison) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("agent", "kind", "training_env_steps", "seed", "task", "env_steps", "return"))
+
     for curve in comparison.curves:
-        for seed, of_seed in enumerate(curve.returns):
-            for env_steps, of_point in zip(curve.env_steps, of_seed, strict=True):
-                for task, value in enumerate(of_point):
-                    writer.writerow((curve.label, curve.kind, curve.training_env_steps, seed, task, env_steps, value))
+        agent = (curve.label, curve.kind, curve.training_env_steps)
+        for (seed, point, task), value in np.ndenumerate(curve.returns):
+            writer.writerow((*agent, seed, task, curve.env_steps[point], value))
     return buffer.getvalue().encode()
 
 
 def _write_events(comparison: Comparison, figures: dict[str, Figure], directory: Path) -> None:
     """TensorBoard: a run per agent with its curve, and one with the table and the figures; in place of earlier ones."""
-    for old in directory.glob("*/events.*"):
-        old.unlink()
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
+    for old in directory.glob("*/events.*"):
+        old.unlink()
+
     for curve in comparison.curves:
+        points = list(zip(curve.env_steps, curve.mean, strict=True))
+        if len(points) == 1:  # a reference is drawn as a line from end to end
+            points.append((comparison.budget, curve.mean[0]))
         with SummaryWriter(str(directory / curve.label)) as writer:
-            steps = curve.env_steps if len(curve.env_steps) > 1 else [0, comparison.budget]
-            means = curve.mean if len(curve.env_steps) > 1 else [curve.mean[0]] * 2
-            for env_steps, mean in zip(steps, means, strict=True):
+            for env_steps, mean in points:
                 writer.add_scalar("comparison/return", mean, round(env_steps))
+
     with SummaryWriter(str(directory / "figures")) as writer:
         for name, figure in figures.items():
             writer.add_figure(f"comparison/{name}", figure)

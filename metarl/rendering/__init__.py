@@ -1,1 +1,1 @@
-"""Pictures and films of what policies do."""
+"""Images and videos of what policies do."""

@@ -1,4 +1,4 @@
-"""Camera: films one episode of each task while `collect` steps the environments."""
+"""Camera: records one episode of each task while `collect` steps the environments."""
 
 from dataclasses import dataclass, field
 
@@ -10,32 +10,32 @@ from torch import Tensor
 
 from metarl.envs.env_family import PicturedEnv
 
-Picture = NDArray[np.uint8]
-"""(height, width, 3)."""
+Frame = NDArray[np.uint8]
+"""An image, (height, width, 3)."""
 
 EPISODE = 0
-"""Which of a task's E episodes is filmed."""
+"""Which of a task's E episodes is recorded."""
 
 
 @dataclass
 class Clip:
-    """One filmed episode.
+    """One recorded episode.
 
     Attributes:
-        frames: pictures at the steps 0, stride, 2 · stride, …, and at the end.
+        frames: at the steps 0, stride, 2 · stride, …, and at the end.
         steps: length of the episode so far.
     """
 
-    frames: list[Picture] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
     steps: int = 0
 
 
 class Camera:
-    """A BatchedEnv that films the first episode of every task of another one, and changes nothing in it.
+    """A BatchedEnv that records the first episode of every task of another one, and changes nothing in it.
 
     Args:
         env: M tasks × E episodes.
-        size: longer side of the pictures, pixels.
+        size: longer side of the frames, pixels.
         stride: environment steps from one frame to the next.
 
     Attributes:
@@ -45,38 +45,44 @@ class Camera:
     """
 
     def __init__(self, env: PicturedEnv, size: int, stride: int = 1) -> None:
-        self.horizon, self.batch_shape = env.horizon, env.batch_shape
+        self.horizon = env.horizon
+        self.batch_shape = env.batch_shape
         self.clips: list[list[Clip]] = []
-        self._env, self._size, self._stride = env, size, stride
+        self._env = env
+        self._size = size
+        self._stride = stride
         self._running: list[bool] = []
 
     def reset(self, generator: torch.Generator) -> Tensor:
         """See BatchedEnv.reset."""
         obs = self._env.reset(generator)
-        self.clips.append([Clip() for _ in range(self.batch_shape[0])])
-        self._running = [True] * self.batch_shape[0]
-        for task, clip in enumerate(self.clips[-1]):
-            clip.frames.append(self._picture(task))
+
+        num_tasks = self.batch_shape[0]
+        self._running = [True] * num_tasks
+        self.clips.append([Clip([self._render(task)]) for task in range(num_tasks)])
         return obs
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See BatchedEnv.step."""
         obs, reward, terminated = self._env.step(action)
-        for task, (clip, over) in enumerate(zip(self.clips[-1], terminated[:, EPISODE].tolist(), strict=True)):
+
+        ended = terminated[:, EPISODE].tolist()
+        for task, clip in enumerate(self.clips[-1]):
             if not self._running[task]:
                 continue
             clip.steps += 1
-            self._running[task] = not over
-            if over or clip.steps % self._stride == 0 or clip.steps == self.horizon:
-                clip.frames.append(self._picture(task))
+            self._running[task] = not ended[task]
+            # The last state is always shown, whatever the stride.
+            if ended[task] or clip.steps % self._stride == 0 or clip.steps == self.horizon:
+                clip.frames.append(self._render(task))
         return obs, reward, terminated
 
     def success(self) -> Tensor | None:
         """See BatchedEnv.success."""
         return self._env.success()
 
-    def _picture(self, task: int) -> Picture:
-        """As large as asked for, so that a long film fits into memory."""
+    def _render(self, task: int) -> Frame:
+        """A frame of the size asked for, so that a long video fits into memory."""
         image = Image.fromarray(self._env.picture(task, EPISODE))
         scale = self._size / max(image.size)
         width, height = (max(round(side * scale), 1) for side in image.size)

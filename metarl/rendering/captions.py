@@ -1,10 +1,10 @@
-"""What stands beside pictures: tasks and returns as text."""
+"""What stands beside the images: tasks and returns as text."""
 
 import numpy as np
 
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, num_tasks_of
-from metarl.rendering.camera import EPISODE, Camera
+from metarl.rendering.camera import EPISODE, Camera, Clip
 from metarl.rendering.video import Row, Scene
 
 LISTED = 8
@@ -13,12 +13,15 @@ LISTED = 8
 
 def task_text(task: Task) -> str:
     """One task, leaves (1, …), as `--task` takes it, with three significant digits; cut short where it is long."""
-    if sum(value.numel() for value in task.values()) > LISTED:
-        return ", ".join(
-            f"{name} ({value.numel()} numbers)" if value.numel() > 2 else task_text({name: value})
-            for name, value in task.items()
-        )
-    return " ".join(f"{name}={','.join(map(_decimal, value.flatten().tolist()))}" for name, value in task.items())
+    if sum(value.numel() for value in task.values()) <= LISTED:
+        return " ".join(f"{name}={','.join(map(_decimal, value.flatten().tolist()))}" for name, value in task.items())
+
+    # Long parameters, such as the walls of a maze, by their length alone.
+    parts = []
+    for name, value in task.items():
+        short = value.numel() <= 2
+        parts.append(task_text({name: value}) if short else f"{name} ({value.numel()} numbers)")
+    return ", ".join(parts)
 
 
 def _decimal(value: float) -> str:
@@ -26,29 +29,39 @@ def _decimal(value: float) -> str:
     return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
 
-def film_rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) -> list[Row]:
-    """The tasks' films with their captions.
+def video_rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) -> list[Row]:
+    """The tasks' clips with their captions.
 
     Args:
         tasks: M tasks.
         batches: episodes after k = 0 … K adaptation steps.
-        camera: has filmed them.
+        camera: has recorded them.
         name: of a task; numbered where there are more.
     """
+    num_tasks = num_tasks_of(tasks)
     rows = []
-    for task in range(num_tasks_of(tasks)):
-        scenes = []
-        for k, (batch, clips) in enumerate(zip(batches, camera.clips, strict=True)):
-            returns = batch.returns[task]
-            caption = f"k = {k}   return {return_text(returns.double().mean().item())}"
-            note = f"mean of {len(returns)} episodes; this one {return_text(returns[EPISODE].item())}"
-            scenes.append(Scene(caption, note, clips[task]))
-        one = {parameter: value[task : task + 1] for parameter, value in tasks.items()}
-        number = f" {task + 1}" if num_tasks_of(tasks) > 1 else ""
-        rows.append(Row(f"{name}{number}: {task_text(one)}", scenes))
+    for task in range(num_tasks):
+        scenes = [
+            _scene(k, batch, clips[task], task)
+            for k, (batch, clips) in enumerate(zip(batches, camera.clips, strict=True))
+        ]
+
+        parameters = {parameter: value[task : task + 1] for parameter, value in tasks.items()}
+        number = f" {task + 1}" if num_tasks > 1 else ""
+        rows.append(Row(f"{name}{number}: {task_text(parameters)}", scenes))
     return rows
+
+
+def _scene(k: int, batch: Episodes, clip: Clip, task: int) -> Scene:
+    returns = batch.returns[task]
+    return Scene(
+        caption=f"k = {k}   return {return_text(returns.double().mean().item())}",
+        note=f"mean of {len(returns)} episodes; this one {return_text(returns[EPISODE].item())}",
+        clip=clip,
+    )
 
 
 def return_text(value: float) -> str:
     """A return with two decimals where it is small, else one."""
-    return (f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
+    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    return text.replace("-", "−")

@@ -21,10 +21,10 @@ from metarl.evaluation.adaptation import adapt_in, rollout_generator
 from metarl.evaluation.evaluation import summarize
 from metarl.rendering import heat_map
 from metarl.rendering.camera import Camera
-from metarl.rendering.captions import film_rows, return_text, task_text
-from metarl.rendering.encode import STILL, checked_output, write_film, write_still
+from metarl.rendering.captions import return_text, task_text, video_rows
+from metarl.rendering.encode import STILL, checked_output, write_still, write_video
 from metarl.rendering.task_grid import task_grid
-from metarl.rendering.video import STRIP_LENGTH, Film, picture_size, strip
+from metarl.rendering.video import STRIP_LENGTH, Video, image_size, strip
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST
 from metarl.run.config import MAX_SEED
@@ -142,17 +142,17 @@ class Render:
         else:
             columns = STRIP_LENGTH if still else steps + 1
             stride = self.every or math.ceil(distribution.horizon / MOST_FRAMES)
-            camera = Camera(pictured, picture_size(columns), stride)
+            camera = Camera(pictured, image_size(columns), stride)
             try:
                 batches = adapt_in(camera, learner, steps, generator).batches
             finally:
                 pictured.close_pictures()
-            rows = film_rows(tasks, batches, camera, "the task" if self.task else f"{self.split} task")
+            rows = video_rows(tasks, batches, camera, "the task" if self.task else f"{self.split} task")
             if still:
                 write_still(path, strip(f"{title}: before and after each adaptation step", rows, stride))
             else:
                 fps = self.fps or distribution.env.render_fps / stride
-                write_film(path, Film(title, rows, distribution.horizon, stride), fps)
+                write_video(path, Video(title, rows, distribution.horizon, stride), fps)
         evaluation = summarize(batches)
         more = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
         curve = " → ".join(return_text(value) for value in evaluation.return_mean)

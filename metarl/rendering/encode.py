@@ -1,4 +1,4 @@
-"""Pictures and films as files: PNG, GIF and MP4, written atomically."""
+"""Images and videos as files: PNG, GIF and MP4, written atomically."""
 
 import importlib.util
 import io
@@ -13,29 +13,31 @@ import numpy as np
 from PIL import Image
 
 from metarl.errors import UserError
-from metarl.rendering.camera import Picture
+from metarl.rendering.camera import Frame
 from metarl.run.files import check_writable, write_atomically
 
-FILMS = (".mp4", ".gif")
+VIDEOS = (".mp4", ".gif")
 STILL = ".png"
 COLOURS = 128
 """Of a GIF."""
 
 NEARLY_WHITE = 248
 HOLD = 1.5
-"""Seconds for which a film stays on its last frame."""
+"""Seconds for which a video stays on its last frame."""
 
 
 def checked_output(out: str) -> Path:
-    """Where a picture or film is to be written, found out before the work.
+    """Where an image or video is to be written, found out before the work.
 
     Raises:
         UserError: unknown kind of file, a place that cannot be written, or a missing package.
     """
     path = Path(out)
-    if path.suffix.lower() not in (*FILMS, STILL):
+    suffix = path.suffix.lower()
+    if suffix not in (*VIDEOS, STILL):
         raise UserError(f"--out must end in .mp4, .gif or .png, got {out!r}")
-    if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+
+    if suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise UserError(
             "an .mp4 needs the package imageio-ffmpeg: python -m pip install -e '.[render]' -c constraints.txt; "
             "a .gif needs nothing"
@@ -44,46 +46,48 @@ def checked_output(out: str) -> Path:
     return path
 
 
-def write_still(path: Path, picture: Picture) -> None:
+def write_still(path: Path, image: Frame) -> None:
     """Write a PNG."""
     content = io.BytesIO()
-    Image.fromarray(picture).save(content, "png", optimize=True)
+    Image.fromarray(image).save(content, "png", optimize=True)
     write_atomically(path, content.getvalue())
 
 
-def write_film(path: Path, film: Sequence[Picture], fps: float) -> None:
+def write_video(path: Path, frames: Sequence[Frame], fps: float) -> None:
     """Write a GIF, which repeats for ever, or an MP4 (H.264).
 
     Args:
         path: its suffix says which.
-        film: frames of one size, even numbers of pixels.
+        frames: of one size, even numbers of pixels.
         fps: frames per second.
     """
-    write_atomically(path, (_gif if path.suffix.lower() == ".gif" else _mp4)(film, fps))
+    encode = _gif if path.suffix.lower() == ".gif" else _mp4
+    write_atomically(path, encode(frames, fps))
 
 
-def _gif(film: Sequence[Picture], fps: float) -> bytes:
-    """One palette for all frames, so that what stands still is stored once."""
-    sheet = np.concatenate([film[0], film[len(film) // 2], film[-1]])
-    palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+def _gif(frames: Sequence[Frame], fps: float) -> bytes:
+    # One palette for all frames, so that what stands still is stored once.
+    sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
+    palette = Image.fromarray(sample).quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     colours = np.array(palette.getpalette()).reshape(-1, 3)
     colours[(colours >= NEARLY_WHITE).all(axis=1)] = 255  # averages otherwise: greyish paper
     palette.putpalette(colours.flatten().tolist())
-    first, *others = (Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in film)
+    first, *others = (Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+
     duration = max(round(100 / fps), 2) * 10  # ms; browsers slow down what is shorter
-    durations = [*[duration] * len(others), duration + round(HOLD * 1000)]
+    durations = [duration] * len(others) + [duration + round(HOLD * 1000)]
+
     content = io.BytesIO()
     first.save(content, "gif", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
     return content.getvalue()
 
 
-def _mp4(film: Sequence[Picture], fps: float) -> bytes:
-    """Through ffmpeg, which wants a file."""
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "film.mp4"
+def _mp4(frames: Sequence[Frame], fps: float) -> bytes:
+    with tempfile.TemporaryDirectory() as place:  # ffmpeg writes to files only
+        path = Path(place) / "video.mp4"
         options = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "quality": 8}
         writer: Any = imageio.get_writer(path, "FFMPEG", "I", **options)
         with writer:
-            for frame in chain(film, repeat(film[-1], round(HOLD * fps))):
+            for frame in chain(frames, repeat(frames[-1], round(HOLD * fps))):
                 writer.append_data(frame)
         return path.read_bytes()

@@ -37,8 +37,11 @@ class HeatMap:
     @property
     def weakest(self) -> int:
         """The task of the training ranges (of all, if none is) with the least return after the last step."""
-        candidates = np.flatnonzero(self.grid.trained) if self.grid.trained.any() else np.arange(len(self.returns[-1]))
-        return int(candidates[np.argmin(self.returns[-1][candidates])])
+        last = self.returns[-1]
+        candidates = np.flatnonzero(self.grid.trained)
+        if len(candidates) == 0:
+            candidates = np.arange(len(last))
+        return int(candidates[np.argmin(last[candidates])])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: every task with its returns."""
@@ -76,52 +79,87 @@ def heat_map(
 def draw(heat: HeatMap, title: str, note: str = "") -> Figure:
     """Maps beside each other, each with a scale of its own; over one dimension, curves.
 
-    Where the grid reaches beyond the training range, a third map shows that range alone.
-
     Args:
         heat: the returns.
         title: of the figure.
         note: a second line.
     """
-    steps = len(heat.returns) - 1
-    after = f"after {steps} adaptation step{'s' * (steps != 1)}"
-    if len(heat.grid.axes) == 1:
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        _curves(figure.subplots(), heat, after)
-    else:
-        everything, trained = np.ones_like(heat.grid.trained), heat.grid.trained
-        maps = [(0, "before adaptation", everything)] + [(-1, after, everything)] * (steps > 0)
-        if trained.any() and not trained.all():
-            maps.append((-1, f"{'after' if steps else 'before'}, inside alone", trained))
-        figure = Figure(figsize=(4.4 * len(maps), 4.1), layout="constrained")
-        for axes, (k, name, shown) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
-            _map(figure, axes, heat, heat.returns[k], name, shown)
+    figure = _draw_curves(heat) if len(heat.grid.axes) == 1 else _draw_maps(heat)
     wrapped = textwrap.wrap(note, int(14 * figure.get_figwidth()))
     figure.suptitle("\n".join([title, *wrapped]), fontsize=10)
     return figure
 
 
-def _map(figure: Figure, axes: Axes, heat: HeatMap, values: Floats, name: str, shown: NDArray[np.bool_]) -> None:
-    """One map of the tasks that are to be shown."""
-    grid = heat.grid
+def _after(heat: HeatMap) -> str:
+    """How the returns after the last adaptation step are called."""
+    steps = len(heat.returns) - 1
+    return f"after {steps} adaptation step{'s' * (steps != 1)}"
+
+
+# ---------------------------------------------------------------------- two dimensions
+
+
+def _draw_maps(heat: HeatMap) -> Figure:
+    """Before and after adaptation; where the grid reaches beyond the training range, also that range alone."""
+    trained = heat.grid.trained
+    everything = np.ones_like(trained)
+    adapts = len(heat.returns) > 1
+
+    maps = [(0, "before adaptation", everything)]
+    if adapts:
+        maps.append((-1, _after(heat), everything))
+    # Returns far outside take up the scale of colours: inside alone, differences can be seen.
+    if trained.any() and not trained.all():
+        maps.append((-1, f"{'after' if adapts else 'before'}, inside alone", trained))
+
+    figure = Figure(figsize=(4.4 * len(maps), 4.1), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (k, name, shown) in zip(panels, maps, strict=True):
+        _draw_map(figure, axes, heat.grid, heat.returns[k], name, shown)
+    return figure
+
+
+def _draw_map(figure: Figure, axes: Axes, grid: TaskGrid, values: Floats, name: str, shown: NDArray[np.bool_]) -> None:
+    """One map of the tasks that are to be shown.
+
+    Args:
+        figure: gets the scale of colours.
+        axes: where to draw.
+        grid: N tasks.
+        values: their returns, (N,).
+        name: of the map.
+        shown: which tasks, bool (N,): all, or those of the training range.
+    """
     x, y = grid.axes
-    mesh = axes.pcolormesh(x.edges, y.edges, grid.spread(np.where(shown, values, np.nan)).T, cmap="viridis")
+    mesh = axes.pcolormesh(x.edges, y.edges, grid.to_grid(np.where(shown, values, np.nan)).T, cmap="viridis")
     figure.colorbar(mesh, ax=axes, label="return", shrink=0.8)
+
     axes.set(xlabel=x.label, ylabel=y.label)
     _set_scale(axes, "x", x)
     _set_scale(axes, "y", y)
-    if not shown.all():
-        axes.set(xlim=x.train, ylim=y.train)
     if x.label.split()[0] == y.label.split()[0]:  # coordinates of one vector
         axes.set_aspect("equal")
-    if shown.all() and not grid.trained.all():
+
+    # A map of the training range is cut to it; a larger one shows where it ends.
+    if not shown.all():
+        axes.set(xlim=x.train, ylim=y.train)
+    elif not grid.trained.all():
         edge = _boundary(grid)
         edge.set(facecolor="none", edgecolor="red", linewidth=1.6, linestyle="--")
         axes.add_patch(edge)
-    inside, outside = values[shown & grid.trained], values[shown & ~grid.trained]
-    means = [f"{part.mean():.1f} {where}" for part, where in ((inside, "inside"), (outside, "outside")) if len(part)]
-    summary = " and ".join(means) if len(outside) else means[0].split()[0]
-    axes.set_title(f"{name}\nmean {summary.replace('-', '−')}", fontsize=10)
+
+    mean = _mean_text(values[shown & grid.trained], values[shown & ~grid.trained])
+    axes.set_title(f"{name}\nmean {mean}", fontsize=10)
+
+
+def _mean_text(inside: Floats, outside: Floats) -> str:
+    """Mean return of the tasks inside and outside the training range, of which one may be empty."""
+    means = []
+    if len(inside):
+        means.append(f"{inside.mean():.1f}" + " inside" * bool(len(outside)))
+    if len(outside):
+        means.append(f"{outside.mean():.1f} outside")
+    return " and ".join(means).replace("-", "−")
 
 
 def _set_scale(axes: Axes, which: Literal["x", "y"], axis: GridAxis) -> None:
@@ -144,14 +182,24 @@ def _boundary(grid: TaskGrid) -> Circle | Rectangle:
     return Rectangle((left, low), right - left, high - low)
 
 
-def _curves(axes: Axes, heat: HeatMap, after: str) -> None:
+# ---------------------------------------------------------------------- one dimension
+
+
+def _draw_curves(heat: HeatMap) -> Figure:
+    """Return over the one parameter, before and after adaptation."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
     axis: GridAxis = heat.grid.axes[0]
     axes.axvspan(*axis.train, color="tab:green", alpha=0.1, linewidth=0, label="training range")
+
     if len(heat.returns) > 1:
-        axes.plot(axis.values, heat.grid.spread(heat.returns[-1]), "o-", color="tab:blue", markersize=4, label=after)
-    before = heat.grid.spread(heat.returns[0])
+        after = heat.grid.to_grid(heat.returns[-1])
+        axes.plot(axis.values, after, "o-", color="tab:blue", markersize=4, label=_after(heat))
+    before = heat.grid.to_grid(heat.returns[0])
     axes.plot(axis.values, before, "o-", color="grey", markersize=4, label="before adaptation")
+
     axes.set(xlabel=axis.label, ylabel="return", xlim=(axis.edges[0], axis.edges[-1]))
     _set_scale(axes, "x", axis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
+    return figure

@@ -1,4 +1,4 @@
-"""A page of pictures and captions, drawn pixel by pixel so that small text stays sharp in films."""
+"""A page of images and captions, drawn pixel by pixel so that small text stays sharp in videos."""
 
 import functools
 from pathlib import Path
@@ -8,18 +8,18 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.rendering.camera import Picture
+from metarl.rendering.camera import Frame
 
-TEXT, MUTED, FRAME = "#222222", "#767676", "#c8c8c8"
+TEXT, MUTED, BORDER = "#222222", "#767676", "#c8c8c8"
 MARGIN, GAP = 18, 14
-"""Pixels around the page, and between pictures."""
+"""Pixels around the page, and between images."""
 
 
 class Page:
     """White paper of a fixed size in pixels; (0, 0) is the upper left corner."""
 
     def __init__(self, width: int, height: int) -> None:
-        even = width + width % 2, height + height % 2  # H.264 takes no other
+        even = (width + width % 2, height + height % 2)  # H.264 takes no other
         self._image = Image.new("RGB", even, "white")
         self._draw = ImageDraw.Draw(self._image)
 
@@ -43,21 +43,23 @@ class Page:
     ) -> None:
         """One line, cut with … where it is wider than `width`; the anchor is its upper left, middle or right."""
         font = _font(size, bold)
+
         if width is not None and font.getlength(text) > width:
             while text and font.getlength(f"{text}…") > width:
                 text = text[:-1]
             text = f"{text.rstrip(' ,·')}…"
+
         self._draw.text((left, top), text, fill=colour, font=font, anchor=anchor)
 
-    def picture(self, left: int, top: int, picture: Picture, faded: bool = False) -> None:
-        """A picture in a thin frame; a faded one is half white."""
-        height, width = picture.shape[:2]
-        shown = (picture // 2 + 127).astype(np.uint8) if faded else picture
-        self._draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)
+    def image(self, left: int, top: int, image: Frame, faded: bool = False) -> None:
+        """An image with a thin border; a faded one is half white."""
+        height, width = image.shape[:2]
+        shown = (image // 2 + 127).astype(np.uint8) if faded else image
+        self._draw.rectangle((left - 1, top - 1, left + width, top + height), outline=BORDER)
         self._image.paste(Image.fromarray(shown), (left, top))
 
-    def array(self) -> Picture:
-        """The page as a picture."""
+    def array(self) -> Frame:
+        """The page as an image."""
         return np.asarray(self._image)
 
 

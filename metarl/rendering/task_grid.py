@@ -53,7 +53,7 @@ class TaskGrid:
     radius: float | None
     fixed: Task
 
-    def spread(self, values: NDArray[Any]) -> Floats:
+    def to_grid(self, values: NDArray[Any]) -> Floats:
         """Values of the N tasks in the shape of the grid, NaN in the other cells."""
         full = np.full(self.cells.shape, np.nan)
         full[self.cells] = values
@@ -72,55 +72,73 @@ def task_grid(distribution: TaskDistribution, over: tuple[str, ...], fixed: Task
     Raises:
         UserError: unknown parameters, more than two dimensions, or a range that has no axis.
     """
-    names = over or tuple(distribution.train)
-    unknown = [name for name in names if name not in distribution.train]
-    if unknown or len(set(names)) < len(names):
-        raise UserError(f"--over {' '.join(over)}: the task parameters are {', '.join(distribution.train)}")
-    allowed = {
-        name: [ranges[name] for ranges in (distribution.train, distribution.test, distribution.ood) if name in ranges]
-        for name in names
-    }
-    if sum(_dimensions(ranges[0]) for ranges in allowed.values()) > 2:
-        sizes = ", ".join(f"{name} ({_dimensions(range_)})" for name, range_ in distribution.train.items())
-        raise UserError(
-            f"a heat map has one or two dimensions, {distribution.name} has {sizes}; "
-            f"choose with --over, such as --over {_suggestion(distribution)}"
-        )
-    axes = [axis for name in names for axis in _axes(name, allowed[name], points)]
+    ranges = _ranges_to_vary(distribution, over)
+    axes = [axis for name, allowed in ranges.items() for axis in _axes(name, allowed, points)]
     mesh = np.meshgrid(*(axis.values for axis in axes), indexing="ij")
+
+    # Every parameter takes as many columns of coordinates as it has axes.
     columns = iter(mesh)
-    tasks: Task = {name: value.cpu() for name, value in fixed.items()}
+    varied: Task = {}
     inside, trained = np.ones(mesh[0].size, bool), np.ones(mesh[0].size, bool)
-    for name in names:
-        tasks[name] = _values(allowed[name][0], [next(columns).ravel() for _ in range(_dimensions(allowed[name][0]))])
-        contained = np.stack([range_.contains(tasks[name]).numpy() for range_ in allowed[name]])
+    for name, allowed in ranges.items():
+        coordinates = [next(columns).ravel() for _ in range(_num_axes(allowed[0]))]
+        varied[name] = _values(allowed[0], coordinates)
+        contained = np.stack([range_.contains(varied[name]).numpy() for range_ in allowed])
         inside &= contained.any(axis=0)
         trained &= contained[0]
-    count = int(inside.sum())
-    tasks = {
-        name: value[torch.from_numpy(inside)] if name in names else value.expand(count, *value.shape[1:])
-        for name, value in tasks.items()
-    }
-    first = distribution.train[names[0]]
+
+    # A disc does not fill its square: cells outside of every range have no task.
+    held = {name: value.cpu() for name, value in fixed.items() if name not in ranges}
+    num_tasks = int(inside.sum())
+    tasks: Task = {}
+    for name in fixed:
+        if name in varied:
+            tasks[name] = varied[name][torch.from_numpy(inside)]
+        else:
+            tasks[name] = held[name].expand(num_tasks, *held[name].shape[1:])
+
+    first, *_ = (allowed[0] for allowed in ranges.values())
     return TaskGrid(
         axes=tuple(axes),
         tasks=tasks,
         cells=inside.reshape(mesh[0].shape),
         trained=trained[inside],
         radius=first.radius if isinstance(first, Ball) else None,
-        fixed={name: value for name, value in fixed.items() if name not in names},
+        fixed={name: value for name, value in fixed.items() if name not in ranges},
     )
+
+
+def _ranges_to_vary(distribution: TaskDistribution, over: tuple[str, ...]) -> dict[str, list[Range]]:
+    """The ranges of each parameter that varies: of the training split first, then of test and ood.
+
+    Raises:
+        UserError: unknown parameters, or more than two dimensions.
+    """
+    names = over or tuple(distribution.train)
+    unknown = [name for name in names if name not in distribution.train]
+    if unknown or len(set(names)) < len(names):
+        raise UserError(f"--over {' '.join(over)}: the task parameters are {', '.join(distribution.train)}")
+
+    if sum(_num_axes(distribution.train[name]) for name in names) > 2:
+        sizes = ", ".join(f"{name} ({_num_axes(range_)})" for name, range_ in distribution.train.items())
+        raise UserError(
+            f"a heat map has one or two dimensions, {distribution.name} has {sizes}; "
+            f"choose with --over, such as --over {_suggestion(distribution)}"
+        )
+
+    splits = (distribution.train, distribution.test, distribution.ood)
+    return {name: [split[name] for split in splits if name in split] for name in names}
 
 
 def _suggestion(distribution: TaskDistribution) -> str:
     """One or two parameters that a grid can be made of."""
-    scalars = [name for name, range_ in distribution.train.items() if _dimensions(range_) == 1]
-    pairs = [name for name, range_ in distribution.train.items() if _dimensions(range_) == 2]
+    scalars = [name for name, range_ in distribution.train.items() if _num_axes(range_) == 1]
+    pairs = [name for name, range_ in distribution.train.items() if _num_axes(range_) == 2]
     return " ".join(scalars[:2]) or "".join(pairs[:1]) or "NAME"
 
 
-def _dimensions(range_: Range) -> int:
-    """How many axes the values of a range have; the points of a circle have one."""
+def _num_axes(range_: Range) -> int:
+    """How many axes the values of a range have; the points of a circle have one, their angle."""
     return 1 if isinstance(range_, Circle) else int(np.prod(range_.shape))
 
 
@@ -133,36 +151,53 @@ def _values(range_: Range, columns: list[Floats]) -> torch.Tensor:
     return stacked.reshape(len(stacked), *range_.shape)
 
 
+# ---------------------------------------------------------------------- axes
+
+
 def _axes(name: str, ranges: list[Range], points: int) -> list[GridAxis]:
     """The axes of one parameter."""
-    units = f", {ranges[0].units}" if ranges[0].units not in ("", "1") else ""
-    if isinstance(ranges[0], Circle):
-        return [_axis(f"angle of {name}, degrees", ranges, 0, points)]
-    count = _dimensions(ranges[0])
-    labels = [f"{name}{units}"] if count == 1 else [f"{name}, {axis}{units}" for axis in ("first", "second")]
-    if ranges[0].shape == (2,):
-        labels = [f"{name} {axis}{units}" for axis in ("x", "y")]
+    first = ranges[0]
+    units = f", {first.units}" if first.units not in ("", "1") else ""
+
+    if isinstance(first, Circle):
+        labels = [f"angle of {name}, degrees"]
+    elif first.shape == (2,):
+        labels = [f"{name} x{units}", f"{name} y{units}"]
+    elif _num_axes(first) == 1:
+        labels = [f"{name}{units}"]
+    else:
+        labels = [f"{name}, {which}{units}" for which in ("first", "second")]
     return [_axis(label, ranges, dimension, points) for dimension, label in enumerate(labels)]
 
 
 def _axis(label: str, ranges: list[Range], dimension: int, points: int) -> GridAxis:
+    """One axis over all the ranges; the first one is that of training."""
+    listed = [_listed_values(range_, dimension) for range_ in ranges]
+    values = [some for some in listed if some is not None]
+    if len(values) == len(ranges):
+        return _listed_axis(label, np.unique(np.concatenate(values)), _bounds(ranges[0], dimension), points)
+
     bounds = [_bounds(range_, dimension) for range_ in ranges]
-    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    listed = [_listed(range_, dimension) for range_ in ranges]
-    if all(values is not None for values in listed):
-        values = np.unique(np.concatenate([values for values in listed if values is not None]))
-        if len(values) > points:
-            values = values[np.unique(np.linspace(0, len(values) - 1, points).round().astype(int))]
-        between = (values[1:] + values[:-1]) / 2
-        reach = (np.diff(values)[[0, -1]] if len(values) > 1 else np.ones(2)) / 2
-        edges = np.concatenate([[values[0] - reach[0]], between, [values[-1] + reach[1]]])
-        half = reach[0]
-        return GridAxis(label, edges, values, (bounds[0][0] - half, bounds[0][1] + half))
+    low = min(low for low, _ in bounds)
+    high = max(high for _, high in bounds)
     if isinstance(ranges[0], LogUniform):
         edges = np.geomspace(low, high, points + 1)
         return GridAxis(label, edges, np.sqrt(edges[1:] * edges[:-1]), bounds[0], logarithmic=True)
+
     edges = np.linspace(low, high, points + 1)
     return GridAxis(label, edges, (edges[1:] + edges[:-1]) / 2, bounds[0])
+
+
+def _listed_axis(label: str, values: Floats, train: tuple[float, float], points: int) -> GridAxis:
+    """An axis of single values, of which some are left out where there are more than `points`."""
+    if len(values) > points:
+        values = values[np.unique(np.linspace(0, len(values) - 1, points).round().astype(int))]
+
+    # Each value gets the interval around it: to the middle between it and the next, and as far at the ends.
+    between = (values[1:] + values[:-1]) / 2
+    reach = (np.diff(values)[[0, -1]] if len(values) > 1 else np.ones(2)) / 2
+    edges = np.concatenate([[values[0] - reach[0]], between, [values[-1] + reach[1]]])
+    return GridAxis(label, edges, values, (train[0] - reach[0], train[1] + reach[0]))
 
 
 def _bounds(range_: Range, dimension: int) -> tuple[float, float]:
@@ -177,7 +212,7 @@ def _bounds(range_: Range, dimension: int) -> tuple[float, float]:
         case Normal():
             return range_.mean - 2 * range_.std, range_.mean + 2 * range_.std
         case Choice():
-            column = np.reshape(np.array(range_.values, float), (len(range_.values), -1))[:, dimension]
+            column = _column(range_, dimension)
             return float(column.min()), float(column.max())
         case Ball():
             return -range_.radius, range_.radius
@@ -188,11 +223,16 @@ def _bounds(range_: Range, dimension: int) -> tuple[float, float]:
     raise UserError(f"a heat map cannot lay a grid over task parameters that are {range_}")
 
 
-def _listed(range_: Range, dimension: int) -> Floats | None:
+def _listed_values(range_: Range, dimension: int) -> Floats | None:
     """All values along one dimension where they can be listed."""
     match range_:
         case Integers():
             return np.arange(range_.low, range_.high + 1, dtype=float)
         case Choice():
-            return np.unique(np.reshape(np.array(range_.values, float), (len(range_.values), -1))[:, dimension])
+            return np.unique(_column(range_, dimension))
     return None
+
+
+def _column(choice: Choice, dimension: int) -> Floats:
+    """One coordinate of each value that can be chosen."""
+    return np.reshape(np.array(choice.values, float), (len(choice.values), -1))[:, dimension]

@@ -221,7 +221,7 @@ def corridor() -> TaskDistribution:
 def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(workplace / "runs", "--name", "discrete", env="test_compare:corridor")
+    train(workplace / "runs", "--name", "discrete", env=f"{__name__}:corridor")
     data = compare("--budget", "600", runs=["discrete"], baselines="dqn random")
     assert curves_of(data)["dqn"]["returns"][0][0] != curves_of(data)["dqn"]["returns"][0][-1]
     capsys.readouterr()
@@ -240,7 +240,7 @@ def test_json_is_all_that_stands_on_standard_output(workplace: Path, capsys: pyt
 
 def test_what_is_done_is_not_done_again(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = compare()
-    for work in ("metarl.comparison.comparer.adaptation_episodes", "metarl.baselines.sb3.learn_task"):
+    for work in ("metarl.comparison.meta_learners.adaptation_episodes", "metarl.baselines.sb3.learn_task"):
         monkeypatch.setattr(work, lambda *arguments: pytest.fail("done again"))
     assert without_seconds(compare()) == without_seconds(first)
 
@@ -258,7 +258,7 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
     [
         Moment("metarl.training.meta_iteration.sample_iteration", call=1),
         Moment("metarl.baselines.sb3.learn_task", call=2),
-        Moment("metarl.comparison.measurements.CellStore.save", call=3, after=True),
+        Moment("metarl.comparison.measurements.MeasurementStore.save", call=3, after=True),
     ],
     ids=["while a baseline is trained", "between two tasks of SB3", "after a measurement"],
 )
@@ -271,10 +271,10 @@ def test_an_interrupted_comparison_ends_as_one_that_was_not(moment: Moment, work
     assert without_seconds(compare("--out", "runs/broken", baselines=baselines)) == without_seconds(whole)
 
 
-def test_a_cell_that_cannot_be_read_is_measured_again(workplace: Path) -> None:
+def test_a_measurement_that_cannot_be_read_is_measured_again(workplace: Path) -> None:
     first = compare(baselines="random")
-    for cell in (DIRECTORY / "cells").iterdir():
-        cell.write_text(cell.read_text()[:30])
+    for file in (DIRECTORY / "cells").iterdir():
+        file.write_text(file.read_text()[:30])
     assert without_seconds(compare(baselines="random")) == without_seconds(first)
 
 
@@ -298,14 +298,14 @@ def jobs_of(env: str, tmp_path: Path) -> list[TaskJob]:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_task_that_fails_is_named_in_one_line(processes: int, tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as error:
-        list(learn_tasks(jobs_of("test_compare:failing", tmp_path), processes))
+        list(learn_tasks(jobs_of(f"{__name__}:failing", tmp_path), processes))
     assert str(error.value).startswith(f"Stable-Baselines3's ppo failed in {tmp_path / 'task-'}")
     assert str(error.value).endswith("LookupError: no such arm")
 
 
 def test_a_process_that_dies_ends_the_comparison_and_not_in_a_hang(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="BrokenProcessPool: A process in the process pool was terminated"):
-        list(learn_tasks(jobs_of("test_compare:dying", tmp_path), 2))
+        list(learn_tasks(jobs_of(f"{__name__}:dying", tmp_path), 2))
 
 
 def test_a_file_into_a_pipe_shows_how_far_it_is(
@@ -379,7 +379,7 @@ def without_oracle() -> TaskDistribution:
 def test_a_family_without_oracle_is_compared_without_and_refuses_it_where_asked_for(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(workplace / "runs", "--name", "mine", env="test_compare:without_oracle")
+    train(workplace / "runs", "--name", "mine", env=f"{__name__}:without_oracle")
     capsys.readouterr()
     assert main(arguments(runs=["mine"], baselines="random oracle")) == EXIT_BAD_INPUT
     assert "has no oracle; leave it out of --baselines" in complaint(capsys)

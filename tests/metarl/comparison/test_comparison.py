@@ -64,15 +64,15 @@ def test_there_are_no_scores_where_random_is_as_good_as_the_oracle() -> None:
     assert all(one.score is None for one in make(level, ORACLE).summaries)
 
 
-def test_the_subject_meets_every_agent_that_learns() -> None:
-    (duel,) = EVERYONE.duels
-    assert (duel.ours, duel.theirs) == ("maml", "ppo")
-    assert duel.difference.value == pytest.approx(30)
-    assert duel.probability.value == 1
+def test_the_subject_is_compared_with_every_agent_that_learns() -> None:
+    (pair,) = EVERYONE.pairwise_comparisons
+    assert (pair.ours, pair.theirs) == ("maml", "ppo")
+    assert pair.difference.value == pytest.approx(30)
+    assert pair.probability.value == 1
 
 
-def test_baselines_race_for_the_return_after_each_adaptation_step() -> None:
-    first, second = EVERYONE.races
+def test_baselines_are_asked_for_the_return_after_each_adaptation_step() -> None:
+    first, second = EVERYONE.sample_efficiencies
     assert (first.adaptation_step, first.env_steps, first.target) == (1, 500, -20)
     assert first.needed.value == pytest.approx(3000)
     assert (second.adaptation_step, second.env_steps, second.target) == (2, 1000, -10)
@@ -84,24 +84,24 @@ def test_baselines_race_for_the_return_after_each_adaptation_step() -> None:
 
 
 def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_back() -> None:
-    race, duel, _ = headlines(EVERYONE)
-    assert "ppo needs 6,000 steps for the -10.00 that maml has after 1,000 steps on a new task: 6.0 times" in race
-    assert race.endswith("paid for itself after 18 tasks")  # 90,000 / (6,000 − 1,000)
-    assert duel.startswith("maml is better than ppo at 1,000 steps on a task: difference 30.00 [")
+    efficiency, pair, _ = headlines(EVERYONE)
+    assert "ppo needs 6,000 steps for the -10.00 that maml has after 1,000 steps on a new task: 6.0 times" in efficiency
+    assert efficiency.endswith("paid for itself after 18 tasks")  # 90,000 / (6,000 − 1,000)
+    assert pair.startswith("maml is better than ppo at 1,000 steps on a task: difference 30.00 [")
 
 
 def test_headline_says_that_a_baseline_does_not_get_there() -> None:
     slow = make_curve("ppo", "baseline", [-50.0, -40.0], [0, 9000])
-    race, _, _ = headlines(make(slow))
-    assert race.startswith("ppo does not reach the -10.00")
-    assert race.endswith("within 10,000 (more than 10.0 times)")
+    efficiency, _, _ = headlines(make(slow))
+    assert efficiency.startswith("ppo does not reach the -10.00")
+    assert efficiency.endswith("within 10,000 (more than 10.0 times)")
 
 
 def test_headline_is_honest_about_a_subject_that_loses() -> None:
     better = make_curve("multitask", "meta-learner", [-50.0, -5.0], [0, 1000])
-    duel, _ = headlines(make(better))
-    assert duel.startswith("maml is worse than multitask")
-    assert "difference -5.00 [" in duel
+    pair, _ = headlines(make(better))
+    assert pair.startswith("maml is worse than multitask")
+    assert "difference -5.00 [" in pair
 
 
 def test_headline_tells_the_worst_tasks_of_all_that_learn() -> None:

@@ -37,7 +37,7 @@ from metarl.rendering.camera import Camera, Clip
 from metarl.rendering.encode import HOLD
 from metarl.rendering.heat_map import HeatMap
 from metarl.rendering.task_grid import task_grid
-from metarl.rendering.video import Film, Row, Scene
+from metarl.rendering.video import Row, Scene, Video
 from metarl.run.build import load_learner
 from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import ENV, EPISODES, RUN, complaint, early_ending, files_under, train
@@ -102,11 +102,11 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     """What films are made of, filled when one is made."""
     kept: list[Row] = []
 
-    def film(title: str, rows: list[Row], horizon: int, stride: int) -> Film:
+    def film(title: str, rows: list[Row], horizon: int, stride: int) -> Video:
         kept.extend(rows)
-        return Film(title, rows, horizon, stride)
+        return Video(title, rows, horizon, stride)
 
-    monkeypatch.setattr(render, "Film", film)
+    monkeypatch.setattr(render, "Video", film)
     return kept
 
 
@@ -171,7 +171,7 @@ def test_an_episode_that_is_over_stays_faded_until_the_last_one_is() -> None:
 
     short = Clip([picture(10), picture(20)], steps=1)
     long = Clip([picture(30), picture(40), picture(50)], steps=2)
-    film = Film("title", [Row("task", [Scene("k = 0", "", short), Scene("k = 1", "", long)])], horizon=5, stride=1)
+    film = Video("title", [Row("task", [Scene("k = 0", "", short), Scene("k = 1", "", long)])], horizon=5, stride=1)
     assert len(film) == 3
 
     def shown(index: int, value: int) -> bool:

@@ -62,10 +62,10 @@ def test_cells_outside_the_task_space_stay_empty() -> None:
     assert [tuple(cell) for cell in np.argwhere(~grid.cells)] == corners
     assert len(grid.tasks["goal"]) == 12
     assert grid.radius == 1.0
-    spread = grid.spread(np.arange(12.0))
-    assert np.isnan(spread[0, 0])
-    np.testing.assert_array_equal(spread[grid.cells], np.arange(12.0))
-    assert spread[0, 1] == 0.0
+    shown = grid.to_grid(np.arange(12.0))
+    assert np.isnan(shown[0, 0])
+    np.testing.assert_array_equal(shown[grid.cells], np.arange(12.0))
+    assert shown[0, 1] == 0.0
     assert values_of(grid.tasks, "goal")[0] == [-0.75, -0.25]
 
 

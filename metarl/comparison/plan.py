@@ -1,0 +1,257 @@
+"""The plan of a comparison: what was asked for, checked and looked up, before anything is measured or written."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metarl.agents.registry import AGENTS
+from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
+from metarl.envs.registry import make_distribution
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Task
+from metarl.errors import UserError, unknown
+from metarl.run.checkpoint import BEST, LAST
+from metarl.run.config import TrainConfig
+from metarl.run.device import resolve_device
+from metarl.run.run_directory import RunDirectory
+
+QUICK_TRAINING_SHARE = 0.2
+"""Share of the run's meta-training steps that a baseline trained here gets with --quick; the table shows the steps."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, on which tasks, and at what expense.
+
+    Attributes:
+        config: what was asked for.
+        device: where meta-learners act and are trained.
+        runs: the trained runs in the order in which they were named; the first one is the subject.
+        env: their environment.
+        distribution: its tasks.
+        tasks: the M held-out tasks, leaves (M, …).
+        pools: label → the runs that it stands for, one for each seed.
+        baselines: labels of the baselines in their order.
+        sb3_changes: SB3 baseline → arguments of its algorithm that are not the default ones.
+        training_env_steps: environment steps of meta-training for each baseline trained here.
+    """
+
+    config: CompareConfig
+    device: str
+    runs: Sequence[RunDirectory]
+    env: str
+    distribution: TaskDistribution
+    tasks: Task
+    pools: Mapping[str, Sequence[RunDirectory]]
+    baselines: Sequence[str]
+    sb3_changes: Mapping[str, dict[str, Any]]
+    training_env_steps: int
+
+    @property
+    def labels(self) -> list[str]:
+        """Every agent that is compared, the subject first."""
+        return [*self.pools, *self.baselines]
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result, as plain data."""
+        config = self.config
+        return {
+            "runs": {str(run.path): checkpoint_digest(run) for run in self.runs},
+            "baselines": list(self.baselines),
+            "num_tasks": config.tasks_compared,
+            "budget": config.task_budget,
+            "sb3_settings": dict(self.sb3_changes),
+            "seeds": config.seeds,
+            "split": config.split,
+            "episodes": config.episodes,
+            "steps": config.steps,
+            "quick": config.quick,
+        }
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides one measurement besides the agent, as plain data."""
+        return {
+            "env": self.env,
+            "split": self.config.split,
+            "num_tasks": self.config.tasks_compared,
+            "episodes": self.config.episodes,
+        }
+
+
+def make_plan(config: CompareConfig) -> Plan:
+    """Check what was asked for, and look up what is needed to do it; writes nothing.
+
+    Raises:
+        UserError, ValueError: it cannot be done.
+    """
+    if not config.runs:
+        raise UserError("compare needs a run: metarl compare RUN …; train one with: metarl train")
+    device = str(resolve_device(config.device))
+
+    runs = [RunDirectory.open(run, config.run_dir) for run in config.runs]
+    env = common_env(runs)
+    distribution = make_distribution(env)
+    if config.task_budget < distribution.horizon:
+        raise UserError(
+            f"budget must be at least one episode, {distribution.horizon} environment steps of {env}, "
+            f"got {config.task_budget}"
+        )
+    tasks = distribution.sample(config.tasks_compared, config.split)
+
+    pools = pool_seeds(runs)
+    baselines = [name for name in check_baselines(config.baselines, env, distribution) if name not in pools]
+    sb3_changes = check_sb3_settings(config.sb3_settings, distribution)
+
+    # A fair comparison gives each baseline what the subject had.
+    share = QUICK_TRAINING_SHARE if config.quick else 1.0
+    training_env_steps = max(1, round(runs[0].checkpoints.load(LAST).progress.env_steps * share))
+    return Plan(
+        config=config,
+        device=device,
+        runs=runs,
+        env=env,
+        distribution=distribution,
+        tasks=tasks,
+        pools=pools,
+        baselines=baselines,
+        sb3_changes=sb3_changes,
+        training_env_steps=training_env_steps,
+    )
+
+
+# ---------------------------------------------------------------------- runs
+
+
+def common_env(runs: Sequence[RunDirectory]) -> str:
+    """The environment of all runs.
+
+    Raises:
+        UserError: there are several.
+    """
+    first = runs[0]
+    name = make_distribution(first.config.env).name
+
+    for run in runs:
+        if make_distribution(run.config.env).name != name:
+            raise UserError(
+                f"runs of different environments cannot be compared: {first.path} is of {first.config.env}, "
+                f"{run.path} of {run.config.env}"
+            )
+    return first.config.env
+
+
+def pool_seeds(runs: Iterable[RunDirectory]) -> dict[str, list[RunDirectory]]:
+    """Runs that differ only in their seed and where they ran, by the label of their agent.
+
+    Two settings of one agent are told apart by the name of their first run.
+
+    Raises:
+        UserError: a run is given twice.
+    """
+    pools: list[list[RunDirectory]] = []
+    for run in runs:
+        pool = next((pool for pool in pools if same_but_for_seed(pool[0].config, run.config)), None)
+        if pool is None:
+            pools.append([run])
+            continue
+
+        # Twice the same run would pass for two seeds, and make the intervals too narrow.
+        if any(other.path.resolve() == run.path.resolve() for other in pool):
+            raise UserError(f"run {run.path} is given twice")
+        pool.append(run)
+
+    # The agent's name is enough of a label where it has one pool only.
+    agents = [pool[0].config.agent for pool in pools]
+    labelled = {}
+    for agent, pool in zip(agents, pools, strict=True):
+        label = agent if agents.count(agent) == 1 else f"{agent} ({pool[0].path.name})"
+        labelled[label] = pool
+    return labelled
+
+
+def same_but_for_seed(one: TrainConfig, other: TrainConfig) -> bool:
+    """Whether two configurations differ at most in their seed, their name and where they ran."""
+
+    def without_seed(config: TrainConfig) -> TrainConfig:
+        return dataclasses.replace(config, seed=0, name="", run_dir="", device="", num_threads=0)
+
+    return without_seed(one) == without_seed(other)
+
+
+def checkpoint_digest(run: RunDirectory) -> str:
+    """SHA-256 of a run's best checkpoint, which identifies what was trained.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    run.checkpoints.load(BEST)  # a damaged file is refused now, not when its agent's turn comes
+    return hashlib.sha256(run.checkpoints.path(BEST).read_bytes()).hexdigest()
+
+
+# ---------------------------------------------------------------------- baselines
+
+
+def check_baselines(requested: Sequence[str], env: str, distribution: TaskDistribution) -> list[str]:
+    """The requested baselines in their order, each once.
+
+    The oracle is left out where the family has none, unless it was asked for by name.
+
+    Raises:
+        UserError, ValueError: unknown, or cannot act in these environments.
+    """
+    chosen = [name for name in dict.fromkeys(requested) if name != NONE]
+    known = (*AGENTS, *SB3_BASELINES, *REFERENCES, NONE)
+    for name in chosen:
+        if name not in known:
+            raise unknown("baseline", name, known)
+        if name in SB3_BASELINES:
+            from metarl.agents.sb3 import check_algorithm  # slow to import, and not always needed
+
+            check_algorithm(name.removesuffix(PRETRAINED), distribution.action_space)
+
+    # The default list is for all families; who names the oracle wants to hear that there is none.
+    if "oracle" in chosen and not distribution.env.has_oracle:
+        if requested != DEFAULT_BASELINES:
+            raise UserError(f"{env} has no oracle; leave it out of --baselines")
+        chosen.remove("oracle")
+    return chosen
+
+
+def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, dict[str, Any]]:
+    """Baseline → arguments of its algorithm, tried out on a model.
+
+    Args:
+        text: a JSON object of this kind; "" stands for an empty one.
+        distribution: what the model would learn.
+
+    Raises:
+        UserError, ValueError: not such an object, of another baseline, or arguments that the algorithm refuses.
+    """
+    try:
+        settings = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise UserError(f"sb3_settings is not valid JSON: {error}") from None
+    if not isinstance(settings, dict) or not all(isinstance(value, dict) for value in settings.values()):
+        raise UserError('sb3_settings must look like {"ppo": {"gamma": 0.9}}')
+
+    for label, changes in settings.items():
+        if label not in SB3_BASELINES:
+            raise unknown("baseline", label, SB3_BASELINES)
+        _try_sb3_settings(label, changes, distribution)
+    return settings
+
+
+def _try_sb3_settings(label: str, changes: dict[str, Any], distribution: TaskDistribution) -> None:
+    """Make a model with these arguments: SB3 says what it refuses only then."""
+    from metarl.agents.sb3 import make_model  # slow to import, and not always needed
+    from metarl.baselines.sb3 import TRAINING_ENVS
+    from metarl.envs.adapters.sb3 import make_sb3_vec_env
+
+    env = make_sb3_vec_env(distribution, TRAINING_ENVS)
+    try:
+        make_model(label.removesuffix(PRETRAINED), env, seed=0, changes=changes)
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"sb3_settings of {label}: {error}") from None
