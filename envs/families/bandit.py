@@ -53,7 +53,7 @@ class Bandit(TaskEnv):
 
     def reward(self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
-        mean = params["mean"].gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        mean = params["mean"].gather(-1, action.unsqueeze(-1)).squeeze(-1)  # of the arm that is pulled
         return self.sample_reward(mean, rng)
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:

@@ -28,8 +28,8 @@ class DarkKeyDoor(GridGame):
     The best return, 2, needs |start − key|₁ + |key − door|₁ steps, at most 24.
 
     Source: Laskin et al. 2022, "In-context Reinforcement Learning with Algorithm Distillation", Dark Key-to-Door.
-    Chosen here: has_key is observed, so that an agent without memory can play; key and door lie on the two colours of
-    a chessboard; the start is the same in each episode; the door ends it.
+    Choices of this project: has_key is observed, so that an agent without memory can play; key and door lie on the two
+    colours of a chessboard; the start is the same in each episode; the door ends it.
 
     Args:
         size: n, cells along each side.

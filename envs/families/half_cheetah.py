@@ -81,12 +81,15 @@ class HalfCheetahDynamics(VariedRobot):
 
     def scale_action(self, action: Tensor, params: Task) -> Tensor:
         """See RobotEnv.scale_action."""
+        # The cheetah's actuators take actions as they are: only the disabled one gets 0.
         joints = torch.arange(self.robot.num_actuators, device=action.device)
         return action * (joints != params["disabled_joint"].unsqueeze(-1))
 
     def apply_task(self, model: Any, task: TaskValues) -> None:
         """See RobotEnv.apply_task."""
         super().apply_task(model, task)
+
+        # A heavier body of the same shape has inertia in proportion; body 0 is the world.
         model.body_inertia[1:] *= task["body_mass"][:, None]
         model.geom_friction[:, 0] *= task["friction"]
 

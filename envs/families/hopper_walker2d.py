@@ -21,7 +21,7 @@ class ForwardDynamics(VariedRobot):
     An episode ends where Gymnasium's does. Task: that of VariedRobot.
 
     Source: Rothfuss et al. 2018, appendix D, after rand_param_envs. Deviation: what MuJoCo derives from masses and
-    inertias is computed anew.
+    inertias is computed again from those of the task.
 
     Args:
         robot: HOPPER or WALKER2D.

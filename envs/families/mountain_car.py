@@ -57,6 +57,8 @@ class MountainCar(TaskEnv):
     def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.transition."""
         position, velocity = state.unbind(-1)
+
+        # A thrust along the slope against gravity.
         pushed = torch.addcmul(velocity, self.throttle(action), params[self.FORCE])
         speed = torch.addcmul(pushed, params["gravity"], (3 * position).cos(), value=-1)
         speed = speed.clamp(-self.MAX_SPEED, self.MAX_SPEED)

@@ -114,8 +114,11 @@ class RobotEnv(TaskEnv):
         """See TaskEnv.transition."""
         shape = tuple(action.shape[:-1])
         control = self.scale_action(action.clamp(-1, 1), params)
+
+        # An engine knows N worlds in a row, whatever the batch's shape is.
         rows = {name: _flatten(part) for name, part in state.items()}
-        return _unflatten(self._engine_of(params, shape).step(rows, _flatten(control)), shape)
+        after = self._engine_of(params, shape).step(rows, _flatten(control))
+        return _unflatten(after, shape)
 
     def observation(self, state: State, rng: torch.Generator, params: Task) -> Tensor:
         """See Robot.observe."""
@@ -198,6 +201,7 @@ class RobotEnv(TaskEnv):
 
         engine = self._engines.get(key)
         if engine is None:
+            # Each engine holds memory for its worlds: the oldest makes room.
             while len(self._engines) >= MAX_ENGINES:
                 oldest = next(iter(self._engines))
                 self._engines.pop(oldest)
@@ -238,6 +242,8 @@ class RobotEnv(TaskEnv):
         mujoco = import_mujoco()
         model = copy.copy(self.model)
         self.apply_task(model, task)
+
+        # What MuJoCo derives from masses and inertias, such as inverse weights, follows them only when it is asked to.
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
 

@@ -88,6 +88,7 @@ class Robot:
             healthy = healthy & (qpos[..., self.height_index + 1].abs() < self.healthy_angle)
 
         if math.isfinite(self.healthy_state):
+            # Everything but what comes before the height: how far the robot has gone is not bounded.
             rest = torch.cat([qpos[..., self.height_index + 1 :], qvel], dim=-1)
             healthy = healthy & (rest.abs() < self.healthy_state).all(dim=-1)
 

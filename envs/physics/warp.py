@@ -58,6 +58,7 @@ class WarpEngine:
         self._frame_skip = frame_skip
         self._device = device
 
+        # Warp has no PGS solver.
         if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
             model = copy.copy(model)
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
@@ -109,6 +110,8 @@ class WarpEngine:
     def _current_state(self) -> State:
         """A copy of the state of all worlds, with the readings of the sensors where there are any."""
         state = {name: self._views[name].clone() for name in ("qpos", "qvel")}
+
+        # A step reads the sensors at its start; a forward pass reads them in the state that it has led to.
         if self._views["sensordata"].shape[1]:
             self._run("forward", 1)
             state["readings"] = self._views["sensordata"].clone()
