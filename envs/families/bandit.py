@@ -1,17 +1,18 @@
-"""Multi-armed bandits: the smallest task in which exploration pays."""
+"""Multi-armed bandits: the smallest task in which exploration is worth its cost."""
 
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from metarl.envs.families.canvas import Rendered
+from metarl.envs.family_entry import Family
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Normal, Range, Task, Uniform
+from metarl.envs.task_space import Normal, Task, Uniform
 
 
 class Bandit(TaskEnv):
@@ -34,65 +35,58 @@ class Bandit(TaskEnv):
         self.horizon = num_pulls
         super().__init__()
 
-    def draw_reward(self, mean: Tensor, rng: torch.Generator) -> Tensor:
-        """Rewards (*batch,) with these expected values."""
+    def sample_reward(self, mean: Tensor, rng: torch.Generator) -> Tensor:
+        """Sample rewards (*batch,) with these expected values."""
         raise NotImplementedError
 
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def initial(self, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.initial."""
-        assert params is not None
         return torch.full_like(params["mean"][..., 0], -1, dtype=torch.int64)
 
-    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.transition."""
         return action
 
-    def observation(self, state: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def observation(self, state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.observation."""
-        assert params is not None
         return torch.ones_like(params["mean"][..., :1])
 
-    def reward(
-        self,
-        state: Tensor,
-        action: Tensor,
-        next_state: Tensor,
-        rng: torch.Generator,
-        params: Task | None = None,
-    ) -> Tensor:
+    def reward(self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
-        assert params is not None
-        return self.draw_reward(params["mean"].gather(-1, action.unsqueeze(-1)).squeeze(-1), rng)
+        mean = params["mean"].gather(-1, action.unsqueeze(-1)).squeeze(-1)  # of the arm that is pulled
+        return self.sample_reward(mean, rng)
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """The best arm, every time: optimal."""
         return params["mean"].argmax(dim=-1)
 
-    def render_image(
-        self, state: Tensor, render_state: Any, params: Task | None = None
-    ) -> tuple[Any, NDArray[np.uint8]]:
+    def render_image(self, state: Tensor, render_state: Any, params: Task) -> Rendered:
         """Picture of the arms: a bar for each mean, red for the arm pulled last, and a line at 0."""
-        assert params is not None
-        size, margin = 256, 16
         means = [float(mean) for mean in params["mean"]]
-        low, high = min(0.0, *means), max(0.0, *means) + 1e-6
+        low = min(0.0, *means)
+        high = max(0.0, *means) + 1e-6  # the bars of equal means of 0 have a scale too
+
+        size = 256
+        margin = 16
         image = Image.new("RGB", (size, size), "white")
         draw = ImageDraw.Draw(image)
 
-        def height(value: float) -> float:
+        def row(value: float) -> float:
             return size - margin - (value - low) / (high - low) * (size - 2 * margin)
 
         width = (size - 2 * margin) / len(means)
         for arm, mean in enumerate(means):
-            left, (top, bottom) = margin + arm * width, sorted((height(mean), height(0.0)))
+            left = margin + arm * width
+            top, bottom = sorted((row(mean), row(0.0)))
             colour = "firebrick" if arm == int(state) else "royalblue"
             draw.rectangle((left + 0.1 * width, top, left + 0.9 * width, bottom), fill=colour)
-        draw.line((margin, height(0.0), size - margin, height(0.0)), fill="grey")
+
+        draw.line((margin, row(0.0), size - margin, row(0.0)), fill="grey")
         return render_state, np.asarray(image)
 
 
 class BernoulliBandit(Bandit):
-    """Arms that pay 1 with a hidden probability, else 0.
+    """Arms whose reward is 1 with a hidden probability, else 0.
 
     Task: "mean" (k,), the probability p of each arm.
 
@@ -100,34 +94,38 @@ class BernoulliBandit(Bandit):
     p ~ U[0, 1]. A uniformly random player earns n/2 in a trial of n pulls.
     """
 
-    def draw_reward(self, mean: Tensor, rng: torch.Generator) -> Tensor:
-        """See Bandit.draw_reward: 1 with probability `mean`."""
+    def sample_reward(self, mean: Tensor, rng: torch.Generator) -> Tensor:
+        """See Bandit.sample_reward: 1 with probability `mean`."""
         uniform = torch.rand(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
         return (uniform < mean).to(mean.dtype)
 
 
 class GaussianBandit(Bandit):
-    """Arms that pay a hidden mean with standard normal noise.
+    """Arms whose reward is a hidden mean with standard normal noise.
 
     Task: "mean" (k,).
 
     Source: Sutton & Barto 2018, "Reinforcement Learning", section 2.3, the 10-armed testbed: means ~ N(0, 1).
     """
 
-    def draw_reward(self, mean: Tensor, rng: torch.Generator) -> Tensor:
-        """See Bandit.draw_reward: N(mean, 1)."""
+    def sample_reward(self, mean: Tensor, rng: torch.Generator) -> Tensor:
+        """See Bandit.sample_reward: N(mean, 1)."""
         return mean + torch.randn(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
 
 
 def bernoulli(num_arms: int = 10, num_pulls: int = 100) -> TaskDistribution:
-    """10 arms that pay 1 with probability U[0, 1], 100 pulls an episode (RL² paper)."""
-    return _distribution(BernoulliBandit(num_arms, num_pulls), Uniform(0.0, 1.0, "1", shape=(num_arms,)))
+    """10 arms whose reward is 1 with probability U[0, 1], else 0; 100 pulls an episode (RL² paper)."""
+    means = Uniform(0.0, 1.0, "1", shape=(num_arms,))
+    return TaskDistribution(BernoulliBandit(num_arms, num_pulls), train={"mean": means})
 
 
 def gaussian(num_arms: int = 10, num_pulls: int = 100) -> TaskDistribution:
     """10 arms with means N(0, 1) and unit noise, 100 pulls an episode (Sutton & Barto's testbed)."""
-    return _distribution(GaussianBandit(num_arms, num_pulls), Normal(0.0, 1.0, "1", shape=(num_arms,)))
+    means = Normal(0.0, 1.0, "1", shape=(num_arms,))
+    return TaskDistribution(GaussianBandit(num_arms, num_pulls), train={"mean": means})
 
 
-def _distribution(env: Bandit, means: Range) -> TaskDistribution:
-    return TaskDistribution(env, train={"mean": means})
+FAMILIES = (
+    Family("bandit/bernoulli", bernoulli, "metarl/BernoulliBandit-v0"),
+    Family("bandit/gaussian", gaussian, "metarl/GaussianBandit-v0"),
+)

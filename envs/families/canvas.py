@@ -1,10 +1,14 @@
 """Drawing in world coordinates, for the pictures of the families."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+Rendered = tuple[Any, NDArray[np.uint8]]
+"""What `TaskEnv.render_image` returns: the state of the renderer, and the picture (height, width, 3)."""
 
 Point = tuple[float, float]
 
@@ -19,15 +23,17 @@ class Canvas:
     """
 
     def __init__(self, half_width: float, centre: Point = (0.0, 0.0), size: int = 256) -> None:
-        self._scale = size / (2 * half_width)
-        self._centre, self._size = centre, size
+        self._scale = size / (2 * half_width)  # pixels per world unit
+        self._centre = centre
+        self._size = size
         self._image = Image.new("RGB", (size, size), "white")
         self._draw = ImageDraw.Draw(self._image)
 
     def pixel(self, point: Point) -> Point:
-        """Where a point lies in the picture."""
-        (x, y), (cx, cy) = point, self._centre
-        return self._size / 2 + (x - cx) * self._scale, self._size / 2 - (y - cy) * self._scale
+        """Where a point lies in the picture; rows of pixels count downwards."""
+        x, y = point
+        centre_x, centre_y = self._centre
+        return self._size / 2 + (x - centre_x) * self._scale, self._size / 2 - (y - centre_y) * self._scale
 
     def line(self, points: Iterable[Point], colour: str, width: int = 2) -> None:
         """A line through points; the width in pixels."""
@@ -36,6 +42,17 @@ class Canvas:
     def polygon(self, points: Iterable[Point], fill: str | None, outline: str | None = None) -> None:
         """A closed figure."""
         self._draw.polygon([self.pixel(point) for point in points], fill=fill, outline=outline)
+
+    def rectangle(self, centre: Point, half_width: float, half_height: float, fill: str) -> None:
+        """A rectangle along the axes, in world units."""
+        x, y = centre
+        corners = [
+            (x - half_width, y - half_height),
+            (x + half_width, y - half_height),
+            (x + half_width, y + half_height),
+            (x - half_width, y + half_height),
+        ]
+        self.polygon(corners, fill)
 
     def disc(self, centre: Point, radius: float, colour: str) -> None:
         """A disc; the radius in pixels."""

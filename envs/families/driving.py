@@ -1,7 +1,7 @@
 """Driving on a winding road: a dynamic bicycle model whose tyres, mass, geometry and steering delay are the task."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from metarl.envs.env_family import Polyline
+from metarl.envs.families.building_blocks import scalar_task
+from metarl.envs.families.canvas import Rendered
+from metarl.envs.family_entry import Family
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import LogUniform, Range, Task, Uniform
@@ -27,6 +30,48 @@ SPIN = math.pi / 2  # rad, heading error at which the car has spun round
 BEND_RATIO = (1 + math.sqrt(5)) / 2  # of the road's two wave numbers: the road never repeats
 
 SPEED_UNIT, HEADING_UNIT, YAW_UNIT, CURVATURE_UNIT = 10.0, 0.2, 0.3, 0.01  # make observations O(1)
+
+
+class Inputs(NamedTuple):
+    """What acts on the car during an environment step; symbols as in Driving.
+
+    Attributes:
+        steer: angle δ of the front wheels, (*batch,), rad.
+        axle_steer: the same for both axles, (δ, 0), (*batch, 2), rad.
+        acceleration: a_x of engine and brakes, (*batch,), m/s².
+        grip: F_max/m_axle, the same for both axles, (*batch, 1), m/s².
+        stiffness: C/m_axle, (*batch, 2), m/s² per rad.
+    """
+
+    steer: Tensor
+    axle_steer: Tensor
+    acceleration: Tensor
+    grip: Tensor
+    stiffness: Tensor
+
+
+class Velocities(NamedTuple):
+    """How the car moves; symbols as in Driving.
+
+    Attributes:
+        speed: v_x, (*batch,), m/s.
+        axles: w, lateral velocity of the axles, (*batch, 2), m/s.
+        lateral: v_y of the centre of mass, (*batch,), m/s, which follows from w.
+        yaw_rate: r, (*batch,), rad/s, which follows from w.
+    """
+
+    speed: Tensor
+    axles: Tensor
+    lateral: Tensor
+    yaw_rate: Tensor
+
+
+class Pose(NamedTuple):
+    """Where the car is in road coordinates, each (*batch,): s (m), e_y (m), e_ψ (rad)."""
+
+    distance: Tensor
+    offset: Tensor
+    heading: Tensor
 
 
 class Driving(TaskEnv):
@@ -106,16 +151,21 @@ class Driving(TaskEnv):
         num_substeps: int = 2,
     ) -> None:
         self.observation_space = Box(-10.0, 10.0, (5 + preview_points,), np.float32)
-        self.half_width, self.initial_speed, self.horizon = half_width, initial_speed, horizon
-        self.preview_points, self.preview_spacing = preview_points, preview_spacing
-        self.front_share, self.num_substeps = front_share, num_substeps
+        self.half_width = half_width
+        self.initial_speed = initial_speed
+        self.horizon = horizon
+
+        self.preview_points = preview_points
+        self.preview_spacing = preview_spacing
+        self.front_share = front_share
+        self.num_substeps = num_substeps
         super().__init__()
 
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
+    def initial(self, rng: torch.Generator, params: Task) -> State:
         """See TaskEnv.initial."""
-        assert params is not None
         zeros = torch.zeros_like(params["mass"])
         noise = torch.rand((2, *zeros.shape), generator=rng, device=zeros.device, dtype=zeros.dtype) - 0.5
+
         return {
             "distance": zeros,
             "lateral_error": noise[0],
@@ -125,72 +175,97 @@ class Driving(TaskEnv):
             "commands": zeros.unsqueeze(-1).expand(*zeros.shape, HISTORY),
         }
 
-    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None) -> State:
+    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task) -> State:
         """See TaskEnv.transition."""
-        assert params is not None
-        wheelbase, mass = params["wheelbase"], params["mass"]
-        command, pedal = action.clamp(-1.0, 1.0).unbind(-1)
-        commands = torch.cat([(MAX_STEER * command).unsqueeze(-1), state["commands"][..., :-1]], dim=-1)
-        steer = delayed(commands, params["actuator_delay"])
-        steers = torch.stack([steer, torch.zeros_like(steer)], dim=-1)
-        friction = GRAVITY * params["friction"]
-        traction = TRACTION_SHARE * friction
-        acceleration = torch.clamp(MAX_FORCE * pedal / mass, -traction, traction)
-        grip = (friction.square() - acceleration.square()).sqrt().unsqueeze(-1)  # F_max/m_axle, m/s²
-        stiffness = self._stiffness(mass)
+        steering, pedal = action.clamp(-1.0, 1.0).unbind(-1)
+        commands = torch.cat([(MAX_STEER * steering).unsqueeze(-1), state["commands"][..., :-1]], dim=-1)
+        inputs = self._inputs(commands, pedal, params)
 
-        distance, speed, axles = state["distance"], state["speed"], state["axle_velocity"]
-        offset, heading = state["lateral_error"], state["heading_error"]
-        step = TIME_STEP / self.num_substeps
-        resistance = step * stiffness
-        lateral, yaw_rate = self._body_motion(axles, wheelbase)
+        axles = state["axle_velocity"]
+        velocities = Velocities(state["speed"], axles, *self._body_motion(axles, params["wheelbase"]))
+        pose = Pose(state["distance"], state["lateral_error"], state["heading_error"])
         for _ in range(self.num_substeps):
-            forward = speed.unsqueeze(-1)
-            turn = torch.add(steers, yaw_rate.unsqueeze(-1), alpha=step)
-            linear = stiffness * (forward * turn - axles) / (forward + resistance)
-            tyre = linear * (1 + (linear / grip).square()).rsqrt()  # F/m_axle, m/s²
-            push = acceleration + lateral * yaw_rate - self.front_share * steer * tyre[..., 0]
-            axles = torch.add(axles, tyre - (speed * yaw_rate).unsqueeze(-1), alpha=step)
-            before = speed, lateral, yaw_rate
-            speed = torch.add(speed, push, alpha=step).clamp(MIN_SPEED, MAX_SPEED)
-            lateral, yaw_rate = self._body_motion(axles, wheelbase)
+            before = velocities
+            velocities = self._next_velocities(before, inputs, params)
+            pose = self._next_pose(pose, before, velocities, params)
 
-            v_x, v_y, r = (torch.lerp(a, b, 0.5) for a, b in zip(before, (speed, lateral, yaw_rate), strict=True))
-            curvature = road_curvature(distance, params)
-            middle = torch.add(heading, r - curvature * v_x, alpha=0.5 * step)
-            sin, cos = middle.sin(), middle.cos()
-            progress = (v_x * cos - v_y * sin) / (1 - curvature * offset)
-            distance = torch.add(distance, progress, alpha=step)
-            offset = torch.add(offset, v_x * sin + v_y * cos, alpha=step)
-            heading = torch.add(heading, r - curvature * progress, alpha=step)
         return {
-            "distance": distance,
+            "distance": pose.distance,
             # where an episode is over and stepped on, 1 − κ e_y must not become 0
-            "lateral_error": offset.clamp(-2 * self.half_width, 2 * self.half_width),
-            "heading_error": heading,
-            "speed": speed,
-            "axle_velocity": axles,
+            "lateral_error": pose.offset.clamp(-2 * self.half_width, 2 * self.half_width),
+            "heading_error": pose.heading,
+            "speed": velocities.speed,
+            "axle_velocity": velocities.axles,
             "commands": commands,
         }
 
-    def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def _inputs(self, commands: Tensor, pedal: Tensor, params: Task) -> Inputs:
+        """What the commands (*batch, 5) in rad and the pedal (*batch,) in [−1, 1] do to the car."""
+        steer = delayed(commands, params["actuator_delay"])
+        axle_steer = torch.stack([steer, torch.zeros_like(steer)], dim=-1)
+
+        # Engine and brakes take their share of the friction circle first; the tyres have the rest.
+        friction = GRAVITY * params["friction"]
+        traction = TRACTION_SHARE * friction
+        acceleration = torch.clamp(MAX_FORCE * pedal / params["mass"], -traction, traction)
+        grip = (friction.square() - acceleration.square()).sqrt().unsqueeze(-1)
+
+        return Inputs(steer, axle_steer, acceleration, grip, self._stiffness(params["mass"]))
+
+    def _next_velocities(self, now: Velocities, inputs: Inputs, params: Task) -> Velocities:
+        """Velocities after a substep, semi-implicit in the lateral ones."""
+        step = TIME_STEP / self.num_substeps
+
+        # The slip at the end of the substep under linear tyres, then the force that real tyres have there.
+        turn = torch.add(inputs.axle_steer, now.yaw_rate.unsqueeze(-1), alpha=step)
+        forward = now.speed.unsqueeze(-1)
+        linear = inputs.stiffness * (forward * turn - now.axles) / (forward + step * inputs.stiffness)
+        tyre = linear * (1 + (linear / inputs.grip).square()).rsqrt()  # F/m_axle, m/s²
+
+        axles = torch.add(now.axles, tyre - (now.speed * now.yaw_rate).unsqueeze(-1), alpha=step)
+        push = inputs.acceleration + now.lateral * now.yaw_rate - self.front_share * inputs.steer * tyre[..., 0]
+        speed = torch.add(now.speed, push, alpha=step).clamp(MIN_SPEED, MAX_SPEED)
+        return Velocities(speed, axles, *self._body_motion(axles, params["wheelbase"]))
+
+    def _next_pose(self, pose: Pose, before: Velocities, after: Velocities, params: Task) -> Pose:
+        """Pose after a substep, with the mean of the velocities before and after it."""
+        step = TIME_STEP / self.num_substeps
+        v_x = torch.lerp(before.speed, after.speed, 0.5)
+        v_y = torch.lerp(before.lateral, after.lateral, 0.5)
+        yaw_rate = torch.lerp(before.yaw_rate, after.yaw_rate, 0.5)
+
+        # The direction of motion is that half a substep on.
+        curvature = road_curvature(pose.distance, params)
+        middle = torch.add(pose.heading, yaw_rate - curvature * v_x, alpha=0.5 * step)
+        sin = middle.sin()
+        cos = middle.cos()
+
+        progress = (v_x * cos - v_y * sin) / (1 - curvature * pose.offset)  # ṡ, m/s
+        return Pose(
+            distance=torch.add(pose.distance, progress, alpha=step),
+            offset=torch.add(pose.offset, v_x * sin + v_y * cos, alpha=step),
+            heading=torch.add(pose.heading, yaw_rate - curvature * progress, alpha=step),
+        )
+
+    def observation(self, state: State, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.observation."""
-        assert params is not None
         speed = state["speed"]
         lateral, yaw_rate = self._body_motion(state["axle_velocity"], params["wheelbase"])
-        errors = (
+        motion = [
             state["lateral_error"] / self.half_width,
             state["heading_error"] / HEADING_UNIT,
             (speed - self.initial_speed) / SPEED_UNIT,
             lateral,
             yaw_rate / YAW_UNIT,
-        )
+        ]
+
         ahead = state["distance"].unsqueeze(-1) + self._distances_ahead(self.preview_points, speed)
         road = {name: params[name].unsqueeze(-1) for name in ("curvature", "wavelength")}
         preview = road_curvature(ahead, road) / CURVATURE_UNIT
-        return torch.cat([torch.stack(errors, dim=-1), preview], dim=-1).clamp(-10.0, 10.0)
 
-    def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        return torch.cat([torch.stack(motion, dim=-1), preview], dim=-1).clamp(-10.0, 10.0)
+
+    def terminal(self, state: State, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.terminal."""
         off_road: Tensor = state["lateral_error"].abs() > self.half_width
         spun: Tensor = state["heading_error"].abs() > SPIN
@@ -198,69 +273,62 @@ class Driving(TaskEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """A loaded family car on a damp road of gentle bends."""
-        nominal = {
-            "friction": 0.7,
-            "mass": 1573.0,
-            "wheelbase": 2.68,
-            "actuator_delay": 0.05,
-            "curvature": 0.005,
-            "wavelength": 200.0,
-        }
-        return {name: torch.tensor(value) for name, value in nominal.items()}
+        return scalar_task(
+            {
+                "friction": 0.7,
+                "mass": 1573.0,
+                "wheelbase": 2.68,
+                "actuator_delay": 0.05,
+                "curvature": 0.005,
+                "wavelength": 200.0,
+            }
+        )
 
-    def render_image(
-        self, state: State, render_state: Any, params: Task | None = None
-    ) -> tuple[Any, NDArray[np.uint8]]:
+    def render_image(self, state: State, render_state: Any, params: Task) -> Rendered:
         """Top view of 60 m × 60 m around the car, the road's direction at the car upwards; a dash every 6 m."""
-        assert params is not None
-        here, offset, heading = (float(state[name]) for name in ("distance", "lateral_error", "heading_error"))
-        spacing = 0.5
-        s = np.arange(math.floor(here) - 25, here + 60, spacing)
-        number = 2 * math.pi / float(params["wavelength"])
-        waves = np.cos(number * s) + np.cos(BEND_RATIO * number * s) / BEND_RATIO
-        angle = -0.5 * float(params["curvature"]) / number * waves  # ∫ κ ds
-        angle -= np.interp(here, s, angle)
-        ahead, left = np.cumsum(np.cos(angle)) * spacing, np.cumsum(np.sin(angle)) * spacing
-        ahead, left = ahead - np.interp(here, s, ahead), left - np.interp(here, s, left)
-
-        size, metres = 256, 60.0
+        size = 256
         image = Image.new("RGB", (size, size), "darkseagreen")
         draw = ImageDraw.Draw(image)
+        s, ahead, left, angle = _centre_line(float(state["distance"]), params)
 
-        def pixels(x: NDArray[Any], y: NDArray[Any]) -> list[tuple[float, float]]:
-            """Pixels of points x metres ahead and y metres to the left."""
-            columns, rows = (0.5 - y / metres) * size, (0.75 - x / metres) * size
-            return list(zip(columns.tolist(), rows.tolist(), strict=True))
+        edge_ahead = self.half_width * np.sin(angle)
+        edge_left = self.half_width * np.cos(angle)
+        left_edge = _top_view(ahead - edge_ahead, left + edge_left, size)
+        right_edge = _top_view(ahead + edge_ahead, left - edge_left, size)
+        draw.polygon(left_edge + right_edge[::-1], fill="dimgrey")
+        draw.line(left_edge, fill="white", width=2)
+        draw.line(right_edge, fill="white", width=2)
 
-        sides = [
-            pixels(ahead - side * self.half_width * np.sin(angle), left + side * self.half_width * np.cos(angle))
-            for side in (1, -1)
-        ]
-        draw.polygon(sides[0] + sides[1][::-1], fill="dimgrey")
-        for side in sides:
-            draw.line(side, fill="white", width=2)
-        centre = pixels(ahead, left)
+        centre = _top_view(ahead, left, size)
         for start in range(len(s) - 5):
             if s[start] % 6 == 0:
                 draw.line(centre[start : start + 5], fill="lightgrey")
-        x, y = 0.7 * float(params["wheelbase"]) * np.array([1, 1, -1, -1]), 0.9 * np.array([1, -1, -1, 1])
-        cos, sin = math.cos(heading), math.sin(heading)
-        body = pixels(cos * x - sin * y, offset + sin * x + cos * y)
+
+        # The corners of the car: front left, front right, rear right, rear left.
+        x = 0.7 * float(params["wheelbase"]) * np.array([1, 1, -1, -1])
+        y = 0.9 * np.array([1, -1, -1, 1])
+        cos = math.cos(float(state["heading_error"]))
+        sin = math.sin(float(state["heading_error"]))
+        body = _top_view(cos * x - sin * y, float(state["lateral_error"]) + sin * x + cos * y, size)
         draw.polygon(body, fill="royalblue")
         draw.line(body[:2], fill="gold", width=2)
         return render_state, np.asarray(image)
 
     def plane_path(self, obs: Tensor) -> Tensor:
-        """See TaskEnv.plane_path: (s, e_y) in road coordinates, s added up by the trapezoidal rule."""
-        offset, heading = self.half_width * obs[..., 0], HEADING_UNIT * obs[..., 1]
-        speed, curvature = self.initial_speed + SPEED_UNIT * obs[..., 2], CURVATURE_UNIT * obs[..., 5]
-        progress = (speed * heading.cos() - obs[..., 3] * heading.sin()) / (1 - curvature * offset)
+        """See EnvFamily.plane_path: (s, e_y) in road coordinates, s added up by the trapezoidal rule."""
+        offset = self.half_width * obs[..., 0]
+        heading = HEADING_UNIT * obs[..., 1]
+        speed = self.initial_speed + SPEED_UNIT * obs[..., 2]
+        lateral = obs[..., 3]
+        curvature = CURVATURE_UNIT * obs[..., 5]
+
+        progress = (speed * heading.cos() - lateral * heading.sin()) / (1 - curvature * offset)
         steps = 0.5 * TIME_STEP * (progress[..., 1:] + progress[..., :-1])
         distance = torch.nn.functional.pad(steps.cumsum(dim=-1), (1, 0))
         return torch.stack([distance, offset], dim=-1)
 
     def plane_lines(self, task: Task) -> list[Polyline]:
-        """See TaskEnv.plane_lines: the edges of the road, as far as any car comes."""
+        """See EnvFamily.plane_lines: the edges of the road, as far as any car comes."""
         end = MAX_SPEED * TIME_STEP * self.horizon
         return [[(0.0, side), (end, side)] for side in (-self.half_width, self.half_width)]
 
@@ -274,30 +342,51 @@ class Driving(TaskEnv):
         bends ahead, of which the sharpest possible is expected beyond the preview.
         """
         speed = self.initial_speed + SPEED_UNIT * obs[..., 2]
-        yaw_rate, curvature = YAW_UNIT * obs[..., 4], CURVATURE_UNIT * obs[..., 5:]
-        delay = params["actuator_delay"]
-        reach = (speed * (delay + TIME_STEP) / self.preview_spacing).clamp(max=1.0)
+        curvature = CURVATURE_UNIT * obs[..., 5:]
+
+        # The bend where the car will be when the command arrives, and the lateral acceleration that it takes.
+        reach = (speed * (params["actuator_delay"] + TIME_STEP) / self.preview_spacing).clamp(max=1.0)
         bend = torch.lerp(curvature[..., 0], curvature[..., 1], reach)
+        grip = GRAVITY * params["friction"]
+        cornering = torch.clamp(speed.square() * bend, -0.9 * grip, 0.9 * grip)
+
+        steer = self._oracle_steer(obs, speed, bend, cornering, params)
+        limit = self._speed_limit(speed, curvature, params)
+        spare = ((0.9 * grip).square() - cornering.square()).clamp(min=0.0).sqrt()  # of the friction circle
+        pedal = torch.clamp(self.oracle_speed(limit, params) - speed, -spare, spare) * params["mass"] / MAX_FORCE
+        return torch.stack([steer / MAX_STEER, pedal], dim=-1).clamp(-1.0, 1.0)
+
+    def _oracle_steer(self, obs: Tensor, speed: Tensor, bend: Tensor, cornering: Tensor, params: Task) -> Tensor:
+        """The oracle's steering angle δ, (*batch,) in rad, given the acceleration that the bend takes; see there."""
+        delay = params["actuator_delay"]
+        yaw_rate = YAW_UNIT * obs[..., 4]
+        curvature = CURVATURE_UNIT * obs[..., 5:]
+
+        # Course and offset when the command arrives.
         course = HEADING_UNIT * obs[..., 1] + obs[..., 3] / speed
         course = course + (yaw_rate - speed * curvature[..., 0]) * delay
         offset = self.half_width * obs[..., 0] + speed * course * delay - self.oracle_offset(curvature)
 
+        # Feedforward: the slip of both axles that gives the lateral acceleration.
         grip = GRAVITY * params["friction"]
-        wanted = torch.clamp(speed.square() * bend, -0.9 * grip, 0.9 * grip)
-        slip = wanted * (1 - (wanted / grip).square()).rsqrt()
+        slip = cornering * (1 - (cornering / grip).square()).rsqrt()
         front, rear = (slip.unsqueeze(-1) / self._stiffness(params["mass"])).unbind(-1)
-        quickness = 1 / (0.6 + 2 * delay)  # rad/s: a slower loop where the delay is long
+
+        omega = 1 / (0.6 + 2 * delay)  # rad/s: a slower loop where the delay is long
         span = params["wheelbase"] / speed
-        feedback = 2 * quickness * span * course + quickness.square() * span / speed * offset
-        steer = params["wheelbase"] * bend + front - rear - feedback
-        sharpest = torch.cat([curvature.abs(), params["curvature"].unsqueeze(-1)], dim=-1)  # the unseen may be sharp
+        feedback = 2 * omega * span * course + omega.square() * span / speed * offset
+        return params["wheelbase"] * bend + front - rear - feedback
+
+    def _speed_limit(self, speed: Tensor, curvature: Tensor, params: Task) -> Tensor:
+        """The highest speed, (*batch,) in m/s, from which brakes and tyres allow the bends ahead."""
+        # Beyond the preview the road may bend as sharply as it does anywhere.
+        sharpest = torch.cat([curvature.abs(), params["curvature"].unsqueeze(-1)], dim=-1)
+        distances = self._distances_ahead(self.preview_points + 1, speed)
+
+        grip = GRAVITY * params["friction"]
         cornering = self.oracle_cornering * grip.unsqueeze(-1)
         braking = self.oracle_braking * torch.minimum(grip, MAX_FORCE / params["mass"]).unsqueeze(-1)
-        distances = self._distances_ahead(self.preview_points + 1, speed)
-        limit = (cornering / sharpest.clamp(min=1e-4) + 2 * braking * distances).amin(dim=-1).sqrt()
-        left = ((0.9 * grip).square() - wanted.square()).clamp(min=0.0).sqrt()  # of the friction circle
-        pedal = torch.clamp(self.oracle_speed(limit, params) - speed, -left, left) * params["mass"] / MAX_FORCE
-        return torch.stack([steer / MAX_STEER, pedal], dim=-1).clamp(-1.0, 1.0)
+        return (cornering / sharpest.clamp(min=1e-4) + 2 * braking * distances).amin(dim=-1).sqrt()
 
     def oracle_offset(self, curvature: Tensor) -> Tensor:
         """Lateral error e* the oracle aims at, (*batch,) in m, given the preview (*batch, n) in 1/m: the centre."""
@@ -336,13 +425,42 @@ def delayed(commands: Tensor, delay: Tensor) -> Tensor:
     return (commands * weights).sum(dim=-1)
 
 
+def _centre_line(here: float, params: Task) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The road's centre line from 25 m behind to 60 m ahead of a distance, for pictures.
+
+    Returns:
+        Points every 0.5 m, each (n,): distance along the road, metres ahead, metres to the left, and the road's
+        direction in rad, all but the first relative to the road at `here`.
+    """
+    spacing = 0.5
+    s = np.arange(math.floor(here) - 25, here + 60, spacing)
+
+    # The direction is ∫ κ ds.
+    number = 2 * math.pi / float(params["wavelength"])
+    waves = np.cos(number * s) + np.cos(BEND_RATIO * number * s) / BEND_RATIO
+    angle = -0.5 * float(params["curvature"]) / number * waves
+    angle -= np.interp(here, s, angle)
+
+    ahead = np.cumsum(np.cos(angle)) * spacing
+    left = np.cumsum(np.sin(angle)) * spacing
+    return s, ahead - np.interp(here, s, ahead), left - np.interp(here, s, left), angle
+
+
+def _top_view(ahead: NDArray[Any], left: NDArray[Any], size: int) -> list[tuple[float, float]]:
+    """Pixels of points so many metres ahead of and to the left of the car's place on the road."""
+    metres = 60.0  # along each side of the picture
+    columns = (0.5 - left / metres) * size
+    rows = (0.75 - ahead / metres) * size
+    return list(zip(columns.tolist(), rows.tolist(), strict=True))
+
+
 class LaneKeeping(Driving):
     """Keep to the centre of the lane at a speed that is not told.
 
         r = 1 − 0.4 min(1, |e_y|/half-width)² − 0.5 min(1, |v_x − v*|/(10 m/s)) − 0.05 ‖clip(a)‖²
 
-    in [0, 1], so that ending an episode early never pays. The lane is 4 m wide and a car starts at 14 m/s. Task: that
-    of Driving and "target_speed" v* (m/s).
+    in [0, 1], so that ending an episode early is never an advantage. The lane is 4 m wide and a car starts at 14 m/s.
+    Task: that of Driving and "target_speed" v* (m/s).
 
     Source: the model is Driving's; the reward is this project's.
 
@@ -353,21 +471,13 @@ class LaneKeeping(Driving):
     def __init__(self, horizon: int = 150) -> None:
         super().__init__(half_width=2.0, initial_speed=14.0, horizon=horizon)
 
-    def reward(
-        self,
-        state: State,
-        action: Tensor,
-        next_state: State,
-        rng: torch.Generator,
-        params: Task | None = None,
-    ) -> Tensor:
+    def reward(self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
-        assert params is not None
         offset = (next_state["lateral_error"] / self.half_width).square().clamp(max=1.0)
         speed = ((next_state["speed"] - params["target_speed"]).abs() / 10).clamp(max=1.0)
         effort = action.clamp(-1.0, 1.0).square().sum(dim=-1)
-        paid: Tensor = 1 - 0.4 * offset - 0.5 * speed - 0.05 * effort
-        return paid
+        reward: Tensor = 1 - 0.4 * offset - 0.5 * speed - 0.05 * effort
+        return reward
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, at 16 m/s."""
@@ -384,7 +494,7 @@ class RacingLine(Driving):
         r = (s' − s)/(2 m) − 0.01 ‖clip(a)‖²
 
     about 1 at 20 m/s. It is negative only below 0.4 m/s along the road, under full steering and brake; at any speed
-    worth driving, ending an episode early does not pay. The road is 10 m wide and a car starts at 10 m/s. Task: that
+    worth driving, ending an episode early is no advantage. The road is 10 m wide and a car starts at 10 m/s. Task: that
     of Driving.
 
     Source: the model is Driving's; the reward is this project's.
@@ -398,18 +508,11 @@ class RacingLine(Driving):
     def __init__(self, horizon: int = 150) -> None:
         super().__init__(half_width=5.0, initial_speed=10.0, horizon=horizon, preview_points=5, preview_spacing=20.0)
 
-    def reward(
-        self,
-        state: State,
-        action: Tensor,
-        next_state: State,
-        rng: torch.Generator,
-        params: Task | None = None,
-    ) -> Tensor:
+    def reward(self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
         effort = action.clamp(-1.0, 1.0).square().sum(dim=-1)
-        paid: Tensor = 0.5 * (next_state["distance"] - state["distance"]) - 0.01 * effort
-        return paid
+        reward: Tensor = 0.5 * (next_state["distance"] - state["distance"]) - 0.01 * effort
+        return reward
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, with sharper bends."""
@@ -424,18 +527,32 @@ class RacingLine(Driving):
         return limit.clamp(max=MAX_SPEED)
 
 
+TRAIN_CARS: dict[str, Range] = {
+    "friction": LogUniform(0.3, 1.0, "1"),
+    "mass": Uniform(1000.0, 2500.0, "kg"),
+    "wheelbase": Uniform(2.4, 3.2, "m"),
+    "actuator_delay": Uniform(0.0, 0.2, "s"),
+}
+OOD_CARS: dict[str, Range] = {
+    "friction": LogUniform(0.2, 0.3, "1"),
+    "mass": Uniform(2500.0, 3500.0, "kg"),
+    "wheelbase": Uniform(3.2, 4.0, "m"),
+    "actuator_delay": Uniform(0.2, (HISTORY - 1) * TIME_STEP, "s"),
+}
+
+
 def lane_keeping() -> TaskDistribution:
     """Keep to a lane at a hidden target speed, with hidden friction, mass, wheelbase and steering delay; H = 150."""
     return TaskDistribution(
         LaneKeeping(),
         train={
-            **_CARS,
+            **TRAIN_CARS,
             "curvature": Uniform(0.002, 0.008, "1/m"),
             "wavelength": Uniform(150.0, 300.0, "m"),
             "target_speed": Uniform(8.0, 20.0, "m/s"),
         },
         ood={
-            **_OOD_CARS,
+            **OOD_CARS,
             "curvature": Uniform(0.008, 0.01, "1/m"),
             "wavelength": Uniform(100.0, 150.0, "m"),
             "target_speed": Uniform(20.0, 25.0, "m/s"),
@@ -447,20 +564,12 @@ def racing_line() -> TaskDistribution:
     """Progress along a winding road whose bends are too sharp for full speed; H = 150."""
     return TaskDistribution(
         RacingLine(),
-        train={**_CARS, "curvature": Uniform(0.008, 0.02, "1/m"), "wavelength": Uniform(150.0, 300.0, "m")},
-        ood={**_OOD_CARS, "curvature": Uniform(0.02, 0.025, "1/m"), "wavelength": Uniform(100.0, 150.0, "m")},
+        train={**TRAIN_CARS, "curvature": Uniform(0.008, 0.02, "1/m"), "wavelength": Uniform(150.0, 300.0, "m")},
+        ood={**OOD_CARS, "curvature": Uniform(0.02, 0.025, "1/m"), "wavelength": Uniform(100.0, 150.0, "m")},
     )
 
 
-_CARS: dict[str, Range] = {
-    "friction": LogUniform(0.3, 1.0, "1"),
-    "mass": Uniform(1000.0, 2500.0, "kg"),
-    "wheelbase": Uniform(2.4, 3.2, "m"),
-    "actuator_delay": Uniform(0.0, 0.2, "s"),
-}
-_OOD_CARS: dict[str, Range] = {
-    "friction": LogUniform(0.2, 0.3, "1"),
-    "mass": Uniform(2500.0, 3500.0, "kg"),
-    "wheelbase": Uniform(3.2, 4.0, "m"),
-    "actuator_delay": Uniform(0.2, (HISTORY - 1) * TIME_STEP, "s"),
-}
+FAMILIES = (
+    Family("driving/lane-keeping", lane_keeping, "metarl/LaneKeeping-v0"),
+    Family("driving/racing-line", racing_line, "metarl/RacingLine-v0"),
+)

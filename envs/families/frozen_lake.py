@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.external.worker_pool import TaskValues
+from metarl.envs.family_entry import Family
 from metarl.envs.task_space import Range
 
 HORIZON = 30
@@ -38,29 +40,37 @@ class SolvableLakes(Range):
         object.__setattr__(self, "shape", (self.size, self.size))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
-        """See Range.sample; maps without a way are drawn again."""
-        device, inner = generator.device, self.size**2 - 2
+        """See Range.sample; maps without a way are sampled again."""
+        device = generator.device
+        inner = self.size**2 - 2  # start and goal are no holes
         holes = torch.randint(self.fewest, self.most + 1, (num_tasks, 1), generator=generator, device=device)
         lakes = torch.zeros((num_tasks, self.size**2), device=device)
         missing = torch.ones(num_tasks, dtype=torch.bool, device=device)
+
         while bool(missing.any()):
+            # The fields with the smallest random numbers become the holes.
             rank = torch.rand((num_tasks, inner), generator=generator, device=device).argsort(dim=1).argsort(dim=1)
             lakes[:, 1:-1] = torch.where(missing.unsqueeze(1), (rank < holes).float(), lakes[:, 1:-1])
             missing = ~self.contains(lakes.reshape(num_tasks, *self.shape))
+
         return lakes.reshape(num_tasks, *self.shape)
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains; a flood from the start must reach the goal."""
-        ice, holes = value == 0, value == 1
+        ice = value == 0
+        holes = value == 1
+
         reached = torch.zeros_like(ice)
         reached[:, 0, 0] = ice[:, 0, 0]
         for _ in range(self.size**2):
             wider = torch.nn.functional.pad(reached, (1, 1, 1, 1))
             beside = wider[:, :-2, 1:-1] | wider[:, 2:, 1:-1] | wider[:, 1:-1, :-2] | wider[:, 1:-1, 2:]
             reached = reached | (beside & ice)
+
         count = holes.flatten(1).sum(dim=1)
-        counted = (count >= self.fewest) & (count <= self.most)
-        return reached[:, -1, -1] & (ice | holes).flatten(1).all(dim=1) & counted
+        allowed_count = (count >= self.fewest) & (count <= self.most)
+        well_formed = (ice | holes).flatten(1).all(dim=1)
+        return reached[:, -1, -1] & well_formed & allowed_count
 
     def __str__(self) -> str:
         return f"{self.size} × {self.size} maps with a way and {self.fewest} to {self.most} holes"
@@ -68,7 +78,8 @@ class SolvableLakes(Range):
 
 def description(task: TaskValues) -> dict[str, Any]:
     """FrozenLake's argument `desc`: rows of S(tart), F(rozen), H(ole) and G(oal)."""
-    rows = ["".join("H" if hole else "F" for hole in row) for row in task["holes"]]
+    letters = np.where(task["holes"], "H", "F")
+    rows = ["".join(row) for row in letters]
     rows[0] = f"S{rows[0][1:]}"
     rows[-1] = f"{rows[-1][:-1]}G"
     return {"desc": rows}
@@ -84,3 +95,6 @@ def frozen_lake() -> GymnasiumTasks:
         keywords=description,
         fixed={"is_slippery": False},
     )
+
+
+FAMILIES = (Family("frozen-lake", frozen_lake),)

@@ -4,6 +4,7 @@ from typing import Any
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks, number
 from metarl.envs.external.worker_pool import TaskValues
+from metarl.envs.family_entry import Family
 from metarl.envs.task_space import Integers, Uniform
 
 HORIZON = 20
@@ -25,14 +26,19 @@ def configuration(task: TaskValues) -> dict[str, Any]:
 
 def highway() -> GymnasiumTasks:
     """highway-env's motorway with varied lanes, density of vehicles and desired speed, H = 20; ood: dense traffic."""
+    train = {
+        "lanes": Integers(2, 5, "1"),
+        "density": Uniform(0.5, 1.5, "1"),
+        "desired_speed": Uniform(20.0, 30.0, "m/s"),
+    }
+
     return GymnasiumTasks(
         "highway_env:highway-fast-v0",
-        train={
-            "lanes": Integers(2, 5, "1"),
-            "density": Uniform(0.5, 1.5, "1"),
-            "desired_speed": Uniform(20.0, 30.0, "m/s"),
-        },
+        train=train,
         ood={"density": Uniform(1.5, 2.0, "1")},
         horizon=HORIZON,
         keywords=configuration,
     )
+
+
+FAMILIES = (Family("highway", highway, package="highway_env", extra="driving"),)

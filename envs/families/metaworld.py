@@ -13,11 +13,12 @@ import gymnasium
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.external.worker_pool import TaskValues
+from metarl.envs.family_entry import Family
 from metarl.envs.task_space import Integers
 
 HORIZON = 500
 BENCHMARK_SEED = 0
-GOALS = 50  # of each environment, in training and in test
+NUM_GOALS = 50  # of each environment, in training and in test
 
 
 @functools.cache
@@ -25,11 +26,14 @@ def benchmark(name: str) -> tuple[list[tuple[str, Any]], list[list[Any]]]:
     """Environments of a benchmark, those of training first, as (name, class), and the tasks of each."""
     metaworld: Any = importlib.import_module("metaworld")
     made = metaworld.ML10(seed=BENCHMARK_SEED) if name == "ML10" else metaworld.ML1(f"{name}-v3", seed=BENCHMARK_SEED)
-    environments, goals = [], []
+
+    environments = []
+    goals = []
     for classes, tasks in ((made.train_classes, made.train_tasks), (made.test_classes, made.test_tasks)):
         for env_name, env_class in classes.items():
             environments.append((env_name, env_class))
             goals.append([task for task in tasks if task.env_name == env_name])
+
     return environments, goals
 
 
@@ -81,14 +85,24 @@ def ml10() -> GymnasiumTasks:
 
 
 def _tasks(name: str, train_environments: int, test_environments: int) -> GymnasiumTasks:
-    way = Benchmark(name)
+    benchmark_tasks = Benchmark(name)
     last = train_environments + test_environments - 1
+
+    # The test split holds other environments; their goals have the same numbers.
     return GymnasiumTasks(
         f"Meta-World {name}",
-        train={"environment": Integers(0, train_environments - 1, "1"), "goal": Integers(0, GOALS - 1, "1")},
+        train={"environment": Integers(0, train_environments - 1, "1"), "goal": Integers(0, NUM_GOALS - 1, "1")},
         test={"environment": Integers(train_environments, last, "1")},
         horizon=HORIZON,
         make=make,
-        keywords=way.keywords,
-        set_task=way.set_task,
+        keywords=benchmark_tasks.keywords,
+        set_task=benchmark_tasks.set_task,
     )
+
+
+FAMILIES = (
+    Family("metaworld/ml1-reach", ml1_reach, package="metaworld", extra="metaworld"),
+    Family("metaworld/ml1-push", ml1_push, package="metaworld", extra="metaworld"),
+    Family("metaworld/ml1-pick-place", ml1_pick_place, package="metaworld", extra="metaworld"),
+    Family("metaworld/ml10", ml10, package="metaworld", extra="metaworld"),
+)

@@ -1,4 +1,4 @@
-"""MiniGrid: the layout that a seed draws is the task; needs the extra `minigrid`."""
+"""MiniGrid: the layout that a seed gives is the task; needs the extra `minigrid`."""
 
 import importlib
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.family_entry import Family
 from metarl.envs.task_space import Integers
 
 LAYOUTS = 1_000_000
@@ -30,7 +31,7 @@ def four_rooms() -> GymnasiumTasks:
 
 
 def _layouts(env_id: str, horizon: int) -> GymnasiumTasks:
-    """Tasks are seeds of the layout; ood: seeds that training never draws."""
+    """Tasks are seeds of the layout; ood: seeds that training never meets."""
     return GymnasiumTasks(
         env_id,
         train={"seed": Integers(0, LAYOUTS - 1, "1")},
@@ -38,11 +39,11 @@ def _layouts(env_id: str, horizon: int) -> GymnasiumTasks:
         horizon=horizon,
         seed_parameter="seed",
         make=without_mission,
-        keywords=_Id(env_id),
+        keywords=_EnvId(env_id),
     )
 
 
-class _Id:
+class _EnvId:
     """The id as the only argument, whatever the task."""
 
     def __init__(self, env_id: str) -> None:
@@ -50,3 +51,9 @@ class _Id:
 
     def __call__(self, task: object) -> dict[str, Any]:
         return {"env_id": self.env_id}
+
+
+FAMILIES = (
+    Family("minigrid/crossing", crossing, package="minigrid", extra="minigrid"),
+    Family("minigrid/four-rooms", four_rooms, package="minigrid", extra="minigrid"),
+)

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.envs.families.canvas import Canvas
+from metarl.envs.families.canvas import Canvas, Rendered
+from metarl.envs.family_entry import Family
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import BoxRing, Circle, LogUniform, Task, Uniform
@@ -18,7 +18,7 @@ STEP_SIZE = 0.1  # largest displacement per axis and step
 
 
 class PointNavigation(TaskEnv):
-    """A point starts at the origin and is paid for being near a hidden goal.
+    """A point starts at the origin and is rewarded for being near a hidden goal.
 
         s' = s + 0.1 · clip(a, −1, 1)
         dense:   r = −‖s' − g‖₂
@@ -33,7 +33,7 @@ class PointNavigation(TaskEnv):
     Args:
         horizon: H.
         reward: "dense" or "sparse".
-        goal_tolerance: the episode terminates when both coordinates are this near to the goal; 0: never.
+        goal_tolerance: the episode terminates when both coordinates are this near to the goal; 0 = it never does.
         arena: half-width of the region that pictures show.
         default_goal: the goal of `gymnasium.make(id)` without a task.
     """
@@ -50,6 +50,7 @@ class PointNavigation(TaskEnv):
     ) -> None:
         reach = STEP_SIZE * horizon + 1e-3  # float32 sums of 0.1 overshoot a little
         self.observation_space = Box(-reach, reach, (2,), np.float32)
+
         self.horizon = horizon
         self.reward_kind = reward
         self.goal_tolerance = goal_tolerance
@@ -57,31 +58,23 @@ class PointNavigation(TaskEnv):
         self.default_goal = default_goal
         super().__init__()
 
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def initial(self, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.initial."""
-        assert params is not None
         return torch.zeros_like(params["goal"])
 
-    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.transition."""
         return torch.add(state, action.clamp(-1.0, 1.0), alpha=STEP_SIZE)
 
-    def reward(
-        self,
-        state: Tensor,
-        action: Tensor,
-        next_state: Tensor,
-        rng: torch.Generator,
-        params: Task | None = None,
-    ) -> Tensor:
+    def reward(self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
-        assert params is not None
         distance: Tensor = torch.linalg.vector_norm(next_state - params["goal"], dim=-1)
-        return -distance if self.reward_kind == "dense" else (1 - distance) * (distance <= 0.2)
+        if self.reward_kind == "dense":
+            return -distance
+        return (1 - distance) * (distance <= 0.2)
 
-    def terminal(self, state: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def terminal(self, state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.terminal."""
-        assert params is not None
         if self.goal_tolerance == 0:
             return super().terminal(state, rng, params)
         return (state - params["goal"]).abs().amax(dim=-1) < self.goal_tolerance
@@ -90,12 +83,12 @@ class PointNavigation(TaskEnv):
         """The default goal."""
         return {"goal": torch.tensor(self.default_goal)}
 
-    def render_image(
-        self, state: Tensor, render_state: Any, params: Task | None = None
-    ) -> tuple[Any, NDArray[np.uint8]]:
+    def render_image(self, state: Tensor, render_state: Any, params: Task) -> Rendered:
         """Picture of the plane: the point in blue, the goal as a red cross, the start as a grey dot."""
-        assert params is not None
-        arena, (x, y), (goal_x, goal_y) = self.arena, state[:2].tolist(), params["goal"].tolist()
+        arena = self.arena
+        x, y = state[:2].tolist()
+        goal_x, goal_y = params["goal"].tolist()
+
         canvas = Canvas(half_width=1.25 * arena)
         canvas.polygon([(-arena, -arena), (arena, -arena), (arena, arena), (-arena, arena)], None, "lightgrey")
         canvas.disc((0.0, 0.0), 3, "grey")
@@ -108,11 +101,11 @@ class PointNavigation(TaskEnv):
         return ((params["goal"] - obs) / STEP_SIZE).clamp(-1.0, 1.0)
 
     def plane_position(self, obs: Tensor) -> Tensor:
-        """See TaskEnv.plane_position."""
+        """See EnvFamily.plane_position."""
         return obs[..., :2]
 
     def plane_goal(self, tasks: Task) -> Tensor:
-        """See TaskEnv.plane_goal."""
+        """See EnvFamily.plane_goal."""
         return tasks["goal"]
 
 
@@ -133,50 +126,52 @@ class PointDynamics(PointNavigation):
     Source: this project; the rotation follows the rotated-actuator perturbations used for adaptive control.
     """
 
+    MAX_GAIN = 3.0
+    MAX_WIND = 0.6
+
     def __init__(self, horizon: int = 50) -> None:
         super().__init__(horizon=horizon, goal_tolerance=0.0)
+
+        # A full step of (±1, ±1) turned by 45° lies along one axis.
         fastest = STEP_SIZE * (self.MAX_GAIN * math.sqrt(2) + self.MAX_WIND) + 1e-3
         high = np.array([fastest * horizon] * 2 + [fastest] * 2, np.float32)
         self.observation_space = Box(-high, high, dtype=np.float32)
 
-    MAX_GAIN = 3.0
-    MAX_WIND = 0.6
-
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def initial(self, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.initial; the state is (s, v)."""
-        assert params is not None
         goal = params["goal"]
         return torch.zeros((*goal.shape[:-1], 4), device=goal.device, dtype=goal.dtype)
 
-    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.transition."""
-        assert params is not None
         x, y = action.clamp(-1.0, 1.0).unbind(-1)
-        cos, sin = params["rotation"].cos(), params["rotation"].sin()
+        cos = params["rotation"].cos()
+        sin = params["rotation"].sin()
         turned = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
+
+        # The velocity that the point would have in the end, and how far it gets there within a step.
         target = STEP_SIZE * (params["gain"].unsqueeze(-1) * turned + params["wind"])
         velocity = torch.lerp(state[..., 2:], target, params["drag"].unsqueeze(-1))
         return torch.cat([state[..., :2] + velocity, velocity], dim=-1)
 
-    def reward(
-        self,
-        state: Tensor,
-        action: Tensor,
-        next_state: Tensor,
-        rng: torch.Generator,
-        params: Task | None = None,
-    ) -> Tensor:
+    def reward(self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
         return super().reward(state[..., :2], action, next_state[..., :2], rng, params)
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Deadbeat: inverse dynamics of the velocity that leads to the goal in one step; saturates on the way."""
-        position, velocity = obs[..., :2], obs[..., 2:]
-        drag, gain = params["drag"].unsqueeze(-1), params["gain"].unsqueeze(-1)
-        wanted = params["goal"] - position
-        push = ((wanted - (1 - drag) * velocity) / (STEP_SIZE * drag) - params["wind"]) / gain
+        position = obs[..., :2]
+        velocity = obs[..., 2:]
+        drag = params["drag"].unsqueeze(-1)
+        gain = params["gain"].unsqueeze(-1)
+
+        to_goal = params["goal"] - position
+        push = ((to_goal - (1 - drag) * velocity) / (STEP_SIZE * drag) - params["wind"]) / gain
+
+        # Turned back into the frame of the action.
         x, y = push.unbind(-1)
-        cos, sin = params["rotation"].cos(), params["rotation"].sin()
+        cos = params["rotation"].cos()
+        sin = params["rotation"].sin()
         return torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1).clamp(-1.0, 1.0)
 
     def get_default_params(self, **kwargs: Any) -> Task:
@@ -209,26 +204,33 @@ def pearl(reward: Literal["dense", "sparse"] = "dense") -> TaskDistribution:
 
 
 def pearl_sparse() -> TaskDistribution:
-    """As `pearl`, but paid only within 0.2 of the goal."""
+    """As `pearl`, but rewarded only within 0.2 of the goal."""
     return pearl(reward="sparse")
 
 
 def point_dynamics() -> TaskDistribution:
     """Goals in [−0.5, 0.5]² under varied gain, rotation, wind and drag; ood: all of them wider."""
-    return TaskDistribution(
-        PointDynamics(horizon=50),
-        train={
-            "goal": Uniform(-0.5, 0.5, "m", shape=(2,)),
-            "gain": LogUniform(0.5, 2.0, "1"),
-            "rotation": Uniform(-math.pi / 3, math.pi / 3, "rad"),
-            "wind": Uniform(-0.3, 0.3, "0.1 m/step", shape=(2,)),
-            "drag": Uniform(0.4, 1.0, "1/step"),
-        },
-        ood={
-            "goal": BoxRing(0.5, 0.8, dim=2, units="m"),
-            "gain": LogUniform(2.0, PointDynamics.MAX_GAIN, "1"),
-            "rotation": Uniform(math.pi / 3, math.pi / 2, "rad"),
-            "wind": BoxRing(0.3, PointDynamics.MAX_WIND, dim=2, units="0.1 m/step"),
-            "drag": Uniform(0.2, 0.4, "1/step"),
-        },
-    )
+    train = {
+        "goal": Uniform(-0.5, 0.5, "m", shape=(2,)),
+        "gain": LogUniform(0.5, 2.0, "1"),
+        "rotation": Uniform(-math.pi / 3, math.pi / 3, "rad"),
+        "wind": Uniform(-0.3, 0.3, "0.1 m/step", shape=(2,)),
+        "drag": Uniform(0.4, 1.0, "1/step"),
+    }
+    ood = {
+        "goal": BoxRing(0.5, 0.8, dim=2, units="m"),
+        "gain": LogUniform(2.0, PointDynamics.MAX_GAIN, "1"),
+        "rotation": Uniform(math.pi / 3, math.pi / 2, "rad"),
+        "wind": BoxRing(0.3, PointDynamics.MAX_WIND, dim=2, units="0.1 m/step"),
+        "drag": Uniform(0.2, 0.4, "1/step"),
+    }
+
+    return TaskDistribution(PointDynamics(horizon=50), train=train, ood=ood)
+
+
+FAMILIES = (
+    Family("point-navigation/finn", finn, "metarl/PointNavigation-v0", alias="point-navigation"),
+    Family("point-navigation/pearl", pearl, "metarl/PointNavigationPearl-v0"),
+    Family("point-navigation/pearl-sparse", pearl_sparse, "metarl/PointNavigationPearlSparse-v0"),
+    Family("point-dynamics", point_dynamics, "metarl/PointDynamics-v0"),
+)

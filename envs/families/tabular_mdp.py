@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from metarl.envs.families.canvas import Rendered
+from metarl.envs.family_entry import Family
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Normal, Simplex, Task
@@ -37,41 +38,32 @@ class TabularMDP(TaskEnv):
     def __init__(self, num_states: int = 10, num_actions: int = 5, horizon: int = 10) -> None:
         self.observation_space = Box(0.0, 1.0, (num_states,), np.float32)
         self.action_space = Discrete(num_actions)
-        self.num_states, self.num_actions = num_states, num_actions
+        self.num_states = num_states
+        self.num_actions = num_actions
         self.horizon = horizon
         super().__init__()
 
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def initial(self, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.initial; the state is an integer, (*batch,)."""
-        assert params is not None
         return torch.zeros_like(params["reward"][..., 0, 0], dtype=torch.int64)
 
-    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
-        """See TaskEnv.transition; drawn by inverting the cumulative distribution."""
-        assert params is not None
+    def transition(self, state: Tensor, action: Tensor, rng: torch.Generator, params: Task) -> Tensor:
+        """See TaskEnv.transition; sampled by inverting the cumulative distribution."""
         rows = params["transition"].flatten(-3, -2)  # (*batch, S·A, S)
         row = self._pair(state, action).unsqueeze(-1).expand(*state.shape, 1, self.num_states)
         cumulative = rows.gather(-2, row).squeeze(-2).cumsum(dim=-1)
-        uniform = torch.rand((*state.shape, 1), generator=rng, device=rows.device, dtype=rows.dtype)
-        drawn: Tensor = (cumulative < uniform).sum(dim=-1)
-        return drawn.clamp(max=self.num_states - 1)  # rounding may leave the last sum below 1
 
-    def observation(self, state: Tensor, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        uniform = torch.rand((*state.shape, 1), generator=rng, device=rows.device, dtype=rows.dtype)
+        next_state: Tensor = (cumulative < uniform).sum(dim=-1)
+        return next_state.clamp(max=self.num_states - 1)  # rounding may leave the last sum below 1
+
+    def observation(self, state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.observation."""
-        assert params is not None
         states = torch.arange(self.num_states, device=state.device)
         return (state.unsqueeze(-1) == states).to(params["reward"].dtype)
 
-    def reward(
-        self,
-        state: Tensor,
-        action: Tensor,
-        next_state: Tensor,
-        rng: torch.Generator,
-        params: Task | None = None,
-    ) -> Tensor:
+    def reward(self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
-        assert params is not None
         mean = params["reward"].flatten(-2).gather(-1, self._pair(state, action)).squeeze(-1)
         return mean + torch.randn(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
 
@@ -84,7 +76,9 @@ class TabularMDP(TaskEnv):
 
         Q_n(s, a) = R(s, a) + Σ_s' P(s' | s, a) · max_a' Q_{n−1}(s', a'),  Q_0 = 0.
         """
-        transition, reward = params["transition"], params["reward"]
+        transition = params["transition"]
+        reward = params["reward"]
+
         q = torch.zeros_like(reward)
         for _ in range(steps_left):
             best = q.amax(dim=-1)  # (*batch, S)
@@ -96,22 +90,23 @@ class TabularMDP(TaskEnv):
         q = self.values(params, self.horizon - time)
         return (obs.unsqueeze(-2) @ q).squeeze(-2).argmax(dim=-1)
 
-    def render_image(
-        self, state: Tensor, render_state: Any, params: Task | None = None
-    ) -> tuple[Any, NDArray[np.uint8]]:
+    def render_image(self, state: Tensor, render_state: Any, params: Task) -> Rendered:
         """Picture of the states on a circle: the current one red, edges as thick as the best action's transitions."""
-        assert params is not None
-        size, radius = 256, 100
+        size = 256
+        radius = 100
         angles = 2 * np.pi * np.arange(self.num_states) / self.num_states
         places = [(size / 2 + radius * float(np.cos(a)), size / 2 + radius * float(np.sin(a))) for a in angles]
+
         image = Image.new("RGB", (size, size), "white")
         draw = ImageDraw.Draw(image)
         here = int(state)
         best = int(params["reward"][here].argmax())
         for place, probability in zip(places, params["transition"][here, best].tolist(), strict=True):
             draw.line((*places[here], *place), fill="lightsteelblue", width=1 + round(12 * probability))
+
         for index, (x, y) in enumerate(places):
-            draw.ellipse((x - 12, y - 12, x + 12, y + 12), fill="firebrick" if index == here else "royalblue")
+            colour = "firebrick" if index == here else "royalblue"
+            draw.ellipse((x - 12, y - 12, x + 12, y + 12), fill=colour)
             draw.text((x, y), str(index), fill="white", anchor="mm")
         return render_state, np.asarray(image)
 
@@ -125,3 +120,6 @@ def tabular_mdp(num_states: int = 10, num_actions: int = 5, horizon: int = 10) -
             "reward": Normal(1.0, 1.0, "1", shape=(num_states, num_actions)),
         },
     )
+
+
+FAMILIES = (Family("tabular-mdp", tabular_mdp, "metarl/TabularMDP-v0"),)

@@ -41,17 +41,19 @@ def make_engine(
         model: the robot's MjModel, with its sensors.
         num_worlds: N.
         frame_skip: physics steps in an environment step.
-        num_threads: CPU threads; 0: one per core.
+        num_threads: CPU threads; 0 = one per core.
 
     Raises:
         ValueError: unknown engine, one that is not installed, or one that does not run on the device.
     """
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+
     if name == "warp" or (name == "auto" and device.type == "cuda"):
         from metarl.envs.physics.warp import WarpEngine  # a GPU's; its package is an extra
 
         return WarpEngine(model, num_worlds, frame_skip, device)
+
     if device.type != "cpu":
         raise ValueError(f"the engine mujoco runs on the CPU, not on {device}")
     return CpuEngine(model, num_worlds, frame_skip, num_threads)

@@ -58,10 +58,12 @@ class Robot:
         """Duration of an environment step, s."""
         return self.frame_skip * self.time_step
 
-    def start(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_start(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Positions (*shape, nq) and velocities (*shape, nv) at the start of an episode, float64."""
         nominal = torch.tensor(self.start_position, dtype=torch.float64, device=rng.device)
-        qpos = nominal + self.noise * (2 * torch.empty(*shape, len(nominal)).to(nominal).uniform_(generator=rng) - 1)
+        positions = torch.empty(*shape, len(nominal)).to(nominal).uniform_(generator=rng)
+        qpos = nominal + self.noise * (2 * positions - 1)
+
         velocities = torch.empty(*shape, self.num_velocities).to(nominal)
         if self.normal_velocities:
             return qpos, self.noise * velocities.normal_(generator=rng)
@@ -69,21 +71,27 @@ class Robot:
 
     def observe(self, qpos: Tensor, qvel: Tensor) -> Tensor:
         """Positions but for the hidden ones, and velocities: (*batch, nq − hidden + nv)."""
-        return torch.cat(
-            [qpos[..., self.hidden_positions :], qvel.clamp(-self.clip_velocity, self.clip_velocity)], dim=-1
-        )
+        positions = qpos[..., self.hidden_positions :]
+        velocities = qvel.clamp(-self.clip_velocity, self.clip_velocity)
+        return torch.cat([positions, velocities], dim=-1)
 
     def is_healthy(self, qpos: Tensor, qvel: Tensor) -> Tensor:
         """Whether it stands as it should, bool (*batch,)."""
         if self.healthy_height is None:
             return torch.ones(qpos.shape[:-1], dtype=torch.bool, device=qpos.device)
+
+        lowest, highest = self.healthy_height
         height = qpos[..., self.height_index]
-        healthy = (height > self.healthy_height[0]) & (height < self.healthy_height[1])
+        healthy = (height > lowest) & (height < highest)
+
         if math.isfinite(self.healthy_angle):
             healthy = healthy & (qpos[..., self.height_index + 1].abs() < self.healthy_angle)
+
         if math.isfinite(self.healthy_state):
+            # Everything but what comes before the height: how far the robot has gone is not bounded.
             rest = torch.cat([qpos[..., self.height_index + 1 :], qvel], dim=-1)
             healthy = healthy & (rest.abs() < self.healthy_state).all(dim=-1)
+
         return healthy
 
 

@@ -53,11 +53,16 @@ class WarpEngine:
                 f"robots on {device} need MuJoCo Warp ({error}): "
                 "python -m pip install -e '.[warp]' -c constraints.txt; or train them with --device cpu"
             ) from error
-        self._warp, self._mujoco_warp = warp, mujoco_warp
-        self._frame_skip, self._device = frame_skip, device
+        self._warp = warp
+        self._mujoco_warp = mujoco_warp
+        self._frame_skip = frame_skip
+        self._device = device
+
+        # Warp has no PGS solver.
         if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
             model = copy.copy(model)
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+
         try:
             with warp.ScopedDevice(str(device)):
                 self._model = mujoco_warp.put_model(model, batch_sizes=dict.fromkeys(VARIED_FIELDS, num_worlds))
@@ -68,9 +73,12 @@ class WarpEngine:
                 f"{num_worlds} worlds of this robot do not fit on {device}: lower --num-tasks or --episodes ({reason})"
             ) from error
         self._model.opt.deterministic = mujoco_warp.DeterminismType.ALL
+
+        # Torch's views of Warp's memory.
         names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
         self._views = {name: warp.to_torch(getattr(self._data, name)) for name in names}
         self._graphs: dict[str, Any] = {}
+
         self.assign([model], np.zeros(num_worlds, np.int64))
 
     def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
@@ -84,22 +92,26 @@ class WarpEngine:
         """See Engine.state."""
         self._write(qpos, qvel)
         self._views["ctrl"].zero_()
-        return self._measured()
+        return self._current_state()
 
     def step(self, state: State, control: Tensor) -> State:
         """See Engine.step."""
         self._write(state["qpos"], state["qvel"])
         self._views["ctrl"].copy_(control)
         self._run("step", self._frame_skip)
-        return self._measured()
+        return self._current_state()
 
     def _write(self, qpos: Tensor, qvel: Tensor) -> None:
+        """Put all worlds into states with these positions and velocities."""
         self._views["qpos"].copy_(qpos)
         self._views["qvel"].copy_(qvel)
         self._views["qacc_warmstart"].zero_()  # a step depends on the state alone
 
-    def _measured(self) -> State:
+    def _current_state(self) -> State:
+        """A copy of the state of all worlds, with the readings of the sensors where there are any."""
         state = {name: self._views[name].clone() for name in ("qpos", "qvel")}
+
+        # A step reads the sensors at its start; a forward pass reads them in the state that it has led to.
         if self._views["sensordata"].shape[1]:
             self._run("forward", 1)
             state["readings"] = self._views["sensordata"].clone()
@@ -113,24 +125,28 @@ class WarpEngine:
             for _ in range(times):
                 function(self._model, self._data)
 
-        with self._on_torchs_stream():
+        with self._on_torch_stream():
+            # The first call may compile kernels, which a capture does not allow.
             if self._device.type != "cuda" or name not in self._graphs:
                 run()
                 self._graphs.setdefault(name, None)
                 return
+
             if self._graphs[name] is None:
                 with self._warp.ScopedCapture() as capture:
                     run()
                 self._graphs[name] = capture.graph
+
             self._warp.capture_launch(self._graphs[name])
 
     @contextlib.contextmanager
-    def _on_torchs_stream(self) -> Iterator[None]:
-        """Work in the order of torch's own."""
+    def _on_torch_stream(self) -> Iterator[None]:
+        """Launch Warp's kernels on torch's stream, so that they run in the order of torch's own."""
         with self._warp.ScopedDevice(str(self._device)):
             if self._device.type != "cuda":
                 yield
                 return
+
             stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
             with self._warp.ScopedStream(stream):
                 yield

@@ -1,11 +1,14 @@
 """The registry: names, and families of the user's own; what every registered family promises is in test_families."""
 
+import ast
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
-from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
+from metarl.envs import families
+from metarl.envs.registry import ALIASES, FAMILIES, MODULES, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 
 
@@ -23,8 +26,21 @@ def test_names_and_ids_are_unique() -> None:
     assert len(set(ids)) == len(ids) > 10
 
 
+def test_every_file_with_families_is_gathered_and_ends_in_them() -> None:
+    folder = Path(families.__file__).parent
+    gathered = []
+    for path in sorted(folder.glob("*.py")):
+        module = importlib.import_module(f"{families.__name__}.{path.stem}")
+        if hasattr(module, "FAMILIES"):
+            gathered.append(module)
+            assert ast.unparse(ast.parse(path.read_text(encoding="utf-8")).body[-1]).startswith("FAMILIES = ")
+    assert {module.__name__ for module in gathered} == {module.__name__ for module in MODULES}
+    assert [family for module in MODULES for family in module.FAMILIES] == list(FAMILIES.values())
+
+
 def test_an_alias_stands_for_its_preset() -> None:
     assert make_distribution("point-navigation").name == "point-navigation/finn"
+    assert ALIASES["half-cheetah-velocity"] == "half-cheetah-velocity/finn"
     assert set(ALIASES.values()) <= set(FAMILIES)
     assert not set(ALIASES) & set(FAMILIES)
 

@@ -5,6 +5,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task
 
 
@@ -25,8 +26,18 @@ def play(distribution: TaskDistribution, tasks: Task, actions: Tensor) -> tuple[
     env = distribution.bind(tasks, actions.shape[2])
     obs, steps = [env.reset(rng(2))], []
     for action in actions:
-        seen, *paid = env.step(action)
-        obs.append(seen)
-        steps.append(paid)
+        next_obs, *reward_and_end = env.step(action)
+        obs.append(next_obs)
+        steps.append(reward_and_end)
     rewards, terminated = zip(*steps, strict=True)
     return torch.stack(obs), torch.stack(rewards), torch.stack(terminated)
+
+
+def assert_actions_beyond_the_bounds_act_as_the_bounds(env: TaskEnv, state: Tensor, action: float) -> None:
+    """Transition and reward of an action (1,) are those of the action clipped to [−1, 1]."""
+    params = env.get_default_params()
+    assert params is not None
+    given = torch.tensor([action])
+    clipped = given.clamp(-1.0, 1.0)
+    assert torch.equal(env.transition(state, given, rng(), params), env.transition(state, clipped, rng(), params))
+    assert torch.equal(env.reward(state, given, state, rng(), params), env.reward(state, clipped, state, rng(), params))

@@ -54,10 +54,10 @@ def test_rewards_of_an_arm_follow_its_distribution() -> None:
     mean = torch.linspace(0.05, 0.95, 10)
     arms = torch.arange(10).expand(20_000, 10).reshape(-1)
     params = {"mean": mean.expand(len(arms), 10)}
-    pays = bernoulli().task_env.reward(arms, arms, arms, rng(), params).reshape(-1, 10)
-    assert set(pays.flatten().tolist()) == {0.0, 1.0}
+    rewards = bernoulli().task_env.reward(arms, arms, arms, rng(), params).reshape(-1, 10)
+    assert set(rewards.flatten().tolist()) == {0.0, 1.0}
     for arm, probability in enumerate(mean.tolist()):
-        assert stats.binomtest(int(pays[:, arm].sum()), len(pays), probability).pvalue > 1e-4
+        assert stats.binomtest(int(rewards[:, arm].sum()), len(rewards), probability).pvalue > 1e-4
     noisy = gaussian().task_env.reward(arms, arms, arms, rng(), params).reshape(-1, 10) - mean
     assert stats.kstest(noisy.flatten().numpy(), "norm").pvalue > 1e-4
 

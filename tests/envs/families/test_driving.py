@@ -250,7 +250,7 @@ def test_every_step_follows_the_equations(make: Callable[[], TaskDistribution], 
         action = env.oracle_action(env.observation(state, rng(), tasks), tasks, time) + 0.1 * noise
         action[::2] = 1.5 * noise[::2]
         next_state = env.transition(state, action, rng(), tasks)
-        paid = env.reward(state, action, next_state, rng(), tasks)
+        reward = env.reward(state, action, next_state, rng(), tasks)
         over, obs = env.terminal(next_state, rng(), tasks), env.observation(next_state, rng(), tasks)
         for i, one in enumerate(cars):
             if one.over():
@@ -264,7 +264,7 @@ def test_every_step_follows_the_equations(make: Callable[[], TaskDistribution], 
             else:
                 expected = (one.s - s) / 2 - 0.01 * effort
             assert obs[i].tolist() == pytest.approx(one.observation(), abs=1e-8)
-            assert float(paid[i]) == pytest.approx(expected, abs=1e-8)
+            assert float(reward[i]) == pytest.approx(expected, abs=1e-8)
             assert bool(over[i]) == one.over()
             compared += 1
         state = next_state
@@ -360,7 +360,7 @@ def test_a_car_that_is_not_steered_leaves_a_winding_road_to_the_outside(make: Ca
 
 
 @both
-def test_ending_an_episode_early_never_pays(make: Callable[[], TaskDistribution]) -> None:
+def test_ending_an_episode_early_is_never_an_advantage(make: Callable[[], TaskDistribution]) -> None:
     """No step of an oracle or of wild driving costs anything while the car is on the road and faces along it."""
     distribution = make()
     tasks = distribution.sample(100, "test")

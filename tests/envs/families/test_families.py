@@ -104,9 +104,9 @@ def test_one_unbatched_environment_equals_a_batch_of_one(name: str) -> None:
     assert torch.allclose(env.observation(state, generator, task), obs[0, 0, 0])
     for time, action in enumerate(actions[:, 0, 0]):
         next_state = env.transition(state, action, generator, task)
-        paid = env.reward(state, action, next_state, generator, task)
+        step_reward = env.reward(state, action, next_state, generator, task)
         state = next_state
-        assert torch.allclose(paid, reward[time, 0, 0], rtol=1e-4, atol=1e-4)
+        assert torch.allclose(step_reward, reward[time, 0, 0], rtol=1e-4, atol=1e-4)
         assert torch.equal(env.terminal(state, generator, task), terminated[time, 0, 0])
         assert torch.allclose(env.observation(state, generator, task), obs[time + 1, 0, 0], rtol=1e-4, atol=1e-4)
         if terminated[time, 0, 0]:

@@ -38,7 +38,7 @@ def sparse(position: Point, goal: Point) -> float:
     return 1 - distance(position, goal) if distance(position, goal) <= 0.2 else 0.0
 
 
-def replay_point(actions: list[Point], task: dict[str, object], paid: Callable[[Point, Point], float]) -> list[Step]:
+def replay_point(actions: list[Point], task: dict[str, object], reward: Callable[[Point, Point], float]) -> list[Step]:
     """s' = s + 0.1 clip(a): (observation, reward, within 0.01 of the goal) after each action."""
     goal = task["goal"]
     assert isinstance(goal, list)
@@ -47,7 +47,7 @@ def replay_point(actions: list[Point], task: dict[str, object], paid: Callable[[
     for ax, ay in actions:
         x, y = x + 0.1 * clip(ax), y + 0.1 * clip(ay)
         near = abs(x - goal[0]) < 0.01 and abs(y - goal[1]) < 0.01
-        steps.append(([x, y], paid((x, y), goal), near))
+        steps.append(([x, y], reward((x, y), goal), near))
     return steps
 
 
@@ -101,9 +101,9 @@ def test_every_step_follows_the_equations(make: Callable[[], TaskDistribution], 
     obs, reward, terminated = play(distribution, tasks, actions)
     for m, task in enumerate(tasks_to_json(tasks)):
         for e in range(NUM_EPISODES):
-            for t, (seen, paid, near) in enumerate(REPLAYS[make](actions[:, m, e].tolist(), task)):
+            for t, (seen, expected_reward, near) in enumerate(REPLAYS[make](actions[:, m, e].tolist(), task)):
                 assert obs[t, m, e].tolist() == pytest.approx(seen, abs=1e-5)
-                assert float(reward[t, m, e]) == pytest.approx(paid, abs=1e-5)
+                assert float(reward[t, m, e]) == pytest.approx(expected_reward, abs=1e-5)
                 assert bool(terminated[t, m, e]) == near
 
 

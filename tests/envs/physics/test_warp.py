@@ -35,8 +35,8 @@ def test_both_engines_take_the_same_steps(name: str) -> None:
         assert theirs["qpos"].dtype == torch.float32
         torch.testing.assert_close(theirs["qpos"].double(), ours["qpos"], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(theirs["qvel"].double(), ours["qvel"], rtol=1e-3, atol=1e-2)
-        paid = [env.reward(state, action, after, rng(), params) for env, after in ((cpu, ours), (warp, theirs))]
-        torch.testing.assert_close(paid[1], paid[0], rtol=1e-3, atol=1e-2)
+        rewards = [env.reward(state, action, after, rng(), params) for env, after in ((cpu, ours), (warp, theirs))]
+        torch.testing.assert_close(rewards[1], rewards[0], rtol=1e-3, atol=1e-2)
         state = ours
 
 
