@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,7 +20,7 @@ from torch import Tensor
 
 import metarl.envs
 from metarl.envs import FAMILIES, TaskDistribution, TaskEnv, TaskGymEnv, TaskVectorEnv, Uniform
-from metarl.envs.adapters.gymnasium_single import register_gymnasium_ids
+from metarl.envs.adapters.registration import register_gymnasium_ids
 from metarl.envs.task_env import State
 from metarl.envs.task_space import Task, tasks_to_json
 
@@ -99,9 +100,21 @@ def test_the_ids_are_registered_once_with_the_familys_horizon() -> None:
     assert all(gymnasium.registry[env_id] is before[env_id] for env_id in IDS)
 
 
+def test_gymnasiums_own_syntax_imports_and_registers(tmp_path: Path) -> None:
+    """Nothing of ours is imported before; from another directory, where no folder `envs/` helps."""
+    code = (
+        "import sys, gymnasium\n"
+        "assert 'metarl' not in sys.modules\n"
+        f"env = gymnasium.make('metarl.envs:{POINT}', task={{'goal': [0.3, 0.2]}})\n"
+        "assert env.reset(seed=0)[1]['task']['goal'].tolist() == __import__('pytest').approx([0.3, 0.2])\n"
+        f"assert gymnasium.make_vec('metarl.envs:{POINT}', num_envs=3).num_envs == 3\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
+
+
 def test_importing_envs_registers_and_stays_light() -> None:
     code = (
-        "import sys, gymnasium, envs\n"
+        "import sys, gymnasium, metarl.envs\n"
         f"env = gymnasium.make({POINT!r}, task={{'goal': [0.3, 0.2]}})\n"
         f"batch = gymnasium.make_vec({POINT!r}, num_envs=8)\n"
         "assert batch.num_envs == 8\n"

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from metarl.agents.policies.reference import RandomPolicy
 from metarl.envs.adapters.sb3 import TaskSB3VecEnv, make_sb3_vec_env
-from metarl.envs.external.gymnasium_tasks import EnvSpec, ExternalEnv, GymnasiumTasks, InConfig, from_yaml, task_values
+from metarl.envs.external.env_spec import EnvSpec, ExternalEnv, InConfig
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks, task_values
 from metarl.envs.external.worker_pool import EnvironmentFailedError, TaskValues
+from metarl.envs.external.yaml_file import from_yaml
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_space import Choice, Integers, Task, Uniform
 
@@ -447,18 +449,18 @@ def test_pictures_are_those_of_gymnasium_and_leave_the_episodes_as_they_are(
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     distribution = pendulum(num_workers)
     tasks, action = distribution.sample(2, "test"), torch.full((2, 2, 1), 0.5)
-    plain, pictured = distribution.bind(tasks, 2), distribution.env.bind_for_pictures(tasks, 2)
-    assert torch.equal(plain.reset(rng()), pictured.reset(rng()))
-    assert torch.equal(plain.step(action)[0], pictured.step(action)[0])
+    plain, rendered = distribution.bind(tasks, 2), distribution.env.bind_for_rendering(tasks, 2)
+    assert torch.equal(plain.reset(rng()), rendered.reset(rng()))
+    assert torch.equal(plain.step(action)[0], rendered.step(action)[0])
     for (m, e), seed in zip([(0, 0), (0, 1), (1, 0), (1, 1)], seeds_of(4), strict=True):
         gym = gymnasium.make("Pendulum-v1", g=float(tasks["g"][m]), render_mode="rgb_array")
         gym.reset(seed=seed)
         gym.step(np.array([1.0], np.float32))
         expected: Any = gym.render()
-        np.testing.assert_array_equal(pictured.picture(m, e), expected)
+        np.testing.assert_array_equal(rendered.render(m, e), expected)
         gym.close()
     assert distribution.env.render_fps == 30
-    pictured.close_pictures()
+    rendered.close_renderers()
     distribution.family.pool.close()
 
 
@@ -484,11 +486,11 @@ class Stubborn(gymnasium.Env[Any, Any]):
 def test_what_cannot_be_drawn_is_reported_and_its_stubborn_workers_end() -> None:
     ranges = {"level": Uniform(0, 1)}
     distribution = GymnasiumTasks("Stubborn", ranges, horizon=2, make=Stubborn, num_workers=1)
-    env: Any = distribution.env.bind_for_pictures(distribution.sample(1, "test"), 1)
+    env: Any = distribution.env.bind_for_rendering(distribution.sample(1, "test"), 1)
     env.reset(rng())
     (process,) = env._pool._vector.processes
     with pytest.raises(EnvironmentFailedError, match=r"failed on the task .*rendering: RuntimeError: no display"):
-        env.picture(0, 0)
+        env.render(0, 0)
     assert not process.is_alive()
 
 
@@ -498,7 +500,7 @@ def test_what_takes_no_render_mode_or_has_none_is_refused() -> None:
 
     distribution = GymnasiumTasks("Stubborn", {"level": Uniform(0, 1)}, horizon=2, make=make, num_workers=0)
     with pytest.raises(ValueError, match="what makes Stubborn takes no argument render_mode"):
-        distribution.env.bind_for_pictures(distribution.sample(1, "test"), 1)
+        distribution.env.bind_for_rendering(distribution.sample(1, "test"), 1)
     blind = everything(num_workers=0)
     with pytest.raises(ValueError, match="has no render mode rgb_array"):
-        blind.env.bind_for_pictures(blind.sample(1, "test"), 1)
+        blind.env.bind_for_rendering(blind.sample(1, "test"), 1)
