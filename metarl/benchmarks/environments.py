@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from metarl.envs.adapters.gymnasium_single import TaskVectorEnv
+from metarl.envs.adapters.gymnasium_vector import TaskVectorEnv
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.envs.task_distribution import TaskDistribution

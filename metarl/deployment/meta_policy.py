@@ -20,8 +20,9 @@ from metarl.deployment.specialise import (
     simulated_episodes,
     specialise,
 )
-from metarl.envs.adapters.gymnasium_single import own_spaces
-from metarl.envs.external.gymnasium_tasks import ExternalEnv, GymnasiumFamily, task_values
+from metarl.envs.adapters.arguments import own_spaces
+from metarl.envs.external.env_spec import ExternalEnv
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import Task, tasks_to_json

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from metarl.envs.env_family import PicturedEnv
+from metarl.envs.env_family import RenderableEnv
 
 Frame = NDArray[np.uint8]
 """An image, (height, width, 3)."""
@@ -44,7 +44,7 @@ class Camera:
         clips: of each batch of episodes begun, k = 0 … K, the clips of the M tasks.
     """
 
-    def __init__(self, env: PicturedEnv, size: int, stride: int = 1) -> None:
+    def __init__(self, env: RenderableEnv, size: int, stride: int = 1) -> None:
         self.horizon = env.horizon
         self.batch_shape = env.batch_shape
         self.clips: list[list[Clip]] = []
@@ -83,7 +83,7 @@ class Camera:
 
     def _render(self, task: int) -> Frame:
         """A frame of the size asked for, so that a long video fits into memory."""
-        image = Image.fromarray(self._env.picture(task, EPISODE))
+        image = Image.fromarray(self._env.render(task, EPISODE))
         scale = self._size / max(image.size)
         width, height = (max(round(side * scale), 1) for side in image.size)
         return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))

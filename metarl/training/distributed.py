@@ -50,9 +50,8 @@ def local_device(device: str) -> str:
 
 
 def local_cores() -> int:
-    """CPU cores for each of the job's processes on this machine."""
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_job() else 1
-    return max(1, num_cores() // processes_here)
+    """See `metarl.envs.cores.num_cores`."""
+    return num_cores()
 
 
 def check_job(config: TrainConfig) -> None:
