@@ -1,19 +1,19 @@
 """Distillation: a smaller student learns to become, by its own adaptation, what teachers are for their tasks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
-from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from metarl.agents.gradients import objectives
 from metarl.agents.gradients.advantages import advantages_of
-from metarl.agents.gradients.objectives import Batch, mean_over_steps
+from metarl.agents.gradients.objectives import Batch, clipped_surrogate, mean_over_steps
+from metarl.agents.learner import Agent, MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.parameters import Parameters, map_parameters
 from metarl.agents.policies.validation import check_values
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, num_tasks_of
@@ -87,18 +87,20 @@ class Teachers:
             ValueError: one has none.
         """
         pairs = (num_tasks_of(tasks), num_tasks_of(self.tasks))
-        same = [
-            (value[:, None] == self.tasks[name][None]).reshape(*pairs, -1).all(dim=2) for name, value in tasks.items()
-        ]
-        match = torch.stack(same).all(dim=0)  # (M, N)
+        match = torch.ones(pairs, dtype=torch.bool, device=next(iter(tasks.values())).device)
+        for name, value in tasks.items():
+            same = value[:, None] == self.tasks[name][None]  # (M, N, …)
+            match &= same.reshape(*pairs, -1).all(dim=2)
+
         if not bool(match.any(dim=1).all()):
             raise ValueError("a task has no teacher: distillation trains on the tasks that teachers were made for")
         return match.int().argmax(dim=1)
 
     def act(self, index: Tensor, obs: Tensor) -> ActionDistribution:
         """What teachers (M,) do in obs (M, E, H, O)."""
+        params = map_parameters(lambda leaf: leaf[index], self.params)
         with torch.no_grad():
-            distribution, _ = self.policy.apply({name: leaf[index] for name, leaf in self.params.items()}, obs)
+            distribution, _ = self.policy.apply(params, obs)
         return distribution
 
     def episodes_of(self, index: Tensor) -> Episodes:
@@ -134,87 +136,95 @@ class Distillation(MAML):
         teacher of one task; here the student's adapted policies are matched, so that it keeps the ability to adapt.
 
     Attributes:
-        teachers: whom it learns from; needed by `meta_update` alone.
-
-    Args:
-        observation_space: Box (O,).
-        action_space: Box (A,) or Discrete.
-        config: hyper-parameters.
-        generator: draws the initial parameters; they lie on its device.
-        num_threads: CPU threads that share the chunks of a meta-update; changes no result.
+        teachers: whom it learns from; only a meta-update needs them.
     """
 
     config: DistillationConfig
 
-    def __init__(
-        self,
-        observation_space: Box,
-        action_space: Box | Discrete,
-        config: DistillationConfig,
-        generator: torch.Generator,
-        num_threads: int = 1,
-    ) -> None:
-        super().__init__(observation_space, action_space, config, generator, num_threads)
+    def setup(self, initial: Parameters) -> Parameters:
+        """See GradientLearner.setup."""
+        meta = super().setup(initial)
         self.teachers: Teachers | None = None
-        if config.match == "initial":
+        self.collects_query = self.config.states == "student"
+        if self.config.match == "initial":
             self.support_batches = 0
-        self.collects_query = config.states == "student"
+        return meta
 
-    def meta_update(
-        self,
-        support: list[Episodes],
-        query: Episodes | None,
-        progress: float = 0.0,
-        tasks: Task | None = None,
-        importance: Tensor | None = None,
-    ) -> dict[str, float]:
+    # ------------------------------------------------------------------ update
+
+    def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See MetaLearner.meta_update; the tasks are those of teachers.
 
         Raises:
             ValueError: a task has no teacher.
         """
-        assert self.teachers is not None and tasks is not None
-        batches = self.distillation_batches(support, query, self.teachers.index(tasks))
-        with torch.no_grad():
-            policies = self._policies(self._meta, batches)
-            divergences = [
-                mean_over_steps(batch, self._divergence(batch, policy)).mean()
-                for policy, batch in zip(policies, batches, strict=True)
-            ]
-        metrics = {f"divergence_k{step}": float(value) for step, value in enumerate(divergences)}
-        return metrics | self._update(batches, importance)
+        assert self.teachers is not None and meta_batch.tasks is not None
+        teachers = self.teachers.index(meta_batch.tasks)
+        batches = self.distillation_batches(meta_batch.support, meta_batch.query, teachers)
+        return self._divergences(batches) | self.improve(batches, meta_batch.importance)
 
     def distillation_batches(self, support: list[Episodes], query: Episodes | None, teachers: Tensor) -> list[Batch]:
-        """Support batches and query with what the teachers (M,) do in them; their own episodes where there is none."""
+        """Support batches and query with what the teachers (M,) do in them.
+
+        Where there is no query, the teachers' own episodes take its place.
+        """
         assert self.teachers is not None
-        episodes = [*support, self.teachers.episodes_of(teachers) if query is None else query]
-        return [self._distillation_batch(one, teachers) for one in episodes]
+        last = self.teachers.episodes_of(teachers) if query is None else query
+        return [self._distillation_batch(episodes, teachers) for episodes in (*support, last)]
 
     def _distillation_batch(self, episodes: Episodes, teachers: Tensor) -> DistillationBatch:
         assert self.teachers is not None
-        batch = self._batch(episodes)
         teacher = self.teachers.act(teachers, episodes.obs).tempered(self.config.temperature)
-        values = {f.name: getattr(batch, f.name) for f in fields(Batch)}
-        result = DistillationBatch(**values, teacher=teacher.parameters(), future=torch.zeros_like(episodes.reward))
+
+        plain = self.batch(episodes)
+        values = {field.name: getattr(plain, field.name) for field in fields(Batch)}
+        nothing = torch.zeros_like(episodes.reward)
+        batch = DistillationBatch(**values, teacher=teacher.parameters(), future=nothing)
+
         if self.config.states == "teacher" or self.config.future_credit == 0:
-            return result
-        divergence = self._divergence(result, self._behaviour(batch)) * episodes.mask
+            return batch
+        return replace(batch, future=self._future_divergence(batch, episodes))
+
+    def _future_divergence(self, batch: DistillationBatch, episodes: Episodes) -> Tensor:
+        """Advantage of each action in the sum of later divergences, (M, E, H).
+
+        The divergence takes the reward's place, shifted by one step: an action cannot help that of the state in which
+        it is taken.
+        """
+        divergence = self._divergence(batch, self.policy.distribution(batch.behaviour)) * episodes.mask
         later = torch.cat([divergence[..., 1:], torch.zeros_like(divergence[..., :1])], dim=-1)
-        cost = replace(episodes, reward=later)
-        future = advantages_of(cost, self.config.gamma, self.config.gae_lambda, normalized=False)
-        return replace(result, future=future)
+        costs = replace(episodes, reward=later)
+        return advantages_of(costs, self.config.gamma, self.config.gae_lambda, normalized=False)
+
+    # ------------------------------------------------------------------ objective
+
+    def surrogate(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
+        """Minus the divergence of each task, in this batch's states and those that its actions lead to, (M,)."""
+        assert isinstance(batch, DistillationBatch)
+        total = -mean_over_steps(batch, self._divergence(batch, distribution))
+
+        if self.config.future_credit > 0 and self.config.states == "student":
+            future = replace(batch, advantage=-self.config.future_credit * batch.future)
+            total = total + clipped_surrogate(future, distribution, self.config.clip)
+        return total
 
     def _divergence(self, batch: Batch, student: ActionDistribution) -> Tensor:
         """KL between student and teacher in each state, (M, E, H)."""
         assert isinstance(batch, DistillationBatch)
         teacher = self.policy.distribution(batch.teacher)
-        return student.kl(teacher) if self.config.divergence == "student-teacher" else teacher.kl(student)
+        if self.config.divergence == "student-teacher":
+            return student.kl(teacher)
+        return teacher.kl(student)
 
-    def _surrogate(self, batch: Batch, policy: ActionDistribution) -> Tensor:
-        """Minus the divergence of each task, in this batch's states and those that its actions lead to, (M,)."""
-        assert isinstance(batch, DistillationBatch)
-        total = -mean_over_steps(batch, self._divergence(batch, policy))
-        if self.config.future_credit > 0 and self.config.states == "student":
-            led_to = replace(batch, advantage=-self.config.future_credit * batch.future)
-            total = total + objectives.clipped_surrogate(led_to, policy, self.config.clip)
-        return total
+    def _divergences(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Mean divergence after 0 … K adaptation steps, as metrics."""
+        metrics = {}
+        with torch.no_grad():
+            policies = self.objective.policies(self.meta_parameters, batches)
+            for step, (batch, student) in enumerate(zip(batches, policies, strict=True)):
+                divergence = mean_over_steps(batch, self._divergence(batch, student)).mean()
+                metrics[f"divergence_k{step}"] = float(divergence)
+        return metrics
+
+
+AGENT = Agent("distill", DistillationConfig, Distillation)

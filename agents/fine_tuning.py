@@ -1,21 +1,17 @@
 """Adaptation by plain policy-gradient or PPO steps from given parameters, batched over tasks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
-import torch
-from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from metarl.agents.gradients import objectives
 from metarl.agents.gradients.adaptation_path import ObjectiveAt, gradient_step
-from metarl.agents.gradients.objectives import Batch
-from metarl.agents.gradients.parallel import ChunkPool, task_slices
-from metarl.agents.learner import Adapted
+from metarl.agents.gradients.inner_rates import RateSchedule
+from metarl.agents.gradients.objectives import Batch, clipped_surrogate, likelihood_ratio
+from metarl.agents.learner import GradientLearner, GradientLearnerConfig
 from metarl.agents.policies.distributions import ActionDistribution
-from metarl.agents.policies.mlp import LOG_STD, MLPPolicy, PolicyConfig
-from metarl.agents.policies.optimizer import TrainedParameters
-from metarl.agents.policies.parameters import Parameters, concatenate, expand_to_tasks, map_parameters, tasks_of
+from metarl.agents.policies.mlp import MLPPolicy
+from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
 from metarl.envs.rollout import Episodes
 
@@ -73,85 +69,73 @@ class PolicyGradientAdaptation:
     def __init__(self, policy: MLPPolicy, config: AdaptationConfig) -> None:
         self.policy = policy
         self.config = config
+        self._schedule = RateSchedule(config.inner_lr, config.inner_lr_decay, config.log_std_lr_factor)
 
     def batch(self, episodes: Episodes) -> Batch:
         """Episodes made ready for `step`."""
         return Batch.of(self.policy, episodes, self.config.gamma, self.config.gae_lambda)
 
     def step(self, params: Parameters, batch: Batch, step: int) -> Parameters:
-        """One adaptation step.
+        """See GradientLearner.adaptation_step."""
+        rates = {name: self._schedule.rate(name, step) for name in params}
+        epochs = self.config.inner_epochs if self.config.inner_objective == "ppo" else 1
 
-        Args:
-            params: task-batched P, leaves (M, …).
-            batch: M tasks × E episodes that P collected.
-            step: k, adaptation steps taken before.
-
-        Returns:
-            task-batched P without a graph.
-        """
-        config, rates = self.config, {name: self._rate(name, step) for name in params}
-        epochs = config.inner_epochs if config.inner_objective == "ppo" else 1
         for _ in range(epochs):
-            params = gradient_step(params, ObjectiveAt(self.policy, params, batch, self._surrogate).gradient, rates)
+            gradient = ObjectiveAt(self.policy, params, batch, self._surrogate).gradient
+            params = gradient_step(params, gradient, rates)
         return params
 
-    def _surrogate(self, batch: Batch, acting: ActionDistribution) -> Tensor:
+    def _surrogate(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
         if self.config.inner_objective == "ppo":
-            return objectives.clipped_surrogate(batch, acting, self.config.inner_clip)
-        return objectives.likelihood_ratio(batch, acting)
-
-    def _rate(self, name: str, step: int) -> float:
-        factor = self.config.log_std_lr_factor if name == LOG_STD else 1.0
-        return factor * self.config.inner_lr * self.config.inner_lr_decay**step
+            return clipped_surrogate(batch, distribution, self.config.inner_clip)
+        return likelihood_ratio(batch, distribution)
 
 
-class FixedRateLearner:
-    """What learners share whose policy adapts by `PolicyGradientAdaptation`: all of a MetaLearner but its update.
+class FixedRateLearnerConfig(GradientLearnerConfig, Protocol):
+    """What the configuration of a FixedRateLearner holds besides.
 
-    Args:
-        observation_space: Box (O,).
-        action_space: Box (A,) or Discrete.
-        policy: the policy network.
+    Attributes:
         adaptation: how it adapts.
-        task_chunk: tasks that are handled at once; 0: see `metarl.agents.gradients.parallel.task_slices`.
-        generator: draws the initial parameters; they lie on its device.
-        num_threads: CPU threads that share the chunks; changes no result.
+        outer_lr: outer rate at the beginning of training.
+        annealing: "linear": the outer rate falls linearly to 0 at the end of training; "none".
     """
 
-    def __init__(
-        self,
-        observation_space: Box,
-        action_space: Box | Discrete,
-        policy: PolicyConfig,
-        adaptation: AdaptationConfig,
-        task_chunk: int,
-        generator: torch.Generator,
-        num_threads: int,
-    ) -> None:
-        self.policy = MLPPolicy(observation_space, action_space, policy)
-        self.adaptation_steps = adaptation.adaptation_steps
-        self._adaptation = PolicyGradientAdaptation(self.policy, adaptation)
-        self._trained = TrainedParameters(self.policy.init(generator))
-        self._task_chunk, self._pool = task_chunk, ChunkPool(num_threads)
+    @property
+    def adaptation(self) -> AdaptationConfig: ...  # noqa: D102
 
-    def begin(self, num_tasks: int) -> Adapted:
-        """See MetaLearner.begin."""
-        return Adapted(expand_to_tasks(map_parameters(torch.clone, self._trained.values), num_tasks), steps=0)
+    @property
+    def outer_lr(self) -> float: ...  # noqa: D102
 
-    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
-        """See MetaLearner.adapt."""
-        batch = self._adaptation.batch(episodes)
+    @property
+    def annealing(self) -> Literal["linear", "none"]: ...  # noqa: D102
 
-        def of_chunk(tasks: slice) -> Parameters:
-            return self._adaptation.step(tasks_of(adapted.params, tasks), batch.tasks(tasks), adapted.steps)
 
-        parts = self._pool.map(of_chunk, task_slices(batch.obs, self._task_chunk))
-        return Adapted(concatenate(parts), adapted.steps + 1)
+FixedRateConfig = TypeVar("FixedRateConfig", bound=FixedRateLearnerConfig)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """See MetaLearner.state_dict."""
-        return self._trained.state_dict()
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """See MetaLearner.load_state_dict."""
-        self._trained.load_state_dict(state)
+class FixedRateLearner(GradientLearner[FixedRateConfig]):
+    """A learner whose policy adapts by `PolicyGradientAdaptation`, with rates that are not learned.
+
+    Attributes:
+        adaptation: takes the adaptation steps.
+    """
+
+    def setup(self, initial: Parameters) -> Parameters:
+        """See GradientLearner.setup."""
+        self.adaptation = PolicyGradientAdaptation(self.policy, self.config.adaptation)
+        self.adaptation_steps = self.config.adaptation.adaptation_steps
+        return initial
+
+    def batch(self, episodes: Episodes) -> Batch:
+        """See GradientLearner.batch."""
+        return self.adaptation.batch(episodes)
+
+    def adaptation_step(self, params: Parameters, batch: Batch, step: int) -> Parameters:
+        """See GradientLearner.adaptation_step."""
+        return self.adaptation.step(params, batch, step)
+
+    def annealed_lr(self, progress: float) -> float:
+        """The outer rate when a share of the training is done, 0 … 1."""
+        if self.config.annealing == "linear":
+            return self.config.outer_lr * (1 - progress)
+        return self.config.outer_lr

@@ -4,21 +4,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.agents.fine_tuning import AdaptationConfig, FixedRateLearner
-from metarl.agents.gradients import objectives
 from metarl.agents.gradients.adaptation_path import ObjectiveAt
-from metarl.agents.gradients.objectives import Batch, mean_over_steps
-from metarl.agents.gradients.parallel import task_slices
-from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
+from metarl.agents.gradients.objectives import Batch, clipped_surrogate, mean_kl, mean_over_steps
+from metarl.agents.gradients.processes import mean_over_tasks
+from metarl.agents.learner import Agent, MetaBatch
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import PolicyConfig
-from metarl.agents.policies.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
+from metarl.agents.policies.parameters import Parameters, check_finite, expand_to_tasks, flatten, unflatten_like
 from metarl.agents.policies.validation import check_values
-from metarl.envs.rollout import Episodes
-from metarl.envs.task_space import Task
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class MultitaskConfig:
         )
 
 
-class Multitask(FixedRateLearner):
+class Multitask(FixedRateLearner[MultitaskConfig]):
     """Joint PPO over the task distribution.
 
         maximise over θ  mean over tasks of E[min(ρ A, clip(ρ, 1−ε, 1+ε) A)] + c · entropy
@@ -65,80 +61,61 @@ class Multitask(FixedRateLearner):
 
     Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; as a baseline of meta-RL: Mandi et al.
         2022, "On the Effectiveness of Fine-tuning Versus Meta-reinforcement Learning".
-
-    Args:
-        observation_space: Box (O,).
-        action_space: Box (A,) or Discrete.
-        config: hyper-parameters.
-        generator: draws the initial parameters; they lie on its device.
-        num_threads: CPU threads that share the chunks of an update; changes no result.
     """
 
-    support_batches = 0
-    collects_query = True
+    def setup(self, initial: Parameters) -> Parameters:
+        """See GradientLearner.setup; there is no adaptation in training."""
+        meta = super().setup(initial)
+        self.support_batches = 0
+        self.collects_query = True
+        return meta
 
-    def __init__(
-        self,
-        observation_space: Box,
-        action_space: Box | Discrete,
-        config: MultitaskConfig,
-        generator: torch.Generator,
-        num_threads: int = 1,
-    ) -> None:
-        spaces = observation_space, action_space
-        super().__init__(*spaces, config.policy, config.adaptation, config.task_chunk, generator, num_threads)
-        self.config = config
-
-    def meta_update(
-        self,
-        support: list[Episodes],
-        query: Episodes | None,
-        progress: float = 0.0,
-        tasks: Task | None = None,
-        importance: Tensor | None = None,
-    ) -> dict[str, float]:
+    def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See MetaLearner.meta_update; there are no support batches."""
-        assert query is not None
-        batch = self._adaptation.batch(query).weighted(importance)
-        lr = self.config.outer_lr * (1 - progress if self.config.annealing == "linear" else 1.0)
-        before, first = self.state_dict(), (0.0, 0.0)
-        for epoch in range(self.config.outer_epochs):
-            value, gradient = self.value_and_gradient(batch)
-            flat = flatten(gradient.values())
-            if not bool(torch.isfinite(flat).all()):
-                self.load_state_dict(before)
-                raise FloatingPointError("the gradient is not finite")
-            if epoch == 0:
-                first = value, float(flat.norm())
-            self._trained.ascend(gradient, lr)
+        assert meta_batch.query is not None
+        batch = self.batch(meta_batch.query).weighted(meta_batch.importance)
+
+        lr = self.annealed_lr(meta_batch.progress)
+        value, gradient_norm = self.optimizer.ascend_epochs(
+            lambda: self.value_and_gradient(batch), lr, self.config.outer_epochs
+        )
+
         with torch.no_grad():
-            acting, _ = self.policy.apply(self._trained.values, batch.obs)
-            kl = mean_over_steps(batch, self.policy.distribution(batch.behaviour).kl(acting))
-            entropy = mean_over_steps(batch, acting.entropy())
+            distribution, _ = self.policy.apply(self.meta_parameters, batch.obs)
+            kl = mean_over_tasks(mean_kl(self.policy, batch, distribution))
+            entropy = mean_over_tasks(mean_over_steps(batch, distribution.entropy()))
         return {
-            "surrogate": first[0],
-            "gradient_norm": first[1],
-            "kl": float(mean_over_tasks(kl)),
-            "entropy": float(mean_over_tasks(entropy)),
+            "surrogate": value,
+            "gradient_norm": gradient_norm,
+            "kl": float(kl),
+            "entropy": float(entropy),
             "outer_lr": lr,
         }
 
     def value_and_gradient(self, batch: Batch) -> tuple[float, Parameters]:
-        """The objective (mean over tasks) and its gradient by leaf, summed over chunks of tasks."""
-        num_tasks = len(batch.obs) * num_processes()
+        """The objective (mean over tasks) and its gradient by leaf.
 
-        def of_chunk(tasks: slice) -> Tensor:
-            part = batch.tasks(tasks)
-            at = ObjectiveAt(self.policy, expand_to_tasks(self._trained.values, len(part.obs)), part, self._objective)
-            gradient = flatten(at.gradient[name].sum(dim=0) for name in self._trained.values)
-            return torch.cat([at.values.sum().reshape(1), gradient])
+        Raises:
+            FloatingPointError: the gradient is not finite.
+        """
 
-        chunks = task_slices(batch.obs, self._task_chunk)
-        sums = sum_over_processes(torch.stack(self._pool.map(of_chunk, chunks)).sum(dim=0))
-        mean = sums / num_tasks
-        return float(mean[0]), unflatten_like(mean[1:], self._trained.values)
+        def sum_of_chunk(tasks: slice) -> Tensor:
+            chunk = batch.tasks(tasks)
+            params = expand_to_tasks(self.meta_parameters, len(chunk.obs))
+            objective_at = ObjectiveAt(self.policy, params, chunk, self._objective)
+            gradient = flatten(objective_at.gradient[name].sum(dim=0) for name in self.meta_parameters)
+            return torch.cat([objective_at.values.sum().reshape(1), gradient])
 
-    def _objective(self, batch: Batch, acting: ActionDistribution) -> Tensor:
+        mean = self.pool.mean(sum_of_chunk, batch.obs)
+        value, gradient = float(mean[0]), mean[1:]
+        check_finite(gradient, "the gradient is")
+        return value, unflatten_like(gradient, self.meta_parameters)
+
+    def _objective(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
         """Of each task, times its importance, (M,)."""
-        surrogate = objectives.clipped_surrogate(batch, acting, self.config.clip)
-        return batch.importance * (surrogate + self.config.entropy_bonus * mean_over_steps(batch, acting.entropy()))
+        surrogate = clipped_surrogate(batch, distribution, self.config.clip)
+        entropy = mean_over_steps(batch, distribution.entropy())
+        return batch.importance * (surrogate + self.config.entropy_bonus * entropy)
+
+
+AGENT = Agent("multitask", MultitaskConfig, Multitask)

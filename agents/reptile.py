@@ -3,18 +3,21 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.agents.fine_tuning import AdaptationConfig, FixedRateLearner
-from metarl.agents.gradients.parallel import task_slices
-from metarl.agents.gradients.processes import num_processes, sum_over_processes
+from metarl.agents.learner import Agent, MetaBatch
 from metarl.agents.policies.mlp import PolicyConfig
-from metarl.agents.policies.parameters import Parameters, expand_to_tasks, flatten, unflatten_like
+from metarl.agents.policies.parameters import (
+    Parameters,
+    check_finite,
+    expand_to_tasks,
+    flatten,
+    map_parameters,
+    unflatten_like,
+)
 from metarl.agents.policies.validation import check_values
 from metarl.envs.rollout import Episodes
-from metarl.envs.task_space import Task
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class ReptileConfig:
         check_values(self, positive=("outer_lr",), not_negative=("task_chunk",))
 
 
-class Reptile(FixedRateLearner):
+class Reptile(FixedRateLearner[ReptileConfig]):
     """Reptile for policies, batched over tasks.
 
         θ ← θ + ε · mean over tasks of (φ_K − θ),    φ_K = θ after K adaptation steps
@@ -54,64 +57,51 @@ class Reptile(FixedRateLearner):
     Source: Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms", algorithm 2 (batched) and
         section 3 (the displacement as a gradient for Adam). Deviation: supervised there; here the inner loop takes
         policy-gradient steps, each on episodes of its own.
-
-    Args:
-        observation_space: Box (O,).
-        action_space: Box (A,) or Discrete.
-        config: hyper-parameters.
-        generator: draws the initial parameters; they lie on its device.
-        num_threads: CPU threads that share the chunks of a meta-update; changes no result.
     """
 
-    def __init__(
-        self,
-        observation_space: Box,
-        action_space: Box | Discrete,
-        config: ReptileConfig,
-        generator: torch.Generator,
-        num_threads: int = 1,
-    ) -> None:
-        spaces = observation_space, action_space
-        super().__init__(*spaces, config.policy, config.adaptation, config.task_chunk, generator, num_threads)
-        self.config = config
-        self.support_batches, self.collects_query = self.adaptation_steps, config.collect_query
+    def setup(self, initial: Parameters) -> Parameters:
+        """See GradientLearner.setup."""
+        meta = super().setup(initial)
+        self.support_batches = self.adaptation_steps
+        self.collects_query = self.config.collect_query
+        return meta
 
-    def meta_update(
-        self,
-        support: list[Episodes],
-        query: Episodes | None,
-        progress: float = 0.0,
-        tasks: Task | None = None,
-        importance: Tensor | None = None,
-    ) -> dict[str, float]:
+    def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See MetaLearner.meta_update."""
-        displacement = self.displacement(support, importance)
+        displacement = self.displacement(meta_batch.support, meta_batch.importance)
         flat = flatten(displacement.values())
-        if not bool(torch.isfinite(flat).all()):
-            raise FloatingPointError("the adapted parameters are not finite")
-        rate = self.config.outer_lr * (1 - progress if self.config.annealing == "linear" else 1.0)
+        check_finite(flat, "the adapted parameters are")
+
+        rate = self.annealed_lr(meta_batch.progress)
         if self.config.outer == "adam":
-            self._trained.ascend(displacement, rate)
+            self.optimizer.ascend(displacement, rate)
         else:
-            start = self._trained.values
-            self._trained.assign({name: leaf + rate * displacement[name] for name, leaf in start.items()})
+            moved = {name: leaf + rate * displacement[name] for name, leaf in self.meta_parameters.items()}
+            self.optimizer.assign(moved)
         return {"displacement_norm": float(flat.norm()), "outer_lr": rate}
 
     def displacement(self, support: list[Episodes], importance: Tensor | None = None) -> Parameters:
         """Mean over tasks of φ_K − θ, each times its importance (M,), by leaf."""
-        num_tasks = len(support[0].obs) * num_processes()
+        batches = [self.batch(episodes) for episodes in support]
 
-        def of_chunk(tasks: slice) -> Tensor:
-            start = expand_to_tasks(self._trained.values, len(batches[0].tasks(tasks).obs))
+        def sum_of_chunk(tasks: slice) -> Tensor:
+            chunk = [batch.tasks(tasks) for batch in batches]
+            start = expand_to_tasks(self.meta_parameters, len(chunk[0].obs))
             params = start
-            for step, batch in enumerate(batches):
-                params = self._adaptation.step(params, batch.tasks(tasks), step)
+            for step, batch in enumerate(chunk):
+                params = self.adaptation_step(params, batch, step)
+
             moved = {name: params[name] - leaf for name, leaf in start.items()}
             if importance is not None:
-                moved = {n: importance[tasks].to(v).reshape(-1, *(1,) * (v.ndim - 1)) * v for n, v in moved.items()}
+                moved = _weighted(moved, importance[tasks])
             return flatten(leaf.sum(dim=0) for leaf in moved.values())
 
-        batches = [self._adaptation.batch(episodes) for episodes in support]
-        parts = self._pool.map(of_chunk, task_slices(batches[0].obs, self._task_chunk))
-        mean = sum_over_processes(torch.stack(parts).sum(dim=0)) / num_tasks
-        return unflatten_like(mean, self._trained.values)
+        return unflatten_like(self.pool.mean(sum_of_chunk, batches[0].obs), self.meta_parameters)
+
+
+def _weighted(params: Parameters, weight: Tensor) -> Parameters:
+    """Leaves (M, …) times the weight (M,) of their task."""
+    return map_parameters(lambda leaf: weight.to(leaf).reshape(-1, *(1,) * (leaf.ndim - 1)) * leaf, params)
+
+
+AGENT = Agent("reptile", ReptileConfig, Reptile)

@@ -26,7 +26,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from metarl.agents.policies.mlp import LOG_STD
+from metarl.agents.policies.distributions import LOG_STD
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.reference import FixedActions
 from metarl.envs.registry import did_you_mean

@@ -1,28 +1,22 @@
 """The path θ_0 → θ_1 → … → θ_K of M tasks through their support batches, and its derivatives."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from metarl.agents.gradients.forward_pass import ForwardPass, Outputs
-from metarl.agents.gradients.objectives import Batch
-from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.gradients.inner_rates import Rates
+from metarl.agents.gradients.objectives import Batch, Objective
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, tasks_of
 
-Objective = Callable[[Batch, ActionDistribution], Tensor]
-"""An objective of each task, (M,), as in `metarl.agents.gradients.objectives`."""
-
-Rates = Mapping[str, Tensor | float]
-"""Inner rates of the parameters that a step adapts; a tensor is a number, or shaped as the parameter of one task."""
-
 
 class ObjectiveAt:
-    """An objective of each task at given parameters: gradient, and products with its second derivative.
+    """An objective of each task at given parameters: its gradient, and products with its Hessian.
 
-    The network's derivatives are written out (`ForwardPass`); those of the objective by the few numbers that the
+    The network's derivatives are written out (`ForwardPass`). Those of the objective by the few numbers that the
     network puts out for each step are autograd's, so that any objective will do.
 
     Attributes:
@@ -35,68 +29,83 @@ class ObjectiveAt:
         params: task-batched P, leaves (M, …).
         batch: M tasks.
         objective: what is differentiated.
-        second_order: whether `hessian_product` is to be called.
+        second_order: whether `hvp` is to be called.
     """
 
     def __init__(
         self, policy: MLPPolicy, params: Parameters, batch: Batch, objective: Objective, second_order: bool = False
     ) -> None:
         self.network = ForwardPass(policy, params, batch.obs)
+
         self._outputs = as_leaves(self.network.outputs)
         with torch.enable_grad():
             values = objective(batch, policy.distribution(self._outputs))
             total = values.sum()  # each task gets its own gradient
-            self._slopes = torch.autograd.grad(total, list(self._outputs.values()), create_graph=second_order)
+            self._by_outputs = torch.autograd.grad(total, list(self._outputs.values()), create_graph=second_order)
         self.values = values.detach()
-        slopes = {name: slope.detach() for name, slope in zip(self._outputs, self._slopes, strict=True)}
-        if second_order:
-            self.gradient, self._curvature = self.network.vjp_with_curvature(slopes)
-        else:
-            self.gradient = self.network.vjp(slopes)
 
-    def hessian_product(self, vector: Parameters, cotangent: Outputs | None = None) -> Parameters:
-        """H v, H the second derivative of each task's objective; H v + Jᵀ u where a cotangent u is given."""
-        pushed, tangents = self.network.jvp(vector)
-        along = torch.autograd.grad(
-            self._slopes,
+        cotangent = {name: leaf.detach() for name, leaf in zip(self._outputs, self._by_outputs, strict=True)}
+        if second_order:
+            self.gradient, self._backward_pass = self.network.backward(cotangent)
+        else:
+            self.gradient = self.network.vjp(cotangent)
+
+    def hvp(self, vector: Parameters, cotangent: Outputs | None = None) -> Parameters:
+        """Hessian-vector product H v of each task's objective; H v + Jᵀ u where a cotangent u is given.
+
+        With N the network and L the objective as a function of its outputs:  H v = Jᵀ (∇²L J v) + (∂ Jᵀ/∂θ · v) ∇L.
+        """
+        tangent, tangents = self.network.jvp(vector)
+
+        # ∇²L J v, by differentiating ∇L, of which autograd has kept the graph.
+        products = torch.autograd.grad(
+            self._by_outputs,
             list(self._outputs.values()),
-            [pushed[name] for name in self._outputs],
+            [tangent[name] for name in self._outputs],
             retain_graph=True,
             materialize_grads=True,
         )
-        turned = dict(zip(self._outputs, along, strict=True))
+        change = dict(zip(self._outputs, products, strict=True))
+
+        # Jᵀ is linear in what it is applied to: one product serves both.
         if cotangent is not None:
-            turned = map_parameters(torch.add, turned, cotangent)
-        return self.network.vjp_derivative(self._curvature, tangents, turned)
+            change = map_parameters(torch.add, change, cotangent)
+        return self.network.hvp(self._backward_pass, tangents, change)
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Where a path leads: θ_0 … θ_K and ∇J_0 … ∇J_{K−1}, task-batched, leaves (M, …)."""
+    """Where a path leads, task-batched, leaves (M, …).
+
+    Attributes:
+        points: θ_0 … θ_K.
+        gradients: ∇J_0 … ∇J_{K−1}.
+    """
 
     points: list[Parameters]
     gradients: list[Parameters]
 
     def tasks(self, index: slice) -> "Trajectory":
-        """Of some tasks, as views."""
-        return Trajectory(
-            [tasks_of(point, index) for point in self.points], [tasks_of(slope, index) for slope in self.gradients]
-        )
+        """The trajectory of some tasks, as views."""
+        points = [tasks_of(point, index) for point in self.points]
+        gradients = [tasks_of(gradient, index) for gradient in self.gradients]
+        return Trajectory(points, gradients)
 
     @staticmethod
     def concatenate(parts: Sequence["Trajectory"]) -> "Trajectory":
         """The tasks of several trajectories after each other."""
-        return Trajectory(
-            [concatenate(points) for points in zip(*(part.points for part in parts), strict=True)],
-            [concatenate(slopes) for slopes in zip(*(part.gradients for part in parts), strict=True)],
-        )
+        points = zip(*(part.points for part in parts), strict=True)
+        gradients = zip(*(part.gradients for part in parts), strict=True)
+        return Trajectory([concatenate(point) for point in points], [concatenate(gradient) for gradient in gradients])
 
 
 class AdaptationPath:
     """θ_{k+1} = θ_k + α_k ∇J_k(θ_k), k = 0 … K−1, for each of M tasks; then the network at θ_K on one more batch.
 
-    With H_k the second derivative of J_k, a change of θ_k changes θ_{k+1} by 1 + α_k H_k, and a change of α_k by
-    ∇J_k: `jvp` takes changes along the path, `vjp` takes gradients back against it.
+    With H_k the Hessian of J_k, a change of θ_k changes θ_{k+1} by 1 + α_k H_k, and a change of α_k by ∇J_k: `jvp`
+    takes changes along the path, `vjp` takes gradients back against it.
+
+    Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", section 2.2; the gradient through it is written out.
 
     Attributes:
         trajectory: its points and gradients.
@@ -109,8 +118,8 @@ class AdaptationPath:
         batches: the K support batches and the one after them.
         objective: J, of each task.
         second_order: whether `jvp` and `vjp` see H_k; if not it counts as 0.
-        known: the trajectory of a path through larger batches of which these are samples: it is kept to, and only
-            H_k and the network on the last batch are estimated.
+        trajectory: of a path through larger batches of which these are samples: it is kept to, and only H_k and the
+            network on the last batch are estimated. None computes it.
     """
 
     def __init__(
@@ -121,41 +130,51 @@ class AdaptationPath:
         batches: Sequence[Batch],
         objective: Objective,
         second_order: bool = False,
-        known: Trajectory | None = None,
+        trajectory: Trajectory | None = None,
     ) -> None:
-        self._rates, self._second_order = rates, second_order
-        self.trajectory = known or Trajectory([start], [])
+        self._rates = rates
+        self._second_order = second_order
+        self.trajectory = trajectory or Trajectory([start], [])
         points, gradients = self.trajectory.points, self.trajectory.gradients
-        self._steps: list[ObjectiveAt] = []
+
+        self._objectives: list[ObjectiveAt] = []
         for step, batch in enumerate(batches[:-1]):
-            self._steps.append(ObjectiveAt(policy, points[step], batch, objective, second_order))
-            if known is None:
-                gradients.append(self._steps[-1].gradient)
-                points.append(gradient_step(points[step], gradients[step], rates[step]))
+            objective_at = ObjectiveAt(policy, points[step], batch, objective, second_order)
+            self._objectives.append(objective_at)
+            if trajectory is None:
+                gradients.append(objective_at.gradient)
+                points.append(gradient_step(points[step], objective_at.gradient, rates[step]))
+
         self._last = ForwardPass(policy, points[-1], batches[-1].obs)
-        self.outputs = [*(step.network.outputs for step in self._steps), self._last.outputs]
+        self.outputs = [*(objective_at.network.outputs for objective_at in self._objectives), self._last.outputs]
 
     def jvp(self, start: Parameters, rates: Sequence[Parameters]) -> Outputs:
         """Derivative of the last outputs along a change of θ_0 and of the rates.
 
+            v_{k+1} = v_k + α_k H_k v_k + α̇_k ∇J_k
+
         Args:
-            start: change of θ_0, task-batched.
-            rates: change of each step's rates, shaped as these; a rate that has none stays as it is.
+            start: v_0, change of θ_0, task-batched.
+            rates: α̇_k, change of each step's rates, shaped as these; a rate that has none stays as it is.
         """
         vector = start
-        for step, at in enumerate(self._steps):
+        for step, objective_at in enumerate(self._objectives):
             gradient = self.trajectory.gradients[step]
-            changed = {name: gradient[name] * change for name, change in rates[step].items()}
+            change = {name: gradient[name] * rate_change for name, rate_change in rates[step].items()}
             if self._second_order:
-                bent = at.hessian_product(vector)
+                product = objective_at.hvp(vector)
                 for name, rate in self._rates[step].items():
-                    changed[name] = changed.get(name, 0.0) + rate * bent[name]
-            vector = vector | {name: vector[name] + change for name, change in changed.items()}
-        pushed, _ = self._last.jvp(vector)
-        return pushed
+                    change[name] = change.get(name, 0.0) + rate * product[name]
+
+            vector = vector | {name: vector[name] + leaf for name, leaf in change.items()}
+
+        tangent, _ = self._last.jvp(vector)
+        return tangent
 
     def vjp(self, cotangents: Sequence[Outputs | None]) -> tuple[Parameters, list[Parameters]]:
         """Gradients of Σ_k u_k · outputs_k by θ_0 and by each step's rates, for each task.
+
+            g_K = J_Kᵀ u_K,    g_k = g_{k+1} + H_k α_k g_{k+1} + J_kᵀ u_k,    by α_k: ∇J_k g_{k+1}
 
         Args:
             cotangents: u_0 … u_K; None counts as 0.
@@ -166,19 +185,18 @@ class AdaptationPath:
         *supports, last = cotangents
         assert last is not None
         gradient = self._last.vjp(last)
+
         by_rates: list[Parameters] = []
-        for step in reversed(range(len(self._steps))):
-            at, cotangent, rates = self._steps[step], supports[step], self._rates[step]
-            slopes = self.trajectory.gradients[step]
-            by_rates.insert(0, {name: slopes[name] * gradient[name] for name in rates})
+        for step in reversed(range(len(self._objectives))):
+            objective_at, cotangent, rates = self._objectives[step], supports[step], self._rates[step]
+            step_gradient = self.trajectory.gradients[step]
+            by_rates.insert(0, {name: step_gradient[name] * gradient[name] for name in rates})
+
             if self._second_order:
-                scaled = {
-                    name: leaf * rates[name] if name in rates else torch.zeros_like(leaf)
-                    for name, leaf in gradient.items()
-                }
-                gradient = map_parameters(torch.add, gradient, at.hessian_product(scaled, cotangent))
+                change = objective_at.hvp(_scaled(gradient, rates), cotangent)
+                gradient = map_parameters(torch.add, gradient, change)
             elif cotangent is not None:
-                gradient = map_parameters(torch.add, gradient, at.network.vjp(cotangent))
+                gradient = map_parameters(torch.add, gradient, objective_at.network.vjp(cotangent))
         return gradient, by_rates
 
 
@@ -190,3 +208,11 @@ def gradient_step(params: Parameters, gradient: Parameters, rates: Rates) -> Par
 def as_leaves(outputs: Outputs) -> Outputs:
     """The same numbers, by which autograd can differentiate."""
     return map_parameters(lambda output: output.detach().requires_grad_(), outputs)
+
+
+def _scaled(gradient: Parameters, rates: Rates) -> Parameters:
+    """α g; 0 for the parameters that have no rate, since the step leaves them as they are."""
+    scaled: dict[str, Tensor] = {}
+    for name, leaf in gradient.items():
+        scaled[name] = leaf * rates[name] if name in rates else torch.zeros_like(leaf)
+    return scaled

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from metarl.agents.policies.activations import INPLACE_ACTIVATIONS
-from metarl.agents.policies.mlp import LOG_STD, MIN_LOG_STD, MLPPolicy
+from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters
 
 Outputs = dict[str, Tensor]
@@ -19,33 +20,40 @@ Outputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Tangents:
-    """What a push-forward of v leaves for second derivatives.
+    """What `ForwardPass.jvp` along v computes on its way; `ForwardPass.hvp` needs it.
 
     Attributes:
         vector: v.
-        units: derivative along v of each hidden layer's activations, (M, units, N).
+        activations: derivative along v of each hidden layer's activations, (M, units, N).
     """
 
     vector: Parameters
-    units: list[Tensor]
+    activations: list[Tensor]
 
 
 @dataclass(frozen=True)
-class Curvature:
-    """What a pull-back of u leaves for second derivatives.
+class BackwardPass:
+    """What `ForwardPass.backward` of u computes on its way; `ForwardPass.hvp` needs it.
 
     Attributes:
-        deltas: derivative of u · outputs by each layer's weighted sums, (M, units, N).
-        bends: change of each hidden layer's delta with its own activations: the derivative of u · outputs by these
-            times tanh'' / tanh' = −2 tanh; None where it is 0.
+        deltas: derivative of u · outputs by each layer's weighted sums z, (M, units, N).
+        curvatures: of each hidden layer, the derivative of u · outputs by its activations f(z) times f″/f′, which is
+            −2 tanh(z) for tanh: how its delta changes with its activations; None where f″ is 0.
     """
 
     deltas: list[Tensor]
-    bends: list[Tensor | None]
+    curvatures: list[Tensor | None]
 
 
 class ForwardPass:
-    """The network N at parameters θ of M tasks: N(θ), with J = ∂N/∂θ also J v, Jᵀ u and the derivative of Jᵀ u.
+    """The network N at parameters θ of M tasks, with products of its Jacobian J = ∂N/∂θ.
+
+    For each layer, with x the layer's inputs, z its weighted sums and f the activation:
+
+        forward:   z = W x + b,    next x = f(z)
+        jvp:       ż = Ẇ x + ḃ + W ẋ,    next ẋ = f′(z) ż
+        vjp:       ∂W = δ xᵀ,    ∂b = δ,    previous δ = Wᵀ δ · f′(z)
+        hvp:       the derivative of the vjp's lines along a direction
 
     Holds 2 · hidden units numbers for every observation. No method builds a graph.
 
@@ -57,33 +65,45 @@ class ForwardPass:
     Args:
         policy: the network.
         params: task-batched P, leaves (M, …).
-        obs: (M, E, H, O).
+        obs: (M, E, H, O); below, N = E · H.
     """
 
     def __init__(self, policy: MLPPolicy, params: Parameters, obs: Tensor) -> None:
+        assert policy.config.activation in ("tanh", "relu")  # each has its derivatives here
+        self._activate_ = INPLACE_ACTIVATIONS[policy.config.activation]
+        self._curved = policy.config.activation == "tanh"
+
         self._batch_shape = obs.shape[:-1]
         self._names = [(f"layer{layer}.weight", f"layer{layer}.bias") for layer in range(len(policy.sizes) - 1)]
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
-        assert policy.config.activation in ("tanh", "relu")  # each has its derivatives here
-        self._curved = policy.config.activation == "tanh"
-        activate_ = INPLACE_ACTIVATIONS[policy.config.activation]
         self._inputs = [self._as_rows(obs)]  # of each layer: the observations, then the hidden activations
-        self._slopes = []  # of each hidden layer: derivative of the activations by the sums
+        self._derivatives: list[Tensor] = []  # of each hidden layer: f′(z)
+
         with torch.no_grad():
-            for layer, (_, bias) in enumerate(self._names):
-                sums = torch.baddbmm(params[bias].unsqueeze(-1), self._weights[layer], self._inputs[-1])
-                if layer < len(self._names) - 1:
-                    units = activate_(sums)
-                    self._inputs.append(units)
-                    self._slopes.append(units.square().neg_().add_(1) if self._curved else (units > 0).to(units.dtype))
+            last_sums = self._as_columns(self._forward(params))
+            self.outputs: Outputs = {"mean": last_sums} if policy.gaussian else {"logits": last_sums}
+            self._output = next(iter(self.outputs))  # the one that the last layer gives
+
             if policy.gaussian:
                 log_std = params[LOG_STD]
-                self._log_std_slope = (log_std >= MIN_LOG_STD).to(log_std.dtype)
-                log_std = log_std.clamp(min=MIN_LOG_STD)[:, None, None]
-                self.outputs: Outputs = {"mean": self._as_columns(sums), LOG_STD: log_std}
-            else:
-                self.outputs = {"logits": self._as_columns(sums)}
-        self._output = next(iter(self.outputs))  # the one that the last layer gives
+                self._log_std_derivative = (log_std >= MIN_LOG_STD).to(log_std.dtype)
+                self.outputs[LOG_STD] = log_std.clamp(min=MIN_LOG_STD)[:, None, None]
+
+    def _forward(self, params: Parameters) -> Tensor:
+        """The last layer's sums, (M, outputs, N); keeps each layer's inputs and derivatives."""
+        for layer, (_, bias) in enumerate(self._names):
+            sums = torch.baddbmm(params[bias].unsqueeze(-1), self._weights[layer], self._inputs[-1])
+            if layer < len(self._names) - 1:
+                activations = self._activate_(sums)
+                self._inputs.append(activations)
+                self._derivatives.append(self._derivative(activations))
+        return sums
+
+    def _derivative(self, activations: Tensor) -> Tensor:
+        """f′(z) from f(z): 1 − tanh², or 1 where relu lets through."""
+        if self._curved:
+            return activations.square().neg_().add_(1)
+        return (activations > 0).to(activations.dtype)
 
     @staticmethod
     def _as_rows(values: Tensor) -> Tensor:
@@ -105,13 +125,14 @@ class ForwardPass:
             for layer, (weight, bias) in enumerate(self._names):
                 sums = torch.baddbmm(vector[bias].unsqueeze(-1), vector[weight].mT, self._inputs[layer])
                 if layer > 0:
-                    sums.baddbmm_(self._weights[layer], tangents.units[-1])
-                if layer < len(self._slopes):
-                    tangents.units.append(sums.mul_(self._slopes[layer]))
-            pushed = {self._output: self._as_columns(sums)}
+                    sums.baddbmm_(self._weights[layer], tangents.activations[-1])
+                if layer < len(self._derivatives):
+                    tangents.activations.append(sums.mul_(self._derivatives[layer]))
+
+            tangent = {self._output: self._as_columns(sums)}
             if LOG_STD in vector:
-                pushed[LOG_STD] = (vector[LOG_STD] * self._log_std_slope)[:, None, None]
-        return pushed, tangents
+                tangent[LOG_STD] = (vector[LOG_STD] * self._log_std_derivative)[:, None, None]
+        return tangent, tangents
 
     def vjp(self, cotangent: Outputs) -> Parameters:
         """Jᵀ u: the gradient of u · outputs, for each task.
@@ -121,12 +142,12 @@ class ForwardPass:
         """
         return self._vjp(cotangent, None)
 
-    def vjp_with_curvature(self, cotangent: Outputs) -> tuple[Parameters, Curvature]:
-        """Jᵀ u, and what its derivative needs."""
-        curvature = Curvature([], [])
-        return self._vjp(cotangent, curvature), curvature
+    def backward(self, cotangent: Outputs) -> tuple[Parameters, BackwardPass]:
+        """Jᵀ u, and what `hvp` needs of the way there."""
+        backward_pass = BackwardPass([], [])
+        return self._vjp(cotangent, backward_pass), backward_pass
 
-    def _vjp(self, cotangent: Outputs, curvature: Curvature | None) -> Parameters:
+    def _vjp(self, cotangent: Outputs, kept: BackwardPass | None) -> Parameters:
         gradient: Parameters = {}
         with torch.no_grad():
             delta = self._as_rows(cotangent[self._output])
@@ -134,46 +155,58 @@ class ForwardPass:
                 weight, bias = self._names[layer]
                 gradient[weight] = torch.bmm(delta, self._inputs[layer].mT).mT
                 gradient[bias] = delta.sum(dim=-1)
-                if curvature is not None:
-                    curvature.deltas.insert(0, delta)
-                if layer > 0:
-                    by_units, slopes = torch.bmm(self._weights[layer].mT, delta), self._slopes[layer - 1]
-                    if curvature is None:
-                        delta = by_units.mul_(slopes)
-                    else:
-                        delta = by_units * slopes
-                        bend = by_units.mul_(self._inputs[layer]).mul_(-2) if self._curved else None
-                        curvature.bends.insert(0, bend)
+                if kept is not None:
+                    kept.deltas.insert(0, delta)
+                if layer == 0:
+                    break
+
+                by_activations = torch.bmm(self._weights[layer].mT, delta)
+                derivative = self._derivatives[layer - 1]
+                if kept is None:
+                    delta = by_activations.mul_(derivative)
+                else:
+                    delta = by_activations * derivative
+                    curvature = by_activations.mul_(self._inputs[layer]).mul_(-2) if self._curved else None
+                    kept.curvatures.insert(0, curvature)
+
             self._vjp_log_std(cotangent, gradient)
         return gradient
 
-    def vjp_derivative(self, curvature: Curvature, tangents: Tangents, cotangent: Outputs) -> Parameters:
+    def hvp(self, backward_pass: BackwardPass, tangents: Tangents, cotangent: Outputs) -> Parameters:
         """d/dε of J(θ + ε v)ᵀ (u + ε u̇) at ε = 0, for each task.
 
+        With u = ∇L and u̇ = ∇²L J v of a function L of the outputs, this is the Hessian of L(N(θ)) times v.
+
         Args:
-            curvature: from `vjp_with_curvature(u)`.
+            backward_pass: from `backward(u)`.
             tangents: from `jvp(v)`.
             cotangent: u̇, shaped as the outputs.
         """
         gradient: Parameters = {}
         with torch.no_grad():
-            delta = self._as_rows(cotangent[self._output])
+            delta = self._as_rows(cotangent[self._output])  # here: the change of the backward pass's deltas
             for layer in reversed(range(len(self._names))):
                 weight, bias = self._names[layer]
                 by_weight = torch.bmm(delta, self._inputs[layer].mT)
-                gradient[bias] = delta.sum(dim=-1)
-                if layer > 0:
-                    units = tangents.units[layer - 1]
-                    by_weight.baddbmm_(curvature.deltas[layer], units.mT)
-                    delta = torch.bmm(self._weights[layer].mT, delta)
-                    delta.baddbmm_(tangents.vector[weight], curvature.deltas[layer]).mul_(self._slopes[layer - 1])
-                    bend = curvature.bends[layer - 1]
-                    if bend is not None:
-                        delta.addcmul_(bend, units)
                 gradient[weight] = by_weight.mT
+                gradient[bias] = delta.sum(dim=-1)
+                if layer == 0:
+                    break
+
+                tangent = tangents.activations[layer - 1]
+                by_weight.baddbmm_(backward_pass.deltas[layer], tangent.mT)
+
+                # The change of Wᵀ δ · f′(z): of δ, of W, and of f′.
+                delta = torch.bmm(self._weights[layer].mT, delta)
+                delta.baddbmm_(tangents.vector[weight], backward_pass.deltas[layer])
+                delta.mul_(self._derivatives[layer - 1])
+                curvature = backward_pass.curvatures[layer - 1]
+                if curvature is not None:
+                    delta.addcmul_(curvature, tangent)
+
             self._vjp_log_std(cotangent, gradient)
         return gradient
 
     def _vjp_log_std(self, cotangent: Outputs, gradient: Parameters) -> None:
         if LOG_STD in cotangent:
-            gradient[LOG_STD] = cotangent[LOG_STD][:, 0, 0] * self._log_std_slope
+            gradient[LOG_STD] = cotangent[LOG_STD][:, 0, 0] * self._log_std_derivative

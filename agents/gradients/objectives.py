@@ -1,13 +1,14 @@
-"""Per-task objectives of policy gradients, all to be maximised, all (M,)."""
+"""Objectives of policy gradients, one number for each task, (M,), all to be maximised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from metarl.agents.gradients.advantages import advantages_of
+from metarl.agents.gradients.processes import mean_over_tasks, num_processes
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import map_parameters
@@ -62,6 +63,10 @@ class Batch:
         """The batch with these weights of the tasks, (M,); as it is without."""
         return self if importance is None else replace(self, importance=importance.to(self.importance))
 
+    def credited(self) -> Self:
+        """The batch with each task's credit as the advantage of all its actions."""
+        return replace(self, advantage=self.credit[:, None, None])
+
     def first_episodes(self, fraction: float) -> Self:
         """The first share of each task's episodes, one at least, weighted so that Σ weight = 1 per task again."""
         count = max(1, round(fraction * self.weight.shape[1]))
@@ -69,15 +74,26 @@ class Batch:
         return replace(part, weight=part.weight / part.weight.sum(dim=(1, 2), keepdim=True))
 
     def _each_tensor(self, function: Callable[[Tensor], Tensor]) -> Self:
-        def mapped(value: Any) -> Any:
-            return map_parameters(function, value) if isinstance(value, dict) else function(value)
+        """The batch with a function applied to each of its tensors."""
+        changed = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            changed[field.name] = map_parameters(function, value) if isinstance(value, dict) else function(value)
+        return replace(self, **changed)
 
-        return replace(self, **{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
+
+Objective = Callable[[Batch, ActionDistribution], Tensor]
+"""An objective of each task, (M,), given a batch and what the policy does in its states."""
 
 
 def mean_over_steps(batch: Batch, values: Tensor) -> Tensor:
     """Mean of (M, E, H) over the steps really taken, per task: (M,)."""
     return (batch.weight * values).sum(dim=(1, 2))
+
+
+def mean_kl(policy: MLPPolicy, batch: Batch, distribution: ActionDistribution) -> Tensor:
+    """E[KL(π_old(·|o) ‖ π(·|o))] in nats, per task: (M,); π_old is the policy that collected the batch."""
+    return mean_over_steps(batch, policy.distribution(batch.behaviour).kl(distribution))
 
 
 def score_function(batch: Batch, distribution: ActionDistribution) -> Tensor:
@@ -96,7 +112,8 @@ def likelihood_ratio(batch: Batch, distribution: ActionDistribution) -> Tensor:
 
     Source: Rothfuss et al. 2019, "ProMP", equation 4.
     """
-    return mean_over_steps(batch, torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob) * batch.advantage)
+    ratio = torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob)
+    return mean_over_steps(batch, ratio * batch.advantage)
 
 
 def dice(batch: Batch, distribution: ActionDistribution) -> Tensor:
@@ -108,7 +125,8 @@ def dice(batch: Batch, distribution: ActionDistribution) -> Tensor:
     """
     log_ratio = (distribution.log_prob(batch.action) - batch.old_log_prob) * (batch.weight > 0)
     up_to = log_ratio.cumsum(dim=-1)
-    return mean_over_steps(batch, (torch.exp(up_to) - torch.exp(up_to - log_ratio)) * batch.advantage)
+    before = up_to - log_ratio
+    return mean_over_steps(batch, (torch.exp(up_to) - torch.exp(before)) * batch.advantage)
 
 
 def clipped_surrogate(batch: Batch, distribution: ActionDistribution, clip: float) -> Tensor:
@@ -121,9 +139,73 @@ def clipped_surrogate(batch: Batch, distribution: ActionDistribution, clip: floa
     return mean_over_steps(batch, torch.minimum(ratio * batch.advantage, clipped * batch.advantage))
 
 
-INNER_OBJECTIVES: dict[str, Callable[[Batch, ActionDistribution], Tensor]] = {
+INNER_OBJECTIVES: dict[str, Objective] = {
     "lvc": likelihood_ratio,
     "dice": dice,
     "plain": score_function,
 }
 """Surrogates with the same first derivative at the parameters of collection and different second ones."""
+
+
+@dataclass(frozen=True)
+class OuterObjective:
+    """What MAML improves, of each task, given its policies π_0 … π_K after 0 … K adaptation steps.
+
+        w · (S(π_K; query) − η · mean_{k<K} KL(π_old,k ‖ π_k) + c · mean_{k<K} S(π_k; support_k with credit))
+
+    w is the task's importance. With `every_step` S(π_K; query) becomes the mean over k = 1 … K of S(π_k; batch_k), the
+    support batches serving as queries of the step before them.
+
+    Source: Rothfuss et al. 2019, "ProMP", section 6 (KL); Stadie et al. 2018, "Some Considerations on Learning to
+        Explore via Meta-RL" (credit); Antoniou et al. 2019, "How to Train Your MAML" (multi-step loss).
+
+    Attributes:
+        policy: makes distributions of the parameters that a batch keeps.
+        surrogate: S.
+        every_step: whether the policies after all the steps count, or only the last.
+        inner_kl_penalty: η.
+        exploration_credit: c.
+    """
+
+    policy: MLPPolicy
+    surrogate: Objective
+    every_step: bool = False
+    inner_kl_penalty: float = 0.0
+    exploration_credit: float = 0.0
+
+    def __call__(self, policies: Sequence[ActionDistribution], batches: Sequence[Batch]) -> Tensor:
+        """The objective of each task, (M,); both sequences have K + 1 items."""
+        pairs = list(zip(batches, policies, strict=True))
+        improved = pairs[1:] if self.every_step else pairs[-1:]
+        total = _mean([self.surrogate(batch, acting) for batch, acting in improved])
+
+        support = pairs[:-1]  # empty where an unadapted policy is improved
+        if support and self.inner_kl_penalty > 0:
+            divergences = [mean_kl(self.policy, batch, acting) for batch, acting in support]
+            total = total - self.inner_kl_penalty * _mean(divergences)
+        if support and self.exploration_credit > 0:
+            credits = [self.surrogate(batch.credited(), acting) for batch, acting in support]
+            total = total + self.exploration_credit * _mean(credits)
+
+        return batches[-1].importance * total
+
+
+def exploration_credit(query: Episodes) -> Tensor:
+    """What each task's support batches earned for the return after adaptation, (M,).
+
+        (R − mean of the other tasks' R) / standard deviation of R over tasks
+
+    The other tasks' mean is a baseline that does not depend on the task's own samples.
+
+    Source: Stadie et al. 2018 (E-MAML). Deviation: standardised, so that it has the scale of normalised advantages.
+    """
+    returns = query.returns.mean(dim=1)
+    mean = mean_over_tasks(returns)
+    num_tasks = len(returns) * num_processes()
+    others = (num_tasks * mean - returns) / max(num_tasks - 1, 1)
+    std = mean_over_tasks((returns - mean).square()).sqrt()
+    return (returns - others) / (std + 1e-8)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean(dim=0)

@@ -1,11 +1,14 @@
-"""Chunks of tasks side by side on the CPU's cores."""
+"""Chunks of tasks side by side on the CPU's cores, and means over all the tasks."""
 
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
 from torch import Tensor
+
+from metarl.agents.gradients.processes import num_processes, sum_over_processes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,16 +29,32 @@ class ChunkPool:
 
     Args:
         num_threads: threads; 1 computes in the calling thread. On a GPU one thread is enough.
+        task_chunk: tasks in a chunk; 0 chooses, see `task_slices`.
     """
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, task_chunk: int = 0) -> None:
         self._executor = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+        self._task_chunk = task_chunk
+
+    def chunks(self, obs: Tensor) -> list[slice]:
+        """The tasks of a batch with observations (M, E, H, O) in chunks."""
+        return task_slices(obs, self._task_chunk)
 
     def map(self, function: Callable[[Item], Result], chunks: Iterable[Item]) -> list[Result]:
         """Apply the function to every chunk, results in their order."""
         if self._executor is None:
             return [function(chunk) for chunk in chunks]
         return list(self._executor.map(function, chunks))
+
+    def mean(self, sum_of_chunk: Callable[[slice], Tensor], obs: Tensor) -> Tensor:
+        """Mean over the tasks of all processes.
+
+        Args:
+            sum_of_chunk: a chunk of tasks -> the sum over them.
+            obs: observations of all this process's tasks, (M, E, H, O).
+        """
+        sums = torch.stack(self.map(sum_of_chunk, self.chunks(obs)))
+        return sum_over_processes(sums.sum(dim=0)) / (len(obs) * num_processes())
 
 
 def task_slices(obs: Tensor, size: int, cpu_steps: int = CPU_CHUNK_STEPS) -> list[slice]:
@@ -47,6 +66,7 @@ def task_slices(obs: Tensor, size: int, cpu_steps: int = CPU_CHUNK_STEPS) -> lis
         cpu_steps: steps of a chunk on a CPU.
     """
     if size == 0:
+        chunk_steps = GPU_CHUNK_STEPS if obs.is_cuda else cpu_steps
         steps_per_task = math.prod(obs.shape[1:-1])
-        size = max(1, (GPU_CHUNK_STEPS if obs.is_cuda else cpu_steps) // steps_per_task)
+        size = max(1, chunk_steps // steps_per_task)
     return [slice(start, start + size) for start in range(0, len(obs), size)]

@@ -9,6 +9,7 @@ from torch import Tensor
 from metarl.agents.policies.validation import check_values
 
 LinearMap = Callable[[Tensor], Tensor]
+"""v ↦ A v on flat vectors, (n,) -> (n,)."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,12 @@ class TrustRegionConfig:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
-        check_values(self)
-        for name in ("cg_iterations", "line_search_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.max_kl > 0:
-            raise ValueError(f"max_kl must be positive, got {self.max_kl}")
-        if self.cg_damping < 0:
-            raise ValueError(f"cg_damping must not be negative, got {self.cg_damping}")
+        check_values(
+            self,
+            at_least_one=("cg_iterations", "line_search_steps"),
+            positive=("max_kl",),
+            not_negative=("cg_damping",),
+        )
         if not 0 < self.line_search_backtrack < 1:
             raise ValueError(f"line_search_backtrack must be between 0 and 1, got {self.line_search_backtrack}")
 
@@ -79,19 +78,26 @@ def conjugate_gradient(
     Source: Hestenes & Stiefel 1952.
     """
     x = torch.zeros_like(target)
-    residual, direction = target.clone(), target.clone()
+    residual = target.clone()
+    direction = target.clone()
     squared = residual.dot(residual)
     stop = tolerance * squared
+
     for _ in range(iterations):
         if squared <= stop:
             break
+
+        # Minimise along the direction.
         mapped = product(direction)
         step = squared / direction.dot(mapped)
         x = x + step * direction
         residual = residual - step * mapped
+
+        # The next direction is conjugate to all before it.
         new_squared = residual.dot(residual)
         direction = residual + (new_squared / squared) * direction
         squared = new_squared
+
     return x, residual
 
 
@@ -113,7 +119,6 @@ def trpo_step(
 
     Source: Schulman et al. 2015, "Trust Region Policy Optimization", appendix C.
     """
-    rejected = TrustRegionStep(parameters, False, 0.0, 0.0, 0)
 
     def damped(vector: Tensor) -> Tensor:
         return fisher_product(vector) + config.cg_damping * vector
@@ -121,11 +126,14 @@ def trpo_step(
     direction, residual = conjugate_gradient(damped, gradient, config.cg_iterations)
     curvature = direction.dot(gradient - residual)  # xᵀFx without one more product
     if not bool(curvature > 0):
-        return rejected
+        return TrustRegionStep(parameters, accepted=False, kl=0.0, improvement=0.0, trials=0)
+
+    # The quadratic model of the KL would allow the whole step; the line search asks the KL itself.
     full_step = torch.sqrt(2 * config.max_kl / curvature) * direction
     for trial in range(config.line_search_steps):
         candidate = parameters + config.line_search_backtrack**trial * full_step
         improvement, kl = evaluate(candidate)
         if improvement > 0 and kl <= config.max_kl:
-            return TrustRegionStep(candidate, True, kl, improvement, trial + 1)
-    return TrustRegionStep(parameters, False, 0.0, 0.0, config.line_search_steps)
+            return TrustRegionStep(candidate, accepted=True, kl=kl, improvement=improvement, trials=trial + 1)
+
+    return TrustRegionStep(parameters, accepted=False, kl=0.0, improvement=0.0, trials=config.line_search_steps)

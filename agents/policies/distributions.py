@@ -1,4 +1,8 @@
-"""Distributions over actions, in closed form."""
+"""Distributions over actions in closed form: Gaussian for continuous actions, categorical for discrete ones.
+
+They know nothing of networks. A policy makes them of what its network puts out, `collect` samples from them and keeps
+their parameters, and objectives are made of their log-probabilities, entropies and divergences.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+LOG_STD = "log_std"
+"""Name of the log standard deviation among a Gaussian's parameters, and among those of a policy that has one."""
+
+MIN_LOG_STD = math.log(1e-6)
+"""Floor of a policy's log standard deviation, as in the original MAML code."""
 
 
 class ActionDistribution(Protocol):
@@ -36,7 +46,10 @@ class ActionDistribution(Protocol):
         ...
 
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fisher information matrix of the parameters times a tangent, leaf by leaf as `parameters()`."""
+        """F v: the Fisher information matrix of the parameters times a tangent v, leaf by leaf as `parameters()`.
+
+        F = E[∇ log p ∇ log pᵀ], which is the Hessian of KL(self ‖ other) at other = self.
+        """
         ...
 
     def parameters(self) -> dict[str, Tensor]:
@@ -46,7 +59,12 @@ class ActionDistribution(Protocol):
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """Independent Gaussians per action dimension. mean (*batch, A); log_std (…, A) with … broadcastable to *batch."""
+    """An independent Gaussian for each action dimension.
+
+    Attributes:
+        mean: μ, (*batch, A).
+        log_std: log σ, (…, A) with … broadcastable to *batch.
+    """
 
     mean: Tensor
     log_std: Tensor
@@ -96,7 +114,11 @@ class DiagonalGaussian:
 
 @dataclass(frozen=True)
 class Categorical:
-    """Distribution over the integers 0 … n−1. logits (*batch, n), of any normalisation."""
+    """A distribution over the integers 0 … n−1.
+
+    Attributes:
+        logits: log-probabilities up to a constant, (*batch, n).
+    """
 
     logits: Tensor
 
@@ -111,7 +133,7 @@ class Categorical:
         return self.logits.argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """See ActionDistribution.log_prob."""
+        """log p_a."""
         return self.logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:

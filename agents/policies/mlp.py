@@ -1,4 +1,7 @@
-"""Functional policies: `init(generator) -> P`, `apply(P, obs, memory) -> (ActionDistribution, memory)`."""
+"""A multilayer perceptron as a functional policy: it acts with the parameters that it is given, and keeps none.
+
+`init(generator) -> P`, `apply(P, obs, memory) -> (ActionDistribution, memory)`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +12,9 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.agents.policies.activations import ACTIVATIONS
-from metarl.agents.policies.distributions import Categorical, DiagonalGaussian
+from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD, Categorical, DiagonalGaussian
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
-
-LOG_STD = "log_std"
-"""Name of a Gaussian policy's log standard deviation among its parameters."""
-
-MIN_LOG_STD = math.log(1e-6)
-"""Floor of the Gaussian's log standard deviation (original MAML code)."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class MLPPolicy:
     ) -> None:
         self.config = config or PolicyConfig()
         self.gaussian = isinstance(action_space, Box)
+
         if len(observation_space.shape) != 1:
             raise ValueError(f"a policy needs vector observations, got shape {observation_space.shape}")
         if isinstance(action_space, Box) and len(action_space.shape) == 1:
@@ -70,6 +68,7 @@ class MLPPolicy:
             outputs = int(action_space.n)
         else:
             raise ValueError(f"a policy needs a Box (A,) or Discrete action space, got {action_space}")
+
         self.sizes = (observation_space.shape[0], *self.config.hidden_sizes, outputs)
         self._activation = ACTIVATIONS[self.config.activation]
 
@@ -77,7 +76,8 @@ class MLPPolicy:
     def head_names(self) -> tuple[str, ...]:
         """Names of the parameters of the last layer, a Gaussian's log standard deviation included."""
         last = f"layer{len(self.sizes) - 2}"
-        return (f"{last}.weight", f"{last}.bias", *((LOG_STD,) if self.gaussian else ()))
+        names = (f"{last}.weight", f"{last}.bias")
+        return (*names, LOG_STD) if self.gaussian else names
 
     def init(self, generator: torch.Generator) -> Parameters:
         """Fresh shared P: Xavier-uniform weights, zero biases, on the generator's device."""
@@ -87,6 +87,7 @@ class MLPPolicy:
             uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device)
             parameters[f"layer{layer}.weight"] = bound * (2 * uniform - 1)
             parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device)
+
         if self.gaussian:
             parameters[LOG_STD] = torch.full((self.sizes[-1],), self.config.init_log_std, device=generator.device)
         return parameters
@@ -103,16 +104,20 @@ class MLPPolicy:
         """
         task_batched = params["layer0.bias"].ndim == 2
         batch = obs.shape[:-1]
-        x = obs.reshape(batch[0], -1, obs.shape[-1]) if task_batched else obs.reshape(-1, obs.shape[-1])
+        leading = (batch[0], -1) if task_batched else (-1,)
+        x = obs.reshape(*leading, obs.shape[-1])
+
         last = len(self.sizes) - 2
         for layer in range(last + 1):
             weight, bias = params[f"layer{layer}.weight"], params[f"layer{layer}.bias"]
             x = torch.baddbmm(bias.unsqueeze(1), x, weight) if task_batched else torch.addmm(bias, x, weight)
             if layer < last:
                 x = self._activation(x)
+
         output = x.reshape(*batch, self.sizes[-1])
         if not self.gaussian:
             return Categorical(output), None
+
         log_std = params[LOG_STD].clamp(min=MIN_LOG_STD)
         if task_batched:
             log_std = log_std.reshape(batch[0], *(1,) * (len(batch) - 1), self.sizes[-1])

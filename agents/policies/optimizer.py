@@ -1,49 +1,84 @@
-"""The tensors that training changes, with Adam's moments: one way to step, save and restore them."""
+"""The optimizer of the meta-parameters: the tensors that training changes, and Adam's moments of them."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from metarl.agents.policies.parameters import Parameters, shapes_of
+from metarl.agents.policies.parameters import Parameters, flatten, shapes_of
 
 
-class TrainedParameters:
-    """Named tensors that are trained in place, by Adam or by assignment.
+class MetaOptimizer:
+    """Named tensors that are trained in place, by Adam or by assignment; one way to step, save and restore them.
 
     Attributes:
-        values: the tensors; the same objects for life, so that the optimizer goes on holding them.
+        parameters: the tensors; the same objects for life, so that Adam goes on holding them.
 
     Args:
-        values: initial tensors, on the device where they stay.
+        parameters: initial tensors, on the device where they stay.
     """
 
-    def __init__(self, values: Parameters) -> None:
-        self.values = values
-        self._optimizer = torch.optim.Adam(values.values())
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        self._adam = torch.optim.Adam(parameters.values())
 
     @property
     def adam_steps(self) -> int:
         """Steps that Adam has taken."""
-        first = next(iter(self.values.values()))
-        return int(self._optimizer.state.get(first, {}).get("step", 0))
+        first = next(iter(self.parameters.values()))
+        return int(self._adam.state.get(first, {}).get("step", 0))
 
     def ascend(self, gradient: Parameters, lr: float) -> None:
         """One step of Adam up a gradient."""
-        self._optimizer.param_groups[0]["lr"] = lr
-        for name, leaf in self.values.items():
+        self._adam.param_groups[0]["lr"] = lr
+        for name, leaf in self.parameters.items():
             leaf.grad = -gradient[name]
-        self._optimizer.step()
+        self._adam.step()
 
-    def assign(self, values: Parameters) -> None:
+    def ascend_epochs(
+        self, value_and_gradient: Callable[[], tuple[float, Parameters]], lr: float, epochs: int
+    ) -> tuple[float, float]:
+        """Several steps of Adam on the same batch: all of them, or none.
+
+        Args:
+            value_and_gradient: the objective and its gradient at the current parameters.
+            lr: Adam's rate.
+            epochs: steps.
+
+        Returns:
+            the objective and the norm of its gradient before the first step.
+
+        Raises:
+            FloatingPointError: from `value_and_gradient`; parameters and moments are as they were before the first.
+        """
+        before = self.state_dict()
+        first_value = first_norm = 0.0
+
+        for epoch in range(epochs):
+            try:
+                value, gradient = value_and_gradient()
+            except FloatingPointError:
+                self.load_state_dict(before)
+                raise
+
+            if epoch == 0:
+                first_value = value
+                first_norm = float(flatten(gradient.values()).norm())
+            self.ascend(gradient, lr)
+
+        return first_value, first_norm
+
+    def assign(self, parameters: Parameters) -> None:
         """Write new values in place."""
         with torch.no_grad():
-            for name, leaf in self.values.items():
-                leaf.copy_(values[name])
+            for name, leaf in self.parameters.items():
+                leaf.copy_(parameters[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies: "meta.<name>", and "adam.<moment>.<name>" once Adam has stepped."""
-        state = {f"meta.{name}": leaf.detach().clone() for name, leaf in self.values.items()}
-        for name, leaf in self.values.items():
-            for moment, value in self._optimizer.state.get(leaf, {}).items():
+        state = {f"meta.{name}": leaf.detach().clone() for name, leaf in self.parameters.items()}
+        for name, leaf in self.parameters.items():
+            for moment, value in self._adam.state.get(leaf, {}).items():
                 state[f"adam.{moment}.{name}"] = value.detach().clone()
         return state
 
@@ -53,20 +88,27 @@ class TrainedParameters:
         Raises:
             ValueError: names or shapes differ; nothing is changed.
         """
-        shapes = shapes_of(self.values)
-        expected = {f"meta.{name}": shape for name, shape in shapes.items()}
-        if any(name.startswith("adam.") for name in state):
-            for name, shape in shapes.items():
-                expected |= {f"adam.step.{name}": (), f"adam.exp_avg.{name}": shape, f"adam.exp_avg_sq.{name}": shape}
-        different = sorted({name for name, _ in shapes_of(state).items() ^ expected.items()})
-        if different:
-            raise ValueError(f"the state is not this learner's: names or shapes differ in {', '.join(different)}")
-        self.assign({name: state[f"meta.{name}"] for name in shapes})
-        self._optimizer.state.clear()
-        for name, leaf in self.values.items():
+        self._check(state)
+        self.assign({name: state[f"meta.{name}"] for name in self.parameters})
+
+        # A state without moments is that of a learner that has not stepped: Adam starts anew.
+        self._adam.state.clear()
+        for name, leaf in self.parameters.items():
             if f"adam.step.{name}" in state:
-                self._optimizer.state[leaf] = {
+                self._adam.state[leaf] = {
                     "step": state[f"adam.step.{name}"].cpu().clone(),  # torch keeps the count on the CPU
                     "exp_avg": state[f"adam.exp_avg.{name}"].to(leaf.device, copy=True),
                     "exp_avg_sq": state[f"adam.exp_avg_sq.{name}"].to(leaf.device, copy=True),
                 }
+
+    def _check(self, state: dict[str, Tensor]) -> None:
+        """Refuse a state with other names or shapes; moments are there for all parameters or for none."""
+        shapes = shapes_of(self.parameters)
+        expected: dict[str, tuple[int, ...]] = {f"meta.{name}": shape for name, shape in shapes.items()}
+        if any(name.startswith("adam.") for name in state):
+            for name, shape in shapes.items():
+                expected |= {f"adam.step.{name}": (), f"adam.exp_avg.{name}": shape, f"adam.exp_avg_sq.{name}": shape}
+
+        different = sorted({name for name, _ in shapes_of(state).items() ^ expected.items()})
+        if different:
+            raise ValueError(f"the state is not this learner's: names or shapes differ in {', '.join(different)}")

@@ -41,6 +41,20 @@ def unflatten_like(vector: Tensor, like: Parameters) -> Parameters:
     return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}
 
 
+def check_finite(vector: Tensor, what: str) -> None:
+    """Raise where a vector holds a number that is not finite.
+
+    Args:
+        vector: the numbers.
+        what: beginning of the message, "the gradient is" or the like.
+
+    Raises:
+        FloatingPointError: one of them is infinite or not a number.
+    """
+    if not bool(torch.isfinite(vector).all()):
+        raise FloatingPointError(f"{what} not finite")
+
+
 def shapes_of(parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shape of each leaf."""
     return {name: tuple(leaf.shape) for name, leaf in parameters.items()}

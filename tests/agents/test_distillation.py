@@ -46,7 +46,8 @@ def sample(student: Distillation) -> tuple[list[Episodes], Episodes]:
 
 def gradient_of(student: Distillation, support: list[Episodes], query: Episodes) -> Parameters:
     teachers = torch.arange(len(query.obs))
-    _, gradient, _ = student._value_and_gradient(student.distillation_batches(support, query, teachers))
+    batches = student.distillation_batches(support, query, teachers)
+    _, gradient, _ = student.objective.value_and_gradient(student.meta_parameters, batches)
     return gradient
 
 
@@ -69,7 +70,7 @@ def test_gradient_is_that_of_a_plain_loop_over_tasks(head: str, divergence: str)
     theta = {name: leaf.requires_grad_() for name, leaf in parameters_of(student).items()}
     total = torch.zeros(())
     for task in range(NUM_TASKS):
-        advantage = student._batch(support[0]).advantage[task]
+        advantage = student.batch(support[0]).advantage[task]
         acting, _ = student.policy.apply(theta, support[0].obs[task])
         collected = student.policy.distribution({n: leaf[task] for n, leaf in support[0].behaviour.items()})
         action, steps = support[0].action[task], support[0].mask[task].sum()

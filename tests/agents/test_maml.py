@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarl.agents.gradients.meta_objective import FisherProduct
+from metarl.agents.gradients.objectives import Batch
 from metarl.agents.gradients.trust_region import TrustRegionConfig
 from metarl.agents.learner import Adapted
 from metarl.agents.maml import MAML, MAMLConfig
@@ -21,7 +23,7 @@ from tests.helpers.agent_builders import (
     random_meta_batch,
     seeded,
 )
-from tests.helpers.slow_maml import SlowMAML, finite_differences, gradient_of, hessian_product, value_of
+from tests.helpers.slow_maml import SlowMAML, finite_differences, gradient_of, hvp, value_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -252,6 +254,13 @@ def test_begin_and_adapt_change_neither_the_learner_nor_their_arguments() -> Non
 # ---------------------------------------------------------------------- Fisher product
 
 
+def fisher_product_of(learner: MAML, batches: list[Batch]) -> FisherProduct:
+    """As a trust-region update makes it of the batches."""
+    config, meta = learner.config, learner.meta_parameters
+    _, _, trajectory = learner.objective.value_and_gradient(meta, batches)
+    return learner.objective.fisher_product(meta, batches, trajectory, config.fvp_fraction, config.fvp_memory)
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(
     "case", ["lvc-1", "lvc-2", "dice-2", "meta-sgd-2", "per-step-2", "first-order-2", "head-1", "head-per-step-2"]
@@ -260,19 +269,19 @@ def test_fisher_product_is_the_hessian_of_the_mean_kl(case: str, head: str) -> N
     learner, support, query = prepared(head, config_of(case, task_chunk=2), moved=False)
     slow = SlowMAML(learner.config, support, query)
     meta = meta_parameters(learner)
-    batches = [learner._batch(episodes) for episodes in (*support, query)]
-    product = learner._fisher_product(batches, learner._value_and_gradient(batches)[2])
+    batches = [learner.batch(episodes) for episodes in (*support, query)]
+    product = fisher_product_of(learner, batches)
     size = len(flatten(meta.values()))
     for vector in torch.randn(3, size, generator=seeded(4)):
-        expected = hessian_product(slow.query_kl, meta, vector)
+        expected = hvp(slow.query_kl, meta, vector)
         assert float(expected.norm()) > 0.1
         torch.testing.assert_close(product(vector), expected, rtol=1e-7, atol=1e-9)
 
 
 def flat_products(learner: MAML, support: list[Episodes], query: Episodes) -> Tensor:
     """Fisher products with three fixed vectors."""
-    batches = [learner._batch(episodes) for episodes in (*support, query)]
-    product = learner._fisher_product(batches, learner._value_and_gradient(batches)[2])
+    batches = [learner.batch(episodes) for episodes in (*support, query)]
+    product = fisher_product_of(learner, batches)
     size = len(flatten(meta_parameters(learner).values()))
     return torch.stack([product(vector) for vector in torch.randn(3, size, generator=seeded(4))])
 
@@ -283,13 +292,13 @@ def test_fisher_product_on_a_share_is_the_one_on_these_episodes_at_the_same_para
     learner, support, query = prepared(head, config_of("lvc-1", fvp_fraction=0.67), moved=False)
     whole = make_learner(head, config_of("lvc-1"))
     whole.load_state_dict(learner.state_dict())
-    batches = [whole._batch(episodes) for episodes in (*support, query)]
-    trajectory = whole._value_and_gradient(batches)[2]
+    batches = [whole.batch(episodes) for episodes in (*support, query)]
+    _, _, trajectory = whole.objective.value_and_gradient(whole.meta_parameters, batches)
     first = [batch.first_episodes(0.67) for batch in batches]
     assert all(batch.obs.shape[1] == 2 for batch in first)
     for batch in first:
         torch.testing.assert_close(batch.weight.sum(dim=(1, 2)), torch.ones(3))
-    expected = whole._fisher_product(first, trajectory)
+    expected = whole.objective.fisher_product(whole.meta_parameters, first, trajectory)
     size = len(flatten(meta_parameters(whole).values()))
     products = flat_products(learner, support, query)
     for vector, actual in zip(torch.randn(3, size, generator=seeded(4)), products, strict=True):
@@ -318,10 +327,8 @@ def test_what_is_kept_between_fisher_products_changes_none(case: str) -> None:
     products = []
     for memory in (0.0, 0.0005, 512.0):  # megabytes: no chunk, some, all of them
         learner, support, query = prepared("gaussian", config_of(case, fvp_memory=memory, task_chunk=1), moved=False)
-        batches = [learner._batch(episodes) for episodes in (*support, query)]
-        products.append(
-            (flat_products(learner, support, query), learner._num_kept(batches, learner._chunks(batches[-1])))
-        )
+        batches = [learner.batch(episodes) for episodes in (*support, query)]
+        products.append((flat_products(learner, support, query), fisher_product_of(learner, batches).num_kept))
     assert products[0][1] == 0
     assert products[2][1] == 3
     assert torch.equal(products[0][0], products[1][0])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.agents.fine_tuning import AdaptationConfig
 from metarl.agents.policies.mlp import PolicyConfig
+from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.reptile import Reptile, ReptileConfig
 from metarl.envs.rollout import Episodes, collect
@@ -145,8 +146,8 @@ class _TaskNumbers:
 def test_quadratic_tasks_end_in_the_fixed_point_known_in_closed_form(outer: Any, float64: None) -> None:
     tasks = QuadraticAdaptation()
     learner = make_reptile(ReptileConfig(outer=outer, outer_lr=0.5 if outer == "interpolate" else 0.05, task_chunk=2))
-    learner._adaptation = cast(Any, tasks)
-    learner._trained = type(learner._trained)({"x": torch.zeros(4)})
+    learner.adaptation = cast(Any, tasks)
+    learner.optimizer = MetaOptimizer({"x": torch.zeros(4)})
     updates = 400
     nothing = cast(list[Episodes], [_TaskNumbers(torch.arange(5))] * tasks.steps)
     for update in range(updates):

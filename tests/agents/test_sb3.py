@@ -17,8 +17,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from torch import Tensor
 
-from metarl.agents.policies.distributions import Categorical, DiagonalGaussian
-from metarl.agents.policies.mlp import LOG_STD, MLPPolicy
+from metarl.agents.policies.distributions import LOG_STD, Categorical, DiagonalGaussian
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.sb3 import (
     ALGORITHMS,
     SB3Policy,

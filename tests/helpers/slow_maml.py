@@ -184,10 +184,10 @@ def adapted_by_loop(config: AdaptationConfig, start: Parameters, batches: Sequen
         episodes = task_episodes(batch, task, config.gamma, config.gae_lambda)
         for _ in range(config.inner_epochs if ppo else 1):
             term = clipped(config.inner_clip) if ppo else lvc
-            slopes = gradient_of(functools.partial(objective, episodes=episodes, term=term), params)
+            gradient = gradient_of(functools.partial(objective, episodes=episodes, term=term), params)
             rate = config.inner_lr * config.inner_lr_decay**step
             params = {
-                name: leaf + rate * (config.log_std_lr_factor if name == "log_std" else 1.0) * slopes[name]
+                name: leaf + rate * (config.log_std_lr_factor if name == "log_std" else 1.0) * gradient[name]
                 for name, leaf in params.items()
             }
     return params
@@ -292,12 +292,12 @@ def gradient_of(function: Callable[[Parameters], Tensor], at: Parameters) -> Par
     return dict(zip(leaves, gradient, strict=True))
 
 
-def hessian_product(function: Callable[[Parameters], Tensor], at: Parameters, vector: Tensor) -> Tensor:
+def hvp(function: Callable[[Parameters], Tensor], at: Parameters, vector: Tensor) -> Tensor:
     """Hessian times a flat vector by differentiating twice backward."""
     leaves = as_leaves(at)
     values = list(leaves.values())
-    slope = flatten(torch.autograd.grad(function(leaves), values, create_graph=True)).dot(vector)
-    return flatten(torch.autograd.grad(slope, values, allow_unused=True, materialize_grads=True))
+    gradient = flatten(torch.autograd.grad(function(leaves), values, create_graph=True))
+    return flatten(torch.autograd.grad(gradient.dot(vector), values, allow_unused=True, materialize_grads=True))
 
 
 def finite_differences(function: Callable[[Parameters], Tensor], at: Parameters, width: float = 1e-5) -> Parameters:

@@ -74,15 +74,15 @@ def test_outputs_and_first_derivatives_are_those_of_the_policy(policy: MLPPolicy
     expected = derivative(lambda p: outputs_of(policy, p, obs), params, vector)
     assert_same(network.jvp(vector)[0], expected, rtol=1e-6, atol=1e-8)
     cotangent = direction(outputs, 4)
-    pulled = gradient_of(
+    expected_gradient = gradient_of(
         lambda p: torch.stack([(leaf * cotangent[n]).sum() for n, leaf in outputs_of(policy, p, obs).items()]).sum(),
         params,
     )
-    assert_same(network.vjp(cotangent), pulled)
+    assert_same(network.vjp(cotangent), expected_gradient)
 
 
 @pytest.mark.parametrize("estimator", INNER_OBJECTIVES)
-def test_gradient_and_hessian_product_are_those_of_the_objective(
+def test_gradient_and_hessian_vector_product_are_those_of_the_objective(
     policy: MLPPolicy, params: Parameters, estimator: str
 ) -> None:
     if policy.gaussian:
@@ -97,8 +97,7 @@ def test_gradient_and_hessian_product_are_those_of_the_objective(
     assert_same(at.gradient, gradient_of(total, params))
     vector = direction(params, 6)
     expected = derivative(lambda p: gradient_of(total, p), params, vector)
-    assert_same(at.hessian_product(vector), expected, rtol=1e-6, atol=1e-8)
+    assert_same(at.hvp(vector), expected, rtol=1e-6, atol=1e-8)
     cotangent = direction(at.network.outputs, 7)
-    pulled = at.network.vjp(cotangent)
-    both = map_parameters(torch.add, at.hessian_product(vector), pulled)
-    assert_same(at.hessian_product(vector, cotangent), both)
+    both = map_parameters(torch.add, at.hvp(vector), at.network.vjp(cotangent))
+    assert_same(at.hvp(vector, cotangent), both)

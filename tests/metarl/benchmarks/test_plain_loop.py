@@ -50,10 +50,10 @@ def test_it_computes_the_same_meta_gradient() -> None:
 @pytest.mark.parametrize("fraction", [0.5, 1.0])
 def test_its_fisher_product_is_that_of_the_learner(fraction: float) -> None:
     learner, support, query, plain = prepared(replace(SMALL, fvp_fraction=fraction))
-    batches = learner._batches(support, query)
-    _, gradient, trajectory = learner._value_and_gradient(batches)
+    batches, meta = learner.batches(support, query), learner.meta_parameters
+    _, gradient, trajectory = learner.objective.value_and_gradient(meta, batches)
     vector = flatten(gradient.values())
-    expected = learner._fisher_product(batches, trajectory)(vector)
+    expected = learner.objective.fisher_product(meta, batches, trajectory, fraction)(vector)
     actual = plain.fisher_product(plain.tasks([*support, query]))(vector)
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 

@@ -236,7 +236,7 @@ GRADIENTS: dict[str, tuple[Callable[..., Any], Any, Callable[..., dict[str, Tens
         Multitask,
         MultitaskConfig(policy=POLICY, task_chunk=2),
         lambda learner, support, query, importance=None: learner.value_and_gradient(
-            learner._adaptation.batch(query).weighted(importance)
+            learner.batch(query).weighted(importance)
         )[1],
     ),
 }

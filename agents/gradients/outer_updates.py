@@ -1,0 +1,106 @@
+"""How MAML improves its meta-parameters on one batch: a trust-region step, or epochs of Adam on a clipped surrogate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from metarl.agents.gradients.meta_objective import MetaObjective
+from metarl.agents.gradients.objectives import Batch
+from metarl.agents.gradients.trust_region import TrustRegionConfig, trpo_step
+from metarl.agents.policies.optimizer import MetaOptimizer
+from metarl.agents.policies.parameters import Parameters, flatten, unflatten_like
+
+
+class OuterUpdate(Protocol):
+    """Improves the meta-parameters that an optimizer holds, on support batches and query; returns metrics.
+
+    Raises:
+        FloatingPointError: a gradient is not finite; the optimizer is as it was.
+    """
+
+    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch]) -> dict[str, float]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class TrustRegionUpdate:
+    """MAML-TRPO: one natural-gradient step within a bound on the mean KL of the adapted policies.
+
+    Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", section 5.3.
+
+    Attributes:
+        objective: what is improved.
+        config: bounds and iterations.
+        fisher_fraction: share of each task's episodes on which Fisher products are estimated.
+        fisher_memory: megabytes, see `MetaObjective.fisher_product`.
+    """
+
+    objective: MetaObjective
+    config: TrustRegionConfig
+    fisher_fraction: float
+    fisher_memory: float
+
+    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch]) -> dict[str, float]:
+        """See OuterUpdate."""
+        meta = optimizer.parameters
+        value, gradient, trajectory = self.objective.value_and_gradient(meta, batches)
+        flat_gradient = flatten(gradient.values())
+
+        def evaluate(candidate: Tensor) -> tuple[float, float]:
+            candidate_value, kl = self.objective.value_and_kl(unflatten_like(candidate, meta), batches)
+            return candidate_value - value, kl
+
+        fisher_product = self.objective.fisher_product(
+            meta, batches, trajectory, self.fisher_fraction, self.fisher_memory
+        )
+        step = trpo_step(flatten(meta.values()), flat_gradient, fisher_product, evaluate, self.config)
+        if step.accepted:
+            optimizer.assign(unflatten_like(step.parameters, meta))
+
+        return {
+            "surrogate": value,
+            "surrogate_improvement": step.improvement,
+            "kl": step.kl,
+            "gradient_norm": float(flat_gradient.norm()),
+            "line_search_trials": float(step.trials),
+            "step_accepted": float(step.accepted),
+        }
+
+
+@dataclass(frozen=True)
+class ProximalUpdate:
+    """ProMP: epochs of Adam on the clipped surrogate of one batch.
+
+    Source: Rothfuss et al. 2019, "ProMP: Proximal Meta-Policy Search", algorithm 1.
+
+    Attributes:
+        objective: what is improved.
+        lr: Adam's rate.
+        lr_decay: factor by which the rate shrinks from one update to the next.
+        epochs: steps of Adam on each batch.
+    """
+
+    objective: MetaObjective
+    lr: float
+    lr_decay: float
+    epochs: int
+
+    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch]) -> dict[str, float]:
+        """See OuterUpdate."""
+
+        def value_and_gradient() -> tuple[float, Parameters]:
+            value, gradient, _ = self.objective.value_and_gradient(optimizer.parameters, batches)
+            return value, gradient
+
+        updates_before = optimizer.adam_steps // self.epochs
+        lr = self.lr * self.lr_decay**updates_before
+        first_value, first_norm = optimizer.ascend_epochs(value_and_gradient, lr, self.epochs)
+        last_value, kl = self.objective.value_and_kl(optimizer.parameters, batches)
+
+        return {
+            "surrogate": first_value,
+            "surrogate_improvement": last_value - first_value,
+            "kl": kl,
+            "gradient_norm": first_norm,
+        }
