@@ -37,12 +37,23 @@ PAGES = [
 ]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+def name_of(page: Path) -> str:
+    """A page as test reports name it."""
+    return page.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 MOST_LINES = 250
 LONGEST_LINE = 120
 MINUS = "\N{MINUS SIGN}"
-INVENTED = {"my-agent": "maml", "tests/envs/families/test_rotor.py": "tests/envs/families/test_families.py"}
+INVENTED = {
+    "my-agent": "maml",
+    "agents/my_agent.py": "agents/reptile.py",
+    "envs/families/rotor.py": "envs/families/navigation.py",
+    "tests/envs/families/test_rotor.py": "tests/envs/families/test_families.py",
+}
 """What pages call things that the reader is to write → something of that kind that exists."""
 
 
@@ -187,12 +198,20 @@ def test_tests_and_extras_that_a_page_names_exist(page: Path) -> None:
             assert (ROOT / constraints).is_file(), line
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "CHANGELOG"], ids=name_of)
+def test_files_that_a_page_names_by_their_path_exist(page: Path) -> None:
+    for code in re.findall(r"`([^`]+)`", without_blocks(page)):
+        for path in re.findall(r"(?<![\w/])(?:\w+/)+\w+\.py\b", code):
+            known = INVENTED.get(path, path)
+            assert (ROOT / known).is_file() or (page.parent / known).is_file(), path
+
+
 ROOMS = [page for page in PAGES if (page.parent / "__init__.py").exists()]
 LISTINGS = [ROOT / "envs" / "families" / "README.md"]
 """Rooms whose files are listed by what they hold, not by name."""
 
 
-@pytest.mark.parametrize("page", ROOMS, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", ROOMS, ids=name_of)
 def test_the_page_of_a_room_names_its_files(page: Path) -> None:
     text = without_blocks(page)
     in_table = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+\.py)`", line)}
