@@ -1,38 +1,301 @@
-"""The README's own text is run: the user-defined family, the Gymnasium snippet, the commands."""
+"""What the pages say is true: snippets run, commands exist, links lead somewhere, files and numbers are there."""
 
 import itertools
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from metarl.agents.policies.reference import RandomPolicy
 from metarl.cli.main import COMMANDS, main
+from metarl.envs.rollout import collect
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.run.build import build
+from metarl.run.config import TrainConfig
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = ("envs", "agents", "metarl")
+REFERENCE = ROOT / "runs" / "reference"
+
+FRONT_PAGE = ROOT / "README.md"
+PAGES = [
+    FRONT_PAGE,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "runs" / "README.md",
+    REFERENCE / "README.md",
+    *(page for folder in (*FLOORS, "tests") for page in sorted((ROOT / folder).rglob("README.md"))),
+]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 
-def code_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def name_of(page: Path) -> str:
+    """A page as test reports name it."""
+    return page.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+
+MOST_LINES = 250
+LONGEST_LINE = 120
+MINUS = "\N{MINUS SIGN}"
+INVENTED = {
+    "my-agent": "maml",
+    "agents/my_agent.py": "agents/reptile.py",
+    "envs/families/rotor.py": "envs/families/navigation.py",
+    "tests/envs/families/test_rotor.py": "tests/envs/families/test_families.py",
+}
+"""What pages call things that the reader is to write → something of that kind that exists."""
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", TEXTS[page], flags=re.DOTALL)
+
+
+def without_blocks(page: Path) -> str:
+    """The text of a page outside its fenced blocks."""
+    return re.sub(r"```.*?```", "", TEXTS[page], flags=re.DOTALL)
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The commands of a page: inline, and line by line in its blocks, without comments."""
+    blocks = "".join(code_blocks(page, "bash")).replace("\\\n", " ")
+    in_blocks = [line.partition("#")[0] for line in blocks.splitlines()]
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without_blocks(page))]
+    return [line.strip() for line in in_blocks + inline]
 
 
 def commands() -> list[str]:
-    in_tables = re.findall(r"`(metarl [^`]+)`", README)
-    in_blocks = [line.split("#")[0] for block in code_blocks("bash") for line in block.splitlines()]
-    return [c.strip() for c in in_tables + in_blocks if re.match(r"metarl \w", c)]
+    """Every `metarl …` of every page."""
+    return [line for page in PAGES for line in shell_lines(page) if re.match(r"metarl \w", line)]
+
+
+def the_command(part: str) -> list[str]:
+    """The arguments of the one command that contains this."""
+    (command,) = {command for command in commands() if part in command}
+    return shlex.split(command)[1:]
+
+
+SNIPPETS = {
+    "own environment": (FRONT_PAGE, "class MyDistribution"),
+    "own family": (ROOT / "envs" / "families" / "README.md", "class Rotor"),
+    "registered ids": (ROOT / "envs" / "README.md", "gymnasium.make_vec("),
+    "Gymnasium tasks": (ROOT / "envs" / "README.md", "GymnasiumTasks("),
+    "SB3's VecEnv": (ROOT / "envs" / "adapters" / "README.md", "make_sb3_vec_env("),
+    "meta-iteration": (ROOT / "metarl" / "README.md", "learner.begin("),
+    "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "InferenceSession("),
+    "adapted from Python": (ROOT / "metarl" / "deployment" / "README.md", "evaluate_policy("),
+    "same tensors": (ROOT / "CONTRIBUTING.md", "load_file("),
+}
+"""Name → page and a part of the snippet: all Python of all pages, each run by a test below."""
+
+
+def snippet(name: str) -> str:
+    """A snippet by its name in SNIPPETS."""
+    page, part = SNIPPETS[name]
+    (found,) = (block for block in code_blocks(page, "python") if part in block)
+    return found
+
+
+def test_every_snippet_is_run() -> None:
+    assert sum(len(code_blocks(page, "python")) for page in PAGES) == len({snippet(name) for name in SNIPPETS})
+
+
+# ---------------------------------------------------------------- pages
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(TEXTS[FRONT_PAGE].splitlines()) <= MOST_LINES
+
+
+def test_both_set_up_commands_stand_on_the_first_screen() -> None:
+    first_screen = TEXTS[FRONT_PAGE][:1800]
+    assert "python -m pip install -e . -c constraints.txt && metarl train" in first_screen
+    assert "python -m pip install -e '.[test]' -c constraints.txt && pytest" in first_screen
+
+
+def test_the_front_page_shows_twelve_commands_and_leaves_none_out() -> None:
+    rows = [line for line in TEXTS[FRONT_PAGE].splitlines() if re.match(r"\| .* \| `metarl ", line)]
+    named = [shlex.split(row.split("`")[1])[1] for row in rows]
+    assert set(named) == set(COMMANDS)
+    assert len(rows) == 12
+
+
+@every_page
+def test_lines_are_short(page: Path) -> None:
+    assert [line for line in TEXTS[page].splitlines() if len(line) > LONGEST_LINE] == []
+
+
+def folders_of_the_tree() -> list[Path]:
+    """The folders that the file tree of the front page names."""
+    (tree,) = (block for block in code_blocks(FRONT_PAGE, "text") if block.startswith("envs/"))
+    folders = []
+    for line in tree.splitlines():
+        name = line.split()[0]
+        inside = line.startswith(" ")
+        above = folders[-1] if inside and folders[-1].parent == ROOT else folders[-1].parent if inside else ROOT
+        folders.append(above / name)
+    return folders
+
+
+def test_every_folder_of_the_tree_has_a_page_that_is_linked() -> None:
+    linked = {(ROOT / link).resolve() for link, _ in links(FRONT_PAGE)}
+    for folder in folders_of_the_tree():
+        assert folder.is_dir(), folder
+        assert folder / "README.md" in PAGES, folder
+        assert folder / "README.md" in linked, folder
+
+
+def test_the_tree_names_every_room() -> None:
+    rooms = {path.parent for floor in FLOORS for path in (ROOT / floor).rglob("__init__.py")}
+    assert rooms <= set(folders_of_the_tree())
+
+
+# ---------------------------------------------------------------- links and files
+
+
+def links(page: Path) -> list[tuple[str, str]]:
+    """The relative links of a page: file ("" for the page itself) and heading ("" for none)."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_blocks(page))
+    parts = (target.partition("#") for target in targets if "://" not in target)
+    return [(file, heading) for file, _, heading in parts]
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for file, heading in links(page):
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), file
+        if heading:
+            assert heading in anchors(TEXTS[target]), f"{file}#{heading}"
+
+
+@every_page
+def test_tests_and_extras_that_a_page_names_exist(page: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for line in shell_lines(page):
+        for test in re.findall(r"\btests/[\w/]+(?:\.py)?", line):
+            assert (ROOT / INVENTED.get(test, test)).exists(), test
+        for named in re.findall(r"'\.\[([\w,]+)\]'", line):
+            assert set(named.split(",")) <= set(extras), line
+        for constraints in re.findall(r"-c (\S+)", line if "pip install" in line else ""):
+            assert (ROOT / constraints).is_file(), line
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "CHANGELOG"], ids=name_of)
+def test_files_that_a_page_names_by_their_path_exist(page: Path) -> None:
+    for code in re.findall(r"`([^`]+)`", without_blocks(page)):
+        for path in re.findall(r"(?<![\w/])(?:\w+/)+\w+\.py\b", code):
+            known = INVENTED.get(path, path)
+            assert (ROOT / known).is_file() or (page.parent / known).is_file(), path
+
+
+ROOMS = [page for page in PAGES if (page.parent / "__init__.py").exists()]
+LISTINGS = [ROOT / "envs" / "families" / "README.md"]
+"""Rooms whose files are listed by what they hold, not by name."""
+
+
+@pytest.mark.parametrize("page", ROOMS, ids=name_of)
+def test_the_page_of_a_room_names_its_files(page: Path) -> None:
+    text = without_blocks(page)
+    in_table = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+\.py)`", line)}
+    files = {path.name for path in page.parent.glob("*.py") if not path.name.startswith("__")}
+    assert in_table <= files, f"there is no {in_table - files}"
+    if page not in LISTINGS:
+        assert files <= in_table, f"nothing is said of {files - in_table}"
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_the_numbers_of_the_front_page_are_those_of_the_reference_run() -> None:
+    found = json.loads((REFERENCE / "point-navigation-finn" / "evaluation-test.json").read_text())
+    (table,) = (block for block in code_blocks(FRONT_PAGE, "text") if "mean return" in block)
+    assert f"{found['num_tasks']} test tasks, {found['episodes_per_step']} episodes a step" in table
+
+    shown = [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
+    expected = []
+    for step, interval in enumerate(found["return_ci95"]):
+        episodes, steps = found["episodes"][step], found["env_steps"][step]
+        low, high = interval
+        numbers = [f"{step}", f"{episodes}", f"{steps:,.0f}", f"{found['return_mean'][step]:.2f}"]
+        expected.append([*numbers, f"[{low:.2f}, {high:.2f}]"])
+    low, high = found["gain_ci95"]
+    expected.append(["gain", "", "", f"{found['gain_mean']:+.2f}", f"[{low:+.2f}, {high:+.2f}]"])
+    assert shown == expected
+
+
+def test_the_numbers_of_the_runs_to_try_are_those_of_their_evaluations() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| \[([^|]+)\] \| ", TEXTS[REFERENCE / "README.md"], re.MULTILINE)
+    assert {name for name, _, _ in rows} == {path.parent.name for path in REFERENCE.glob("*/checkpoints")}
+    for name, returns, gain in rows:
+        found = json.loads((REFERENCE / name / "evaluation-test.json").read_text())
+        assert_rounds_to(returns, found["return_mean"])
+        assert_rounds_to(gain, found["gain_ci95"])
+
+
+def assert_rounds_to(shown: str, values: list[float]) -> None:
+    """The numbers, listed with commas, are these to their last digit."""
+    for text, value in zip(shown.replace(MINUS, "-").split(", "), values, strict=True):
+        decimals = len(text.partition(".")[2])
+        assert abs(float(text) - value) <= 0.5001 * 10**-decimals, f"{text} is not {value}"
+
+
+# ---------------------------------------------------------------- commands
+
+
+def flags_by_command() -> dict[tuple[str, ...], set[str]]:
+    """Subcommand, with the AGENT and ENV that its flags depend on → every flag that the pages give it."""
+    flags: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for command in commands():
+        subcommand, *arguments = shlex.split(command.partition(">")[0])[1:]
+        leading: list[str] = []
+        if subcommand == "train":
+            leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+        known = (INVENTED.get(name, name) for name in leading)
+        flags[subcommand, *known] |= {a.partition("=")[0] for a in arguments if a.startswith("--") and a != "--help"}
+    return flags
+
+
+FLAGS = flags_by_command()
+
+
+@pytest.mark.parametrize("words", sorted(FLAGS), ids=" ".join)
+def test_every_command_has_its_subcommand_and_flags(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert words[0] in COMMANDS
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in FLAGS[words]:
+        assert flag in text, flag
+
+
+# ---------------------------------------------------------------- snippets
 
 
 def test_user_defined_family_trains_from_the_users_own_module(tmp_path: Path) -> None:
-    (family,) = (block for block in code_blocks("python") if "class MyDistribution" in block)
-    (command,) = (c for c in commands() if "my_envs:MyDistribution" in c)
+    family = snippet("own environment")
     assert len([line for line in family.splitlines() if line.strip()]) <= 30
     (tmp_path / "my_envs.py").write_text(family)
     small = "--iterations 2 --num-tasks 3 --episodes 4 --eval-tasks 2 --test-tasks 3 --name mine"
-    arguments = shlex.split(command.removeprefix("metarl ")) + small.split()
+    arguments = the_command("my_envs:MyDistribution") + small.split()
     done = subprocess.run(
         [sys.executable, "-m", "metarl", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -48,33 +311,62 @@ def test_user_defined_family_trains_from_the_users_own_module(tmp_path: Path) ->
     assert evaluated.returncode == 0, evaluated.stderr
 
 
+def test_a_new_family_gives_episodes() -> None:
+    names: dict[str, Any] = {}
+    exec(snippet("own family"), names)
+    distribution: TaskDistribution = names["rotor"]()
+    generator = torch.Generator().manual_seed(0)
+    env = distribution.bind(distribution.sample(3, "ood", generator), 2)
+    episodes = collect(env, RandomPolicy(distribution.action_space), {}, generator)
+    assert episodes.obs.shape == (3, 2, distribution.horizon, 2)
+
+
 def test_gymnasium_environment_trains_from_the_file(tmp_path: Path) -> None:
-    (description,) = code_blocks("yaml")
-    (command,) = (c for c in commands() if "--env-file my_env.yaml --iterations" in c)
+    (description,) = code_blocks(ROOT / "envs" / "README.md", "yaml")
     (tmp_path / "my_env.yaml").write_text(description.replace("horizon: 100", "horizon: 5"))
-    small = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 3 --name mine"
-    arguments = shlex.split(command.removeprefix("metarl ").replace("--iterations 20", "")) + small.split()
+    small = "--num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 3 --name mine"
+    arguments = the_command("--env-file my_env.yaml --iterations")
+    arguments[arguments.index("--iterations") + 1] = "1"
     done = subprocess.run(
-        [sys.executable, "-m", "metarl", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "metarl", *arguments, *small.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "my_env.yaml: 3 test tasks" in done.stdout
 
 
 def test_gymnasium_tasks_snippet_makes_a_distribution() -> None:
-    (snippet,) = (block for block in code_blocks("python") if "GymnasiumTasks(" in block)
     names: dict[str, Any] = {}
-    exec(snippet, names)
+    exec(snippet("Gymnasium tasks"), names)
     distribution = names["low_gravity"]()
     assert distribution.horizon == 200
     assert distribution.observation_space.shape == (4,)
 
 
 def test_gymnasium_snippet_runs() -> None:
-    (snippet,) = (block for block in code_blocks("python") if "gymnasium.make_vec(" in block)
     names: dict[str, object] = {}
-    exec(snippet, names)
+    exec(snippet("registered ids"), names)
     assert names["obs"] is not None
+
+
+def test_sb3_trains_on_our_environments() -> None:
+    names: dict[str, Any] = {}
+    exec(snippet("SB3's VecEnv"), names)
+    assert names["model"].num_timesteps == 1024
+
+
+def test_the_meta_iteration_is_what_a_learner_does() -> None:
+    config = TrainConfig()
+    generator = torch.Generator().manual_seed(0)
+    distribution, learner = build(config, generator)
+    before = learner.state_dict()
+    given = {"M": 3, "E": 4, "K": learner.adaptation_steps}
+    names = {**given, "distribution": distribution, "learner": learner, "generator": generator, "collect": collect}
+    exec(snippet("meta-iteration"), names)
+    assert any(not torch.equal(before[name], value) for name, value in learner.state_dict().items())
 
 
 ALONE = """\
@@ -85,7 +377,7 @@ class Refused:
     \"\"\"Nothing of this project, and no PyTorch, can be imported.\"\"\"
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("metarl", "agents", "envs", "torch", "stable_baselines3"):
+        if name.partition(".")[0] in ("metarl", "torch", "stable_baselines3"):
             raise ImportError(f"the script imports {name}")
 
 
@@ -107,11 +399,10 @@ def test_script_without_this_project_earns_what_adapt_reports(
     place_of_quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place_of_quick)
-    (script,) = (block for block in code_blocks("python") if "InferenceSession(" in block)
-    (command,) = (c for c in commands() if c.startswith("metarl adapt quick --task"))
+    script = snippet("ONNX alone")
     assert len([line for line in script.splitlines() if line.strip()]) <= 20
     capsys.readouterr()
-    assert main([*shlex.split(command.removeprefix("metarl ")), "--episodes", "4", "--json"]) == 0
+    assert main([*the_command("metarl adapt quick --task"), "--episodes", "4", "--json"]) == 0
     reported = json.loads(capsys.readouterr().out)["deterministic"]["return_mean"]
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE], input=script, capture_output=True, text=True, check=False
@@ -134,26 +425,19 @@ def test_adapt_and_evaluate_policy_snippet_runs(
     place_of_quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place_of_quick)
-    (snippet,) = (block for block in code_blocks("python") if "evaluate_policy" in block)
     names: dict[str, Any] = {}
-    exec(snippet.replace("episodes=20", "episodes=2"), names)
+    exec(snippet("adapted from Python").replace("episodes=20", "episodes=2"), names)
     assert names["action"].shape == (2,)
 
 
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_every_command_has_its_subcommand_and_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    subcommand, *arguments = shlex.split(command.split(">")[0])[1:]
-    assert subcommand in COMMANDS
-    leading = list(itertools.takewhile(lambda a: not a.startswith("-"), arguments)) if subcommand == "train" else []
-    with pytest.raises(SystemExit) as stop:
-        main([subcommand, *leading, "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    for flag in (a.split("=")[0] for a in arguments if a.startswith("--") and a != "--help"):
-        assert flag in text
+def test_the_comparison_of_tensors_finds_a_difference(place_of_quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place_of_quick)
+    runs = place_of_quick / "runs"
+    for name in ("before", "after"):
+        shutil.copytree(runs / "quick", runs / name)
+    exec(snippet("same tensors"), {})
 
-
-def test_both_set_up_commands_stand_on_the_first_screen() -> None:
-    first_screen = README[:1800]
-    assert "python -m pip install -e . -c constraints.txt && metarl train" in first_screen
-    assert "python -m pip install -e '.[test]' -c constraints.txt && pytest" in first_screen
+    checkpoints = runs / "after" / "checkpoints"
+    shutil.copy(checkpoints / "iteration-0000000.safetensors", checkpoints / "iteration-0000002.safetensors")
+    with pytest.raises(AssertionError):
+        exec(snippet("same tensors"), {})
