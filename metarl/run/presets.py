@@ -165,7 +165,7 @@ def _maml_trpo(promp: Mapping[str, Any]) -> dict[str, Any]:
 
 def _for_robots() -> dict[tuple[str, str], dict[str, Preset]]:
     """The presets of all robots."""
-    presets = {}
+    presets: dict[tuple[str, str], dict[str, Preset]] = {}
     for env in _ROBOTS:
         presets |= _on_robot(env)
     return presets
