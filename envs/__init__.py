@@ -1,6 +1,8 @@
 """The task generator: distributions over parameterized environments, and batched rollouts over them."""
 
-from metarl.envs.adapters.gymnasium_single import TaskGymEnv, TaskVectorEnv, register_gymnasium_ids
+from metarl.envs.adapters.gymnasium_single import TaskGymEnv
+from metarl.envs.adapters.gymnasium_vector import TaskVectorEnv
+from metarl.envs.adapters.registration import register_gymnasium_ids
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.registry import FAMILIES, make_distribution

@@ -11,34 +11,34 @@ from metarl.envs.rollout import BatchedEnv
 from metarl.envs.task_space import Task
 
 Polyline = list[tuple[float, float]]
-"""Points in the plane, joined by a line."""
+"""Points in the plane, connected by straight lines."""
 
 
-class PicturedEnv(BatchedEnv, Protocol):
-    """A BatchedEnv that can be looked at; what `EnvFamily.bind_for_pictures` gives."""
+class RenderableEnv(BatchedEnv, Protocol):
+    """A BatchedEnv whose environments can be rendered; what `EnvFamily.bind_for_rendering` returns."""
 
-    def picture(self, task: int, episode: int) -> NDArray[np.uint8]:
+    def render(self, task: int, episode: int) -> NDArray[np.uint8]:
         """One of the M × E environments as it is now, (height, width, 3)."""
         ...
 
-    def close_pictures(self) -> None:
-        """Release the renderer."""
+    def close_renderers(self) -> None:
+        """Release whatever rendering took."""
         ...
 
 
 class EnvFamily:
-    """What a TaskDistribution draws tasks for, and binds them to; every method has a default but `bind`.
+    """A family of environments that differ in their task; every method has a default but `bind`.
 
     Attributes:
         observation_space: Box of shape (O,); finite bounds keep Gymnasium's checker quiet.
         action_space: Box of shape (A,), best with bounds [-1, 1], or Discrete. A Gaussian policy samples outside
             a Box now and then: the environment clips.
         horizon: number of steps after which an episode is truncated, H.
-        num_threads: CPU threads, where the environments themselves compute on several; 0: one per core.
+        num_threads: CPU threads, where the environments themselves compute on several; 0 = one per core.
         render_fps: frames per second of rendered episodes.
-        plane_cell: side of a cell of the plane where positions are those of cells: trajectories are drawn beside
-            each other then; 0 where they are not.
-        plane_axes: what the two axes of the plane are, where they are not of one scale.
+        plane_cell: side of a cell, where positions in the plane are those of cells: trajectories are then drawn
+            beside each other; 0 = positions are continuous.
+        plane_axes: names of the two axes of the plane, where these have different scales.
     """
 
     observation_space: Box
@@ -53,13 +53,13 @@ class EnvFamily:
         """Bind to M tasks × E episodes: what `collect` steps."""
         raise NotImplementedError
 
-    def bind_for_pictures(self, tasks: Task, num_episodes: int) -> PicturedEnv:
-        """As `bind`, to the same episodes, and each environment can be looked at.
+    def bind_for_rendering(self, tasks: Task, num_episodes: int) -> RenderableEnv:
+        """As `bind`, with the same episodes, and each environment can be rendered.
 
         Raises:
-            ValueError: the family draws no pictures.
+            ValueError: the family cannot render.
         """
-        raise ValueError("it draws no pictures of its environments")
+        raise ValueError("it cannot render its environments")
 
     def get_default_params(self, **kwargs: Any) -> Task | None:
         """The default task, leaves without a leading dimension; None: a training task, always the same."""
@@ -82,21 +82,23 @@ class EnvFamily:
         """Whether `oracle_action` is defined."""
         return type(self).oracle_action is not EnvFamily.oracle_action
 
+    # Figures of trajectories
+
     def plane_position(self, obs: Tensor) -> Tensor | None:
-        """Position in the plane, (*batch, 2), for pictures of trajectories; None where there is none."""
+        """Position in the plane, (*batch, 2), for figures of trajectories; None where there is none."""
         return None
 
     def plane_path(self, obs: Tensor) -> Tensor | None:
-        """Positions in the plane, (*batch, T, 2), of T observations in a row (*batch, T, O); None where there is none.
+        """Positions in the plane, (*batch, T, 2), of T successive observations, (*batch, T, O); None: there are none.
 
-        Default: `plane_position` of each. Families that see their velocity only add it up here.
+        Default: `plane_position` of each. Families that observe only their velocity integrate it here.
         """
         return self.plane_position(obs)
 
     def plane_lines(self, task: Task) -> list[Polyline]:
-        """Walls of one task (leaves without a leading dimension) or edges of its road, for the same pictures."""
+        """Walls of one task (leaves without a leading dimension) or edges of its road, for the same figures."""
         return []
 
     def plane_goal(self, tasks: Task) -> Tensor | None:
-        """Goal in the plane, (M, 2), for pictures of trajectories; None where there is none."""
+        """Goal in the plane, (M, 2), for figures of trajectories; None where there is none."""
         return None

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from metarl.envs.external import gymnasium_tasks as external
+from metarl.envs.external.yaml_file import from_yaml
 from metarl.envs.families import (
     acrobot,
     ant,
@@ -64,14 +64,14 @@ def make_distribution(name: str) -> TaskDistribution:
     """Build a distribution by its registered name, from a YAML file, or from the user's own "package.module:Attribute".
 
     The attribute is a TaskDistribution, or a class or function that gives one when called without arguments. A name
-    that ends in .yaml is a file for `metarl.envs.external.gymnasium_tasks.from_yaml`.
+    that ends in .yaml is a file for `metarl.envs.external.yaml_file.from_yaml`.
 
     Raises:
         ValueError: unknown name, module that cannot be imported, an attribute that is no TaskDistribution, a malformed
             file, or a package that is not installed.
     """
     if is_env_file(name):
-        return external.from_yaml(name)
+        return from_yaml(name)
 
     if ":" in name:
         distribution = _load_from_module(name)

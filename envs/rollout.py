@@ -1,4 +1,14 @@
-"""Episodes, the BatchedEnv protocol, and `collect`: the one sampling loop of the project."""
+"""The sampling loop: `collect` steps a BatchedEnv with a policy and returns Episodes.
+
+Environment, policy and result meet in these shapes, for M tasks × E episodes of H steps:
+
+    env.reset(generator)                 -> obs (M, E, O)
+    policy.apply(P, obs, memory)         -> distribution over actions, memory
+    env.step(action)                     -> obs (M, E, O), reward (M, E), terminated bool (M, E)
+    collect(env, policy, P, generator)   -> Episodes, leaves (M, E, H, …)
+
+An action is (M, E, A), or (M, E) integers where actions are discrete.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -41,7 +51,7 @@ class ActionDistribution(Protocol):
     """What a policy returns: a batch of distributions over actions."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw one action each."""
+        """Draw one action from each."""
         ...
 
     def parameters(self) -> dict[str, Tensor]:
@@ -50,10 +60,10 @@ class ActionDistribution(Protocol):
 
 
 class ActingPolicy(Protocol):
-    """What `collect` needs of a policy: `apply(P, obs, memory) -> (distribution, memory)`; memory None at first."""
+    """What `collect` needs of a policy; its memory is None at the first step of an episode."""
 
     def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[Any, Any]:
-        """Distribution over actions for obs (M, E, O) and the memory for the next step."""
+        """Distribution over actions for obs (M, E, O), and the memory for the next step."""
         ...
 
 
@@ -68,7 +78,7 @@ class Episodes:
         mask: (M, E, H), 1 where the step was really taken, 0 after termination.
         terminated: (M, E) bool; an episode that did not terminate was truncated at the horizon.
         last_obs: (M, E, O), what the agent saw after its last real step.
-        behaviour: parameters of the distribution each action was drawn from, leaves (M, E, H, …).
+        behaviour: parameters of the distribution each action was sampled from, leaves (M, E, H, …).
         success: (M, E) bool, whether the episode succeeded at any time; None where the environment does not say.
     """
 
@@ -92,60 +102,73 @@ class Episodes:
         return self.reward.sum(dim=-1)
 
     def tasks(self, index: slice | Tensor) -> "Episodes":
-        """The episodes of some tasks; of a slice, as views."""
-        return _each_tensor(lambda part: part[index], self)
+        """The episodes of some tasks; views where the index is a slice."""
+        return _map_tensors(lambda tensor: tensor[index], self)
 
     def to(self, device: torch.device | str) -> "Episodes":
         """The episodes on another device."""
-        return _each_tensor(lambda part: part.to(device), self)
+        return _map_tensors(lambda tensor: tensor.to(device), self)
 
     @staticmethod
     def concatenate(parts: Sequence["Episodes"], dim: int = 0) -> "Episodes":
-        """The tasks of several batches after each other; with dim 1 the episodes of the same tasks."""
-        return _each_tensor(lambda *leaves: torch.cat(leaves, dim), *parts)
+        """Concatenate batches: along dim 0 their tasks, along dim 1 the episodes of the same tasks."""
+        return _map_tensors(lambda *tensors: torch.cat(tensors, dim), *parts)
 
 
-def _each_tensor(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
-    """The function of the corresponding tensors of the parts."""
-    absent = () if parts[0].success is not None else ("success",)
-    names = [f.name for f in fields(Episodes) if f.name not in ("behaviour", *absent)]
-    return Episodes(
-        **{name: function(*(getattr(part, name) for part in parts)) for name in names},
-        behaviour={name: function(*(part.behaviour[name] for part in parts)) for name in parts[0].behaviour},
-    )
+def _map_tensors(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
+    """Apply a function to the corresponding tensors of one or several Episodes."""
+    mapped: dict[str, Any] = {}
+    for name in (field.name for field in fields(Episodes) if field.name != "behaviour"):
+        tensors = [getattr(part, name) for part in parts]
+        mapped[name] = None if tensors[0] is None else function(*tensors)
+
+    behaviour = {name: function(*(part.behaviour[name] for part in parts)) for name in parts[0].behaviour}
+    return Episodes(**mapped, behaviour=behaviour)
 
 
-class CapturedRollouts(Protocol):
-    """Captured rollouts of one policy; see `metarl.envs.rollout_graphs`."""
+def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+    """Run one batch of episodes, every task with its own policy parameters.
 
-    policy: ActingPolicy
+    Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards. Where rollouts
+    of this policy are captured as CUDA graphs (`TaskEnv.capture_rollouts`), the graphs run instead of the loop.
 
-    def collect(self, env: "CapturableEnv", params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
-        """What `collect` would give."""
-        ...
+    Args:
+        env: M tasks × E episodes.
+        policy: the functional policy.
+        params: task-batched P with leaves (M, …), or one shared P.
+        generator: drives the policy's and the environment's randomness.
 
-
-@runtime_checkable
-class CapturableEnv(BatchedEnv, Protocol):
-    """A BatchedEnv whose steps are operations on tensors alone, so that a graph can hold them.
-
-    Attributes:
-        tasks: the M tasks.
-        state: of the episodes, leaves (M, E, …); a step reads it and puts the next one in its place.
-        rollout_graphs: captured rollouts; None where they are not captured.
+    Raises:
+        FloatingPointError: an observation or reward of a step really taken is not finite; names the first task.
     """
+    if isinstance(env, CapturableEnv) and env.rollout_graphs and env.rollout_graphs.policy is policy:
+        episodes = env.rollout_graphs.collect(env, params, generator)
+    else:
+        episodes = _collect_eagerly(env, policy, params, generator)
 
-    tasks: Task
-    state: Any
+    _check_finite(episodes)
+    return episodes
 
-    @property
-    def rollout_graphs(self) -> CapturedRollouts | None:
-        """See Attributes."""
-        ...
 
-    def rebound(self, tasks: Task) -> "CapturableEnv":
-        """The same environment with as many episodes of other tasks."""
-        ...
+@torch.no_grad()
+def _collect_eagerly(
+    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator
+) -> Episodes:
+    carry = begin(env, generator)
+    records: dict[str, Tensor] = {}
+
+    for time in range(env.horizon):
+        carry, step = advance(env, policy, params, carry, generator)
+
+        # The first step shows which tensors there are to record, and their shapes.
+        records = records or make_records(step, env.horizon)
+        for name, value in step.items():
+            records[name][time] = value
+
+    return to_episodes(records, carry, env.success())
+
+
+# The parts of a rollout, which captured rollouts are made of as well
 
 
 @dataclass(frozen=True)
@@ -165,104 +188,115 @@ class Carry:
     memory: Any = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All but the memory."""
+        """Everything but the memory."""
         return {"obs": self.obs, "alive": self.alive, "last_obs": self.last_obs}
 
 
-def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
-    """Run one batch of episodes, every task with its own policy parameters.
-
-    Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards. Where the
-    environment's rollouts with this policy are captured (`TaskEnv.capture_rollouts`), the captured step is run.
-
-    Args:
-        env: M tasks × E episodes.
-        policy: the functional policy.
-        params: task-batched P with leaves (M, …), or one shared P.
-        generator: drives the policy's and the environment's randomness.
-
-    Raises:
-        FloatingPointError: an observation or reward of a step really taken is not finite; names the first task.
-    """
-    if isinstance(env, CapturableEnv) and (graphs := env.rollout_graphs) is not None and graphs.policy is policy:
-        episodes = graphs.collect(env, params, generator)
-    else:
-        episodes = _collect_eagerly(env, policy, params, generator)
-    _check_finite(episodes)
-    return episodes
-
-
-def _collect_eagerly(
-    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator
-) -> Episodes:
-    with torch.no_grad():
-        carry = begin(env, generator)
-        records: dict[str, Tensor] = {}
-        for time in range(env.horizon):
-            carry, step = advance(env, policy, params, carry, generator)
-            records = records or make_records(step, env.horizon)
-            for name, value in step.items():
-                records[name][time] = value
-        return to_episodes(records, carry, env.success())
+_BEHAVIOUR = "behaviour."
+"""Prefix under which parameters of the action distribution stand in a step's record."""
 
 
 def begin(env: BatchedEnv, generator: torch.Generator) -> Carry:
     """Start an episode everywhere."""
     obs = env.reset(generator)
-    return Carry(obs, torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device), last_obs=obs)
+    alive = torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device)
+    return Carry(obs, alive, last_obs=obs)
 
 
 def advance(
     env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], carry: Carry, generator: torch.Generator
 ) -> tuple[Carry, dict[str, Tensor]]:
-    """One step everywhere: what is carried on, and what happened, leaves (M, E, …), for `to_episodes`."""
+    """Take one step everywhere.
+
+    Returns:
+        What is carried on to the next step, and the record of this one for `to_episodes`, leaves (M, E, …).
+    """
     distribution, memory = policy.apply(params, carry.obs, carry.memory)
     action = distribution.sample(generator)
     obs, reward, terminated = env.step(action)
-    happened = {"obs": carry.obs, "action": action, "reward": reward, "taken": carry.alive}
-    happened |= {_BEHAVIOUR + name: value for name, value in distribution.parameters().items()}
+
+    record = {"obs": carry.obs, "action": action, "reward": reward, "taken": carry.alive}
+    for name, value in distribution.parameters().items():
+        record[_BEHAVIOUR + name] = value
+
     last_obs = torch.where(carry.alive.unsqueeze(-1), obs, carry.last_obs)
-    return Carry(obs, carry.alive & ~terminated, last_obs, memory), happened
-
-
-_BEHAVIOUR = "behaviour."
+    return Carry(obs, carry.alive & ~terminated, last_obs, memory), record
 
 
 def make_records(step: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
-    """Room for what happens in H steps, leaves (H, M, E, …).
+    """Allocate room for the records of H steps, leaves (H, M, E, …).
 
-    Tensors that were kept from each step instead would lie between those that come and go with it, and the C library
-    would find no room for the latter where they had been: memory grew by three times their size with each step.
+    Keeping the tensors of each step instead would scatter them among the short-lived ones of the same step. The C
+    library could not use the gaps again: memory grew by three times the size of the records.
     """
     return {name: value.new_empty((horizon, *value.shape)) for name, value in step.items()}
 
 
 def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None) -> Episodes:
-    """Episodes of what happened in H steps, leaves (H, M, E, …), in memory of their own."""
-    in_order = torch.contiguous_format
-    steps = {name: record.movedim(0, 2).clone(memory_format=in_order) for name, record in records.items()}
-    taken = steps["taken"]
+    """Episodes from the records of H steps, leaves (H, M, E, …); they share no memory with the records."""
+    steps = {}
+    for name, record in records.items():
+        steps[name] = record.movedim(0, 2).clone(memory_format=torch.contiguous_format)
 
-    def masked(name: str) -> Tensor:
-        values = steps[name]
-        return values.masked_fill_(~taken.reshape(*taken.shape, *(1,) * (values.ndim - taken.ndim)), 0)
+    # Zero whatever happened after an episode's end.
+    taken = steps.pop("taken")
+    for values in steps.values():
+        trailing = (1,) * (values.ndim - taken.ndim)
+        values.masked_fill_(~taken.reshape(*taken.shape, *trailing), 0)
 
+    behaviour = {name.removeprefix(_BEHAVIOUR): steps[name] for name in steps if name.startswith(_BEHAVIOUR)}
     return Episodes(
-        obs=masked("obs"),
-        action=masked("action"),
-        reward=masked("reward"),
+        obs=steps["obs"],
+        action=steps["action"],
+        reward=steps["reward"],
         mask=taken.to(steps["reward"].dtype),
         terminated=~end.alive,
         last_obs=end.last_obs,
-        behaviour={name.removeprefix(_BEHAVIOUR): masked(name) for name in steps if name.startswith(_BEHAVIOUR)},
+        behaviour=behaviour,
         success=success,
     )
 
 
 def _check_finite(episodes: Episodes) -> None:
-    """Raise for the first task whose observations or rewards are not finite; one device synchronisation."""
-    seen = episodes.obs.sum(dim=(1, 2, 3)) + episodes.last_obs.sum(dim=(1, 2))
-    finite = ((seen + episodes.reward.sum(dim=(1, 2))) * 0).eq(0)
+    """Raise for the first task whose observations or rewards are not finite; waits for the device once."""
+    observed = episodes.obs.sum(dim=(1, 2, 3)) + episodes.last_obs.sum(dim=(1, 2))
+    total = observed + episodes.reward.sum(dim=(1, 2))
+
+    # Infinity times zero is not a number, so a single comparison finds both.
+    finite = (total * 0).eq(0)
     if not bool(finite.all()):
         task = int(finite.logical_not().nonzero()[0])
         raise FloatingPointError(f"task {task} of the batch gave an observation or reward that is not finite")
+
+
+class CapturedRollouts(Protocol):
+    """Captured rollouts of one policy; see `metarl.envs.rollout_graphs`."""
+
+    policy: ActingPolicy
+
+    def collect(self, env: "CapturableEnv", params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+        """What `collect` would return."""
+        ...
+
+
+@runtime_checkable
+class CapturableEnv(BatchedEnv, Protocol):
+    """A BatchedEnv whose steps are operations on tensors alone, so that a CUDA graph can hold them.
+
+    Attributes:
+        tasks: the M tasks.
+        state: of the episodes, leaves (M, E, …); a step reads it and puts the next one in its place.
+        rollout_graphs: captured rollouts; None where they are not captured.
+    """
+
+    tasks: Task
+    state: Any
+
+    @property
+    def rollout_graphs(self) -> CapturedRollouts | None:
+        """See Attributes."""
+        ...
+
+    def with_tasks(self, tasks: Task) -> "CapturableEnv":
+        """The same environment with as many episodes of other tasks."""
+        ...

@@ -11,21 +11,23 @@ from gymnasium.spaces import Box, Discrete
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import BatchedEnv
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Range, Task, num_tasks_of
+from metarl.envs.task_space import Range, Task, num_tasks_of, select_tasks
 
 FROZEN_SIZE = 1000
 """Number of tasks in each frozen list: validation, test and ood."""
 
 _FROZEN_SEEDS = {"validation": 1_000_003, "test": 2_000_003, "ood": 3_000_017}
+
 SPLITS = ("train", *_FROZEN_SEEDS)
+"""All splits; `ood` only where a distribution has ranges for it."""
 
 
 class TaskDistribution:
     """A distribution over tasks of one family of environments, with the splits train, validation, test and ood.
 
-    `train` is sampled afresh. `validation` and `test` are frozen lists of FROZEN_SIZE draws from the same ranges
-    with seeds of their own: asking for n tasks gives the first n, the same on every machine and in every run, so
-    results compare. In a continuous space the three splits share no task; a space of a few choices (two
+    `train` samples new tasks each time. `validation` and `test` are frozen lists of FROZEN_SIZE tasks, sampled from
+    the same ranges with seeds of their own: the first n of them are the same on every machine and in every run, so
+    that results can be compared. In a continuous space the three splits share no task; a space of a few choices (two
     directions, say) has no other tasks to offer, and they do. `ood` is a frozen list from outside the training
     ranges: extrapolation.
 
@@ -51,6 +53,7 @@ class TaskDistribution:
             unknown = set(ranges or {}) - set(train)
             if unknown:
                 raise ValueError(f"{split} ranges name {sorted(unknown)}, but the task parameters are {sorted(train)}")
+
         self.env = env
         self.train = dict(train)
         self.ood = dict(ood or {})
@@ -97,14 +100,15 @@ class TaskDistribution:
         """
         if split not in self.splits:
             raise ValueError(f"{self.name} has no split {split!r}; its splits are {', '.join(self.splits)}")
-        return {**self.train, **{"ood": self.ood, "test": self.test}.get(split, {})}
+        own_ranges = {"ood": self.ood, "test": self.test}.get(split, {})
+        return {**self.train, **own_ranges}
 
     def sample(self, num_tasks: int, split: str = "train", generator: torch.Generator | None = None) -> Task:
-        """Draw tasks, leaves (M, …), on the generator's device (CPU without one).
+        """Sample tasks, leaves (M, …), on the generator's device (CPU without one).
 
         Args:
             num_tasks: M ≥ 1.
-            split: "train" draws with the generator; the other splits are the first M of their frozen list.
+            split: "train" samples with the generator; the other splits give the first M of their frozen list.
             generator: needed for "train", not used by the frozen splits but for its device.
 
         Raises:
@@ -113,22 +117,31 @@ class TaskDistribution:
         ranges = self.ranges(split)
         if num_tasks < 1:
             raise ValueError(f"num_tasks must be at least 1, got {num_tasks}")
+
         if split == "train":
             if generator is None:
                 raise ValueError("sampling the training split needs a generator")
-            if self._train_tasks is not None:
-                count = num_tasks_of(self._train_tasks)
-                drawn = torch.randint(count, (num_tasks,), generator=generator, device=generator.device)
-                return {name: value.to(drawn.device)[drawn] for name, value in self._train_tasks.items()}
-            return {name: range_.sample(num_tasks, generator) for name, range_ in ranges.items()}
+            return self._sample_train(num_tasks, generator)
+
         if num_tasks > FROZEN_SIZE:
             raise ValueError(f"num_tasks must be at most {FROZEN_SIZE} in split {split!r}, got {num_tasks}")
-        frozen = torch.Generator().manual_seed(_FROZEN_SEEDS[split])
         device = generator.device if generator is not None else torch.device("cpu")
+
+        # The whole list is sampled on the CPU, whatever M and the device, so that task i is always the same.
+        frozen = torch.Generator().manual_seed(_FROZEN_SEEDS[split])
         return {name: range_.sample(FROZEN_SIZE, frozen)[:num_tasks].to(device) for name, range_ in ranges.items()}
 
+    def _sample_train(self, num_tasks: int, generator: torch.Generator) -> Task:
+        if self._train_tasks is None:
+            return {name: range_.sample(num_tasks, generator) for name, range_ in self.train.items()}
+
+        count = num_tasks_of(self._train_tasks)
+        index = torch.randint(count, (num_tasks,), generator=generator, device=generator.device)
+        on_device = {name: value.to(index.device) for name, value in self._train_tasks.items()}
+        return select_tasks(on_device, index)
+
     def with_train_tasks(self, tasks: Task) -> Self:
-        """The same distribution, but for a training split that draws from these N tasks with replacement."""
+        """The same distribution, except that its training split samples from these N tasks, with replacement."""
         restricted = copy.copy(self)
         restricted._train_tasks = tasks
         return restricted
@@ -152,24 +165,30 @@ class TaskDistribution:
                 the ood ranges.
         """
         values = _parse_task_text(task) if isinstance(task, str) else dict(task)
+
         if set(values) != set(self.train):
             raise ValueError(
                 f"task {task!r} names the parameters {sorted(map(str, values))}; {self.name} needs {sorted(self.train)}"
             )
+
         return {name: self._parse_value(name, values[name]) for name in self.train}
 
     def _parse_value(self, name: str, raw: Any) -> torch.Tensor:
+        """One task parameter, (1, …)."""
         train = self.train[name]
         try:
             value = torch.as_tensor(raw, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             raise ValueError(f"task parameter {name!r} must be numbers, got {raw!r}") from None
+
+        # The short form "gain=0.5" gives a list even of one number.
         if value.ndim == 1 and len(value) == 1 and train.shape == ():
             value = value[0]
         if tuple(value.shape) != train.shape:
             raise ValueError(
                 f"task parameter {name!r} must have shape {train.shape}, got {raw!r} of shape {tuple(value.shape)}"
             )
+
         allowed = [train, *(ranges[name] for ranges in (self.test, self.ood) if name in ranges)]
         if not any(bool(range_.contains(value.unsqueeze(0))) for range_ in allowed):
             described = " or ".join(str(range_) for range_ in allowed)
@@ -190,6 +209,7 @@ def _parse_task_text(text: str) -> dict[str, Any]:
             raise ValueError(f"task {text!r} is not valid JSON: {error}") from None
         assert isinstance(values, dict)
         return values
+
     values = {}
     for item in text.replace(";", " ").split():
         name, separator, numbers = item.partition("=")
@@ -197,7 +217,9 @@ def _parse_task_text(text: str) -> dict[str, Any]:
             parsed = [float(number) for number in numbers.split(",")]
         except ValueError:
             parsed = []
+
         if not (name and separator and parsed) or name in values:
             raise ValueError(f"task {text!r} is malformed at {item!r}: write 'name=1.0,2.0 other=3.0' or a JSON object")
         values[name] = parsed
+
     return values

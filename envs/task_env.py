@@ -1,7 +1,7 @@
 """TaskEnv: one definition of a parameterized environment, in torch, for training, Gymnasium and SB3 alike."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,23 +10,39 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.envs.env_family import EnvFamily, PicturedEnv
+from metarl.envs.env_family import EnvFamily, RenderableEnv
 from metarl.envs.rollout import ActingPolicy
 from metarl.envs.rollout_graphs import Capture, RolloutGraphs, cuda_graph
-from metarl.envs.task_space import Task, num_tasks_of
+from metarl.envs.task_space import Task, num_tasks_of, select_tasks
+
+# FuncEnv lets `params` be None; here every method is given a task. The type checker would compare the methods of every
+# family with FuncEnv's, so that for it TaskEnv begins the line.
+if TYPE_CHECKING:
+
+    class _FuncEnv:
+        """FuncEnv, without its signatures."""
+
+else:
+    _FuncEnv = FuncEnv
 
 State = Any
 """State of a TaskEnv: a tensor or a dict of named tensors, leaves (*batch, …)."""
 
 
-class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFamily):
+class TaskEnv(_FuncEnv, EnvFamily):
     """A Gymnasium FuncEnv whose `params` are the task, written in torch over any leading batch dimensions.
 
-    A subclass sets the attributes and writes `initial`, `transition` and `reward`; the other methods have
-    defaults. Every method is rank-polymorphic: states, actions and task parameters arrive as (*batch, …) with the
-    same leading dimensions (none in a single Gymnasium environment, (M, E) in training), so a method has no
-    Python branch on data. `rng` is a `torch.Generator` on the task's device. A method must not write into its
-    arguments.
+    A subclass sets the spaces and the horizon, and writes the first three of these methods; the others have defaults:
+
+        initial(rng, params)                            -> state
+        transition(state, action, rng, params)          -> next state
+        reward(state, action, next_state, rng, params)  -> reward (*batch,)
+        observation(state, rng, params)                 -> obs (*batch, O)
+        terminal(state, rng, params)                    -> terminated, bool (*batch,)
+
+    Every method is rank-polymorphic: states, actions and task parameters arrive as (*batch, …) with the same leading
+    dimensions (none in a single Gymnasium environment, (M, E) in training), so a method has no Python branch on data.
+    `rng` is a `torch.Generator` on the task's device. A method must not write into its arguments.
 
     Attributes:
         random_steps: whether anything but `initial` draws random numbers.
@@ -38,34 +54,27 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
     random_steps: bool = False
     rollout_graphs: RolloutGraphs | None = None
 
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
+    def initial(self, rng: torch.Generator, params: Task) -> State:
         """State at the start of an episode, (*batch, …), where *batch leads the shape of every task parameter."""
         raise NotImplementedError
 
-    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None) -> State:
+    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task) -> State:
         """Next state for an action of shape (*batch, A), or (*batch,) integers in a Discrete space."""
         raise NotImplementedError
 
-    def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def reward(self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task) -> Tensor:
+        """Reward of a transition, (*batch,)."""
+        raise NotImplementedError
+
+    def observation(self, state: State, rng: torch.Generator, params: Task) -> Tensor:
         """What the agent sees of a state, (*batch, O). Default: the state itself. It must not hold the task."""
         assert isinstance(state, Tensor), "an environment whose state is a dict must define observation()"
         return state
 
-    def reward(
-        self,
-        state: State,
-        action: Tensor,
-        next_state: State,
-        rng: torch.Generator,
-        params: Task | None = None,
-    ) -> Tensor:
-        """Reward of a transition, (*batch,)."""
-        raise NotImplementedError
-
-    def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
+    def terminal(self, state: State, rng: torch.Generator, params: Task) -> Tensor:
         """Whether a state ends the episode, bool, broadcastable to (*batch,). Default: never."""
-        assert params is not None
-        return torch.zeros((), dtype=torch.bool, device=next(iter(params.values())).device)
+        device = next(iter(params.values())).device
+        return torch.zeros((), dtype=torch.bool, device=device)
 
     def step(
         self, state: State, action: Tensor, rng: torch.Generator, params: Task
@@ -76,19 +85,55 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
         terminated = self.terminal(next_state, rng, params).expand(reward.shape)
         return next_state, self.observation(next_state, rng, params), reward, terminated
 
+    def bind(self, tasks: Task, num_episodes: int) -> "BoundTaskEnv":
+        """Bind to M tasks × E episodes: the BatchedEnv that `collect` steps."""
+        return BoundTaskEnv(self, tasks, num_episodes)
+
+    def get_default_params(self, **kwargs: Any) -> Task | None:
+        """See EnvFamily.get_default_params."""
+        return None
+
+    # Rendering
+
+    def render_init(self, params: Task, **kwargs: Any) -> Any:
+        """State of the renderer. Default: none needed."""
+        return None
+
+    def render_image(self, state: State, render_state: Any, params: Task) -> tuple[Any, NDArray[np.uint8]]:
+        """Render one state without batch dimensions: (render_state, uint8 image (height, width, 3))."""
+        raise NotImplementedError
+
+    def render_close(self, render_state: Any, params: Task | None = None) -> None:
+        """Release what `render_init` took. Default: nothing."""
+
+    @property
+    def can_render(self) -> bool:
+        """Whether `render_image` is defined."""
+        return type(self).render_image is not TaskEnv.render_image
+
+    def bind_for_rendering(self, tasks: Task, num_episodes: int) -> RenderableEnv:
+        """See EnvFamily.bind_for_rendering."""
+        if not self.can_render:
+            raise ValueError("it has no render_image()")
+        return BoundTaskEnv(self, tasks, num_episodes)
+
+    # Speed
+
     def compile(self, **options: Any) -> None:
         """Let torch.compile make `step` faster from now on, as `torch.nn.Module.compile` does with `forward`.
 
         The first steps of each batch shape take seconds, and a C++ compiler is needed on the CPU. Results equal those
-        of the plain step but for rounding. Where the family draws random numbers in its steps, it stays as it is:
-        a compiled function takes no torch.Generator.
+        of the plain step up to rounding. A family that draws random numbers in its steps stays as it is: a compiled
+        function takes no torch.Generator.
 
         Args:
             options: for torch.compile; not a mode that captures CUDA graphs, which `capture_rollouts` does.
         """
-        if not self.random_steps:
-            compiled = torch.compile(_without_generator(self), **options)
-            self.step = lambda state, action, rng, params: compiled(state, action, params)  # type: ignore[method-assign]
+        if self.random_steps:
+            return
+
+        compiled = torch.compile(_without_generator(self), **options)
+        self.step = lambda state, action, rng, params: compiled(state, action, params)  # type: ignore[method-assign]
 
     def capture_rollouts(self, policy: ActingPolicy, capture: Capture = cuda_graph) -> None:
         """Let `collect` run this policy's rollouts as CUDA graphs from now on, with the same results.
@@ -99,41 +144,9 @@ class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFami
 
         Args:
             policy: carries no memory from step to step.
-            capture: how; tests put in something that needs no GPU.
+            capture: how a step is captured; tests pass one that needs no GPU.
         """
         self.rollout_graphs = RolloutGraphs(policy, capture)
-
-    def get_default_params(self, **kwargs: Any) -> Task | None:
-        """See EnvFamily.get_default_params."""
-        return None
-
-    def render_init(self, params: Task | None = None, **kwargs: Any) -> Any:
-        """State of the renderer. Default: none needed."""
-        return None
-
-    def render_image(
-        self, state: State, render_state: Any, params: Task | None = None
-    ) -> tuple[Any, NDArray[np.uint8]]:
-        """Picture of one unbatched state: (render_state, uint8 image (height, width, 3))."""
-        raise NotImplementedError
-
-    def render_close(self, render_state: Any, params: Task | None = None) -> None:
-        """Release what `render_init` took. Default: nothing."""
-
-    def bind(self, tasks: Task, num_episodes: int) -> "BoundTaskEnv":
-        """Bind to M tasks × E episodes: the BatchedEnv that `collect` steps."""
-        return BoundTaskEnv(self, tasks, num_episodes)
-
-    @property
-    def draws_pictures(self) -> bool:
-        """Whether `render_image` is defined."""
-        return type(self).render_image is not TaskEnv.render_image
-
-    def bind_for_pictures(self, tasks: Task, num_episodes: int) -> PicturedEnv:
-        """See EnvFamily.bind_for_pictures."""
-        if not self.draws_pictures:
-            raise ValueError("it has no render_image()")
-        return BoundTaskEnv(self, tasks, num_episodes)
 
 
 class BoundTaskEnv:
@@ -151,13 +164,14 @@ class BoundTaskEnv:
         self.tasks = tasks
         self.horizon = env.horizon
         self.batch_shape = (num_tasks_of(tasks), num_episodes)
-        self._params = {
-            name: value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
-            for name, value in tasks.items()
-        }
         self.state: State = None
         self._rng: torch.Generator | None = None
-        self._render_states: dict[tuple[int, int], Any] = {}
+        self._renderers: dict[tuple[int, int], Renderer] = {}
+
+        # Each of the E episodes sees its task: (M, …) -> (M, E, …).
+        self._params: Task = {}
+        for name, value in tasks.items():
+            self._params[name] = value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
 
     def reset(self, generator: torch.Generator) -> Tensor:
         """Start an episode everywhere; `generator` also drives the steps that follow. Returns obs (M, E, O)."""
@@ -171,35 +185,66 @@ class BoundTaskEnv:
         self.state, obs, reward, terminated = self.env.step(self.state, action, self._rng, self._params)
         return obs, reward, terminated
 
+    def success(self) -> None:
+        """See BatchedEnv.success."""
+        return None
+
     @property
     def rollout_graphs(self) -> RolloutGraphs | None:
         """See CapturableEnv."""
         return self.env.rollout_graphs
 
-    def rebound(self, tasks: Task) -> "BoundTaskEnv":
-        """See CapturableEnv.rebound."""
+    def with_tasks(self, tasks: Task) -> "BoundTaskEnv":
+        """See CapturableEnv.with_tasks."""
         return BoundTaskEnv(self.env, tasks, self.batch_shape[1])
 
-    def success(self) -> None:
-        """See BatchedEnv.success."""
-        return None
-
-    def picture(self, task: int, episode: int) -> NDArray[np.uint8]:
-        """See PicturedEnv.picture."""
+    def render(self, task: int, episode: int) -> NDArray[np.uint8]:
+        """See RenderableEnv.render."""
         which = (task, episode)
-        params = {name: value[which] for name, value in self._params.items()}
-        state = self.state
-        one = {name: leaf[which] for name, leaf in state.items()} if isinstance(state, dict) else state[which]
-        if which not in self._render_states:
-            self._render_states[which] = self.env.render_init(params)
-        self._render_states[which], image = self.env.render_image(one, self._render_states[which], params)
+        if which not in self._renderers:
+            self._renderers[which] = Renderer(self.env)
+        return self._renderers[which].render(select_state(self.state, which), select_tasks(self._params, which))
+
+    def close_renderers(self) -> None:
+        """See RenderableEnv.close_renderers."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+
+class Renderer:
+    """Renders one environment of a TaskEnv; the family's renderer is started at the first frame.
+
+    Args:
+        env: defines `render_image`.
+    """
+
+    def __init__(self, env: TaskEnv) -> None:
+        self._env = env
+        self._started = False
+        self._render_state: Any = None
+
+    def render(self, state: State, params: Task) -> NDArray[np.uint8]:
+        """Image (height, width, 3) of a state without batch dimensions."""
+        if not self._started:
+            self._render_state = self._env.render_init(params)
+            self._started = True
+
+        self._render_state, image = self._env.render_image(state, self._render_state, params)
         return image
 
-    def close_pictures(self) -> None:
-        """See PicturedEnv.close_pictures."""
-        for render_state in self._render_states.values():
-            self.env.render_close(render_state)
-        self._render_states.clear()
+    def close(self) -> None:
+        """Release the family's renderer; may be called again."""
+        if self._started:
+            self._env.render_close(self._render_state)
+            self._started = False
+
+
+def select_state(state: State, index: Any) -> State:
+    """Part of a batched state, by an index of its leading dimensions."""
+    if isinstance(state, dict):
+        return {name: leaf[index] for name, leaf in state.items()}
+    return state[index]
 
 
 def _without_generator(env: TaskEnv) -> Callable[[State, Tensor, Task], tuple[State, Tensor, Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""Tasks and the ranges they are drawn from.
+"""Tasks and the ranges they are sampled from.
 
 Shape legend used by every docstring of the project:
 
@@ -19,7 +19,7 @@ Task = dict[str, Tensor]
 
 
 class Range(ABC):
-    """The set of values one task parameter may take, with a way to draw from it.
+    """The set of values that one task parameter may take, and a distribution over it.
 
     Attributes:
         units: physical units of the value, "" where it has none.
@@ -31,7 +31,7 @@ class Range(ABC):
 
     @abstractmethod
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
-        """Draw values, (M, *shape), float32 on the generator's device."""
+        """Sample values, (M, *shape), float32 on the generator's device."""
 
     @abstractmethod
     def contains(self, value: Tensor) -> Tensor:
@@ -41,28 +41,42 @@ class Range(ABC):
     def __str__(self) -> str: ...
 
 
+_TOLERANCE = 1e-6
+"""A value written as a decimal and stored as float32 still counts as its own bound."""
+
+_MAX_LISTED = 8
+"""A Choice of more values than these is described by its first and its last."""
+
+
 def _rand(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform on [0, 1), (M, *shape)."""
     return torch.rand((num_tasks, *shape), generator=generator, device=generator.device)
 
 
+def _randn(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal, (M, *shape)."""
+    return torch.randn((num_tasks, *shape), generator=generator, device=generator.device)
+
+
+def _randint(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Whole numbers low … high − 1, int64 of this shape."""
+    return torch.randint(low, high, shape, generator=generator, device=generator.device)
+
+
 def _all_elements(inside: Tensor) -> Tensor:
-    """Reduce (M, …) to (M,)."""
+    """Whether all elements of each value are inside, (M, …) -> (M,)."""
     return inside.reshape(len(inside), -1).all(dim=1)
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:
-    """How many independent values: "^n", or nothing for one."""
+    """How many independent values there are: "^n", or nothing for one."""
     return f"^{math.prod(shape)}" if shape else ""
 
 
-def _length(vector: Tensor) -> Tensor:
-    """Euclidean length, (M, n) -> (M,)."""
-    length: Tensor = torch.linalg.vector_norm(vector, dim=1)
-    return length
-
-
-_LISTED = 8  # values that a Choice is written out with
-_TOLERANCE = 1e-6  # a value written as a decimal and stored as float32 still counts as its own bound
+def _norm(vector: Tensor) -> Tensor:
+    """Euclidean norm, (M, n) -> (M,)."""
+    norm: Tensor = torch.linalg.vector_norm(vector, dim=1)
+    return norm
 
 
 @dataclass(frozen=True)
@@ -134,8 +148,7 @@ class Normal(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        noise = torch.randn((num_tasks, *self.shape), generator=generator, device=generator.device)
-        return self.mean + self.std * noise
+        return self.mean + self.std * _randn(num_tasks, self.shape, generator)
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
@@ -193,10 +206,7 @@ class Integers(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        drawn = torch.randint(
-            self.low, self.high + 1, (num_tasks, *self.shape), generator=generator, device=generator.device
-        )
-        return drawn.float()
+        return _randint(self.low, self.high + 1, (num_tasks, *self.shape), generator).float()
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
@@ -221,21 +231,22 @@ class Choice(Range):
         object.__setattr__(self, "shape", tuple(self._table().shape[1:]))
 
     def _table(self) -> Tensor:
+        """The values, (n, *shape)."""
         return torch.tensor(self.values, dtype=torch.float32)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
         table = self._table().to(generator.device)
-        index = torch.randint(len(table), (num_tasks,), generator=generator, device=generator.device)
-        return table[index]
+        return table[_randint(0, len(table), (num_tasks,), generator)]
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
+        # Every value against every entry of the table: (M, n, *shape).
         near = (value.unsqueeze(1) - self._table().to(value)).abs() <= _TOLERANCE
         return near.reshape(*near.shape[:2], -1).all(dim=2).any(dim=1)
 
     def __str__(self) -> str:
-        if len(self.values) > _LISTED:
+        if len(self.values) > _MAX_LISTED:
             return f"one of {len(self.values)} values, {self.values[0]} … {self.values[-1]}"
         return f"one of {list(self.values)}"
 
@@ -257,13 +268,15 @@ class Ball(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        direction = torch.randn((num_tasks, self.dim), generator=generator, device=generator.device)
+        direction = _randn(num_tasks, (self.dim,), generator)
+
+        # The volume within a radius grows as radius^dim, so the root makes points equally dense everywhere.
         radius = self.radius * _rand(num_tasks, (1,), generator) ** (1 / self.dim)
-        return radius * direction / _length(direction).unsqueeze(1)
+        return radius * direction / _norm(direction).unsqueeze(1)
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
-        return _length(value) <= self.radius + _TOLERANCE
+        return _norm(value) <= self.radius + _TOLERANCE
 
     def __str__(self) -> str:
         return f"uniform in the {self.dim}-ball of radius {self.radius:g}"
@@ -280,7 +293,7 @@ class Circle(Range):
     shape: tuple[int, ...] = (2,)
 
     def __post_init__(self) -> None:
-        """Reject an empty arc and one that overlaps itself."""
+        """Reject an empty arc, and one longer than the circle."""
         if not (self.radius > 0 and self.start < self.end <= self.start + 2 * math.pi + _TOLERANCE):
             raise ValueError(
                 f"Circle needs radius > 0 and start < end <= start + 2π, "
@@ -294,10 +307,14 @@ class Circle(Range):
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains; on the circle to 1e-3 of its radius, so that a task may be written with 3 decimals."""
-        from_start = torch.remainder(torch.atan2(value[:, 1], value[:, 0]) - self.start, 2 * math.pi)
-        slack = 1e-3
-        on_arc = (from_start <= self.end - self.start + slack) | (from_start >= 2 * math.pi - slack)
-        return on_arc & ((_length(value) - self.radius).abs() <= slack * self.radius)
+        tolerance = 1e-3
+        on_circle = (_norm(value) - self.radius).abs() <= tolerance * self.radius
+
+        # An angle just before the start of the arc appears as almost a full turn.
+        angle = torch.atan2(value[:, 1], value[:, 0])
+        from_start = torch.remainder(angle - self.start, 2 * math.pi)
+        on_arc = (from_start <= self.end - self.start + tolerance) | (from_start >= 2 * math.pi - tolerance)
+        return on_arc & on_circle
 
     def __str__(self) -> str:
         degrees = f"{math.degrees(self.start):g}°–{math.degrees(self.end):g}°"
@@ -323,15 +340,16 @@ class BoxRing(Range):
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample.
 
-        The largest coordinate r has density ∝ r^(dim-1), as r^dim is uniform; a uniformly chosen face of the
-        cube of half-width r holds the point, uniform on that face.
+        The largest coordinate r has density ∝ r^(dim-1), since r^dim is uniform. The point is uniform on a randomly
+        chosen face of the cube of half-width r.
         """
-        volume = self.inner**self.dim + (self.outer**self.dim - self.inner**self.dim) * _rand(
-            num_tasks, (1,), generator
-        )
+        inner, outer = self.inner**self.dim, self.outer**self.dim
+        volume = inner + (outer - inner) * _rand(num_tasks, (1,), generator)
         radius = volume ** (1 / self.dim)
+
+        # A face fixes one coordinate, at +r or at −r.
         point = radius * (2 * _rand(num_tasks, (self.dim,), generator) - 1)
-        face = torch.randint(2 * self.dim, (num_tasks, 1), generator=generator, device=generator.device)
+        face = _randint(0, 2 * self.dim, (num_tasks, 1), generator)
         return point.scatter(1, face // 2, torch.where(face % 2 == 0, radius, -radius))
 
     def contains(self, value: Tensor) -> Tensor:
@@ -340,12 +358,13 @@ class BoxRing(Range):
         return (radius >= self.inner - _TOLERANCE) & (radius <= self.outer + _TOLERANCE)
 
     def __str__(self) -> str:
-        outer, inner = (f"[-{half:g}, {half:g}]^{self.dim}" for half in (self.outer, self.inner))
+        outer = f"[-{self.outer:g}, {self.outer:g}]^{self.dim}"
+        inner = f"[-{self.inner:g}, {self.inner:g}]^{self.dim}"
         return f"uniform in {outer} outside {inner}"
 
 
-def select_tasks(tasks: Task, index: slice) -> Task:
-    """Take a slice of the task dimension, leaves (M, …)."""
+def select_tasks(tasks: Task, index: int | slice | tuple[int, ...] | Tensor) -> Task:
+    """Some of a batch of tasks, by an index of their leading dimensions."""
     return {name: value[index] for name, value in tasks.items()}
 
 
@@ -356,4 +375,8 @@ def num_tasks_of(tasks: Task) -> int:
 
 def tasks_to_json(tasks: Task) -> list[dict[str, object]]:
     """One JSON object per task, e.g. [{"goal": [0.3, 0.2]}]."""
-    return [{name: value[i].tolist() for name, value in tasks.items()} for i in range(num_tasks_of(tasks))]
+    return [_task_to_json(select_tasks(tasks, index)) for index in range(num_tasks_of(tasks))]
+
+
+def _task_to_json(task: Task) -> dict[str, object]:
+    return {name: value.tolist() for name, value in task.items()}

@@ -17,22 +17,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from metarl.envs.adapters.gymnasium_single import (
-    Flags,
-    Floats,
-    TaskChoice,
-    action_tensor,
-    as_distribution,
-    at_least_one,
-    copy_out,
-    own_spaces,
-    parse_choice,
-    replace_rows,
-)
-from metarl.envs.external.gymnasium_tasks import ExternalEnv, GymnasiumFamily, task_values
+from metarl.envs.adapters.arguments import TaskChoice, as_distribution, at_least_one, own_spaces, parse_choice
+from metarl.envs.adapters.task_batch import Flags, Floats, TaskBatch, action_tensor, copy_out, repeat_task
+from metarl.envs.external.env_spec import ExternalEnv
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_env import State
-from metarl.envs.task_space import Task, num_tasks_of
+from metarl.envs.task_space import Task
 
 
 class TaskSB3VecEnv(VecEnv):
@@ -49,9 +39,9 @@ class TaskSB3VecEnv(VecEnv):
     Args:
         distribution: a TaskDistribution, or a name that `make_distribution` knows.
         num_envs: N.
-        task: as in TaskGymEnv, the same for all; with "sample" every episode draws a training task; or a Task with
+        task: as in TaskGymEnv, the same for all; with "sample" every episode samples a training task; or a Task with
             leaves (1, …) for all, or (N, …), one for each.
-        seed: drives task draws and the environments' randomness; `seed()` sets another at the next reset.
+        seed: drives the sampling of tasks and the environments' randomness; `seed()` sets another at the next reset.
 
     Raises:
         ValueError: N below 1, unknown distribution, or malformed or out-of-range task.
@@ -65,16 +55,15 @@ class TaskSB3VecEnv(VecEnv):
         seed: int = 0,
     ) -> None:
         self.distribution = as_distribution(distribution)
-        self.render_mode = None
+        self.render_mode = None  # read by VecEnv
         super().__init__(at_least_one("num_envs", num_envs), *own_spaces(self.distribution))
-        self._batch_space = batch_space(self.action_space, num_envs)
         self.env_steps = 0
-        self._env = self.distribution.task_env
-        self._fixed_tasks = self._parse_tasks(task)
-        self._rng = torch.Generator().manual_seed(seed)
-        self._params: Task = {}
-        self._state: State = None
+
+        self._batch = TaskBatch(self.distribution, num_envs, self._parse_tasks(task))
+        self._batch.rng.manual_seed(seed)
+        self._batch_space = batch_space(self.action_space, num_envs)
         self._actions: NDArray[Any] = np.empty(0)
+
         self._start = time.monotonic()
         self._returns = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, np.int64)
@@ -83,13 +72,13 @@ class TaskSB3VecEnv(VecEnv):
     def reset(self) -> Floats:
         """Start an episode everywhere; observations (N, O)."""
         if self._seeds[0] is not None:
-            self._rng.manual_seed(self._seeds[0])
+            self._batch.rng.manual_seed(self._seeds[0])
             self._reset_seeds()
-        self._params = self._tasks(self.num_envs) if self._fixed_tasks is None else self._fixed_tasks
-        self._state = self._env.initial(self._rng, self._params)
+
+        self._batch.start()
         self._returns[:] = 0
         self._lengths[:] = 0
-        return self._observe()
+        return self._batch.observe()
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Take the actions (N, A), or (N,) integers, of the next step."""
@@ -102,24 +91,24 @@ class TaskSB3VecEnv(VecEnv):
         Raises:
             ValueError: the actions have another shape, or one is not in the Discrete space.
         """
-        assert self._state is not None, "reset() comes before step()"
-        env, rng, params = self._env, self._rng, self._params
-        chosen = action_tensor(self._actions, self._batch_space)
-        next_state = env.transition(self._state, chosen, rng, params)
-        reward = copy_out(env.reward(self._state, chosen, next_state, rng, params))
-        terminated = env.terminal(next_state, rng, params).expand(self.num_envs).numpy()
-        self._state = next_state
+        reward_tensor, terminated = self._batch.step(action_tensor(self._actions, self._batch_space))
+        reward = copy_out(reward_tensor)
         self.env_steps += self.num_envs
         self._returns += reward
         self._lengths += 1
         done = terminated | (self._lengths >= self.distribution.horizon)
+
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        obs = self._observe()
+        obs = self._batch.observe()
         if done.any():
+            # What is observed so far ends the old episodes; what is returned begins the new ones.
             for row in np.flatnonzero(done):
                 infos[row] = self._end_of_episode(int(row), obs[row], truncated=not terminated[row])
-            self._restart(done)
-            obs = self._observe()
+            self._batch.restart(done)
+            self._returns[done] = 0
+            self._lengths[done] = 0
+            obs = self._batch.observe()
+
         return obs, reward, done, infos
 
     def close(self) -> None:
@@ -145,26 +134,16 @@ class TaskSB3VecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """No pictures: watch a policy in `gymnasium.make`."""
+        """Nothing is rendered here: watch a policy in `gymnasium.make`."""
         return [None] * self.num_envs
 
     def _parse_tasks(self, task: TaskChoice | Task) -> Task | None:
-        """The tasks of all environments, leaves (N, …); None where each episode draws its own."""
-        shared = cast(Task, task) if _is_task(task) else parse_choice(self.distribution, cast(TaskChoice, task))
-        if shared is None:
-            return None
-        count = num_tasks_of(shared)
-        if count not in (1, self.num_envs):
-            raise ValueError(f"task must hold 1 task or num_envs={self.num_envs}, got {count}")
-        return {name: value.expand(self.num_envs, *value.shape[1:]).clone() for name, value in shared.items()}
-
-    def _tasks(self, count: int) -> Task:
-        return self.distribution.sample(count, "train", self._rng)
-
-    def _observe(self) -> Floats:
-        return copy_out(self._env.observation(self._state, self._rng, self._params))
+        """The tasks of all environments, leaves (N, …); None where each episode samples its own."""
+        tasks = _as_tasks(self.distribution, task)
+        return None if tasks is None else repeat_task(tasks, self.num_envs)
 
     def _end_of_episode(self, row: int, obs: Floats, truncated: bool) -> dict[str, Any]:
+        """The info of a row whose episode has ended with this observation (O,)."""
         episode = {
             "r": float(self._returns[row]),
             "l": int(self._lengths[row]),
@@ -172,39 +151,32 @@ class TaskSB3VecEnv(VecEnv):
         }
         return {"terminal_observation": obs, "TimeLimit.truncated": truncated, "episode": episode}
 
-    def _restart(self, done: Flags) -> None:
-        """Start a new episode, of a new task where tasks are sampled, in the rows of a bool mask (N,)."""
-        rows = torch.from_numpy(done)
-        if self._fixed_tasks is None:
-            self._params = replace_rows(self._params, rows, self._tasks(int(done.sum())))
-        first = self._env.initial(self._rng, {name: value[rows] for name, value in self._params.items()})
-        self._state = replace_rows(self._state, rows, first)
-        self._returns[done] = 0
-        self._lengths[done] = 0
-
 
 class SampledEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment of GymnasiumTasks that takes the next of these tasks at every reset, or a training task.
+    """An environment of GymnasiumTasks that is given a task at every reset: always the same, or a new training task.
 
     Args:
         env: takes tasks.
-        distribution: whose training tasks are drawn.
-        task: leaves (1, …), the same in every episode; None: a new one in each.
-        seed: of the draws and of the environment.
+        distribution: whose training tasks are sampled.
+        task: leaves (1, …), the same in every episode; None: each episode samples its own.
+        seed: drives the sampling of tasks and the environment's randomness.
     """
 
     def __init__(self, env: ExternalEnv, distribution: TaskDistribution, task: Task | None, seed: int) -> None:
         super().__init__(env)
-        self._taking, self._distribution, self._task = env, distribution, task
+        self._external_env = env
+        self._distribution = distribution
+        self._task = task
         self._rng = torch.Generator().manual_seed(seed)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode, seeded from this wrapper's own stream."""
         if seed is not None:
             self._rng.manual_seed(seed)
+
         task = self._distribution.sample(1, "train", self._rng) if self._task is None else self._task
-        self._taking.set_task(task_values(task)[0])
-        return self._taking.reset(seed=int(torch.randint(2**31, (), generator=self._rng)))
+        self._external_env.set_task(task_values(task)[0])
+        return self._external_env.reset(seed=int(torch.randint(2**31, (), generator=self._rng)))
 
 
 def make_sb3_vec_env(
@@ -216,21 +188,29 @@ def make_sb3_vec_env(
         distribution: the tasks.
         num_envs: N.
         task: as in TaskSB3VecEnv; of environments not written in torch, the same for all.
-        seed: drives task draws and the environments' randomness.
+        seed: drives the sampling of tasks and the environments' randomness.
     """
     family = distribution.env
     if not isinstance(family, GymnasiumFamily):
         return TaskSB3VecEnv(distribution, num_envs, task, seed)
-    chosen = task if _is_task(task) else parse_choice(distribution, cast(TaskChoice, task))
+
+    tasks = _as_tasks(distribution, task)
 
     def maker(index: int) -> Callable[[], gymnasium.Env[Any, Any]]:
         def make() -> gymnasium.Env[Any, Any]:
-            taking = SampledEpisodes(family.single(), distribution, cast(Task | None, chosen), seed + index)
-            return Monitor(TimeLimit(taking, family.horizon))
+            env = SampledEpisodes(family.single(), distribution, tasks, seed + index)
+            return Monitor(TimeLimit(env, family.horizon))
 
         return make
 
     return DummyVecEnv([maker(index) for index in range(at_least_one("num_envs", num_envs))])
+
+
+def _as_tasks(distribution: TaskDistribution, task: TaskChoice | Task) -> Task | None:
+    """The tasks that an argument `task` stands for, leaves (1, …) or (N, …); None: each episode samples its own."""
+    if _is_task(task):
+        return cast(Task, task)
+    return parse_choice(distribution, cast(TaskChoice, task))
 
 
 def _is_task(task: TaskChoice | Task) -> bool:

@@ -8,15 +8,20 @@ from numpy.typing import NDArray
 
 
 def space_to_json(space: Space[Any]) -> dict[str, Any]:
-    """A space as plain data; a bound that is the same everywhere as one number, none as null.
+    """A space as plain data; a bound that is the same for all elements is one number, an infinite one is null.
 
     Raises:
         ValueError: a kind of space that has no such form.
     """
     match space:
         case Box():
-            bounds = {"low": _bound_to_json(space.low), "high": _bound_to_json(space.high)}
-            return {"kind": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
+            return {
+                "kind": "Box",
+                "low": _bound_to_json(space.low),
+                "high": _bound_to_json(space.high),
+                "shape": list(space.shape),
+                "dtype": str(space.dtype),
+            }
         case Discrete():
             return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
         case MultiDiscrete():
@@ -27,6 +32,7 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
             return {"kind": "Dict", "spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
         case Tuple():
             return {"kind": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+
     raise ValueError(f"space {space} cannot be written as JSON")
 
 
@@ -39,8 +45,10 @@ def space_from_json(data: dict[str, Any]) -> Space[Any]:
     try:
         match data["kind"]:
             case "Box":
-                shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
-                low, high = (_bound(data[name], end, shape, dtype) for name, end in (("low", -1), ("high", 1)))
+                shape = tuple(data["shape"])
+                dtype = np.dtype(data["dtype"])
+                low = _bound_from_json(data["low"], -np.inf, shape, dtype)
+                high = _bound_from_json(data["high"], np.inf, shape, dtype)
                 return Box(low, high, shape, dtype.type)
             case "Discrete":
                 return Discrete(data["n"], start=data["start"])
@@ -54,10 +62,12 @@ def space_from_json(data: dict[str, Any]) -> Space[Any]:
                 return Tuple([space_from_json(part) for part in data["spaces"]])
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise ValueError(f"not a space: {data!r} ({type(error).__name__}: {error})") from None
+
     raise ValueError(f"not a space: {data!r}")
 
 
 def _bound_to_json(bound: NDArray[Any]) -> Any:
+    """One number where all elements are the same, else a flat list of them."""
     if bound.size and bool(np.all(bound == bound.flat[0])):
         return _number_or_none(bound.flat[0].item())
     return [_number_or_none(value) for value in bound.reshape(-1).tolist()]
@@ -68,7 +78,8 @@ def _number_or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _bound(data: Any, end: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A bound (*shape); `end` is the sign of the infinity that null stands for."""
-    values = [end * np.inf if value is None else value for value in (data if isinstance(data, list) else [data])]
-    return np.broadcast_to(np.array(values, dtype).reshape(shape if len(values) > 1 else ()), shape)
+def _bound_from_json(data: Any, infinity: float, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A bound (*shape); `infinity`, of either sign, is what null stands for."""
+    numbers = data if isinstance(data, list) else [data]
+    values = np.array([infinity if value is None else value for value in numbers], dtype)
+    return np.broadcast_to(values.reshape(shape if len(values) > 1 else ()), shape)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from metarl.envs.external.gymnasium_tasks import GymnasiumTasks, number
+from metarl.envs.external.env_spec import number
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.external.worker_pool import TaskValues
 from metarl.envs.family_entry import Family
 from metarl.envs.task_space import Integers, Uniform

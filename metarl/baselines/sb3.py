@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from metarl.agents.sb3 import SB3Policy, learn_with_evaluations, load_model, make_model
-from metarl.envs.adapters.gymnasium_single import SAMPLE
+from metarl.envs.adapters.arguments import SAMPLE
 from metarl.envs.adapters.sb3 import make_sb3_vec_env
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect

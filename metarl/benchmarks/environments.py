@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from metarl.envs.adapters.gymnasium_single import TaskVectorEnv
+from metarl.envs.adapters.gymnasium_vector import TaskVectorEnv
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
@@ -147,7 +147,7 @@ def cores(count: int) -> Iterator[None]:
 
 def _maker(env_id: str) -> Callable[[], gymnasium.Env[Any, Any]]:
     """The prefix registers our ids in the process of its own as well."""
-    return lambda: gymnasium.make(f"envs:{env_id}", disable_env_checker=True)
+    return lambda: gymnasium.make(f"metarl.envs:{env_id}", disable_env_checker=True)
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ from gymnasium.spaces import Space
 
 from metarl.deployment.policy import SpecialisedPolicy
 from metarl.deployment.specialise import Effort, Experience, Report, live_experience, specialise, task_experience
-from metarl.envs.adapters.gymnasium_single import own_spaces
-from metarl.envs.external.gymnasium_tasks import ExternalEnv, GymnasiumFamily, task_values
+from metarl.envs.adapters.arguments import own_spaces
+from metarl.envs.external.env_spec import ExternalEnv
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import Task, tasks_to_json

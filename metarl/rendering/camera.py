@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from metarl.envs.env_family import PicturedEnv
+from metarl.envs.env_family import RenderableEnv
 
 Picture = NDArray[np.uint8]
 """(height, width, 3)."""
@@ -44,7 +44,7 @@ class Camera:
         clips: of each batch of episodes begun, k = 0 … K, the clips of the M tasks.
     """
 
-    def __init__(self, env: PicturedEnv, size: int, stride: int = 1) -> None:
+    def __init__(self, env: RenderableEnv, size: int, stride: int = 1) -> None:
         self.horizon, self.batch_shape = env.horizon, env.batch_shape
         self.clips: list[list[Clip]] = []
         self._env, self._size, self._stride = env, size, stride
@@ -77,7 +77,7 @@ class Camera:
 
     def _picture(self, task: int) -> Picture:
         """As large as asked for, so that a long film fits into memory."""
-        image = Image.fromarray(self._env.picture(task, EPISODE))
+        image = Image.fromarray(self._env.render(task, EPISODE))
         scale = self._size / max(image.size)
         width, height = (max(round(side * scale), 1) for side in image.size)
         return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))

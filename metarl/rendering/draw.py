@@ -13,7 +13,7 @@ from rich.console import Console
 
 from metarl.agents.learner import MetaLearner
 from metarl.console import say
-from metarl.envs.env_family import PicturedEnv
+from metarl.envs.env_family import RenderableEnv
 from metarl.envs.registry import env_label
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, tasks_to_json
@@ -148,7 +148,7 @@ class Render:
             try:
                 batches = adapt_in(camera, learner, steps, generator).batches
             finally:
-                pictured.close_pictures()
+                pictured.close_renderers()
             rows = film_rows(tasks, batches, camera, "the task" if self.task else f"{self.split} task")
             if still:
                 write_still(path, strip(f"{title}: before and after each adaptation step", rows, stride))
@@ -205,14 +205,14 @@ def _has_plane(distribution: TaskDistribution) -> bool:
     return distribution.env.plane_path(torch.zeros(1, *distribution.observation_space.shape)) is not None
 
 
-def _pictured(distribution: TaskDistribution, tasks: Task, episodes: int) -> PicturedEnv:
+def _pictured(distribution: TaskDistribution, tasks: Task, episodes: int) -> RenderableEnv:
     """Environments that can be looked at.
 
     Raises:
         UserError: the family draws no pictures.
     """
     try:
-        return distribution.env.bind_for_pictures(tasks, episodes)
+        return distribution.env.bind_for_rendering(tasks, episodes)
     except ValueError as error:
         raise UserError(
             f"{distribution.name} cannot be filmed: {error}; 'metarl render --heat-map' needs no pictures"

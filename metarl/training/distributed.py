@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
+from metarl.envs.cores import num_cores
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.errors import TrainingError, UserError
 from metarl.run.config import TrainConfig
@@ -48,8 +49,8 @@ def local_device(device: str) -> str:
 
 
 def local_cores() -> int:
-    """CPU cores for each of the processes on this machine."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1) if is_job() else 1))
+    """See `metarl.envs.cores.num_cores`."""
+    return num_cores()
 
 
 def check_job(config: TrainConfig) -> None:

@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, V
 from metarl.envs import TaskDistribution, TaskGymEnv, make_distribution
 from metarl.envs.adapters.sb3 import TaskSB3VecEnv
 from metarl.envs.task_space import Task, tasks_to_json
-from tests.envs.adapters.test_gymnasium import DETERMINISTIC, corridor
+from tests.envs.adapters.test_gymnasium_vector import DETERMINISTIC
+from tests.helpers.corridor import corridor
 
 PEARL = "point-navigation/pearl"
 RIGHT = 2

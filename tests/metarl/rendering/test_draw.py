@@ -138,7 +138,7 @@ def test_one_task_is_shown_and_named(workplace: Path, rows: list[Row], capsys: p
 def test_the_camera_sees_every_state_of_the_first_episode_and_changes_nothing() -> None:
     distribution = early_ending()
     tasks, policy = distribution.sample(3, "test"), RandomPolicy(distribution.action_space)
-    camera = Camera(distribution.env.bind_for_pictures(tasks, 2), size=256)
+    camera = Camera(distribution.env.bind_for_rendering(tasks, 2), size=256)
     filmed = collect(camera, policy, {}, torch.Generator().manual_seed(1))
     plain = collect(distribution.bind(tasks, 2), policy, {}, torch.Generator().manual_seed(1))
     assert torch.equal(filmed.obs, plain.obs)
@@ -156,7 +156,7 @@ def test_the_camera_sees_every_state_of_the_first_episode_and_changes_nothing() 
 def test_long_episodes_are_filmed_at_intervals_and_at_their_end() -> None:
     distribution = early_ending()
     tasks, policy = distribution.sample(3, "test"), RandomPolicy(distribution.action_space)
-    cameras = [Camera(distribution.env.bind_for_pictures(tasks, 1), 64, stride) for stride in (1, 4)]
+    cameras = [Camera(distribution.env.bind_for_rendering(tasks, 1), 64, stride) for stride in (1, 4)]
     for camera in cameras:
         collect(camera, policy, {}, torch.Generator().manual_seed(1))
     for every, some in zip(cameras[0].clips[0], cameras[1].clips[0], strict=True):

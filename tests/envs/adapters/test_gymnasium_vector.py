@@ -1,8 +1,5 @@
-"""The Gymnasium adapters: both environment checkers, and the batch against Gymnasium's own SyncVectorEnv."""
+"""The vector environment: against Gymnasium's own SyncVectorEnv of single ones."""
 
-import importlib
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,192 +7,21 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
-from torch import Tensor
 
-import metarl.envs
-from metarl.envs import FAMILIES, TaskDistribution, TaskEnv, TaskGymEnv, TaskVectorEnv, Uniform
-from metarl.envs.adapters.gymnasium_single import register_gymnasium_ids
-from metarl.envs.task_env import State
-from metarl.envs.task_space import Task, tasks_to_json
+from metarl.envs import FAMILIES, TaskDistribution, TaskGymEnv, TaskVectorEnv
+from metarl.envs.task_space import tasks_to_json
+from tests.helpers.corridor import Corridor, corridor
 
 POINT = "metarl/PointNavigation-v0"
-TORCH_FAMILIES = [family for family in FAMILIES.values() if family.gymnasium_id]
-IDS = [family.gymnasium_id for family in TORCH_FAMILIES]
 DETERMINISTIC = [family for name, family in FAMILIES.items() if name.startswith("point-")]
-
-
-class Corridor(TaskEnv):
-    """Walk left, stay or right to the "exit", starting near 0; a dict state, a Discrete action, no pictures.
-
-    x' = x + a − 1, n' = n + 1, r = −|x' − exit| + 0.01 n'; "noise" spreads the start.
-    """
-
-    observation_space = Box(-100.0, 100.0, (2,), np.float32)
-    action_space = Discrete(3)
-    horizon = 5
-
-    def initial(self, rng: torch.Generator, params: Task | None = None) -> State:
-        """See TaskEnv.initial."""
-        assert params is not None
-        spread = torch.rand(params["exit"].shape, generator=rng)
-        return {"x": params["noise"] * spread, "n": torch.zeros_like(spread)}
-
-    def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task | None = None) -> State:
-        """See TaskEnv.transition."""
-        return {"x": state["x"] + action - 1, "n": state["n"] + 1}
-
-    def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
-        """See TaskEnv.observation."""
-        return torch.stack([state["x"], state["n"]], dim=-1)
-
-    def reward(
-        self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task | None = None
-    ) -> Tensor:
-        """See TaskEnv.reward."""
-        assert params is not None
-        return torch.add(0.01 * next_state["n"], -(next_state["x"] - params["exit"]).abs())
-
-    def terminal(self, state: State, rng: torch.Generator, params: Task | None = None) -> Tensor:
-        """See TaskEnv.terminal."""
-        assert params is not None
-        return torch.ge(state["x"], params["exit"])
-
-
-def corridor() -> TaskDistribution:
-    return TaskDistribution(Corridor(), {"exit": Uniform(1.0, 5.0), "noise": Uniform(0.0, 0.5)}, name="corridor")
 
 
 def rollout(env: VectorEnv[Any, Any, Any], actions: list[Any], **reset: Any) -> list[Any]:
     """What reset and each step returned."""
     return [env.reset(**reset), *(env.step(action) for action in actions)]
-
-
-# The environment checkers
-
-
-@pytest.mark.parametrize("task", [None, "sample"])
-def test_both_checkers_pass_a_dict_state_and_discrete_actions(task: str | None) -> None:
-    env = TaskGymEnv(corridor(), task)
-    check_env(env, skip_render_check=True)  # it asks for a spec to make other render modes from
-    check_env_for_sb3(env)
-
-
-# Registration
-
-
-def test_the_ids_are_registered_once_with_the_familys_horizon() -> None:
-    for family in TORCH_FAMILIES:
-        spec = gymnasium.spec(family.gymnasium_id)
-        assert spec.max_episode_steps == family.make().horizon
-        assert spec.kwargs == {"distribution": family.name}
-    before = dict(gymnasium.registry)
-    register_gymnasium_ids()
-    importlib.reload(metarl.envs)
-    assert all(gymnasium.registry[env_id] is before[env_id] for env_id in IDS)
-
-
-def test_importing_envs_registers_and_stays_light() -> None:
-    code = (
-        "import sys, gymnasium, envs\n"
-        f"env = gymnasium.make({POINT!r}, task={{'goal': [0.3, 0.2]}})\n"
-        f"batch = gymnasium.make_vec({POINT!r}, num_envs=8)\n"
-        "assert batch.num_envs == 8\n"
-        "heavy = {'pygame', 'stable_baselines3', 'matplotlib', 'tensorboard', 'mujoco'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
-
-
-# One environment
-
-
-def test_one_environment_follows_the_equations() -> None:
-    env = gymnasium.make(POINT, task={"goal": [0.3, 0.2]})
-    obs, info = env.reset(seed=0)
-    assert obs.tolist() == [0.0, 0.0]
-    assert info["task"]["goal"].tolist() == pytest.approx([0.3, 0.2])
-    obs, reward, terminated, truncated, _ = env.step(np.array([1.0, 0.5], np.float32))
-    assert obs.dtype == np.float32
-    assert obs.tolist() == pytest.approx([0.1, 0.05])
-    assert reward == pytest.approx(-0.25)
-    assert (terminated, truncated) == (False, False)
-    env.step(np.array([1.0, 1.0], np.float32))
-    obs, reward, terminated, truncated, _ = env.step(np.array([9.0, 0.5], np.float32))  # clipped to the goal
-    assert obs.tolist() == pytest.approx([0.3, 0.2])
-    assert reward == pytest.approx(0.0, abs=1e-6)
-    assert (terminated, truncated) == (True, False)
-
-
-def test_make_truncates_at_the_horizon() -> None:
-    env = gymnasium.make("metarl/PointNavigationPearl-v0")
-    env.reset(seed=0)
-    flags = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(20)]
-    assert flags == [(False, False)] * 19 + [(False, True)]
-
-
-def test_the_task_option_holds_until_changed() -> None:
-    env = TaskGymEnv("point-navigation")
-
-    def goal(**reset: Any) -> Any:
-        return env.reset(**reset)[1]["task"]["goal"].tolist()
-
-    assert goal(seed=0) == pytest.approx([0.3, 0.2])
-    assert goal(options={"task": {"goal": [-0.4, 0.1]}}) == pytest.approx([-0.4, 0.1])
-    assert goal() == pytest.approx([-0.4, 0.1])
-    assert goal(options={}) == pytest.approx([-0.4, 0.1])
-    sampled = [goal(options={"task": "sample"}), goal(), goal()]
-    assert len({tuple(g) for g in sampled}) == 3
-    assert goal(options={"task": None}) == pytest.approx([0.3, 0.2])
-    assert goal() == pytest.approx([0.3, 0.2])
-
-
-def test_the_task_holds_during_an_episode_and_its_info_is_the_readers_own() -> None:
-    env = TaskGymEnv("point-dynamics", task="sample")
-    _, info = env.reset(seed=3)
-    expected = {name: value.copy() for name, value in info["task"].items()}
-    for value in info["task"].values():
-        value[...] = 99
-    assert data_equivalence(env.step(np.ones(2))[4]["task"], expected, exact=True)
-
-
-def test_sampled_tasks_are_training_tasks_and_follow_the_seed() -> None:
-    def goals(seed: int) -> list[Any]:
-        env = TaskGymEnv("point-navigation/pearl", task="sample")
-        infos = [env.reset(seed=seed)[1], *(env.reset()[1] for _ in range(20))]
-        return [info["task"]["goal"].tolist() for info in infos]
-
-    drawn = goals(5)
-    assert drawn == goals(5)
-    assert not {tuple(g) for g in drawn} & {tuple(g) for g in goals(6)}
-    assert len({tuple(g) for g in drawn}) == 21
-    assert FAMILIES["point-navigation/pearl"].make().train["goal"].contains(torch.tensor(drawn)).all()
-
-
-def test_a_returned_observation_is_not_written_again() -> None:
-    env = TaskGymEnv("point-navigation")
-    first, _ = env.reset(seed=0)
-    second = env.step(np.ones(2))[0]
-    first[:] = 7
-    second_before = second.copy()
-    assert env.step(np.zeros(2))[0].tolist() == pytest.approx([0.1, 0.1])
-    assert (second == second_before).all()
-
-
-def test_seeding_one_environments_actions_leaves_anothers_alone() -> None:
-    one, other = TaskGymEnv("point-navigation"), TaskGymEnv("point-navigation")
-    one.action_space.seed(0)
-    expected = one.action_space.sample()
-    one.action_space.seed(0)
-    other.action_space.seed(1)
-    assert (one.action_space.sample() == expected).all()
-
-
-# The batch
 
 
 @pytest.mark.parametrize("family", DETERMINISTIC, ids=lambda family: family.name)
@@ -338,7 +164,7 @@ def test_a_rejected_option_changes_nothing() -> None:
     assert env.reset()[1]["task"]["goal"] == pytest.approx(np.array([[0.3, 0.2]] * 2))
 
 
-# Bad input
+# Bad input, of one environment and of the batch
 
 
 @pytest.mark.parametrize(
@@ -405,25 +231,7 @@ def test_an_action_outside_a_discrete_space_is_rejected() -> None:
         batch.step(np.array([0, 3]))
 
 
-# Pictures
-
-
-def test_the_picture_shows_the_point_move() -> None:
-    env = gymnasium.make(POINT, render_mode="rgb_array")
-    env.reset(seed=0)
-    before: Any = env.render()
-    env.step(np.zeros(2, np.float32))
-    still: Any = env.render()
-    env.step(np.array([1.0, 0.0], np.float32))
-    moved: Any = env.render()
-    assert before.shape == (256, 256, 3)
-    assert before.dtype == np.uint8
-    assert (before == still).all()
-    assert (before != moved).any()
-    blue = (moved[..., 2] > 200) & (moved[..., 0] < 100)
-    assert np.argwhere(blue).mean(axis=0) == pytest.approx(
-        [127, 127 + 0.1 / 1.25 * 128], abs=1.5
-    )  # 0.1 right of centre
+# Rendering
 
 
 def test_the_batch_gives_a_picture_of_each_environment() -> None:
@@ -439,23 +247,6 @@ def test_the_batch_gives_a_picture_of_each_environment() -> None:
         env.step(np.array(action, np.float32))
         assert (picture == env.render()).all()
     batch.close()
-
-
-def test_human_mode_shows_the_picture_in_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pygame
-
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    env, seen = (gymnasium.make(POINT, render_mode=mode) for mode in ("human", "rgb_array"))
-    for each in (env, seen):
-        each.reset(seed=0)
-        each.step(np.ones(2, np.float32))
-    window = pygame.display.get_surface()
-    assert window is not None
-    assert (pygame.surfarray.array3d(window).swapaxes(0, 1) == seen.render()).all()
-    assert env.render() is None
-    env.close()
-    assert pygame.display.get_surface() is None
-    env.close()
 
 
 def test_frame_rate_is_the_familys() -> None:
@@ -483,29 +274,3 @@ def test_render_without_a_mode_warns_and_gives_nothing(make: Any) -> None:
     env.reset(seed=0)
     with pytest.warns(UserWarning, match=r"render_mode=\"rgb_array\""):
         assert env.render() is None
-
-
-def test_the_renderer_is_started_once_and_released() -> None:
-    calls: list[str] = []
-
-    class Drawn(Corridor):
-        def render_init(self, params: Task | None = None, **kwargs: Any) -> Any:
-            calls.append("init")
-            return "renderer"
-
-        def render_image(self, state: State, render_state: Any, params: Task | None = None) -> Any:
-            calls.append(render_state)
-            return render_state, np.full((4, 6, 3), int(state["n"]), np.uint8)
-
-        def render_close(self, render_state: Any, params: Task | None = None) -> None:
-            calls.append("close")
-
-    env = TaskGymEnv(TaskDistribution(Drawn(), corridor().train), render_mode="rgb_array")
-    env.reset(seed=0)
-    assert calls == []
-    for _ in range(2):
-        env.step(1)
-        env.render()
-    env.close()
-    env.close()
-    assert calls == ["init", "renderer", "renderer", "close"]

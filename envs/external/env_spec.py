@@ -1,0 +1,248 @@
+"""How a task becomes one live Gymnasium environment, with the spaces that our policies need."""
+
+import inspect
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces.utils import flatten_space
+from numpy.typing import NDArray
+
+from metarl.envs.external.action_map import flatten_observation, native_actions
+from metarl.envs.external.worker_pool import SingleEnv, TaskValues, one_line
+
+SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
+"""Writes a task into a live environment."""
+
+MakeKeywords = Callable[[TaskValues], Mapping[str, Any]]
+"""Arguments of `gymnasium.make` for a task."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """How a task becomes a Gymnasium environment; plain data, sent to worker processes.
+
+    Attributes:
+        env_id: id for `gymnasium.make`; "module:id" imports the module first.
+        fixed: arguments of `gymnasium.make` for every task.
+        keywords: arguments of `gymnasium.make` for a task; a new environment is made where they change.
+        set_task: writes a task into a live environment, before each reset.
+        seed_parameter: task parameter that seeds every reset: the environment's own randomness is the task then.
+        make: replaces `gymnasium.make(env_id, …)`.
+    """
+
+    env_id: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    keywords: MakeKeywords | None = None
+    set_task: SetTask | None = None
+    seed_parameter: str = ""
+    make: Callable[..., gymnasium.Env[Any, Any]] | None = None
+
+    def for_rendering(self) -> "EnvSpec":
+        """The same environments, made with the render mode "rgb_array".
+
+        Raises:
+            ValueError: `make` takes no render_mode.
+        """
+        if self.make is not None:
+            parameters = inspect.signature(self.make).parameters.values()
+            if not any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters):
+                raise ValueError(f"what makes {self.env_id} takes no argument render_mode")
+
+        return replace(self, fixed={**self.fixed, "render_mode": "rgb_array"})
+
+    def arguments(self, task: TaskValues) -> dict[str, Any]:
+        """All arguments of `gymnasium.make` for a task."""
+        of_task = self.keywords(task) if self.keywords is not None else {}
+        return {**self.fixed, **of_task}
+
+    def build(self, arguments: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+        """Make a live environment without a time limit.
+
+        Raises:
+            ValueError: it cannot be made with these arguments.
+        """
+        try:
+            if self.make is not None:
+                return self.make(**arguments)
+            return gymnasium.make(self.env_id, disable_env_checker=True, max_episode_steps=-1, **arguments)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(
+                f"{self.env_id} cannot be made with the arguments {sorted(arguments)}: {reason}"
+            ) from error
+
+
+class ExternalEnv(SingleEnv):
+    """One Gymnasium environment that takes tasks, with the spaces that our policies need.
+
+    Observations are flattened to float32 vectors by Gymnasium's utilities: Dict, Tuple, Box, Discrete (one-hot),
+    MultiDiscrete and MultiBinary alike. Actions of a bounded Box are scaled from [−1, 1] to the bounds and clipped;
+    Discrete actions pass. The environment's registered time limit is taken off: the horizon belongs to the caller.
+
+    Args:
+        spec: how a task becomes an environment.
+        task: the first one.
+
+    Raises:
+        ValueError: the environment cannot be made, or has spaces that no policy here can handle.
+    """
+
+    def __init__(self, spec: EnvSpec, task: TaskValues) -> None:
+        # In a worker without a display, pygame would complain.
+        if spec.fixed.get("render_mode") == "rgb_array" and multiprocessing.parent_process() is not None:
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+        self._spec = spec
+        self._task = task
+        self._arguments: dict[str, Any] = {}
+        self._env: gymnasium.Env[Any, Any] | None = None
+        self._env_for_task()
+
+    @property
+    def native_spaces(self) -> tuple[Space[Any], Space[Any]]:
+        """Observation and action space of the environment itself."""
+        assert self._env is not None
+        return self._env.observation_space, self._env.action_space
+
+    def set_task(self, task: TaskValues) -> None:
+        """See SingleEnv.set_task."""
+        self._task = task
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode of the current task."""
+        env = self._env_for_task()
+        if self._spec.set_task is not None:
+            self._spec.set_task(env, self._task)
+        if self._spec.seed_parameter:
+            seed = int(self._task[self._spec.seed_parameter])
+
+        obs, info = env.reset(seed=seed)
+        return flatten_observation(env.observation_space, obs), info
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take an action of this class's own space."""
+        assert self._env is not None
+        native_obs, reward, terminated, truncated, info = self._env.step(self._native_action(action))
+        obs = flatten_observation(self._env.observation_space, native_obs)
+        return obs, float(reward), bool(terminated), bool(truncated), info
+
+    def render(self) -> Any:
+        """See gymnasium.Env.render."""
+        assert self._env is not None
+        return self._env.render()
+
+    def close(self) -> None:
+        """Close the environment."""
+        if self._env is not None:
+            self._env.close()
+
+    def _env_for_task(self) -> gymnasium.Env[Any, Any]:
+        """The live environment; a new one is made where the task needs other arguments."""
+        arguments = self._spec.arguments(self._task)
+        if self._env is not None and _equal(arguments, self._arguments):
+            return self._env
+
+        self.close()
+        env = self._spec.build(arguments)
+        self._env = env
+        self._arguments = arguments
+        self.metadata = env.metadata
+
+        self.observation_space = _vector_space(env.observation_space, self._spec.env_id)
+        self.action_space = _policy_action_space(env.action_space, self._spec.env_id)
+        self._native_action = native_actions(self.action_space, env.action_space)
+        return env
+
+
+def _vector_space(native: Space[Any], env_id: str) -> Box:
+    """Space of the flattened observations, float32.
+
+    Raises:
+        ValueError: they cannot be flattened to a vector.
+    """
+    try:
+        flat = flatten_space(native)
+    except NotImplementedError:
+        flat = None
+    if not isinstance(flat, Box):
+        raise ValueError(f"{env_id}: observations {native} cannot be flattened to a vector")
+    return Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+
+def _policy_action_space(native: Space[Any], env_id: str) -> Box | Discrete:
+    """The space a policy acts in: Discrete as it is, a Box scaled to [−1, 1].
+
+    Raises:
+        ValueError: no policy here acts in such a space.
+    """
+    if isinstance(native, Discrete) and native.start == 0:
+        return native
+    if isinstance(native, Box) and len(native.shape) == 1:
+        return Box(-1.0, 1.0, native.shape, np.float32)
+    raise ValueError(f"{env_id}: actions must be Discrete from 0 or a Box (A,), got {native}")
+
+
+def _equal(arguments: Any, others: Any) -> bool:
+    """Whether both are surely equal; arrays among them cannot be compared and count as different."""
+    try:
+        return bool(arguments == others)
+    except ValueError:
+        return False
+
+
+# Task parameters as arguments of `gymnasium.make`
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Task parameters as arguments of `gymnasium.make`.
+
+    Attributes:
+        names: the parameters.
+        whole: those that are whole numbers.
+    """
+
+    names: tuple[str, ...]
+    whole: frozenset[str] = frozenset()
+
+    def __call__(self, task: TaskValues) -> dict[str, Any]:
+        """Arguments of `gymnasium.make` for a task."""
+        return {name: number(task[name], name in self.whole) for name in self.names}
+
+
+@dataclass(frozen=True)
+class InConfig:
+    """Task parameters as entries of one argument, "config", beside others that are arguments themselves.
+
+    Attributes:
+        inside: parameters that go into the config.
+        outside: parameters that do not.
+        whole: those of both that are whole numbers.
+        config: its other entries.
+    """
+
+    inside: tuple[str, ...]
+    outside: tuple[str, ...] = ()
+    whole: frozenset[str] = frozenset()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, task: TaskValues) -> dict[str, Any]:
+        """Arguments of `gymnasium.make` for a task."""
+        inside = Arguments(self.inside, self.whole)(task)
+        outside = Arguments(self.outside, self.whole)(task)
+        return {**outside, "config": {**self.config, **inside}}
+
+
+def number(value: NDArray[Any], whole: bool) -> Any:
+    """A scalar as Python's number, an array as it is; integers where `whole`."""
+    if np.ndim(value) > 0:
+        return value.astype(np.int64) if whole else value
+    return round(float(value)) if whole else float(value)

@@ -1,0 +1,111 @@
+"""Distributions read from YAML files, and what a malformed file is told."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.envs.external.yaml_file import from_yaml
+from metarl.envs.task_space import Choice, Uniform
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my_env.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_describes_parameters_units_splits_and_more(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "env_id: Pendulum-v1\nhorizon: 12\nnum_workers: 0\n"
+        "task:\n  g: {uniform: [5, 15], units: m/s², ood: {uniform: [15, 20]}}\n",
+    )
+    distribution = from_yaml(path)
+    assert distribution.train == {"g": Uniform(5, 15, "m/s²")}
+    assert distribution.ood == {"g": Uniform(15, 20, "m/s²")}
+    assert distribution.horizon == 12
+    assert distribution.name.startswith("my_env.yaml:")
+    same = from_yaml(written(tmp_path, path.read_text()))
+    assert same.name == distribution.name
+    assert from_yaml(written(tmp_path, path.read_text().replace("12", "13"))).name != distribution.name
+
+
+def test_a_file_names_the_callable_the_seed_and_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_robot.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.spaces import Box, Discrete\n"
+        "import numpy as np\n"
+        "class Robot(gymnasium.Env):\n"
+        "    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)\n"
+        "    def __init__(self, config, arm): self.config, self.arm, self.load = config, arm, None\n"
+        "    def reset(self, seed=None, options=None): self.seed = seed; return np.zeros(1, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        paid = self.load + 10 * self.config['grip'] + 100 * self.config['mode'] + 1000 * self.arm\n"
+        "        return np.zeros(1, np.float32), paid + 1e6 * self.seed, False, False, {}\n"
+        "gymnasium.register('Robot-v0', Robot)\n"
+        "def load(env, task): env.unwrapped.load = float(task['load'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    distribution = from_yaml(
+        written(
+            tmp_path,
+            "env_id: users_robot:Robot-v0\nhorizon: 1\nnum_workers: 0\nset_task: users_robot:load\n"
+            "seed_parameter: layout\nconfig: [grip]\nkeywords: [arm]\nmake: {config: {mode: 3}}\n"
+            "task:\n  load: {choice: [2, 4]}\n  grip: {integers: [1, 5]}\n  arm: {log_uniform: [1, 9]}\n"
+            "  layout: {integers: [0, 9]}\n",
+        )
+    )
+    tasks = {
+        name: torch.tensor([float(value)]) for name, value in {"load": 2, "grip": 5, "arm": 4, "layout": 6}.items()
+    }
+    env = distribution.bind(tasks, 1)
+    env.reset(torch.Generator().manual_seed(0))
+    _, reward, _ = env.step(torch.zeros(1, 1, dtype=torch.int64))
+    assert float(reward) == 2 + 50 + 300 + 4000 + 6e6
+    assert isinstance(distribution.train["load"], Choice)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env_id: [", "not YAML"),
+        ("just words", "at least the keys env_id and task"),
+        ("env_id: Pendulum-v1", "at least the keys env_id and task"),
+        ("env_id: Pendulum-v1\ntask: {}", "task needs at least one parameter"),
+        ("env_id: Pendulum-v1\ntask: {g: 3}", "task parameter 'g' needs a range, one of uniform, log_uniform"),
+        ("env_id: Pendulum-v1\ntask: {g: {unifrom: [1, 2]}}", "needs one range of uniform"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, 2], unit: m}}", "needs one range of uniform"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [2, 1]}}", "Uniform needs finite low < high"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [2]}}", "'g': uniform cannot be"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [a, b]}}", "'g': uniform cannot be"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: 3}}", "'g': uniform cannot be 3"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, 2], ood: 7}}", "ood"),
+        (
+            "env_id: Pendulum-v1\nhorizn: 3\ntask: {g: {uniform: [1, 2]}}",
+            "unknown keys horizn; allowed are config",
+        ),
+        ("env_id: Pendulum-v1\nhorizon: 0\ntask: {g: {uniform: [1, 2]}}", "horizon must be a whole number"),
+        ("env_id: Pendulum-v1\nnum_workers: x\ntask: {g: {uniform: [1, 2]}}", "num_workers must be a whole number"),
+        ("env_id: Pendlum-v1\ntask: {g: {uniform: [1, 2]}}", "unknown Gymnasium environment 'Pendlum-v1'"),
+        ("env_id: 3\ntask: {g: {uniform: [1, 2]}}", "env_id must be text"),
+        ("env_id: Pendulum-v1\ntask: {mass: {uniform: [1, 2]}}", "cannot be made with the arguments"),
+        (
+            "env_id: Pendulum-v1\nconfig: [h]\ntask: {g: {uniform: [1, 2]}}",
+            "config names h, but",
+        ),
+        ("env_id: Pendulum-v1\nset_task: json:nothing\ntask: {g: {uniform: [1, 2]}}", "set_task 'json:nothing'"),
+        ("env_id: Pendulum-v1\nset_task: nowhere\ntask: {g: {uniform: [1, 2]}}", "set_task 'nowhere'"),
+        ("env_id: Pendulum-v1\nmake: 3\ntask: {g: {uniform: [1, 2]}}", "make must be a mapping"),
+    ],
+)
+def test_a_malformed_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        from_yaml(written(tmp_path, text))
+    assert "my_env.yaml: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no_such\.yaml: cannot be read"):
+        from_yaml(tmp_path / "no_such.yaml")
