@@ -48,7 +48,7 @@ def test_random_numbers_that_a_family_does_not_declare_are_an_error_and_not_torc
             return super().torque(action, params)
 
         def transition(
-            self, state: torch.Tensor, action: torch.Tensor, rng: torch.Generator, params: Task | None = None
+            self, state: torch.Tensor, action: torch.Tensor, rng: torch.Generator, params: Task
         ) -> torch.Tensor:
             noise = torch.randn(state.shape, generator=rng)
             return super().transition(state, action, rng, params) + noise
