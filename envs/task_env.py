@@ -1,10 +1,7 @@
 """TaskEnv: one definition of a parameterized environment, in torch, for training, Gymnasium and SB3 alike."""
 
-# FuncEnv allows `params` to be None; here every method is given a task.
-# mypy: disable-error-code="override"
-
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,11 +15,21 @@ from metarl.envs.rollout import ActingPolicy
 from metarl.envs.rollout_graphs import Capture, RolloutGraphs, cuda_graph
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 
+# FuncEnv lets `params` be None; here every method is given a task. The type checker would compare the methods of every
+# family with FuncEnv's, so that for it TaskEnv begins the line.
+if TYPE_CHECKING:
+
+    class _FuncEnv:
+        """FuncEnv, without its signatures."""
+
+else:
+    _FuncEnv = FuncEnv
+
 State = Any
 """State of a TaskEnv: a tensor or a dict of named tensors, leaves (*batch, …)."""
 
 
-class TaskEnv(FuncEnv[State, Tensor, Tensor, Tensor, Tensor, Any, Task], EnvFamily):
+class TaskEnv(_FuncEnv, EnvFamily):
     """A Gymnasium FuncEnv whose `params` are the task, written in torch over any leading batch dimensions.
 
     A subclass sets the spaces and the horizon, and writes the first three of these methods; the others have defaults:

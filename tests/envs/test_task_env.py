@@ -54,7 +54,7 @@ class Counter(TaskEnv):
 class Blind(Counter):
     """Has no image of its own."""
 
-    render_image = TaskEnv.render_image  # type: ignore[assignment]
+    render_image = TaskEnv.render_image
 
 
 def rng() -> torch.Generator:
