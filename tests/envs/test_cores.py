@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from metarl.envs import cores
 from metarl.envs.cores import num_cores
 from metarl.training.distributed import local_cores
 
@@ -38,6 +37,6 @@ def test_processes_of_a_job_share_the_allowed_cores(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(cores.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert num_cores() == local_cores() == expected
