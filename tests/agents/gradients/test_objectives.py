@@ -3,7 +3,9 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from metarl.agents.gradients.advantages import advantages_of
 from metarl.agents.gradients.objectives import (
     INNER_OBJECTIVES,
     Batch,
+    OuterObjective,
     clipped_surrogate,
+    exploration_credit,
     likelihood_ratio,
     mean_over_steps,
     score_function,
@@ -211,6 +215,56 @@ def test_likelihood_ratio_and_score_function_by_hand() -> None:
     batch, logits = hand_batch(1.5, 2.0)
     assert likelihood_ratio(batch, Categorical(logits)).tolist() == pytest.approx([3.0])
     assert score_function(batch, Categorical(logits)).tolist() == pytest.approx([2 * math.log(0.75)])
+
+
+# ---------------------------------------------------------------------- the outer objective
+
+ADVANTAGES = (1.0, 10.0, 100.0)
+"""Of two support batches and the query, each one step with the likelihood ratio 1."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 100.0),
+        ({"every_step": True}, (10.0 + 100.0) / 2),
+        ({"exploration_credit": 0.5}, 100.0 + 0.5 * (7.0 + 7.0) / 2),
+        ({"inner_kl_penalty": 2.0}, 100.0),
+    ],
+)
+def test_outer_objective_by_hand(settings: dict[str, Any], expected: float) -> None:
+    """Where the policies are those that collected the batches there is nothing to penalise."""
+    batches = [hand_batch(1.0, advantage)[0] for advantage in ADVANTAGES]
+    batches = [replace(batch, credit=torch.tensor([7.0])) for batch in batches]
+    batches[-1] = batches[-1].weighted(torch.tensor([3.0]))
+    objective = OuterObjective(POLICY, likelihood_ratio, **settings)
+    policies = [POLICY.distribution(batch.behaviour) for batch in batches]
+    assert objective(policies, batches).tolist() == pytest.approx([3.0 * expected])
+
+
+def test_the_penalty_is_the_mean_kl_of_the_policies_on_the_way() -> None:
+    batches = [hand_batch(1.0, advantage)[0] for advantage in ADVANTAGES]
+    moved = Categorical(torch.tensor([[[[0.25, 0.75]]]]).log())
+    still = POLICY.distribution(batches[0].behaviour)
+    with_penalty = OuterObjective(POLICY, likelihood_ratio, inner_kl_penalty=2.0)([moved, still, still], batches)
+    kl = float(still.kl(moved))
+    assert kl > 0.1
+    assert with_penalty.tolist() == pytest.approx([100.0 - 2.0 * (kl + 0.0) / 2])
+
+
+def test_a_policy_that_does_not_adapt_has_the_query_alone() -> None:
+    batch, _ = hand_batch(1.0, 4.0)
+    objective = OuterObjective(POLICY, likelihood_ratio, inner_kl_penalty=2.0, exploration_credit=1.0)
+    assert objective([POLICY.distribution(batch.behaviour)], [batch]).tolist() == pytest.approx([4.0])
+
+
+def test_exploration_credit_by_hand() -> None:
+    """Returns 1, 2 and 6 of three tasks: mean 3, variance 14/3; less the mean of the others, 4, 3.5 and 1.5."""
+    policy = make_policy("gaussian")
+    episodes = random_episodes(policy, policy.init(seeded(0)), seeded(1), (3, 2, 1))
+    reward = torch.tensor([1.0, 2.0, 6.0]).reshape(3, 1, 1).expand(3, 2, 1)
+    expected = torch.tensor([-3.0, -1.5, 4.5]) / math.sqrt(14 / 3)
+    torch.testing.assert_close(exploration_credit(replace(episodes, reward=reward)), expected, rtol=1e-6, atol=0)
 
 
 # ---------------------------------------------------------------------- batches

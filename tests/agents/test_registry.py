@@ -1,0 +1,28 @@
+"""The agents by name."""
+
+import dataclasses
+
+import pytest
+
+from metarl.agents.registry import AGENTS
+from tests.helpers.agent_builders import ACTION_SPACES, OBSERVATION_SPACE, seeded
+
+
+def test_every_agent_stands_under_its_name() -> None:
+    assert list(AGENTS) == ["maml", "reptile", "multitask", "distill"]
+    assert all(agent.name == name for name, agent in AGENTS.items())
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_makes_a_learner_of_its_default_configuration(name: str) -> None:
+    agent = AGENTS[name]
+    assert dataclasses.is_dataclass(agent.config_class)
+    learner = agent.make(OBSERVATION_SPACE, ACTION_SPACES["gaussian"], agent.config_class(), seeded(0), 1)
+    assert learner.begin(2).params["log_std"].shape == (2, 2)
+    assert learner.adaptation_steps >= 1
+
+
+def test_the_summary_is_the_first_line_of_the_configuration() -> None:
+    assert AGENTS["maml"].summary == (
+        "MAML policy gradient: MAML-TRPO, ProMP, E-MAML, FOMAML, ANIL, Meta-SGD, learned rates per step."
+    )
