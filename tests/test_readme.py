@@ -139,7 +139,7 @@ def test_lines_are_short(page: Path) -> None:
 def folders_of_the_tree() -> list[Path]:
     """The folders that the file tree of the front page names."""
     (tree,) = (block for block in code_blocks(FRONT_PAGE, "text") if block.startswith("envs/"))
-    folders = []
+    folders: list[Path] = []
     for line in tree.splitlines():
         name = line.split()[0]
         inside = line.startswith(" ")
