@@ -136,10 +136,19 @@ def test_lines_are_short(page: Path) -> None:
     assert [line for line in TEXTS[page].splitlines() if len(line) > LONGEST_LINE] == []
 
 
+@every_page
+def test_tables_have_a_head_and_as_many_cells_in_each_row(page: Path) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", without_blocks(page), flags=re.MULTILINE):
+        rows = table.splitlines()
+        assert re.fullmatch(r"\|( --- \|)+", rows[1]), rows[0]
+        cells = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+        assert set(cells) == {cells[1]}, rows[0]
+
+
 def folders_of_the_tree() -> list[Path]:
     """The folders that the file tree of the front page names."""
     (tree,) = (block for block in code_blocks(FRONT_PAGE, "text") if block.startswith("envs/"))
-    folders = []
+    folders: list[Path] = []
     for line in tree.splitlines():
         name = line.split()[0]
         inside = line.startswith(" ")
