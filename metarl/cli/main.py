@@ -140,9 +140,9 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError("only 'metarl train' runs on several processes; start the others without torchrun")
 
     command = parse(arguments)
-    _find_users_modules()
     if COMMANDS[name].needs_torch:
         _prepare_torch()
+    _find_users_modules()
 
     from rich.console import Console
 
@@ -165,7 +165,7 @@ def _help() -> str:
 def _find_users_modules() -> None:
     """Let the user's own modules be imported from the working directory, as `python -m` does.
 
-    By now the command has imported what it needs, so that a user's file named like a library does not replace it.
+    By now the command and PyTorch have been imported, so that a user's file named like a library does not replace it.
     """
     sys.path.insert(0, os.getcwd())
 
