@@ -54,9 +54,11 @@ class Adapt(AdaptationSelection):
 
     def execute(self, console: Console) -> int:
         """Adapt, write, and say what came of it."""
+        # What is missing or not allowed is said before the work.
         if self.onnx:
             export.require_onnx()
-        run, out = self.open_run(), Path(self.out)
+        run = self.open_run()
+        out = Path(self.out)
         if out.resolve().is_relative_to(run.path.resolve()):
             raise UserError(f"{out} lies in the run, which stays as it is; choose a directory outside {run.path}")
 
@@ -84,6 +86,8 @@ class Adapt(AdaptationSelection):
             "measure_episodes": self.measure_episodes,
             "report": lambda line: say(progress, line),
         }
+
+        # Of a live environment only its episodes are known, of a stated task its parameters.
         if self.env:
             with contextlib.closing(make_live_env(self.env)) as env:
                 return parent.adapt(env, label=self.env, **budget)

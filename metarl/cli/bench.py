@@ -134,6 +134,7 @@ class Bench:
                 return self._scaling(names[0], progress)
 
     def _iteration(self, name: str) -> tuple[Any, Table]:
+        # The other fields of a workload are flags of the same name.
         own = {field.name for field in dataclasses.fields(Workload)} - {"env", "num_threads", "device"}
         workload = Workload(
             name,

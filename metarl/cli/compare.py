@@ -29,6 +29,7 @@ class Compare(CompareConfig):
 
     def execute(self, console: Console) -> int:
         """Compare; print the table and the headlines, and write data, figures and TensorBoard events."""
+        # With --json, standard output holds the JSON object and nothing else.
         progress = Console(stderr=True) if self.json else console
         comparer = Comparer(self.config, progress)
         try:

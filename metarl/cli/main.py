@@ -139,6 +139,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name != "train" and _is_job():
         raise UserError("only 'metarl train' runs on several processes; start the others without torchrun")
 
+    # In this order: a library must not be looked for among the user's modules.
     command = parse(arguments)
     if COMMANDS[name].needs_torch:
         _prepare_torch()
@@ -163,10 +164,7 @@ def _help() -> str:
 
 
 def _find_users_modules() -> None:
-    """Let the user's own modules be imported from the working directory, as `python -m` does.
-
-    By now the command and PyTorch have been imported, so that a user's file named like a library does not replace it.
-    """
+    """Let the user's own modules be imported from the working directory, as `python -m` does."""
     sys.path.insert(0, os.getcwd())
 
 
@@ -256,6 +254,7 @@ def _message_of(complaint: str) -> str:
 
     The title stands in a box's frame, or above a rule where standard output is not UTF-8.
     """
+    # In a box, the message stands before the first rule, else between the first two.
     sections = re.split("(?m)^[│ ]*[─-]{3,}[│ ]*$", complaint)
     if complaint.startswith("╭"):
         section = sections[0].partition("\n")[2]
@@ -279,6 +278,7 @@ def completion_script(shell: str) -> str:
 
     from metarl.cli.train import default_train, flags_in_groups
 
+    # All commands in one parser, which `metarl` itself never needs.
     forms = {name: pkgutil.resolve_name(command.location) for name, command in COMMANDS.items()}
     forms["train"] = flags_in_groups(default_train([]))
     every_command: Any = None

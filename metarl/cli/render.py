@@ -17,7 +17,15 @@ from metarl.errors import UserError, require_at_least
 from metarl.evaluation.adaptation import rollout_generator
 from metarl.evaluation.evaluation import summarize
 from metarl.rendering.captions import return_text, task_text
-from metarl.rendering.draw import draw_adaptation, draw_heat_map, fixed_parameters, is_still
+from metarl.rendering.draw import (
+    Pace,
+    draw_heat_map,
+    draw_pictures,
+    draw_trajectories,
+    fixed_parameters,
+    has_plane,
+    is_still,
+)
 from metarl.rendering.heat_map import HeatMap
 from metarl.rendering.task_grid import task_grid
 from metarl.run.build import load_learner
@@ -97,19 +105,13 @@ class Render(TaskSelection):
         tasks = self._tasks(distribution, generator)
         steps, episodes = self._budget(config, learner)
         title = _title(config)
-        batches = draw_adaptation(
-            self.out,
-            title,
-            "the task" if self.task else f"{self.split} task",
-            distribution,
-            learner,
-            tasks,
-            steps,
-            episodes,
-            generator,
-            self.fps,
-            self.every,
-        )
+        adaptation = (distribution, learner, tasks, steps, episodes, generator)
+
+        if is_still(self.out) and has_plane(distribution):
+            batches = draw_trajectories(self.out, *adaptation)
+        else:
+            task_label = "the task" if self.task else f"{self.split} task"
+            batches = draw_pictures(self.out, title, task_label, *adaptation, Pace(self.fps, self.every))
 
         evaluation = summarize(batches)
         data = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
@@ -121,6 +123,7 @@ class Render(TaskSelection):
         self, config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner, generator: torch.Generator
     ) -> tuple[dict[str, Any], list[str]]:
         """A heat map; what to report of it, as data and as lines."""
+        # The task parameters that the map does not vary.
         fixed = distribution.parse_task(self.task) if self.task else distribution.default_task()
         grid = task_grid(distribution, self.over, fixed, self.grid)
         steps, episodes = self._budget(config, learner)
@@ -166,6 +169,7 @@ def _check_memory(
     Raises:
         UserError: names the size and what to lower.
     """
+    # The episodes of all steps, k = 0 … K, are kept until the map is drawn.
     needed = (steps + 1) * episode_bytes(size, distribution, learner)
     available = available_bytes(device)
     if available is not None and needed > available:

@@ -113,6 +113,7 @@ class Train(TrainConfig):
         trainer = Trainer(run, console)
         if resumed:
             trainer.resume()
+            # Only now, after the checkpoint was found whole, the new number of iterations is kept.
             if distributed.rank() == 0:
                 run.write_config()
 
@@ -154,6 +155,7 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
         f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:.0f} s",
     )
 
+    # As `metarl evaluate RUN` does, so that the command gives the same numbers.
     final = Evaluate(run=str(run.path), num_tasks=run.config.test_tasks, out=str(run.path))
     evaluated = final.evaluate(run)
     write_evaluation(evaluated)
@@ -181,6 +183,8 @@ def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
     """
     defaults = default_train(arguments)
     command: Train = read(flags_in_groups(defaults)).command
+
+    # The defaults were made for what stands first; another AGENT or ENV after a flag would get the wrong ones.
     if command.resume:
         _check_resumed(command, defaults)
     elif (command.agent, command.env) != (defaults.agent, defaults.env):
@@ -214,6 +218,7 @@ class FlagsInGroups:
 
     def __post_init__(self) -> None:
         """Build the command."""
+        # What the parser filled in, without the boxes.
         values = dict(vars(self))
         for group in GROUPS:
             values.update(vars(values.pop(group)))

@@ -4,7 +4,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ from metarl.rendering.captions import film_rows, task_text
 from metarl.rendering.encode import STILL, checked_output, write_film, write_still
 from metarl.rendering.heat_map import HeatMap
 from metarl.rendering.task_grid import TaskGrid
-from metarl.rendering.video import STRIP_LENGTH, Film, Row, picture_size, strip
+from metarl.rendering.video import STRIP_LENGTH, Film, picture_size, strip
 from metarl.run.files import write_atomically
 
 MOST_FRAMES = 250
@@ -37,7 +37,69 @@ def is_still(out: str) -> bool:
     return out.lower().endswith(STILL)
 
 
-def draw_adaptation(
+@dataclass(frozen=True)
+class Pace:
+    """How fast a video plays.
+
+    Attributes:
+        fps: frames per second; None: the family's own pace.
+        every: environment steps from one frame to the next; None: 1, and more for episodes of over 250 steps.
+    """
+
+    fps: float | None = None
+    every: int | None = None
+
+    def stride(self, distribution: TaskDistribution) -> int:
+        """Environment steps from one frame to the next."""
+        return self.every or math.ceil(distribution.horizon / MOST_FRAMES)
+
+    def frames_per_second(self, distribution: TaskDistribution) -> float:
+        """By default the family's own pace, however many steps lie between two frames."""
+        return self.fps or distribution.env.render_fps / self.stride(distribution)
+
+
+def has_plane(distribution: TaskDistribution) -> bool:
+    """Whether the family's trajectories can be drawn as lines in a plane."""
+    observation = torch.zeros(1, *distribution.observation_space.shape)
+    return distribution.env.plane_path(observation) is not None
+
+
+def draw_trajectories(
+    out: str,
+    distribution: TaskDistribution,
+    learner: MetaLearner,
+    tasks: Task,
+    steps: int,
+    episodes: int,
+    generator: torch.Generator,
+) -> list[Episodes]:
+    """Adapt to tasks and draw the trajectories before and after each adaptation step in the family's plane.
+
+    Args:
+        out: file to write: .png.
+        distribution: the family of the tasks; it has a plane.
+        learner: adapts.
+        tasks: M tasks.
+        steps: K, adaptation steps.
+        episodes: E, episodes per task and step.
+        generator: draws the rollouts.
+
+    Returns:
+        The episodes after k = 0 … K adaptation steps.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = checked_output(out)  # before the work, so that a bad path costs nothing
+    batches = adapt_in(distribution.bind(tasks, episodes), learner, steps, generator).batches
+
+    figure = plots.trajectories(distribution, tasks, batches, num_tasks_of(tasks))
+    assert figure is not None
+    write_atomically(path, _png(figure))
+    return batches
+
+
+def draw_pictures(
     out: str,
     title: str,
     task_label: str,
@@ -47,49 +109,39 @@ def draw_adaptation(
     steps: int,
     episodes: int,
     generator: torch.Generator,
-    fps: float | None = None,
-    every: int | None = None,
+    pace: Pace,
 ) -> list[Episodes]:
-    """Adapt to tasks and draw the policy before and after each adaptation step, side by side.
-
-    A video shows the first episode of each task. A still shows the trajectories where the family has a plane, else
-    pictures through the first episode.
+    """Adapt to tasks and show the first episode of each before and after each adaptation step, side by side.
 
     Args:
-        out: file to write: .mp4, .gif or .png.
+        out: file to write: .mp4 or .gif, a video; .png, a few pictures of each episode.
         title: of the page: agent and environment.
-        task_label: what each task is called; tasks are numbered where there are several.
-        distribution: the family of the tasks.
+        task_label: what a task is called; tasks are numbered where there are several.
+        distribution: as in `draw_trajectories`, and so are the next five.
         learner: adapts.
         tasks: M tasks.
-        steps: K, adaptation steps.
-        episodes: E, episodes per task and step.
-        generator: draws the rollouts; drawing takes no random numbers.
-        fps: frames per second of a video; None: the family's own pace.
-        every: environment steps from one frame to the next; None: 1, and more for episodes of over 250 steps.
-
-    Returns:
-        The episodes after k = 0 … K adaptation steps.
+        steps: K.
+        episodes: E.
+        generator: draws the rollouts; the pictures take no random numbers.
+        pace: of a video.
 
     Raises:
         UserError: the family draws no pictures, or the file cannot be written.
     """
     still = is_still(out)
-    if still and _has_plane(distribution):
-        return _draw_trajectories(checked_output(out), distribution, learner, tasks, steps, episodes, generator)
-
+    stride = pace.stride(distribution)
     with _environments_with_pictures(distribution, tasks, episodes) as env:
         path = checked_output(out)
-        columns = STRIP_LENGTH if still else steps + 1
-        stride = every or math.ceil(distribution.horizon / MOST_FRAMES)
-        camera = Camera(env, picture_size(columns), stride)
+        size = picture_size(STRIP_LENGTH if still else steps + 1)
+        camera = Camera(env, size, stride)
         batches = adapt_in(camera, learner, steps, generator).batches
 
     rows = film_rows(tasks, batches, camera, task_label)
     if still:
         write_still(path, strip(f"{title}: before and after each adaptation step", rows, stride))
     else:
-        _write_video(path, title, rows, distribution, stride, fps)
+        video = Film(title, rows, distribution.horizon, stride)
+        write_film(path, video, pace.frames_per_second(distribution))
     return batches
 
 
@@ -127,37 +179,6 @@ def draw_heat_map(
 def fixed_parameters(grid: TaskGrid) -> str:
     """The task parameters that a heat map does not vary, with their values; '' where it varies all of them."""
     return f"the others at {task_text(grid.fixed)}" if grid.fixed else ""
-
-
-def _has_plane(distribution: TaskDistribution) -> bool:
-    """Whether the family's trajectories can be drawn as lines in a plane."""
-    observation = torch.zeros(1, *distribution.observation_space.shape)
-    return distribution.env.plane_path(observation) is not None
-
-
-def _draw_trajectories(
-    path: Path,
-    distribution: TaskDistribution,
-    learner: MetaLearner,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> list[Episodes]:
-    """Adapt to tasks and draw the trajectories in the family's plane."""
-    batches = adapt_in(distribution.bind(tasks, episodes), learner, steps, generator).batches
-    figure = plots.trajectories(distribution, tasks, batches, num_tasks_of(tasks))
-    assert figure is not None
-    write_atomically(path, _png(figure))
-    return batches
-
-
-def _write_video(
-    path: Path, title: str, rows: list[Row], distribution: TaskDistribution, stride: int, fps: float | None
-) -> None:
-    """Write a video; by default at the family's own pace, however many steps lie between two frames."""
-    video = Film(title, rows, distribution.horizon, stride)
-    write_film(path, video, fps or distribution.env.render_fps / stride)
 
 
 @contextlib.contextmanager

@@ -160,6 +160,8 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
     """
     path = run.path / evaluation_file(label)
     before = _read_json(path) if path.is_file() else {}
+
+    # Settings that no earlier evaluation gives are those of `metarl evaluate`.
     evaluated = evaluate_run(
         run,
         split=label if label != "task" else "test",
@@ -187,9 +189,10 @@ def write_page(run: RunDirectory, sections: list[Section], out: Path) -> int:
     """
     try:
         page = _page(run, sections).encode()
+    except UserError:
+        raise
+    # What the template stumbles over where a file is JSON, but not what a run writes.
     except (UndefinedError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"the files of {run.path} are not those of a run: {error}") from None
     write_atomically(out, page)
     return len(page)
@@ -255,7 +258,7 @@ def _number(value: float, form: str) -> str:
 
 def _image(image: bytes, alt: str) -> Markup:
     """A PNG that the page holds in itself, at PAGE_SCALE."""
-    width = int.from_bytes(image[16:20], "big")  # of the PNG's header
+    width = int.from_bytes(image[16:20], "big")  # where a PNG's header has it
     data = base64.b64encode(image).decode()
     element = Markup('<img width="{}" alt="{}" src="data:image/png;base64,{}">')
     return element.format(round(PAGE_SCALE * width), alt, data)
