@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from metarl.envs.registry import did_you_mean
-
 EXIT_TRAINING_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -19,6 +17,8 @@ class TrainingError(RuntimeError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not known: 'unknown KIND NAME (did you mean …?); known are …'."""
+    from metarl.envs.registry import did_you_mean  # imports PyTorch, which the command line does without for long
+
     names = list(known)
     return UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known are {', '.join(names)}")
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.benchmarks import tables as bench_report
-from metarl.benchmarks.environments import Throughput, checked_families, throughput
+from metarl.benchmarks.environments import checked_families, throughput
 from metarl.benchmarks.iteration import Workload, bench
-from metarl.benchmarks.robots import RobotThroughput, checked_robots, robot_throughput
+from metarl.benchmarks.robots import checked_robots, robot_throughput
 from metarl.benchmarks.rollouts import rollout_rates
 from metarl.benchmarks.scaling import scaling
 from metarl.benchmarks.scaling import write as write_scaling
@@ -25,7 +25,7 @@ from metarl.run.files import check_directory_writable
 from metarl.training import distributed
 
 TOGETHER = ("iteration", "sb3", "envs")
-"""What 'all' measures, in one run."""
+"""What 'all' measures."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,29 @@ class Bench:
     """Measure the speed on this machine, each time beside what one would use instead, in one run.
 
     Attributes:
-        what: 'iteration': one MAML meta-iteration beside a plain loop over tasks and, on a GPU, one CPU core;
-            'rollouts': environment steps with the policy in the loop as the batch grows; 'envs': steps of each family
-            beside Gymnasium's vector environments and, with the extra 'bench', gymnax; 'sb3': Stable-Baselines3 PPO
-            collecting on our VecEnv and on its own; 'robots': steps of the MuJoCo families beside MuJoCo's own rollout,
-            Gymnasium's vector environments and, where it is installed, EnvPool; 'scaling': how a meta-iteration grows
-            with tasks, episodes, horizon, width and processes (minutes); 'all': iteration, sb3 and envs.
-        envs: registered environments; 'iteration', 'rollouts' and 'scaling' take one; by default point-navigation/finn,
-            for 'envs' every family but the robots, for 'robots' one of each robot.
+        what: what to measure. 'iteration': one MAML meta-iteration beside a plain loop over tasks and, on a GPU, beside
+            one CPU core; 'rollouts': environment steps with the policy in the loop as the batch grows; 'envs': steps
+            of each family beside Gymnasium's vector environments and, with the extra 'bench', gymnax; 'sb3':
+            Stable-Baselines3 PPO collecting on our VecEnv and on its own; 'robots': steps of the MuJoCo families
+            beside MuJoCo's own rollout, Gymnasium's vector environments and, where it is installed, EnvPool;
+            'scaling': how a meta-iteration grows with tasks, episodes, horizon, width and processes, which takes
+            minutes; 'all': iteration, sb3 and envs.
+        envs: registered environments; 'iteration', 'rollouts' and 'scaling' take one. By default
+            point-navigation/finn; for 'envs' every family but the robots, for 'robots' one of each robot.
         num_tasks: M, tasks of 'iteration'.
         episodes: E, episodes per task of 'iteration'.
         horizon: H of 'iteration'; by default the family's.
         hidden_size: units of each of the policy's two hidden layers.
-        num_envs: environments side by side of 'envs' (by default 1,024), 'robots' and 'sb3' (400).
+        num_envs: environments side by side; by default 1,024 for 'envs', 400 for 'robots' and 'sb3'.
         seconds: how long 'envs' and 'robots' step each environment.
-        compile: whether 'envs' measures compiled steps as well.
+        compile: whether 'envs' also measures compiled steps.
         repeats: timed repetitions; medians are shown.
-        num_threads: CPU threads of the meta-update, and of 'robots'; 0 takes one per core.
+        num_threads: CPU threads of the meta-update, and of 'robots'; 0 = one per core.
         fvp_fraction: share of the episodes on which MAML-TRPO's Fisher products are estimated.
-        fvp_memory: megabytes of derivatives that are kept for them.
+        fvp_memory: megabytes for derivatives that are kept from one Fisher product to the next.
         device: of 'iteration' and 'rollouts': 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         plain: whether 'iteration' times the plain loop, which takes a minute.
-        json: print JSON and nothing else.
+        json: print JSON and nothing else; progress goes to standard error.
         out: directory of scaling.csv and scaling.png.
     """
 
@@ -88,12 +89,15 @@ class Bench:
     def execute(self, console: Console) -> int:
         """Measure and print."""
         parts = TOGETHER if self.what == "all" else (self.what,)
-        names = {part: self._names(part) for part in parts}
-        progress, data = Console(stderr=True) if self.json else console, {}
+        names = {part: self._names(part) for part in parts}  # before the work, so that a wrong name costs nothing
+        progress = Console(stderr=True) if self.json else console
+
+        data = {}
         for part in parts:
-            data[part], table = self._measured(part, names[part], progress)
+            data[part], table = self._measure(part, names[part], progress)
             if not self.json:
                 console.print(table)
+
         if self.json:
             print(json.dumps(data if self.what == "all" else data[self.what]))
         return 0
@@ -106,53 +110,76 @@ class Bench:
         """
         if what == "robots":
             return list(checked_robots(self.envs))
-        names = list(checked_families(self.envs or (() if what == "envs" else (DEFAULT_ENV,))))
+
+        every_family = what == "envs"
+        default = () if every_family else (DEFAULT_ENV,)
+        names = list(checked_families(self.envs or default))
         if what in ("iteration", "rollouts", "scaling") and len(names) != 1:
             raise UserError(f"bench {what} takes one environment, got {', '.join(names)}")
         return names
 
-    def _measured(self, what: str, names: list[str], progress: Console) -> tuple[Any, Table]:
-        """Figures as plain data, and their table."""
+    def _measure(self, what: str, names: list[str], progress: Console) -> tuple[Any, Table]:
+        """Measurements as plain data, and their table."""
         match what:
             case "iteration":
-                figures = self._iteration(names[0])
-                return figures, bench_report.iteration_table(figures)
+                return self._iteration(names[0])
             case "rollouts":
-                growth = rollout_rates(names[0], resolve_device(self.device), self.hidden_size, self.repeats)
-                return growth.to_json(), bench_report.rollouts_table(growth)
+                return self._rollouts(names[0])
             case "envs":
-                rates = [self._throughput(name, progress) for name in names]
-                return [rate.to_json() for rate in rates], bench_report.envs_table(rates)
+                return self._envs(names, progress)
             case "robots":
-                robots = [self._robot_throughput(name, progress) for name in names]
-                return [one.to_json() for one in robots], bench_report.robots_table(robots)
+                return self._robots(names, progress)
             case "sb3":
-                from metarl.benchmarks.sb3 import sb3_collection  # slow to import, and not always needed
-
-                collections = [sb3_collection(name, self.num_envs or 400, self.repeats) for name in names]
-                return [one.to_json() for one in collections], bench_report.sb3_table(collections)
+                return self._sb3(names)
             case _:
-                out = Path(self.out)
-                check_directory_writable(out)
-                points = scaling(names[0], self.num_threads or 1, lambda line: say(progress, line))
-                for path in write_scaling(points, names[0], out):
-                    say(progress, f"written: {path}")
-                return [dataclasses.asdict(p) for p in points], bench_report.scaling_table(points, names[0])
+                return self._scaling(names[0], progress)
 
-    def _iteration(self, name: str) -> dict[str, Any]:
-        own = {f.name for f in dataclasses.fields(Workload)} - {"env", "num_threads", "device"}
+    def _iteration(self, name: str) -> tuple[Any, Table]:
+        # The other fields of a workload are flags of the same name.
+        own = {field.name for field in dataclasses.fields(Workload)} - {"env", "num_threads", "device"}
         workload = Workload(
             name,
-            num_threads=self.num_threads or distributed.local_cores(),
+            num_threads=self._threads,
             device=str(resolve_device(self.device)),
             **{field: getattr(self, field) for field in own},
         )
-        return bench(workload, self.repeats, self.plain)
+        figures = bench(workload, self.repeats, self.plain)
+        return figures, bench_report.iteration_table(figures)
 
-    def _throughput(self, name: str, progress: Console) -> Throughput:
-        say(progress, name)
-        return throughput(name, self.num_envs or 1024, self.seconds, distributed.local_cores(), self.compile)
+    def _rollouts(self, name: str) -> tuple[Any, Table]:
+        rates = rollout_rates(name, resolve_device(self.device), self.hidden_size, self.repeats)
+        return rates.to_json(), bench_report.rollouts_table(rates)
 
-    def _robot_throughput(self, name: str, progress: Console) -> RobotThroughput:
-        say(progress, name)
-        return robot_throughput(name, self.num_envs or 400, self.seconds, self.num_threads or distributed.local_cores())
+    def _envs(self, names: list[str], progress: Console) -> tuple[Any, Table]:
+        rates = []
+        for name in names:
+            say(progress, name)
+            cores = distributed.local_cores()
+            rates.append(throughput(name, self.num_envs or 1024, self.seconds, cores, self.compile))
+        return [rate.to_json() for rate in rates], bench_report.envs_table(rates)
+
+    def _robots(self, names: list[str], progress: Console) -> tuple[Any, Table]:
+        rates = []
+        for name in names:
+            say(progress, name)
+            rates.append(robot_throughput(name, self.num_envs or 400, self.seconds, self._threads))
+        return [rate.to_json() for rate in rates], bench_report.robots_table(rates)
+
+    def _sb3(self, names: list[str]) -> tuple[Any, Table]:
+        from metarl.benchmarks.sb3 import sb3_collection  # slow to import, and not always needed
+
+        rates = [sb3_collection(name, self.num_envs or 400, self.repeats) for name in names]
+        return [rate.to_json() for rate in rates], bench_report.sb3_table(rates)
+
+    def _scaling(self, name: str, progress: Console) -> tuple[Any, Table]:
+        out = Path(self.out)
+        check_directory_writable(out)
+        points = scaling(name, self.num_threads or 1, lambda line: say(progress, line))
+        for path in write_scaling(points, name, out):
+            say(progress, f"written: {path}")
+        return [dataclasses.asdict(point) for point in points], bench_report.scaling_table(points, name)
+
+    @property
+    def _threads(self) -> int:
+        """CPU threads: as many as asked for, or one per core."""
+        return self.num_threads or distributed.local_cores()

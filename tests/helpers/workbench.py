@@ -215,7 +215,7 @@ class Moment:
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["metarl.cli.main"])
+_PROCESSES.set_forkserver_preload(["metarl.cli.train"])
 
 
 def run_with_signal(arguments: list[str], moment: Moment, number: int, output: Path) -> int | None:

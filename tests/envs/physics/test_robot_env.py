@@ -241,7 +241,7 @@ def test_without_opengl_a_picture_is_refused_in_one_line() -> None:
 def test_pictures_of_robots_are_drawn_by_the_command_without_a_display(tmp_path: Path) -> None:
     """In a process of its own: what is imported on the way must not choose an OpenGL that needs a display."""
     code = (
-        "import metarl.cli.main, gymnasium; env = gymnasium.make('metarl/AntGoal-v0', render_mode='rgb_array'); "
+        "import metarl.cli.render, gymnasium; env = gymnasium.make('metarl/AntGoal-v0', render_mode='rgb_array'); "
         "env.reset(seed=0); print(env.render().shape)"
     )
     clean = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")}

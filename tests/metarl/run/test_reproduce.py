@@ -7,7 +7,7 @@ import pytest
 
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import AGENTS
-from metarl.cli.main import _parse
+from metarl.cli.main import parse
 from metarl.run.config import TrainConfig
 from metarl.run.presets import AGENT_PRESETS, default_config
 from metarl.run.reproduce import train_command
@@ -16,7 +16,7 @@ from metarl.run.reproduce import train_command
 def read_back(command: str) -> TrainConfig:
     program, *arguments = shlex.split(command)
     assert program == "metarl"
-    command_read = _parse(arguments)
+    command_read = parse(arguments)
     assert isinstance(command_read, TrainConfig)
     return TrainConfig(**{f.name: getattr(command_read, f.name) for f in dataclasses.fields(TrainConfig)})
 

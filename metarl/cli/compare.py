@@ -1,0 +1,51 @@
+"""`metarl compare`: trained runs and baselines on the same held-out tasks."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from metarl.comparison import report as comparison_report
+from metarl.comparison.comparer import CompareConfig, Comparer
+from metarl.console import say
+from metarl.errors import EXIT_INTERRUPTED
+
+
+@dataclass(frozen=True)
+class Compare(CompareConfig):
+    """Compare trained runs with baselines on the same held-out tasks, counted in the same environment steps.
+
+    Attributes:
+        json: print one JSON object and nothing else; progress goes to standard error.
+    """
+
+    json: bool = False
+
+    @property
+    def config(self) -> CompareConfig:
+        """The settings of the comparison."""
+        return CompareConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(CompareConfig)})
+
+    def execute(self, console: Console) -> int:
+        """Compare; print the table and the headlines, and write data, figures and TensorBoard events."""
+        # With --json, standard output holds the JSON object and nothing else.
+        progress = Console(stderr=True) if self.json else console
+        comparer = Comparer.prepare(self.config, progress)
+        try:
+            comparison = comparer.compare()
+        except KeyboardInterrupt:
+            say(progress, f"stopped; what is done is kept in {comparer.path}; the same command goes on")
+            return EXIT_INTERRUPTED
+
+        written = comparison_report.write(comparison, comparer.path)
+        if self.json:
+            print(json.dumps(comparison.to_json()))
+            return 0
+
+        console.print(comparison_report.table(comparison))
+        for line in comparison_report.headlines(comparison):
+            say(console, line)
+        say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")
+        say(console, f"curves and figures in TensorBoard: metarl tensorboard --run-dir {comparer.path}")
+        return 0

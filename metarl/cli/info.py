@@ -1,0 +1,183 @@
+"""`metarl envs`, `agents`, `tensorboard` and `completion`: what there is, and how to look at it.
+
+Modules that import PyTorch are imported where they are used, since `tensorboard` and `completion` need none of them.
+"""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from metarl.console import say
+from metarl.errors import UserError
+
+if TYPE_CHECKING:
+    from metarl.envs.task_distribution import TaskDistribution
+
+
+Shell = Literal["bash", "zsh", "tcsh"]
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the families of tasks, or show one: parameters, units, ranges and splits.
+
+    Attributes:
+        name: a family, or your own as 'package.module:MyDistribution'; by default all families.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+
+    def execute(self, console: Console) -> int:
+        """Print the tables."""
+        if self.name:
+            _show_family(self.name, console)
+        else:
+            _list_families(console)
+        return 0
+
+
+def _list_families(console: Console) -> None:
+    """Every family with its task parameters."""
+    from metarl.envs.registry import FAMILIES
+
+    for family in FAMILIES.values():
+        gymnasium_id = f"   gymnasium id {family.gymnasium_id}" if family.gymnasium_id else ""
+        say(console, family.name + gymnasium_id)
+        say(console, f"  {family.summary}")
+        if family.available:
+            console.print(Padding(_parameters(family.make()), (0, 0, 1, 2)))
+        else:
+            say(console, f"  not installed: {family.how_to_install}\n")
+    say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
+
+
+def _show_family(name: str, console: Console) -> None:
+    """One family, registered or the user's own."""
+    from metarl.envs.registry import FAMILIES, make_distribution
+
+    distribution = make_distribution(name)
+    if distribution.name in FAMILIES:
+        summary = FAMILIES[distribution.name].summary
+    else:
+        first_sentence = (type(distribution.env).__doc__ or "").split(".")[0]
+        summary = " ".join(first_sentence.split())
+
+    say(console, f"{distribution.name}: {summary}")
+    say(console, f"observation {distribution.observation_space}")
+    say(console, f"action      {distribution.action_space}")
+    say(console, f"horizon     {distribution.horizon} steps")
+    splits = ", ".join(distribution.splits)
+    say(console, f"splits      {splits} (train gives new tasks each time, the others are fixed lists)")
+    console.print(_parameters(distribution))
+
+
+def _parameters(distribution: "TaskDistribution") -> Table:
+    """Task parameters with units and ranges in each split."""
+    others = {split: getattr(distribution, split) for split in ("test", "ood") if getattr(distribution, split)}
+    training = "train, validation" if "test" in others else "train, validation, test"
+
+    table = Table("task parameter", "units", training, *others)
+    for name, range_ in distribution.train.items():
+        outside = [str(ranges.get(name, "as in training")) for ranges in others.values()]
+        table.add_row(name, range_.units, str(range_), *outside)
+    return table
+
+
+@dataclass(frozen=True)
+class Agents:
+    """List the agents and the presets they have for each environment."""
+
+    def execute(self, console: Console) -> int:
+        """Print the tables."""
+        from metarl.agents.registry import AGENTS
+
+        agents = Table("agent", "what it is", title="agents", title_justify="left")
+        for agent in AGENTS.values():
+            agents.add_row(agent.name, agent.summary)
+        console.print(agents)
+
+        presets = Table("agent", "environment", "preset", "what it is", title="presets", title_justify="left")
+        for name in AGENTS:
+            for envs, preset, summary in _presets_of(name):
+                presets.add_row(name, ", ".join(envs), preset, summary)
+        console.print(presets)
+
+        say(console, "hyper-parameters: metarl train AGENT ENV --help")
+        return 0
+
+
+def _presets_of(agent: str) -> list[tuple[list[str], str, str]]:
+    """Environments, name and summary of each preset of an agent; those for any environment come first."""
+    from metarl.envs.registry import FAMILIES
+    from metarl.run.presets import presets_for
+
+    anywhere = presets_for(agent, "")
+    rows = [(["any"], name, preset.summary) for name, preset in anywhere.items()]
+
+    # Environments that share a preset share a row.
+    envs_with: dict[tuple[str, str], list[str]] = {}
+    for env in FAMILIES:
+        for name, preset in presets_for(agent, env).items():
+            if anywhere.get(name) is not preset:
+                envs_with.setdefault((name, preset.summary), []).append(env)
+    rows += [(envs, name, summary) for (name, summary), envs in envs_with.items()]
+    return rows
+
+
+@dataclass(frozen=True)
+class Tensorboard:
+    """Show the runs in TensorBoard, on localhost.
+
+    Attributes:
+        run_dir: directory of the runs.
+        port: port of the page.
+    """
+
+    run_dir: str = "runs"
+    port: int = 6006
+
+    def execute(self, console: Console) -> int:
+        """Serve until Ctrl-C."""
+        if not Path(self.run_dir).is_dir():
+            raise UserError(f"there is no directory {self.run_dir!r}; train a run with: metarl train")
+        if not 0 <= self.port < 2**16:
+            raise UserError(f"port must be between 0 and 65535, got {self.port}")
+        try:
+            with socket.create_server(("localhost", self.port)):
+                pass
+        except OSError:
+            raise UserError(f"port {self.port} is in use; choose another one with --port") from None
+
+        from tensorboard import program  # slow to import
+
+        board = program.TensorBoard()
+        address = ["--host", "localhost", "--port", str(self.port)]
+        board.configure(argv=[None, "--logdir", self.run_dir, *address, "--load_fast", "false"])
+        return int(board.main())
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print the shell's completion script; the README says where to put it.
+
+    Attributes:
+        shell: which shell.
+    """
+
+    shell: Annotated[tyro.conf.Positional[Shell], tyro.conf.arg(metavar="SHELL")]
+
+    def execute(self, console: Console) -> int:
+        """Print it."""
+        print(completion_file(self.shell).read_text(encoding="utf-8"), end="")
+        return 0
+
+
+def completion_file(shell: Shell) -> Path:
+    """The completion script of a shell; a file of the package, since making one imports every command."""
+    return Path(__file__).parent / "completion" / f"metarl.{shell}"

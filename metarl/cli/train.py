@@ -1,0 +1,310 @@
+"""`metarl train`: meta-train an agent, evaluate it on held-out tasks, and say what to do next."""
+
+import dataclasses
+import itertools
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+import tyro
+from rich.console import Console
+
+from metarl.agents.gradients.processes import num_processes
+from metarl.baselines.teachers import check_teacher
+from metarl.cli.evaluate import Evaluate
+from metarl.console import say
+from metarl.envs.registry import env_label, is_env_file
+from metarl.errors import EXIT_INTERRUPTED, UserError
+from metarl.run.build import build
+from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
+from metarl.run.device import resolve_device
+from metarl.run.presets import default_config
+from metarl.run.run_directory import RunDirectory
+from metarl.training import distributed
+from metarl.training.accelerate import compile_env
+from metarl.training.curriculum import make_curriculum
+from metarl.training.memory import check_memory
+from metarl.training.tensorboard import RunLog
+from metarl.training.trainer import Trainer, resolve
+
+CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))
+
+GROUPS = {
+    "run": (
+        "preset",
+        "seed",
+        "device",
+        "iterations",
+        "max_env_steps",
+        "checkpoint_interval",
+        "name",
+        "run_dir",
+        "resume",
+        "env_file",
+    ),
+    "sampling": ("num_tasks", "episodes"),
+    "evaluation": ("eval_interval", "eval_tasks", "test_tasks"),
+    "curriculum": ("curriculum", "curriculum_buffer", "curriculum_fresh", "curriculum_correction"),
+    "acceleration": ("num_threads", "compile_env", "cuda_graphs"),
+}
+"""Boxes of `metarl train --help`, each with the fields of `Train` whose flags it shows.
+
+The learner's own flags follow in boxes that its configuration makes: learner, policy, trust region, …
+"""
+
+
+@dataclass(frozen=True)
+class Train(TrainConfig):
+    """Meta-train an agent. AGENT and ENV come before the flags; the flags' defaults depend on them and on --preset.
+
+    Attributes:
+        resume: continue this run exactly where it stopped. Of the other flags, only --iterations may be changed.
+        env_file: a YAML file that describes the environment and its tasks, in place of ENV.
+    """
+
+    resume: str = ""
+    env_file: str = ""
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration of the run that was asked for, with the environment of --env-file."""
+        config = TrainConfig(**{name: getattr(self, name) for name in CONFIG_FIELDS})
+        if not self.env_file:
+            return config
+        if not is_env_file(self.env_file):
+            raise UserError(f"env_file must end in .yaml or .yml, got {self.env_file!r}")
+        return dataclasses.replace(config, env=self.env_file)
+
+    def execute(self, console: Console) -> int:
+        """Train, evaluate on held-out tasks, and say what to do next; under torchrun as one process of several."""
+        with distributed.process_group(resolve_device(distributed.local_device(self.device))):
+            config = resolve(self.config)
+            distributed.check_job(config)
+            if not self.resume:
+                _check_before_writing(config)
+            run, resumed = distributed.broadcast(lambda: self._open(config))
+
+            # The other processes use their own device and their own share of the cores.
+            if num_processes() > 1:
+                run.config = dataclasses.replace(run.config, device=config.device, num_threads=config.num_threads)
+
+            # Only the first process writes the run and speaks.
+            if distributed.rank() > 0:
+                return self._train(run, resumed, Console(quiet=True))
+            with run.locked():
+                return self._train(run, resumed, console)
+
+    def _open(self, config: TrainConfig) -> tuple[RunDirectory, bool]:
+        """The run directory and whether it is to be resumed: by --resume, or in a job that torchrun restarted."""
+        if self.resume:
+            return RunDirectory.open(self.resume, config.run_dir), True
+        if distributed.is_restart():
+            begun = RunDirectory.newest(config)
+            if begun is not None:
+                return begun, True
+        return RunDirectory.create(config), False
+
+    def _train(self, run: RunDirectory, resumed: bool, console: Console) -> int:
+        """Train in a run directory that is open; returns the exit code."""
+        if resumed:
+            run.set_iterations(self.iterations)
+        trainer = Trainer(run, console)
+        if resumed:
+            trainer.resume()
+            # Only now, after the checkpoint was found whole, the new number of iterations is kept.
+            if distributed.rank() == 0:
+                run.write_config()
+
+        config = run.config
+        start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
+        what = f"{config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}"
+        say(console, f"{start}: {what}")
+        say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
+
+        if not trainer.train():
+            say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
+            say(console, f"go on with: metarl train --resume {run.path}")
+            return EXIT_INTERRUPTED
+        if distributed.rank() == 0:
+            _finish(run, trainer, console)
+        return 0
+
+
+def _check_before_writing(config: TrainConfig) -> None:
+    """Refuse what cannot be built, or does not fit into memory, before anything is written.
+
+    Raises:
+        UserError, ValueError: says what is wrong.
+    """
+    check_teacher(config)
+    distribution, learner = build(config, torch.Generator(config.device))
+    check_memory(config, distribution, learner)
+    make_curriculum(config, learner)
+    if config.compile_env:
+        compile_env(distribution, torch.device(config.device))
+
+
+def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
+    """Evaluate the trained policy on the test tasks, keep that in the run, and suggest the next commands."""
+    progress = trainer.progress
+    say(
+        console,
+        f"trained {progress.iteration} iterations on {progress.env_steps:,} environment steps "
+        f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:.0f} s",
+    )
+
+    # As `metarl evaluate RUN` does, so that the command gives the same numbers.
+    final = Evaluate(run=str(run.path), num_tasks=run.config.test_tasks, out=str(run.path))
+    evaluated = final.evaluate(run)
+    RunLog.test(run, evaluated.evaluation, evaluated.figures, evaluated.checkpoint.progress.env_steps)
+    final.show(evaluated, console)
+
+    say(console, "next:")
+    if "ood" in trainer.distribution.splits:
+        say(console, f"  metarl evaluate {run.path} --split ood")
+    say(console, f"  metarl evaluate {run.path} --steps {trainer.learner.adaptation_steps + 2}")
+    say(console, f"  metarl tensorboard --run-dir {run.path.parent}")
+
+
+# ---------------------------------------------------------------------- reading the flags
+
+
+def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
+    """The command that the arguments after `metarl train` ask for.
+
+    Args:
+        arguments: the command line after 'train'.
+        read: parses the command line into an instance of a class that declares the flags.
+
+    Raises:
+        UserError: unknown agent, environment, preset or run, or flags that do not go together.
+    """
+    defaults = default_train(arguments)
+    command: Train = read(flags_in_groups(defaults)).command
+
+    # The defaults were made for what stands first; another AGENT or ENV after a flag would get the wrong ones.
+    if command.resume:
+        _check_resumed(command, defaults)
+    elif (command.agent, command.env) != (defaults.agent, defaults.env):
+        raise UserError("write AGENT and ENV right after 'train', before the flags: metarl train AGENT ENV --flag …")
+    return command
+
+
+def default_train(arguments: list[str]) -> Train:
+    """Defaults of the flags, which depend on the leading AGENT and ENV, on --preset and on --resume."""
+    resume = _value_of("--resume", arguments)
+    if resume is None:
+        agent, env = _leading_agent_and_env(arguments)
+        return _as_train(default_config(agent, env, _value_of("--preset", arguments) or "default"))
+
+    if not resume:
+        raise UserError("--resume needs a run: metarl train --resume RUN")
+    run = RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs")
+    # The run may have been moved since its configuration was written.
+    return _as_train(dataclasses.replace(run.config, run_dir=str(run.path.parent)), resume)
+
+
+class FlagsInGroups:
+    """What `flags_in_groups` makes; becomes a `Train` as soon as it is filled in.
+
+    Attributes:
+        command: the same values as a `Train`, whose checks have passed.
+    """
+
+    defaults: ClassVar[Train]
+    command: Train
+
+    def __post_init__(self) -> None:
+        """Build the command."""
+        # What the parser filled in, without the boxes.
+        values = dict(vars(self))
+        for group in GROUPS:
+            values.update(vars(values.pop(group)))
+        values["learner"] = type(self.defaults.learner)(**vars(values["learner"]))
+        self.command = Train(**values)
+
+
+def flags_in_groups(defaults: Train) -> type[FlagsInGroups]:
+    """A dataclass from which the parser makes the flags of `Train`, each group in a box of its own.
+
+    `TrainConfig` is flat, as its YAML is; the parser shows the fields of a nested dataclass in a box. So the nested
+    form is made here from the flat one: names, types, help texts and defaults are those of `Train`.
+
+    Args:
+        defaults: default values, and the type of the learner's configuration.
+    """
+    groups = []
+    for name, fields in GROUPS.items():
+        box = _box(name, defaults, fields)
+        without_heading = tyro.conf.arg(help="")
+        groups.append((name, Annotated[box, without_heading], dataclasses.field(default=box())))
+
+    own_fields = [field.name for field in dataclasses.fields(defaults.learner)]
+    learner = _box("learner", defaults.learner, own_fields)
+    groups.append(("learner", learner, dataclasses.field(default=learner())))
+
+    positional = _fields_of(defaults, ("agent", "env"))
+    names = {"__doc__": Train.__doc__, "defaults": defaults}
+    bases = (FlagsInGroups, *_help_texts(Train))
+    return dataclasses.make_dataclass("Train", [*positional, *groups], bases=bases, namespace=names)
+
+
+def _box(name: str, defaults: Any, fields: Iterable[str]) -> type[Any]:
+    """A dataclass with some of the fields of another one."""
+    columns = []
+    for field, hint, value in _fields_of(defaults, fields):
+        if dataclasses.is_dataclass(value.default):
+            # Its own box is titled 'trust region' instead of 'learner.trust-region'.
+            hint = Annotated[hint, tyro.conf.arg(name=field.replace("_", " "), prefix_name=False)]
+        columns.append((field, hint, value))
+    return dataclasses.make_dataclass(name, columns, bases=_help_texts(type(defaults)), frozen=True)
+
+
+def _fields_of(defaults: Any, fields: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """Name, type and default value of some fields of a dataclass, as `make_dataclass` takes them."""
+    hints = typing.get_type_hints(type(defaults), include_extras=True)
+    return [(name, hints[name], dataclasses.field(default=getattr(defaults, name))) for name in fields]
+
+
+def _help_texts(config_class: type[Any]) -> tuple[type[Any], ...]:
+    """Classes to inherit from that have nothing but the docstrings in which the parser looks for help texts."""
+    return tuple(type("Help", (), {"__doc__": one.__doc__}) for one in config_class.__mro__ if one is not object)
+
+
+def _as_train(config: TrainConfig, resume: str = "") -> Train:
+    return Train(**{name: getattr(config, name) for name in CONFIG_FIELDS}, resume=resume)
+
+
+def _check_resumed(command: Train, defaults: Train) -> None:
+    """Refuse other settings than those of the run that is resumed.
+
+    Raises:
+        UserError: names the settings.
+    """
+    may_change = ("iterations", "run_dir")
+    changed = [
+        field.name
+        for field in dataclasses.fields(command)
+        if field.name not in may_change and getattr(command, field.name) != getattr(defaults, field.name)
+    ]
+    if changed:
+        raise UserError(f"--resume keeps the run's settings; only --iterations may be changed, not {changed}")
+
+
+def _leading_agent_and_env(arguments: list[str]) -> tuple[str, str]:
+    """AGENT and ENV where they stand before the flags, else their defaults."""
+    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    agent = leading[0] if leading else DEFAULT_AGENT
+    env = leading[1] if len(leading) > 1 else DEFAULT_ENV
+    return agent, env
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """Value of '--flag VALUE' or '--flag=VALUE', None where it is not given; the parser takes '_' for '-' as well."""
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else following
+    return None

@@ -1,0 +1,134 @@
+"""`metarl` itself: what it tells at once, without waiting for PyTorch, is what the commands are."""
+
+import importlib.util
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from metarl.cli import main as cli
+from metarl.cli.info import Shell, completion_file
+from metarl.cli.main import COMMANDS, completion_script, main
+
+SHELLS = get_args(Shell)
+HEAVY = ("torch", "numpy", "gymnasium", "matplotlib", "scipy")
+
+MODULES_AFTER = """\
+import sys
+from metarl.cli.main import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+print(*sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """The modules that a process has imported when the command is done."""
+    done = subprocess.run([sys.executable, "-c", MODULES_AFTER, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--version",), ("--help",), *(("completion", shell) for shell in SHELLS)], ids=" ".join
+)
+def test_what_is_asked_often_is_answered_without_pytorch(arguments: tuple[str, ...]) -> None:
+    imported = modules_after(*arguments)
+    assert "metarl.cli.main" in imported
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_help_and_version_do_without_the_parser() -> None:
+    assert {"tyro", "rich"}.isdisjoint(modules_after("--help") | modules_after("--version"))
+
+
+def test_a_command_that_computes_is_imported_alone() -> None:
+    imported = modules_after("envs", "point-dynamics")
+    assert {"torch", "metarl.cli.info"} <= imported
+    assert {"metarl.cli.train", "metarl.cli.bench", "metarl.cli.compare"}.isdisjoint(imported)
+
+
+# ---------------------------------------------------------------------- the table of commands
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_summary_is_the_first_sentence_of_the_docstring(name: str) -> None:
+    command_class = pkgutil.resolve_name(COMMANDS[name].location)
+    first_line = command_class.__doc__.splitlines()[0]
+    assert COMMANDS[name].summary == re.match(r".*?\.(?= [A-Z]|$)", first_line)[0]  # type: ignore[index]
+    assert command_class.__name__.lower() == name
+    assert callable(command_class.execute)
+
+
+def test_every_command_and_its_summary_is_in_the_help(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "76")
+    for arguments in ([], ["-h"], ["--help"], ["--help", "train"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert not stop.value.code
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= 76
+        words = " ".join(text.split())
+        for name, command in COMMANDS.items():
+            assert f" {name} {command.summary}" in words
+
+
+def test_only_train_runs_on_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process of a job leaves with the exit code and says which process it was."""
+    for variable, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    left: list[int] = []
+    monkeypatch.setattr("metarl.training.distributed.leave", left.append)
+    main(["agents"])
+    assert left == [2]
+    expected = "only 'metarl train' runs on several processes; start the others without torchrun"
+    assert capsys.readouterr().err == f"metarl (process 1 of the job): {expected}\n"
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_failed_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: list[str]) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(cli, "parse", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        main(["agents"])
+
+
+# ---------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_scripts_are_what_the_parser_makes_of_the_flags_now(shell: Shell) -> None:
+    if shell == "tcsh" and importlib.util.find_spec("shtab") is None:
+        pytest.skip("tyro makes tcsh completion with the package shtab")
+    remedy = "python -c 'from metarl.cli.main import write_completion_scripts as write; write()'"
+    assert completion_file(shell).read_text(encoding="utf-8") == completion_script(shell), f"make it again: {remedy}"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_prints_the_script(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert capsys.readouterr().out == completion_file(shell).read_text(encoding="utf-8")
+
+
+def test_completion_in_bash_knows_commands_and_flags(tmp_path: Path) -> None:
+    script = tmp_path / "complete.sh"
+    script.write_text(
+        f"source {completion_file('bash')}\n"
+        'complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _tyro_metarl; '
+        'echo "${COMPREPLY[@]}"; }\n'
+        "complete_words metarl ev\ncomplete_words metarl train --inner-kl\ncomplete_words metarl report RUN --sp\n"
+    )
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["evaluate", "--inner-kl-penalty", "--split"]
