@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
+from metarl.envs.extras import how_to_install
+
 
 def _draw_without_display() -> None:
     """Choose an OpenGL that needs no display where there is none; MuJoCo reads it when it is first imported."""
@@ -35,7 +37,7 @@ def import_mujoco() -> Any:
     try:
         import mujoco
     except ImportError as error:
-        raise ValueError(f"locomotion needs MuJoCo ({error}): python -m pip install -e . -c constraints.txt") from error
+        raise ValueError(f"locomotion needs MuJoCo ({error}): {how_to_install()}") from error
     return mujoco
 
 
