@@ -4,10 +4,8 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metarl.envs.extras import how_to_install
 from metarl.envs.task_distribution import TaskDistribution
-
-CONSTRAINTS = {"metaworld": "constraints-metaworld.txt"}
-"""Extra → file of tested versions, where it is not constraints.txt: Meta-World pins an older mujoco."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,7 @@ class Family:
     @property
     def how_to_install(self) -> str:
         """The command that installs what it needs."""
-        constraints = CONSTRAINTS.get(self.extra, "constraints.txt")
-        return f"python -m pip install -e '.[{self.extra}]' -c {constraints}"
+        return how_to_install(self.extra)
 
     @property
     def available(self) -> bool:

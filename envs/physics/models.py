@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from torch import Tensor
 
+from metarl.envs.extras import how_to_install
 from metarl.envs.physics.sensors import Sensors, add_sensors
 
 
@@ -37,7 +38,7 @@ def import_mujoco() -> Any:
     try:
         import mujoco
     except ImportError as error:
-        raise ValueError(f"locomotion needs MuJoCo ({error}): python -m pip install -e . -c constraints.txt") from error
+        raise ValueError(f"locomotion needs MuJoCo ({error}): {how_to_install()}") from error
     return mujoco
 
 

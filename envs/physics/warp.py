@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.envs.extras import how_to_install
 from metarl.envs.physics.models import State, import_mujoco
 
 VARIED_FIELDS = (
@@ -51,7 +52,7 @@ class WarpEngine:
         except ImportError as error:
             raise ValueError(
                 f"robots on {device} need MuJoCo Warp ({error}): "
-                "python -m pip install -e '.[warp]' -c constraints.txt; or train them with --device cpu"
+                f"{how_to_install('warp')}; or train them with --device cpu"
             ) from error
         self._warp = warp
         self._mujoco_warp = mujoco_warp

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from metarl.agents.policies.parameters import Parameters
 from metarl.envs.external.action_map import ActionMap
+from metarl.envs.extras import how_to_install
 from metarl.envs.rollout import ActingPolicy
 from metarl.errors import UserError
 
@@ -149,7 +150,7 @@ def require_onnx() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"an ONNX file needs {', '.join(missing)}: python -m pip install -e '.[export]' -c constraints.txt "
+            f"an ONNX file needs {', '.join(missing)}: {how_to_install('export')} "
             "(or leave the file out with --no-onnx)"
         )
 

@@ -12,6 +12,7 @@ import imageio.v2 as imageio
 import numpy as np
 from PIL import Image
 
+from metarl.envs.extras import how_to_install
 from metarl.errors import UserError
 from metarl.rendering.camera import Frame
 from metarl.run.files import check_writable, write_atomically
@@ -38,10 +39,7 @@ def checked_output(out: str) -> Path:
         raise UserError(f"--out must end in .mp4, .gif or .png, got {out!r}")
 
     if suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise UserError(
-            "an .mp4 needs the package imageio-ffmpeg: python -m pip install -e '.[render]' -c constraints.txt; "
-            "a .gif needs nothing"
-        )
+        raise UserError(f"an .mp4 needs the package imageio-ffmpeg: {how_to_install('render')}; a .gif needs nothing")
     check_writable(path)
     return path
 

@@ -34,6 +34,7 @@ from metarl.run.checkpoint import CheckpointStore
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.device import resolve_device
 from metarl.run.files import write_atomically
+from metarl.run.reference_runs import reference_run, reference_runs
 
 CONFIG_FILE = "config.yaml"
 METADATA_FILE = "metadata.json"
@@ -91,18 +92,16 @@ class RunDirectory:
 
     @classmethod
     def open(cls, run: str, parent: str = "runs") -> "RunDirectory":
-        """Open an existing run by its path, or by its name below `parent`.
+        """Open an existing run by its path, by its name below `parent`, or a reference run by its name.
 
         Raises:
             UserError: there is none, or it is not a run.
         """
-        path = next((path for path in (Path(run), Path(parent) / run) if path.is_dir()), None)
+        candidates = (Path(run), Path(parent) / run, reference_run(run))
+        path = next((path for path in candidates if path is not None and path.is_dir()), None)
         if path is None:
-            known = sorted(file.parent.name for file in Path(parent).glob(f"*/{CONFIG_FILE}"))
-            if known:
-                raise unknown("run", run, known)
-            raise UserError(f"there is no run {run!r}, neither here nor in {parent}/; train one with: metarl train")
-
+            known = [*_run_names(Path(parent)), *_run_names(reference_runs())]
+            raise unknown("run", run, known)
         try:
             config = from_yaml((path / CONFIG_FILE).read_text())
         except OSError as error:
@@ -183,6 +182,11 @@ class RunDirectory:
         (self.path / METRICS_FILE).touch()  # a run killed while it was made has none
         kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["iteration"] <= iteration]
         write_atomically(self.path / METRICS_FILE, "".join(kept).encode())
+
+
+def _run_names(parent: Path) -> list[str]:
+    """Names of the runs in a directory."""
+    return sorted(path.parent.name for path in parent.glob(f"*/{CONFIG_FILE}"))
 
 
 def run_stem(config: TrainConfig) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from metarl.cli.main import main
+from metarl.errors import UserError
+from metarl.run.run_directory import RunDirectory
 
 REFERENCE = Path(__file__).parents[3] / "runs" / "reference"
 WITH_POLICY = sorted(path.parent.name for path in REFERENCE.glob("*/checkpoints"))
@@ -53,3 +55,18 @@ def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[s
     assert low <= evaluated["return_mean"][-1] - evaluated["return_mean"][0] <= high
     assert low > 0
     assert contents(run) == before
+
+
+def test_it_is_found_by_its_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "promp-point-navigation"
+    for given in (name, f"runs/reference/{name}"):
+        assert RunDirectory.open(given).path == REFERENCE / name
+
+    (tmp_path / "runs" / name).mkdir(parents=True)  # a run of one's own comes first
+    with pytest.raises(UserError, match="is not a run"):
+        RunDirectory.open(name)
+    with pytest.raises(UserError, match=f"unknown run 'nothing'.*{name}"):
+        RunDirectory.open("nothing")
+    with pytest.raises(UserError, match="unknown run"):
+        RunDirectory.open(f"elsewhere/{name}")
