@@ -154,10 +154,12 @@ def _bytes_per_env_step(
 ) -> float:
     """Bytes that the operations of one environment step, policy included, read and write."""
     params = learner.begin(NUM_TASKS).params
-    # One step is enough: all are alike.
     bound = distribution.task_env.bind(tasks, COUNTED_EPISODES)
     carry = begin(bound, generator)
-    with _TrafficCounter() as counter, torch.no_grad():
+
+    # One step is enough: all are alike.
+    counter = _TrafficCounter()
+    with counter, torch.no_grad():
         advance(bound, learner.policy, params, carry, generator)
     return counter.bytes / (NUM_TASKS * COUNTED_EPISODES)
 
