@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from metarl.comparison import report as comparison_report
-from metarl.comparison.comparer import CompareConfig, Comparer
+from metarl.comparison.comparer import Comparer
+from metarl.comparison.config import CompareConfig
 from metarl.console import say
 from metarl.errors import EXIT_INTERRUPTED
 
