@@ -41,8 +41,8 @@ class Algorithm:
     Attributes:
         make: its class.
         spaces: action spaces it can act in.
-        settings: arguments for training from scratch on one task.
-        pretraining: what differs for training over many tasks with hundreds of parallel environments.
+        settings: arguments of the class for training from scratch on one task.
+        pretraining: the arguments that differ for training over many tasks with hundreds of parallel environments.
     """
 
     make: type[BaseAlgorithm]
@@ -94,6 +94,7 @@ def check_algorithm(name: str, action_space: Space[Any]) -> Algorithm:
     if name not in ALGORITHMS:
         hint = did_you_mean(name, ALGORITHMS)
         raise ValueError(f"unknown SB3 algorithm {name!r}{hint}; known are {', '.join(ALGORITHMS)}")
+
     algorithm = ALGORITHMS[name]
     if not isinstance(action_space, algorithm.spaces):
         able = [other for other, entry in ALGORITHMS.items() if isinstance(action_space, entry.spaces)]
@@ -107,8 +108,11 @@ def check_changes(name: str, changes: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names the first one and those that there are.
     """
-    own = {"policy", "env", "seed", "device", "verbose", "policy_kwargs", "self", "_init_setup_model"}
-    known = [parameter for parameter in inspect.signature(ALGORITHMS[name].make).parameters if parameter not in own]
+    # What make_model itself passes or must not be touched.
+    reserved = {"policy", "env", "seed", "device", "verbose", "policy_kwargs", "self", "_init_setup_model"}
+    parameters = inspect.signature(ALGORITHMS[name].make).parameters
+    known = [parameter for parameter in parameters if parameter not in reserved]
+
     for argument in changes:
         if argument not in known:
             hint = did_you_mean(argument, known)
@@ -124,7 +128,7 @@ def make_model(
     pretraining: bool = False,
     changes: Mapping[str, Any] | None = None,
 ) -> BaseAlgorithm:
-    """A fresh model on the CPU that logs to TensorBoard.
+    """A new, untrained model on the CPU that logs to TensorBoard.
 
     Args:
         name: in ALGORITHMS.
@@ -140,13 +144,16 @@ def make_model(
         ValueError: unknown algorithm, one that cannot act here, or arguments that it does not have.
     """
     algorithm = check_algorithm(name, env.action_space)
-    check_changes(name, changes or {})
-    settings = algorithm.settings | (algorithm.pretraining if pretraining else {}) | dict(changes or {})
+    changes = dict(changes or {})
+    check_changes(name, changes)
+    settings = algorithm.settings | (algorithm.pretraining if pretraining else {}) | changes
     settings = copy.deepcopy(settings)  # SB3 writes into the policy_kwargs that it is given
     model = algorithm.make("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **settings)
+
     if initial is not None:
         fresh = {key: value for key, value in model.policy.state_dict().items() if key == LOG_STD}
         model.policy.load_state_dict(initial.policy.state_dict() | fresh)
+
     model.set_logger(configure(str(log_dir), ["tensorboard"]) if log_dir else Logger(None, []))
     return model
 
@@ -165,6 +172,8 @@ def load_model(name: str, path: str | Path, env: VecEnv) -> BaseAlgorithm:
         ValueError: missing, damaged, or not such a model.
     """
     model = make_model(name, env, seed=0)
+
+    # A damaged or foreign file fails in many ways, each of which means the same to the user.
     try:
         _, parameters, _ = load_from_zip_file(path, load_data=False, device="cpu")
         model.set_parameters(parameters, device="cpu")
@@ -233,7 +242,8 @@ class SB3Policy:
         """See ActingPolicy.apply; the parameters are the model's own."""
         flat = obs.reshape(-1, obs.shape[-1]).cpu().numpy()
         action, _ = self.model.predict(flat, deterministic=True)
-        return FixedActions(torch.as_tensor(np.asarray(action)).reshape(*obs.shape[:-1], *action.shape[1:])), None
+        shape = (*obs.shape[:-1], *action.shape[1:])
+        return FixedActions(torch.as_tensor(np.asarray(action)).reshape(shape)), None
 
 
 def as_policy_parameters(model: BaseAlgorithm) -> Parameters:
@@ -245,11 +255,13 @@ def as_policy_parameters(model: BaseAlgorithm) -> Parameters:
     policy = model.policy
     if not isinstance(model, OnPolicyAlgorithm) or not isinstance(policy, ActorCriticPolicy):
         raise ValueError(f"only PPO and A2C have a stochastic policy like ours, not {type(model).__name__}")
-    hidden = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
+
     params = {}
+    hidden = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
     for number, layer in enumerate([*hidden, cast(nn.Linear, policy.action_net)]):
-        params[f"layer{number}.weight"] = layer.weight.detach().T.clone()
+        params[f"layer{number}.weight"] = layer.weight.detach().T.clone()  # torch keeps (out, in), MLPPolicy (in, out)
         params[f"layer{number}.bias"] = layer.bias.detach().clone()
+
     if isinstance(model.action_space, Box):
         params[LOG_STD] = policy.log_std.detach().clone()
     return params

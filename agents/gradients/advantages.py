@@ -7,7 +7,10 @@ from metarl.agents.gradients.parallel import task_slices
 from metarl.envs.rollout import Episodes
 
 RIDGE = 1e-5
+"""Weight of ‖w‖² in the baseline's fit."""
+
 MAX_FEATURE = 10.0
+"""Observations are clipped to ± this before they become features."""
 
 CPU_CHUNK_STEPS = 40_000
 """Environment steps whose features are held at once on a CPU: fewer took longer, more took no less."""
@@ -46,10 +49,13 @@ def fit_linear_baseline(episodes: Episodes, returns: Tensor) -> Tensor:
     mask = episodes.mask
     features = baseline_features(episodes.obs) * mask.unsqueeze(-1)
     flat = features.flatten(1, 2).double()  # (M, E·H, F)
+
+    # The normal equations: (Φᵀ Φ + ridge · I) w = Φᵀ G.
     gram = flat.mT @ flat
     gram = gram + RIDGE * torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
     target = flat.mT @ (returns * mask).flatten(1, 2).double().unsqueeze(-1)
-    weights = torch.linalg.solve_ex(gram, target).result
+    weights = torch.linalg.solve_ex(gram, target).result  # solve would make the CPU wait for errors of the GPU
+
     values: Tensor = (flat @ weights).reshape(mask.shape).to(returns.dtype)
     return values
 
@@ -83,7 +89,7 @@ def normalize(advantages: Tensor, mask: Tensor) -> Tensor:
     mean = (advantages * mask).sum(dim=(1, 2), keepdim=True) / count
     centred = (advantages - mean) * mask
     std = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
-    return centred / (std + 1e-8)
+    return centred / (std + 1e-8)  # a task whose advantages are all equal has none
 
 
 def advantages_of(episodes: Episodes, gamma: float, gae_lambda: float, normalized: bool = True) -> Tensor:
@@ -92,11 +98,11 @@ def advantages_of(episodes: Episodes, gamma: float, gae_lambda: float, normalize
     Some tasks at a time: a baseline's features are many times the numbers of the advantages.
     """
 
-    def of_chunk(part: Episodes) -> Tensor:
-        returns = discounted_sums(part.reward, gamma)
-        values = fit_linear_baseline(part, returns)
-        advantages = generalized_advantages(part, values, gamma, gae_lambda)
-        return normalize(advantages, part.mask) if normalized else advantages
+    def advantages_of_chunk(chunk: Episodes) -> Tensor:
+        returns = discounted_sums(chunk.reward, gamma)
+        values = fit_linear_baseline(chunk, returns)
+        advantages = generalized_advantages(chunk, values, gamma, gae_lambda)
+        return normalize(advantages, chunk.mask) if normalized else advantages
 
     chunks = task_slices(episodes.obs, 0, cpu_steps=CPU_CHUNK_STEPS)
-    return torch.cat([of_chunk(episodes.tasks(tasks)) for tasks in chunks])
+    return torch.cat([advantages_of_chunk(episodes.tasks(tasks)) for tasks in chunks])

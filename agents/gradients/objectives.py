@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class Batch:
 
     def _each_tensor(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The batch with a function applied to each of its tensors."""
-        changed = {}
+        changed: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             changed[field.name] = map_parameters(function, value) if isinstance(value, dict) else function(value)
@@ -201,9 +201,11 @@ def exploration_credit(query: Episodes) -> Tensor:
     """
     returns = query.returns.mean(dim=1)
     mean = mean_over_tasks(returns)
+
     num_tasks = len(returns) * num_processes()
     others = (num_tasks * mean - returns) / max(num_tasks - 1, 1)
     std = mean_over_tasks((returns - mean).square()).sqrt()
+
     return (returns - others) / (std + 1e-8)
 
 

@@ -93,8 +93,10 @@ class OraclePolicy:
         """See ActingPolicy.apply; the memory is the time."""
         time = memory or 0
         num_episodes = obs.shape[1]
-        tasks = {
-            name: value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
-            for name, value in params.items()
-        }
+
+        # Every episode sees its task: (M, …) -> (M, E, …).
+        tasks = {}
+        for name, value in params.items():
+            tasks[name] = value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
+
         return FixedActions(self.env.oracle_action(obs, tasks, time)), time + 1

@@ -28,11 +28,13 @@ def check_values(
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
+        value = getattr(config, field.name)
+        hint = hints[field.name]
         if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
             raise ValueError(f"{field.name} must be one of {typing.get_args(hint)}, got {value!r}")
         if hint is float and not math.isfinite(value):
             raise ValueError(f"{field.name} must be finite, got {value}")
+
     rules: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         (at_least_one, lambda value: value >= 1, "be at least 1"),
         (positive, lambda value: value > 0, "be positive"),

@@ -46,7 +46,7 @@ def _draw_changes(axes: Axes, found: Interpretation) -> None:
         axes.legend(loc="best", fontsize="small")
 
     # An empty row says why it is empty.
-    for row in np.flatnonzero(~np.isfinite(moved).any(axis=(0, 2))):
+    for row in np.flatnonzero(~np.isfinite(moved).any(axis=(0, 2))).tolist():
         reason = "does not move" if np.isfinite(found.relative_change[:, row]).any() else "zero before adaptation"
         axes.text(0.02, row, reason, transform=axes.get_yaxis_transform(), va="center", fontsize="small", alpha=0.7)
 

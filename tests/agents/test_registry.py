@@ -16,8 +16,9 @@ def test_every_agent_stands_under_its_name() -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_makes_a_learner_of_its_default_configuration(name: str) -> None:
     agent = AGENTS[name]
-    assert dataclasses.is_dataclass(agent.config_class)
-    learner = agent.make(OBSERVATION_SPACE, ACTION_SPACES["gaussian"], agent.config_class(), seeded(0), 1)
+    config = agent.config_class()
+    assert dataclasses.is_dataclass(config)
+    learner = agent.make(OBSERVATION_SPACE, ACTION_SPACES["gaussian"], config, seeded(0), 1)
     assert learner.begin(2).params["log_std"].shape == (2, 2)
     assert learner.adaptation_steps >= 1
 

@@ -65,7 +65,7 @@ def test_advantages_and_meta_gradients_agree(outer: str, device: str) -> None:
     assert query is not None
     support_there, query_there = [batch.to(device) for batch in support], query.to(device)
     torch.testing.assert_close(
-        there._batch(query_there).advantage.cpu(), here._batch(query).advantage, rtol=1e-3, atol=1e-3
+        there.batch(query_there).advantage.cpu(), here.batch(query).advantage, rtol=1e-3, atol=1e-3
     )
     expected = here.meta_gradient(support, query)
     for name, leaf in there.meta_gradient(support_there, query_there).items():
