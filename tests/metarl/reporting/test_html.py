@@ -215,7 +215,7 @@ def test_what_lies_in_the_run_is_not_evaluated_again(workplace: Path, monkeypatc
     run = workplace / "runs" / RUN
     assert main(["evaluate", RUN, "--split", "ood", "--num-tasks", "2", "--out", str(run)]) == 0
     assert main(["evaluate", RUN, "--task", "goal=0,1", "--num-tasks", "2", "--out", str(run)]) == 0
-    monkeypatch.setattr("metarl.evaluation.evaluation.collect", lambda *arguments: pytest.fail("evaluated again"))
+    monkeypatch.setattr("metarl.evaluation.adaptation.collect", lambda *arguments: pytest.fail("evaluated again"))
     page = report(run)
     titles = [f"{TEST_TASKS} test tasks", "2 ood tasks", "the task goal=0,1, 2 times"]
     assert [title for title in titles if title in page.text] == titles
