@@ -215,7 +215,7 @@ def test_what_lies_in_the_run_is_not_evaluated_again(workplace: Path, monkeypatc
     run = workplace / "runs" / RUN
     assert main(["evaluate", RUN, "--split", "ood", "--num-tasks", "2", "--out", str(run)]) == 0
     assert main(["evaluate", RUN, "--task", "goal=0,1", "--num-tasks", "2", "--out", str(run)]) == 0
-    monkeypatch.setattr("metarl.evaluation.evaluation.collect", lambda *arguments: pytest.fail("evaluated again"))
+    monkeypatch.setattr("metarl.evaluation.adaptation.collect", lambda *arguments: pytest.fail("evaluated again"))
     page = report(run)
     titles = [f"{TEST_TASKS} test tasks", "2 ood tasks", "the task goal=0,1, 2 times"]
     assert [title for title in titles if title in page.text] == titles
@@ -293,9 +293,9 @@ def test_report_adds_one_file_and_changes_nothing(workplace: Path) -> None:
         ("report", "RUN"),
         ("report rum", "did you mean 'run'"),
         ("report runs", "not a run"),
-        (f"report {RUN} --out file/page.html", "report file/page.html cannot be written"),
-        (f"report {RUN} --out /proc/nothing/page.html", "report /proc/nothing/page.html cannot be written"),
-        (f"report {RUN} --out folder.html", "folder.html is a directory"),
+        (f"report {RUN} --out file/page.html", "file/page.html cannot be written"),
+        (f"report {RUN} --out /proc/nothing/page.html", "/proc/nothing/page.html cannot be written"),
+        (f"report {RUN} --out folder.html", "folder.html cannot be written: it is a directory"),
         (f"report {RUN} --out runs/{RUN}/config.yaml", "out must end in .html, got 'runs/run/config.yaml'"),
         (f"report {RUN} --split validate", "'validate'"),
         (f"report {RUN} --num-tasks 0", "num_tasks must be at least 1"),
