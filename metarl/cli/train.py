@@ -235,7 +235,7 @@ def flags_in_groups(defaults: Train) -> type[FlagsInGroups]:
     Args:
         defaults: default values, and the type of the learner's configuration.
     """
-    groups = []
+    groups: list[tuple[str, Any, Any]] = []
     for name, fields in GROUPS.items():
         box = _box(name, defaults, fields)
         without_heading = tyro.conf.arg(help="")
@@ -247,7 +247,7 @@ def flags_in_groups(defaults: Train) -> type[FlagsInGroups]:
 
     positional = _fields_of(defaults, ("agent", "env"))
     names = {"__doc__": Train.__doc__, "defaults": defaults}
-    bases = (FlagsInGroups, *_help_texts(Train))
+    bases: tuple[type, ...] = (FlagsInGroups, *_help_texts(Train))
     return dataclasses.make_dataclass("Train", [*positional, *groups], bases=bases, namespace=names)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import AGENTS
 from metarl.cli.adapt import Adapt
 from metarl.cli.evaluate import Evaluate
@@ -141,14 +142,10 @@ def test_flags_of_nested_settings_arrive_where_they_belong() -> None:
     flags = "--seed 4 --curriculum hard-first --cuda-graphs off --inner-lr 0.3 --hidden-sizes 5 6 --max-kl 0.2"
     command = parse(["train", "maml", "pendulum", *flags.split()])
     default = default_config("maml", "pendulum")
+    assert isinstance(default.learner, MAMLConfig)
     policy = dataclasses.replace(default.learner.policy, hidden_sizes=(5, 6))
-    trust_region = dataclasses.replace(default.learner.trust_region, max_kl=0.2)  # type: ignore[union-attr]
-    learner = dataclasses.replace(
-        default.learner,
-        inner_lr=0.3,  # type: ignore[call-arg]
-        policy=policy,
-        trust_region=trust_region,  # type: ignore[call-arg]
-    )
+    trust_region = dataclasses.replace(default.learner.trust_region, max_kl=0.2)
+    learner = dataclasses.replace(default.learner, inner_lr=0.3, policy=policy, trust_region=trust_region)
     changes: dict[str, Any] = {"seed": 4, "curriculum": "hard-first", "cuda_graphs": "off", "learner": learner}
     assert command.config == dataclasses.replace(default, **changes)
     assert isinstance(command, TrainConfig)
