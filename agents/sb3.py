@@ -61,7 +61,8 @@ _OFF_POLICY = {
     "gradient_steps": 2,
 }
 
-# PPO's settings are those of thirteen tried that need the fewest environment steps; the README has the others.
+# PPO's settings are those of thirteen tried that need the fewest environment steps; the others stand in
+# metarl/baselines/README.md.
 ALGORITHMS = {
     "ppo": Algorithm(
         PPO,

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CPU_CHUNK_STEPS = 4000
-"""Environment steps in a chunk; measured best on CPUs, see the README's performance section."""
+"""Environment steps in a chunk; measured best on CPUs, see metarl/benchmarks/README.md."""
 
 GPU_CHUNK_STEPS = 1_000_000
 """Environment steps in a chunk on a GPU, so that memory does not grow with the tasks; chosen, not measured."""

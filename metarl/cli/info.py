@@ -144,7 +144,13 @@ class Tensorboard:
 
     def execute(self, console: Console) -> int:
         """Serve until Ctrl-C."""
-        if not Path(self.run_dir).is_dir():
+        run_dir = Path(self.run_dir)
+        from metarl.run.reference_runs import reference_runs
+
+        # An installed package has the reference runs, but not the checkout that their path belongs to.
+        if not run_dir.is_dir() and run_dir == Path("runs/reference"):
+            run_dir = reference_runs()
+        if not run_dir.is_dir():
             raise UserError(f"there is no directory {self.run_dir!r}; train a run with: metarl train")
         if not 0 <= self.port < 2**16:
             raise UserError(f"port must be between 0 and 65535, got {self.port}")
@@ -158,13 +164,13 @@ class Tensorboard:
 
         board = program.TensorBoard()
         address = ["--host", "localhost", "--port", str(self.port)]
-        board.configure(argv=[None, "--logdir", self.run_dir, *address, "--load_fast", "false"])
+        board.configure(argv=[None, "--logdir", str(run_dir), *address, "--load_fast", "false"])
         return int(board.main())
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Print the shell's completion script; the README says where to put it.
+    """Print the shell's completion script; metarl/cli/README.md says where to put it.
 
     Attributes:
         shell: which shell.

@@ -80,7 +80,7 @@ COMMANDS = {
     ),
     "completion": Command(
         "metarl.cli.info:Completion",
-        "Print the shell's completion script; the README says where to put it.",
+        "Print the shell's completion script; metarl/cli/README.md says where to put it.",
         needs_torch=False,
     ),
 }

@@ -34,7 +34,8 @@ _LEARNED_STEPS = {
     "learner.log_std_lr_factor": 10.0,
 }
 """What worked best on every family tried, seeds 0 to 2: step sizes learned for each step, every step's return in the
-objective, and exploration noise that can shrink within three steps. The README measures what each contributes."""
+objective, and exploration noise that can shrink within three steps. What each contributes stands in
+runs/reference/README.md."""
 
 _MAML_PRESETS = {
     "default": Preset("3 adaptation steps with learned rates, ProMP outer step", {"iterations": 60, **_LEARNED_STEPS}),

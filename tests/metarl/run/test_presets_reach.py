@@ -1,4 +1,4 @@
-"""What the presets promise in the README, trained and measured on the held-out test tasks: minutes each."""
+"""What the presets promise in runs/reference/README.md, trained and measured on test tasks: minutes each."""
 
 import itertools
 import json

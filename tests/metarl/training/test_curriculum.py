@@ -277,7 +277,7 @@ def test_expected_meta_gradient_of_corrected_draws_is_that_of_all_tasks(name: st
 
 
 def test_without_a_curriculum_training_is_the_plain_loop(tmp_path: Path, without_figures: None) -> None:
-    """The loop of the README, which knows of no curriculum: the same bits."""
+    """The loop of metarl/README.md, which knows of no curriculum: the same bits."""
     path = train(tmp_path)
     config = RunDirectory.open(str(path)).config
     generator = seeded(config.seed)
