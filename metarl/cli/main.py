@@ -283,7 +283,7 @@ def completion_script(shell: str) -> str:
     forms["train"] = flags_in_groups(default_train([]))
     every_command: Any = None
     for name, form in forms.items():
-        one: Any = Annotated[form, tyro.conf.subcommand(name)]  # type: ignore[valid-type]
+        one: Any = Annotated[form, tyro.conf.subcommand(name)]
         every_command = one if every_command is None else every_command | one
 
     printed = io.StringIO()
