@@ -100,8 +100,14 @@ class RunDirectory:
         candidates = (Path(run), Path(parent) / run, reference_run(run))
         path = next((path for path in candidates if path is not None and path.is_dir()), None)
         if path is None:
-            known = [*_run_names(Path(parent)), *_run_names(reference_runs())]
-            raise unknown("run", run, known)
+            own, shipped = _run_names(Path(parent)), _run_names(reference_runs())
+            if own:
+                raise unknown("run", run, [*own, *shipped])
+            raise UserError(
+                f"there is no run {run!r}, neither here nor in {parent}/; train one with: metarl train, "
+                f"or take one that is shipped: {', '.join(shipped)}"
+            )
+
         try:
             config = from_yaml((path / CONFIG_FILE).read_text())
         except OSError as error:

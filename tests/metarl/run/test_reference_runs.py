@@ -66,7 +66,7 @@ def test_it_is_found_by_its_name_from_anywhere(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "runs" / name).mkdir(parents=True)  # a run of one's own comes first
     with pytest.raises(UserError, match="is not a run"):
         RunDirectory.open(name)
-    with pytest.raises(UserError, match=f"unknown run 'nothing'.*{name}"):
+    with pytest.raises(UserError, match=f"no run 'nothing'.*{name}"):
         RunDirectory.open("nothing")
-    with pytest.raises(UserError, match="unknown run"):
+    with pytest.raises(UserError, match="no run"):
         RunDirectory.open(f"elsewhere/{name}")
