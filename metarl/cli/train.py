@@ -99,7 +99,9 @@ class Train(TrainConfig):
     def _open(self, config: TrainConfig) -> tuple[RunDirectory, bool]:
         """The run directory and whether it is to be resumed: by --resume, or in a job that torchrun restarted."""
         if self.resume:
-            return RunDirectory.open(self.resume, config.run_dir), True
+            run = RunDirectory.open(self.resume, config.run_dir)
+            run.check_can_resume()  # before anything is written, the lock included
+            return run, True
         if distributed.is_restart():
             begun = RunDirectory.newest(config)
             if begun is not None:

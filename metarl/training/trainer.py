@@ -311,26 +311,29 @@ class Trainer:
 
         Raises:
             CheckpointError: there are checkpoints, but none can be read.
+            UserError: see `RunDirectory.check_can_resume`.
         """
         # One process reads, so that all of them go on from the same checkpoint even if a disk fails meanwhile.
         newest = distributed.broadcast(self._newest_checkpoint)
         if newest is None:
+            self._rewind_metrics(-1)
             return
 
         checkpoint, problems = newest
         for problem in problems:
             say(self.console, f"warning: {problem}; going on from the one before")
         self._restore(checkpoint)
+        self._rewind_metrics(checkpoint.progress.iteration)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
-        """The checkpoint to resume and what was wrong with newer ones; the metrics are rewound to it."""
-        if not self.run.checkpoints.iterations():
-            self.run.rewind_metrics(-1)
-            return None
+        """The checkpoint to resume and what was wrong with newer ones; None where the run begins."""
+        self.run.check_can_resume()
+        return self.run.checkpoints.load_newest_good() if self.run.checkpoints.iterations() else None
 
-        checkpoint, problems = self.run.checkpoints.load_newest_good()
-        self.run.rewind_metrics(checkpoint.progress.iteration)
-        return checkpoint, problems
+    def _rewind_metrics(self, iteration: int) -> None:
+        """Delete the rows of metrics that training writes again; only now that the checkpoint proved to fit."""
+        if self._writes:
+            self.run.rewind_metrics(iteration)
 
     def _checkpoint(self) -> Checkpoint:
         """The whole state, as copies."""
