@@ -16,7 +16,7 @@ from pathlib import Path
 from metarl.comparison.measurements import MeasurementStore
 from metarl.comparison.plan import Plan
 from metarl.errors import UserError
-from metarl.run.files import new_directory, write_atomically
+from metarl.run.files import is_empty_directory, new_directory, write_atomically
 from metarl.run.run_directory import as_file_name
 
 SETTINGS_FILE = "settings.json"
@@ -85,7 +85,7 @@ def _find_place(plan: Plan, settings: str) -> Path:
 
     # The settings are compared as text: whatever decides the result tells two comparisons apart.
     number = 1
-    while path.exists() and any(path.iterdir()) and _read(path / SETTINGS_FILE) != settings:
+    while path.exists() and not is_empty_directory(path) and _read(path / SETTINGS_FILE) != settings:
         number += 1
         path = first.with_name(f"{first.name}-{number}")
     return path

@@ -137,6 +137,11 @@ def temporary_directory(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_TEMPORARY}")
 
 
+def is_empty_directory(path: Path) -> bool:
+    """Whether a directory holds nothing, as one that was left where a process was killed before its first file."""
+    return path.is_dir() and not any(path.iterdir())
+
+
 def remove_abandoned(parent: Path) -> None:
     """Remove the temporary directories that killed processes of this machine left below a directory."""
     for path in parent.glob(f".*.{socket.gethostname()}.*{_TEMPORARY}"):

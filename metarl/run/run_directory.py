@@ -34,7 +34,13 @@ from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import BEST, CheckpointStore, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.device import resolve_device
-from metarl.run.files import open_unlinked, remove_abandoned, temporary_directory, write_atomically
+from metarl.run.files import (
+    is_empty_directory,
+    open_unlinked,
+    remove_abandoned,
+    temporary_directory,
+    write_atomically,
+)
 from metarl.run.reference_runs import reference_run, reference_runs
 
 CONFIG_FILE = "config.yaml"
@@ -86,7 +92,7 @@ class RunDirectory:
         """Write a run's first files into a temporary directory, and rename it to the first name that is free."""
         for name in _names(config):
             path = parent / name
-            if path.is_symlink() or (path.exists() and not _is_empty_directory(path)):
+            if path.is_symlink() or (path.exists() and not is_empty_directory(path)):
                 continue
 
             run = cls(path, dataclasses.replace(config, name=name))
@@ -268,11 +274,6 @@ def _names(config: TrainConfig) -> Iterator[str]:
         yield stem
     else:
         yield from (numbered(stem, number) for number in itertools.count(1))
-
-
-def _is_empty_directory(path: Path) -> bool:
-    """Whether a directory holds nothing, as one that was killed while an earlier version made it."""
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _metadata(config: TrainConfig) -> dict[str, Any]:
