@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
+import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A process of a job that torchrun started ends here, without returning.
     """
+    threading.excepthook = _say_what_a_thread_failed_of
     with outputs_that_may_close() as outputs, signals_of_a_program():
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -116,6 +118,12 @@ def _run(arguments: list[str]) -> int:
         if TRACEBACK_VARIABLE in os.environ:
             raise
         return _fail(*_line_and_code(error))
+
+
+def _say_what_a_thread_failed_of(failed: threading.ExceptHookArgs) -> None:
+    """Leave out the traceback of a full disk in TensorBoard's thread: it comes back in the main thread as an error."""
+    if not isinstance(failed.exc_value, OSError) or TRACEBACK_VARIABLE in os.environ:
+        threading.__excepthook__(failed)
 
 
 def _line_and_code(error: Exception) -> tuple[str, int]:

@@ -35,9 +35,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # the content must be on the disk before the name points to it
         temporary.replace(path)
-    except BaseException:  # Ctrl-C included: nothing half-written stays behind
+    except BaseException as error:  # Ctrl-C included: nothing half-written stays behind
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -177,11 +177,11 @@ class RunDirectory:
         trained = max((row["iteration"] for row in self.read_metrics()), default=0)
         if best.exists():
             trained = max(trained, read_checkpoint(best).progress.iteration)
-        if trained > 0:
+        if trained > 0 or any(self.path.glob("evaluation-*.json")):
             holds = "only the best policy" if best.exists() else "no checkpoint"
             raise UserError(
-                f"run {self.path} cannot be resumed: of its {trained} iterations it holds {holds}, and not the state "
-                "that training goes on from; nothing was changed"
+                f"run {self.path} cannot be resumed: of its {trained or self.config.iterations} iterations it holds {holds}, "
+                "and not the state that training goes on from; nothing was changed"
             )
 
     @contextlib.contextmanager
