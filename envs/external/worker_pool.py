@@ -11,7 +11,6 @@ process, the progress file.
 import contextlib
 import math
 import multiprocessing
-import signal
 import tempfile
 import traceback
 import weakref
@@ -24,6 +23,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
+
+from metarl.envs.external.worker_process import env_worker, kill, starting_workers
 
 TaskValues = Mapping[str, NDArray[np.float32]]
 """One task as numpy arrays without a leading dimension."""
@@ -90,9 +91,6 @@ class EnvBlock(gymnasium.Env[Any, Any]):
     """
 
     def __init__(self, make: Callable[[], SingleEnv], size: int, progress_file: str, block: int) -> None:
-        if multiprocessing.parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-
         self.assignments: Sequence[Assignment] = ()
         self._make = make
         self._envs: list[SingleEnv] = [make()]
@@ -289,8 +287,7 @@ class WorkerPool:
         if self._num_workers == 0:
             vector: Vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
         else:
-            # A forked child of a process with running torch threads can hang, so workers are spawned.
-            vector = AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+            vector = _start_workers(makers, self._label)
 
         self._vector = vector
         self._block_size = size
@@ -340,6 +337,25 @@ def _new_progress_file(num_blocks: int) -> str:
     return file.name
 
 
+def _start_workers(makers: Sequence[Callable[[], EnvBlock]], label: str) -> AsyncVectorEnv:
+    """Make the blocks in worker processes; where that fails or is interrupted, none is left.
+
+    A forked child of a process with running torch threads can hang, so workers are spawned.
+
+    Raises:
+        EnvironmentFailedError: a worker died before it had made its environment.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        with starting_workers():
+            return AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED, worker=env_worker)
+    except BaseException as error:
+        kill([process for process in multiprocessing.active_children() if process not in before])
+        if isinstance(error, EOFError | ConnectionError):
+            raise EnvironmentFailedError(f"environment {label}: a worker process died while it started") from error
+        raise
+
+
 def _shut_down(vector: Vector, progress_file: str) -> None:
     """End the workers and remove their progress file."""
     if isinstance(vector, AsyncVectorEnv):
@@ -352,14 +368,7 @@ def _shut_down(vector: Vector, progress_file: str) -> None:
 
 def _end_processes(vector: AsyncVectorEnv) -> None:
     """End the workers without waiting for answers, which dead ones never give, as the vector's own close() does."""
-    for process in vector.processes:
-        process.terminate()
-
-    for process in vector.processes:
-        process.join(timeout=1.0)
-        if process.is_alive():  # once it has drawn, SDL takes SIGTERM for the wish to close a window
-            process.kill()
-            process.join()
+    kill(vector.processes)
 
     for pipe in vector.parent_pipes:
         if pipe is not None:

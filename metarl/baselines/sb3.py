@@ -4,7 +4,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from metarl.agents.sb3 import SB3Policy, learn_with_evaluations, load_model, make_model
 from metarl.envs.adapters.arguments import SAMPLE
 from metarl.envs.adapters.sb3 import make_sb3_vec_env
+from metarl.envs.external.worker_process import kill, prepare_worker, starting_workers
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.task_space import Task
@@ -149,7 +149,10 @@ def learn_tasks(jobs: Sequence[TaskJob], num_processes: int) -> Iterator[tuple[i
         return
 
     with _process_pool(num_processes) as pool:
-        futures: dict[Future[LearningCurve], int] = {pool.submit(learn_task, job): i for i, job in enumerate(jobs)}
+        futures: dict[Future[LearningCurve], int] = {}
+        with starting_workers():
+            for index, job in enumerate(jobs):
+                futures[pool.submit(learn_task, job)] = index
 
         for future in as_completed(futures):
             index = futures[future]
@@ -178,18 +181,18 @@ def _process_pool(num_processes: int) -> Iterator[Executor]:
         num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_process
     )
 
+    before = set(multiprocessing.active_children())
     try:
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
+        kill([process for process in multiprocessing.active_children() if process not in before])
         raise
 
     pool.shutdown()
 
 
 def _prepare_process() -> None:
-    """Leave Ctrl-C to the parent, and one core to each process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the parent, end with it, and take one core."""
+    prepare_worker()
     os.environ["OMP_NUM_THREADS"] = "1"

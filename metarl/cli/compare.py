@@ -10,7 +10,7 @@ from metarl.comparison import report as comparison_report
 from metarl.comparison.comparer import Comparer
 from metarl.comparison.config import CompareConfig
 from metarl.console import say
-from metarl.errors import EXIT_INTERRUPTED
+from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,19 @@ class Compare(CompareConfig):
         # With --json, standard output holds the JSON object and nothing else.
         progress = Console(stderr=True) if self.json else console
         comparer = Comparer.prepare(self.config, progress)
+        kept = f"what is done is kept in {comparer.path}; the same command goes on"
         try:
             comparison = comparer.compare()
+            written = comparison_report.write(comparison, comparer.path)
         except KeyboardInterrupt:
-            say(progress, f"stopped; what is done is kept in {comparer.path}; the same command goes on")
+            say(progress, f"stopped; {kept}")
             return EXIT_INTERRUPTED
+        except UserError:
+            raise
+        except BaseException as error:
+            reason = str(error) if isinstance(error, TrainingError) else what_happened(error)
+            raise TrainingError(f"{comparer.doing}: {reason}; {kept}") from error
 
-        written = comparison_report.write(comparison, comparer.path)
         if self.json:
             print(json.dumps(comparison.to_json()))
             return 0

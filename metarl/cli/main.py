@@ -12,9 +12,12 @@ import re
 import shutil
 import sys
 import textwrap
+import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
+from metarl.cli.interruption import interruptible, signals_of_a_program
+from metarl.console import outputs_that_may_close
 from metarl.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -22,6 +25,7 @@ from metarl.errors import (
     TrainingError,
     UserError,
     unknown,
+    what_happened,
 )
 
 TRACEBACK_VARIABLE = "METARL_TRACEBACK"
@@ -91,7 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A process of a job that torchrun started ends here, without returning.
     """
-    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    threading.excepthook = _say_what_a_thread_failed_of
+    with outputs_that_may_close() as outputs, signals_of_a_program():
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        for name, reason in outputs.reasons.items():
+            code = code or _fail(f"{name} could not be written: {reason}", EXIT_TRAINING_FAILED)
     if _is_job():
         from metarl.training import distributed
 
@@ -101,20 +110,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     """Run one command and report its errors; returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an arrow that a terminal cannot show is no reason to stop
     try:
         return _dispatch(arguments)
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", EXIT_INTERRUPTED)
+    except Exception as error:
         if TRACEBACK_VARIABLE in os.environ:
             raise
-        return _fail(str(error), EXIT_BAD_INPUT)
-    except (RuntimeError, FloatingPointError) as error:
-        if not _is_failed_training(error):
-            raise
-        return _fail(str(error), EXIT_TRAINING_FAILED)
+        return _fail(*_line_and_code(error))
+
+
+def _say_what_a_thread_failed_of(failed: threading.ExceptHookArgs) -> None:
+    """Leave out the traceback of a full disk in TensorBoard's thread: it comes back in the main thread as an error."""
+    if not isinstance(failed.exc_value, OSError) or TRACEBACK_VARIABLE in os.environ:
+        threading.__excepthook__(failed)
+
+
+def _line_and_code(error: Exception) -> tuple[str, int]:
+    """What to print of an error, and the exit code."""
+    if isinstance(error, ValueError | OSError):
+        return str(error), EXIT_BAD_INPUT
+    if _is_failed_training(error):
+        return str(error), EXIT_TRAINING_FAILED
+
+    hint = f"if this is not an environment's, it is a mistake in the program; {TRACEBACK_VARIABLE}=1 shows where"
+    return f"{what_happened(error)}; {hint}", EXIT_TRAINING_FAILED
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -147,7 +167,8 @@ def _dispatch(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    return int(command.execute(Console()))
+    with interruptible():
+        return int(command.execute(Console()))
 
 
 def _help() -> str:

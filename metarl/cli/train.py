@@ -1,9 +1,10 @@
 """`metarl train`: meta-train an agent, evaluate it on held-out tasks, and say what to do next."""
 
+import contextlib
 import dataclasses
 import itertools
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -16,7 +17,7 @@ from metarl.baselines.teachers import check_teacher
 from metarl.cli.evaluate import Evaluate
 from metarl.console import say
 from metarl.envs.registry import env_label, is_env_file
-from metarl.errors import EXIT_INTERRUPTED, UserError
+from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
 from metarl.run.device import resolve_device
@@ -99,7 +100,9 @@ class Train(TrainConfig):
     def _open(self, config: TrainConfig) -> tuple[RunDirectory, bool]:
         """The run directory and whether it is to be resumed: by --resume, or in a job that torchrun restarted."""
         if self.resume:
-            return RunDirectory.open(self.resume, config.run_dir), True
+            run = RunDirectory.open(self.resume, config.run_dir)
+            run.check_can_resume()  # before anything is written, the lock included
+            return run, True
         if distributed.is_restart():
             begun = RunDirectory.newest(config)
             if begun is not None:
@@ -123,13 +126,38 @@ class Train(TrainConfig):
         say(console, f"{start}: {what}")
         say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
 
-        if not trainer.train():
+        with _told_how_to_go_on(run):
+            done = trainer.train()
+        if not done:
             say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
             say(console, f"go on with: metarl train --resume {run.path}")
             return EXIT_INTERRUPTED
+
         if distributed.rank() == 0:
-            _finish(run, trainer, console)
+            with _told_that_training_is_done(run):
+                _finish(run, trainer, console)
         return 0
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(run: RunDirectory) -> Iterator[None]:
+    """Add to the error of a training that failed, or was interrupted, how to go on."""
+    try:
+        yield
+    except (TrainingError, KeyboardInterrupt) as error:
+        raise type(error)(f"{error}; go on with: metarl train --resume {run.path}") from error
+
+
+@contextlib.contextmanager
+def _told_that_training_is_done(run: RunDirectory) -> Iterator[None]:
+    """Say where the final evaluation failed or was interrupted, and that only it is missing."""
+    again = f"training is done and saved; evaluate with: metarl train --resume {run.path}"
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"interrupted in the final evaluation; {again}") from interrupt
+    except BaseException as error:
+        raise TrainingError(f"final evaluation: {what_happened(error)}; {again}") from error
 
 
 def _check_before_writing(config: TrainConfig) -> None:

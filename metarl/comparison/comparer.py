@@ -22,12 +22,16 @@ class Comparer:
         plan: what is compared.
         directory: keeps what is done.
         console: shows the progress.
+
+    Attributes:
+        doing: what it is at, for the message of an error: the agent that it measures.
     """
 
     def __init__(self, plan: Plan, directory: ComparisonDirectory, console: Console) -> None:
         self._plan = plan
         self._directory = directory
         self._console = console
+        self.doing = "preparation"
 
     @classmethod
     def prepare(cls, config: CompareConfig, console: Console) -> "Comparer":
@@ -56,7 +60,9 @@ class Comparer:
         curves = []
         for number, label in enumerate(labels, 1):
             say(self._console, f"[{number}/{len(labels)}] {label}")
+            self.doing = label
             curves.append(self._measure_and_tell(label))
+        self.doing = "writing the results"
 
         config = self._plan.config
         return Comparison(

@@ -16,7 +16,7 @@ from pathlib import Path
 from metarl.comparison.measurements import MeasurementStore
 from metarl.comparison.plan import Plan
 from metarl.errors import UserError
-from metarl.run.files import write_atomically
+from metarl.run.files import is_empty_directory, new_directory, write_atomically
 from metarl.run.run_directory import as_file_name
 
 SETTINGS_FILE = "settings.json"
@@ -43,7 +43,7 @@ class ComparisonDirectory:
         path = Path(plan.config.out) if plan.config.out else _find_place(plan, settings)
 
         try:
-            write_atomically(path / SETTINGS_FILE, settings.encode())
+            _write_settings(path, settings)
         except OSError as error:
             raise UserError(f"comparison directory {path} cannot be written: {error}") from None
         return cls(path)
@@ -69,6 +69,15 @@ class ComparisonDirectory:
         return self.path / "sb3" / f"{label}-seed{seed}" / what
 
 
+def _write_settings(path: Path, settings: str) -> None:
+    """Make the directory with its settings in it, or change those of one that is there."""
+    if path.is_dir():
+        write_atomically(path / SETTINGS_FILE, settings.encode())
+        return
+    with new_directory(path) as directory:
+        write_atomically(directory / SETTINGS_FILE, settings.encode())
+
+
 def _find_place(plan: Plan, settings: str) -> Path:
     """The first of comparison-ENV, comparison-ENV-2, … that has these settings or does not exist yet."""
     first = Path(plan.config.run_dir) / f"comparison-{as_file_name(plan.env)}"
@@ -76,7 +85,7 @@ def _find_place(plan: Plan, settings: str) -> Path:
 
     # The settings are compared as text: whatever decides the result tells two comparisons apart.
     number = 1
-    while path.exists() and _read(path / SETTINGS_FILE) != settings:
+    while path.exists() and not is_empty_directory(path) and _read(path / SETTINGS_FILE) != settings:
         number += 1
         path = first.with_name(f"{first.name}-{number}")
     return path

@@ -7,6 +7,7 @@ complete file.
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -118,8 +119,19 @@ class CheckpointStore:
         write_checkpoint(self.path(BEST), checkpoint)
 
     def iterations(self) -> list[int]:
-        """Iterations with a regular checkpoint, newest first."""
-        numbers = [path.stem.removeprefix("iteration-") for path in self.directory.glob(f"iteration-*{_SUFFIX}")]
+        """Iterations with a regular checkpoint, newest first.
+
+        Raises:
+            CheckpointError: the directory is there, but cannot be read.
+        """
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CheckpointError(f"{self.directory} cannot be read: {error.strerror or error}") from None
+
+        numbers = [name.removeprefix("iteration-").removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
         return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
 
     def load(self, which: str) -> Checkpoint:

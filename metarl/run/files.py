@@ -1,13 +1,23 @@
-"""Files and directories that appear whole or not at all, and whether a place can be written."""
+"""Files and directories that appear whole or not at all, and whether a place can be written.
+
+Whatever is written into a run is opened without following a symbolic link of that name: a run that came from somebody
+else must not lead to a file elsewhere.
+"""
 
 import contextlib
+import errno
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from metarl.errors import UserError
+
+
+_TEMPORARY = ".tmp"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -18,16 +28,38 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.unlink(missing_ok=True)  # what a killed process left, or a link that somebody put there
     try:
-        with temporary.open("wb") as file:
+        with open_unlinked(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the content must be on the disk before the name points to it
         temporary.replace(path)
-    except BaseException:  # Ctrl-C included: nothing half-written stays behind
+    except BaseException as error:  # Ctrl-C included: nothing half-written stays behind
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def open_unlinked(path: Path, flags: int) -> BinaryIO:
+    """Open a file for writing, unless its name is a symbolic link.
+
+    Args:
+        path: the file.
+        flags: as for `os.open`; the descriptor is not inherited by other programs.
+
+    Raises:
+        OSError: it is a link, or cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode=0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a symbolic link, which is not followed", str(path)) from None
+        raise
+    return os.fdopen(descriptor, "wb")
 
 
 def check_writable(path: Path) -> None:
@@ -82,9 +114,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists already; choose another directory, or remove it")
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_directory(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
         temporary.mkdir()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from None
@@ -99,6 +132,35 @@ def new_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def temporary_directory(path: Path) -> Path:
+    """The name under which this process makes a directory; `remove_abandoned` recognises it."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_TEMPORARY}")
+
+
+def is_empty_directory(path: Path) -> bool:
+    """Whether a directory holds nothing, as one that was left where a process was killed before its first file."""
+    return path.is_dir() and not any(path.iterdir())
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary directories that killed processes of this machine left below a directory."""
+    for path in parent.glob(f".*.{socket.gethostname()}.*{_TEMPORARY}"):
+        number = path.name.removesuffix(_TEMPORARY).rpartition(".")[2]
+        if path.is_dir() and not path.is_symlink() and number.isdigit() and not _is_running(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is a process of this number; one of another user counts."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _sync_files(directory: Path) -> None:

@@ -13,6 +13,7 @@ report.html          the page of `metarl report`
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import importlib.metadata
 import itertools
@@ -30,10 +31,16 @@ import torch
 
 from metarl.envs.registry import env_label, is_env_file
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import CheckpointStore
+from metarl.run.checkpoint import BEST, CheckpointStore, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.device import resolve_device
-from metarl.run.files import write_atomically
+from metarl.run.files import (
+    is_empty_directory,
+    open_unlinked,
+    remove_abandoned,
+    temporary_directory,
+    write_atomically,
+)
 from metarl.run.reference_runs import reference_run, reference_runs
 
 CONFIG_FILE = "config.yaml"
@@ -68,27 +75,51 @@ class RunDirectory:
             UserError: the name exists, or the directory cannot be written.
         """
         parent = Path(config.run_dir)
+        temporary = temporary_directory(parent / run_stem(config))
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            path = _make_directory(parent, config)
-            run = cls(path, dataclasses.replace(config, name=path.name))
+            remove_abandoned(parent)
+            temporary.mkdir()
             try:
-                run._write_first_files()
-            except OSError:  # half a run would only be in the way
-                shutil.rmtree(run.path, ignore_errors=True)
-                raise
+                return cls._under_first_free_name(parent, config, temporary)
+            finally:  # where the run got its name, this is there no more
+                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             raise UserError(f"run directory {parent} cannot be written: {error}") from None
-        return run
 
-    def _write_first_files(self) -> None:
-        """What a run holds before it trains; the environment's file is copied, so that the run does not need it."""
+    @classmethod
+    def _under_first_free_name(cls, parent: Path, config: TrainConfig, temporary: Path) -> "RunDirectory":
+        """Write a run's first files into a temporary directory, and rename it to the first name that is free."""
+        for name in _names(config):
+            path = parent / name
+            if path.is_symlink() or (path.exists() and not is_empty_directory(path)):
+                continue
+
+            run = cls(path, dataclasses.replace(config, name=name))
+            run._write_first_files(temporary)
+            try:
+                temporary.rename(path)  # atomic: two processes never get the same directory
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                continue
+            return run
+
+        taken = parent / config.name
+        raise UserError(f"run {taken} exists; choose another --name, or go on with: metarl train --resume {taken}")
+
+    def _write_first_files(self, directory: Path) -> None:
+        """What a run holds before it trains; the environment's file is copied, so that the run does not need it.
+
+        Args:
+            directory: where the run lies for now.
+        """
         if is_env_file(self.config.env):
-            shutil.copy(self.config.env, self.path / env_label(self.config.env))
+            shutil.copy(self.config.env, directory / env_label(self.config.env))
             self._use_own_env_file()
-        self.write_config()
-        write_atomically(self.path / METADATA_FILE, json.dumps(_metadata(self.config), indent=1).encode())
-        (self.path / METRICS_FILE).touch()
+        write_atomically(directory / CONFIG_FILE, to_yaml(self.config).encode())
+        write_atomically(directory / METADATA_FILE, json.dumps(_metadata(self.config), indent=1).encode())
+        (directory / METRICS_FILE).touch()
 
     @classmethod
     def open(cls, run: str, parent: str = "runs") -> "RunDirectory":
@@ -135,6 +166,30 @@ class RunDirectory:
         if is_env_file(self.config.env):
             self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
 
+    def check_can_resume(self) -> None:
+        """Find out that training can go on from what the run holds; reads only.
+
+        A run that was killed before its first regular checkpoint has nothing to lose, and begins again.
+
+        Raises:
+            CheckpointError: no regular checkpoint can be read.
+            UserError: the run has none, but holds the result of training, which a new beginning would overwrite.
+        """
+        if self.checkpoints.iterations():
+            self.checkpoints.load_newest_good()
+            return
+
+        best = self.checkpoints.path(BEST)
+        trained = max((row["iteration"] for row in self.read_metrics()), default=0)
+        if best.exists():
+            trained = max(trained, read_checkpoint(best).progress.iteration)
+        if trained > 0 or any(self.path.glob("evaluation-*.json")):
+            holds = "only the best policy" if best.exists() else "no checkpoint"
+            raise UserError(
+                f"run {self.path} cannot be resumed: of its {trained or self.config.iterations} iterations it holds {holds}, "
+                "and not the state that training goes on from; nothing was changed"
+            )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the run for writing while the block runs; the lock ends with the process at the latest.
@@ -145,7 +200,7 @@ class RunDirectory:
         # The file is closed after the block, but an OSError of the block is not one of the lock.
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context((self.path / ".lock").open("w"))
+                file = stack.enter_context(open_unlinked(self.path / ".lock", os.O_WRONLY | os.O_CREAT))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"run {self.path} is being written by another process") from None
@@ -170,13 +225,18 @@ class RunDirectory:
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with (self.path / METRICS_FILE).open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        with open_unlinked(self.path / METRICS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+            file.write((json.dumps(metrics) + "\n").encode())
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; one that was cut off by a crash is left out."""
+        try:
+            lines = (self.path / METRICS_FILE).read_text().splitlines()
+        except FileNotFoundError:  # a run that was moved without it
+            return []
+
         rows = []
-        for line in (self.path / METRICS_FILE).read_text().splitlines():
+        for line in lines:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
@@ -185,14 +245,14 @@ class RunDirectory:
 
     def rewind_metrics(self, iteration: int) -> None:
         """Delete the rows after an iteration, because training writes them again."""
-        (self.path / METRICS_FILE).touch()  # a run killed while it was made has none
         kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["iteration"] <= iteration]
         write_atomically(self.path / METRICS_FILE, "".join(kept).encode())
 
 
 def _run_names(parent: Path) -> list[str]:
     """Names of the runs in a directory."""
-    return sorted(path.parent.name for path in parent.glob(f"*/{CONFIG_FILE}"))
+    names = (path.parent.name for path in parent.glob(f"*/{CONFIG_FILE}"))
+    return sorted(name for name in names if not name.startswith("."))  # not one that is being made
 
 
 def run_stem(config: TrainConfig) -> str:
@@ -220,18 +280,6 @@ def _names(config: TrainConfig) -> Iterator[str]:
         yield stem
     else:
         yield from (numbered(stem, number) for number in itertools.count(1))
-
-
-def _make_directory(parent: Path, config: TrainConfig) -> Path:
-    """Make a directory under the first name that is free."""
-    for name in _names(config):
-        path = parent / name
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()  # atomic: two processes never get the same directory
-            return path
-
-    taken = parent / config.name
-    raise UserError(f"run {taken} exists; choose another --name, or go on with: metarl train --resume {taken}")
 
 
 def _metadata(config: TrainConfig) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""How training is asked to stop: Ctrl-C and SIGTERM end it after the meta-iteration, with everything saved."""
+"""How training is asked to stop: a signal ends it after the meta-iteration, with everything saved.
+
+Ctrl-C (SIGINT), SIGTERM and SIGHUP, which a terminal sends that is closed, and SIGUSR1, which Slurm sends before the end
+of a job's time.
+"""
 
 import contextlib
 import signal
@@ -6,7 +10,12 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def is_ignored_by_wish(number: int) -> bool:
+    """Whether the program was started so that a closed terminal does not end it, as `nohup` does."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 class StopRequest:
@@ -38,7 +47,8 @@ def stop_requests() -> Iterator[StopRequest]:
         yield stop
         return
 
-    previous = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    taken = [number for number in SIGNALS if not is_ignored_by_wish(number)]
+    previous = {number: signal.signal(number, stop.handle) for number in taken}
     try:
         yield stop
     finally:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task
-from metarl.errors import TrainingError
+from metarl.errors import TrainingError, what_happened
 from metarl.evaluation import plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
@@ -64,7 +65,7 @@ class Trainer:
     shard of the tasks, and the first one validates and writes; a checkpoint is the same whatever their number.
 
     Attributes:
-        stop_requested: whether Ctrl-C or SIGTERM came while it trained.
+        stop_requested: whether a signal asked to stop while it trained.
 
     Args:
         run: the run directory, locked by this process.
@@ -90,6 +91,10 @@ class Trainer:
         if isinstance(self.learner, Distillation):
             self._take_teachers(self.learner)
 
+        self._whole = self._checkpoint()
+        self._on_disk: Checkpoint | None = None
+        self._doing = "before the first iteration"
+
         # Last, because it tries an episode of the distribution that training samples from.
         if self.config.cuda_graphs == "auto":
             problem = capture_rollouts(self.distribution, self.learner, self.generator)
@@ -108,13 +113,23 @@ class Trainer:
         """Run the remaining meta-iterations.
 
         Returns:
-            True at the end, False where Ctrl-C or SIGTERM asked to stop; the run is saved either way.
+            True at the end, False where a signal asked to stop; the run is saved either way.
 
         Raises:
-            TrainingError: a number was not finite; the state before that iteration is saved.
+            TrainingError: whatever ended it, even `sys.exit` in an environment; what was done is saved, and the message
+                says what happened, where, and what is saved.
+            KeyboardInterrupt: a second signal came before the iteration was done; likewise.
         """
+        with stop_requests() as stop, self._saving_whatever_happens():
+            self._run_iterations(stop)
+
+        # A signal during the last iteration ends no loop, but the caller must still hear of it.
+        self.stop_requested |= stop.requested
+        return self._share_done() >= 1
+
+    def _run_iterations(self, stop: StopRequest) -> None:
+        """Begin, where the run does; then one iteration after the other until the end, or until asked to stop."""
         with (
-            stop_requests() as stop,
             self._open_log() as log,
             make_reporter(self.console, self.progress.iteration, self.progress.env_steps) as reporter,
         ):
@@ -122,62 +137,51 @@ class Trainer:
                 self._begin(log, reporter)
 
             while self._share_done() < 1 and not self._stops(stop):
-                # Collect, adapt and update.
-                done = self._iterate()
-                reporter.iteration(
-                    self.progress.iteration,
-                    self._iterations_expected(done.env_steps),
-                    self.progress.env_steps,
-                    done.returns,
-                )
-
-                # Log, in one row with the validation that may be due.
-                if log is not None:
-                    log.iteration(done)
-                    if self._validation_is_due():
-                        self._validate(log, reporter)
-                    log.write(self.progress)
-
+                self._train_once(log, reporter)
                 if self.progress.iteration % self.config.checkpoint_interval == 0:
                     self._save()
-
-        # A signal during the last iteration ends no loop, but the caller must still hear of it.
-        self.stop_requested |= stop.requested
         self._save()
-        return self._share_done() >= 1
 
     def _begin(self, log: RunLog, reporter: Reporter) -> None:
         """Log and save the learner as it is before the first iteration."""
         evaluation = self._validate(log, reporter)
         log.layout(with_success=evaluation.success_rate is not None)
         log.write(self.progress)
+        self._whole = self._checkpoint()
         self._save()
 
+    def _train_once(self, log: Log, reporter: Reporter) -> None:
+        """Collect, adapt and update; then log, in one row with the validation that may be due."""
+        self._doing = f"iteration {self.progress.iteration + 1}"
+        done = self._iterate()
+        reporter.iteration(
+            self.progress.iteration,
+            self._iterations_expected(done.env_steps),
+            self.progress.env_steps,
+            done.returns,
+        )
+
+        if log is not None:
+            log.iteration(done)
+            if self._validation_is_due():
+                self._validate(log, reporter)
+            log.write(self.progress)
+
+        # Only with its row in the log an iteration is done: a resumed run repeats whatever comes after this.
+        self._whole = self._checkpoint()
+        self._doing = f"after iteration {self.progress.iteration}"
+
     def _iterate(self) -> MetaIteration:
-        """One meta-iteration. Where it fails, everything is saved as it was before it.
-
-        Raises:
-            TrainingError: it failed.
-        """
-        before = self._checkpoint()
-        try:
-            done = run_meta_iteration(
-                self.learner,
-                self.distribution,
-                self.curriculum,
-                self.config.num_tasks,
-                self.config.episodes,
-                self._share_done(),
-                self.generator,
-            )
-        except (FloatingPointError, ProcessLostError, EnvironmentFailedError, torch.OutOfMemoryError) as error:
-            self._restore(before)
-            self._save()
-            where = f"iteration {self.progress.iteration + 1}"
-            is_memory = isinstance(error, torch.OutOfMemoryError)
-            reason = out_of_memory(self.config, self.distribution) if is_memory else error
-            raise TrainingError(f"{where}: {reason}; the run is saved as it was before it") from error
-
+        """One meta-iteration; counts it."""
+        done = run_meta_iteration(
+            self.learner,
+            self.distribution,
+            self.curriculum,
+            self.config.num_tasks,
+            self.config.episodes,
+            self._share_done(),
+            self.generator,
+        )
         self.progress = dataclasses.replace(
             self.progress,
             iteration=self.progress.iteration + 1,
@@ -189,12 +193,48 @@ class Trainer:
     def _stops(self, stop: StopRequest) -> bool:
         """Whether any process of the job was asked to stop; all of them stop after the same iteration."""
         requested = torch.tensor(float(stop.requested), device=self.generator.device)
-        try:
-            self.stop_requested = bool(sum_over_processes(requested))
-        except ProcessLostError as error:
-            self._save()
-            raise TrainingError(f"after iteration {self.progress.iteration}: {error}; the run is saved") from error
+        self.stop_requested = bool(sum_over_processes(requested))
         return self.stop_requested
+
+    # ------------------------------------------------------------------ the one way out
+
+    @contextlib.contextmanager
+    def _saving_whatever_happens(self) -> Iterator[None]:
+        """Save what was done where the block ends by an exception, whichever, and say what is saved.
+
+        Raises:
+            TrainingError, KeyboardInterrupt: see `train`.
+        """
+        self._whole = self._checkpoint()
+        self._on_disk = None
+        try:
+            yield
+        except BaseException as error:
+            self._restore(self._whole)
+            saved = self._try_to_save()
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"interrupted in {self._doing}; {saved}") from error
+            raise TrainingError(f"{self._doing}: {self._reason_of(error)}; {saved}") from error
+
+    def _reason_of(self, error: BaseException) -> str:
+        """What happened; errors of our own say it themselves."""
+        if isinstance(error, torch.OutOfMemoryError):
+            return out_of_memory(self.config, self.distribution)
+        if isinstance(error, FloatingPointError | ProcessLostError | EnvironmentFailedError | TrainingError):
+            return str(error)
+        return f"{what_happened(error)} on {env_label(self.config.env)}"
+
+    def _try_to_save(self) -> str:
+        """Save what was done, and say what is saved; a disk error here must not hide what happened before."""
+        if not self._writes:
+            return "the first process saves the run"
+        try:
+            self._save()
+        except OSError as error:
+            kept = self.run.checkpoints.iterations()
+            newest = f"the newest checkpoint is of iteration {kept[0]}" if kept else "there is no checkpoint"
+            return f"the run could not be saved ({what_happened(error)}): {newest}"
+        return f"the run is saved as it was after iteration {self.progress.iteration}"
 
     # ------------------------------------------------------------------ how far it is
 
@@ -228,11 +268,8 @@ class Trainer:
         return self.progress.iteration % self.config.eval_interval == 0 or self._share_done() >= 1
 
     def _validate(self, log: RunLog, reporter: Reporter) -> Evaluation:
-        """Evaluate on the validation split, keep the best checkpoint, and show the result.
-
-        Raises:
-            TrainingError: a number was not finite; the run is saved.
-        """
+        """Evaluate on the validation split, keep the best checkpoint, and show the result."""
+        self._doing = f"validation after iteration {self.progress.iteration}"
         start = time.perf_counter()
         # A generator of its own: how often a run is validated must not change what it learns.
         generator = rollout_generator(self.generator.device, self.config.seed + VALIDATION_SEED_OFFSET)
@@ -251,12 +288,7 @@ class Trainer:
     def _adapt_to_validation(self, tasks: Task, generator: torch.Generator) -> list[Episodes]:
         """Episodes on the validation tasks after k = 0 … K adaptation steps."""
         steps = self.learner.adaptation_steps
-        try:
-            return adaptation_episodes(self.learner, self.distribution, tasks, steps, self.config.episodes, generator)
-        except (FloatingPointError, EnvironmentFailedError) as error:
-            self._save()
-            where = f"validation after iteration {self.progress.iteration}"
-            raise TrainingError(f"{where}: {error}; the run is saved") from error
+        return adaptation_episodes(self.learner, self.distribution, tasks, steps, self.config.episodes, generator)
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         """Count the evaluation, and save the best checkpoint if its return after the last step is the best so far."""
@@ -311,26 +343,29 @@ class Trainer:
 
         Raises:
             CheckpointError: there are checkpoints, but none can be read.
+            UserError: see `RunDirectory.check_can_resume`.
         """
         # One process reads, so that all of them go on from the same checkpoint even if a disk fails meanwhile.
         newest = distributed.broadcast(self._newest_checkpoint)
         if newest is None:
+            self._rewind_metrics(-1)
             return
 
         checkpoint, problems = newest
         for problem in problems:
             say(self.console, f"warning: {problem}; going on from the one before")
         self._restore(checkpoint)
+        self._rewind_metrics(checkpoint.progress.iteration)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
-        """The checkpoint to resume and what was wrong with newer ones; the metrics are rewound to it."""
-        if not self.run.checkpoints.iterations():
-            self.run.rewind_metrics(-1)
-            return None
+        """The checkpoint to resume and what was wrong with newer ones; None where the run begins."""
+        self.run.check_can_resume()
+        return self.run.checkpoints.load_newest_good() if self.run.checkpoints.iterations() else None
 
-        checkpoint, problems = self.run.checkpoints.load_newest_good()
-        self.run.rewind_metrics(checkpoint.progress.iteration)
-        return checkpoint, problems
+    def _rewind_metrics(self, iteration: int) -> None:
+        """Delete the rows of metrics that training writes again; only now that the checkpoint proved to fit."""
+        if self._writes:
+            self.run.rewind_metrics(iteration)
 
     def _checkpoint(self) -> Checkpoint:
         """The whole state, as copies."""
@@ -352,5 +387,7 @@ class Trainer:
         return distributed.rank() == 0
 
     def _save(self) -> None:
-        if self._writes:
-            self.run.checkpoints.save(self._checkpoint())
+        """Write the checkpoint of the last whole iteration, unless that is the one on the disk."""
+        if self._writes and self._on_disk is not self._whole:
+            self.run.checkpoints.save(self._whole)
+            self._on_disk = self._whole

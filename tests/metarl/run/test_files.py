@@ -1,11 +1,21 @@
 """Files: what cannot be written is said before the work, and a new directory is whole or not there."""
 
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from metarl.errors import UserError
-from metarl.run.files import check_directory_writable, check_writable, new_directory
+from metarl.run.files import (
+    check_directory_writable,
+    check_writable,
+    new_directory,
+    remove_abandoned,
+    temporary_directory,
+    write_atomically,
+)
 from tests.helpers.workbench import files_under
 
 NOT_WRITABLE = "/proc/nothing"
@@ -62,3 +72,27 @@ def test_a_new_directory_does_not_replace_what_stands_there(tmp_path: Path) -> N
     (tmp_path / "policy").mkdir()
     with pytest.raises(UserError, match="exists already"), new_directory(tmp_path / "policy"):
         pytest.fail("the work began")
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_link_under_the_temporary_name_is_not_written_through(dangling: bool, tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    if not dangling:
+        target.write_text("precious")
+    (tmp_path / ".metrics.jsonl.tmp").symlink_to(target)
+    write_atomically(tmp_path / "metrics.jsonl", b"new")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"new"
+    assert not (tmp_path / "metrics.jsonl").is_symlink()
+    assert target.read_text() == "precious" if not dangling else not target.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_makes_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    mine = temporary_directory(tmp_path / "run")
+    left = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{dead.pid}."))
+    elsewhere = left.with_name(left.name.replace(socket.gethostname(), "another-machine"))
+    for path in (mine, left, elsewhere):
+        (path / "deep").mkdir(parents=True)
+    remove_abandoned(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere])

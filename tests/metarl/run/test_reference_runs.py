@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from metarl.cli.main import main
-from metarl.errors import UserError
+from metarl.errors import EXIT_BAD_INPUT, UserError
 from metarl.run.run_directory import RunDirectory
+from tests.helpers.workbench import files_under
 
 REFERENCE = Path(__file__).parents[3] / "runs" / "reference"
 WITH_POLICY = sorted(path.parent.name for path in REFERENCE.glob("*/checkpoints"))
@@ -70,3 +71,15 @@ def test_it_is_found_by_its_name_from_anywhere(tmp_path: Path, monkeypatch: pyte
         RunDirectory.open("nothing")
     with pytest.raises(UserError, match="no run"):
         RunDirectory.open(f"elsewhere/{name}")
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in REFERENCE.glob("*/config.yaml")))
+def test_it_is_not_resumed_and_stays_as_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds its best policy alone: a new beginning would overwrite it."""
+    run = REFERENCE / name
+    before = files_under(run)
+    for given in (str(run), name):
+        assert main(["train", "--resume", given]) == EXIT_BAD_INPUT
+        assert "cannot be resumed: of its" in capsys.readouterr().err
+        assert main(["train", "--resume", given, "--iterations", "100000"]) == EXIT_BAD_INPUT
+    assert files_under(run) == before

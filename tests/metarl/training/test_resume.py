@@ -3,12 +3,13 @@
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from metarl.cli.main import main
-from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, UserError
 from metarl.run.checkpoint import read_checkpoint
 from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import (
@@ -35,7 +36,6 @@ OUTERS = ("ppo", "trpo")
 SAVE = "metarl.run.checkpoint.CheckpointStore.save"
 UPDATE = "metarl.agents.maml.MAML.meta_update"
 MOMENTS = {
-    "while the run directory is made": Moment("metarl.run.run_directory._metadata", 1),
     "before the first checkpoint": Moment(SAVE, 1),
     "within the first iteration": Moment(UPDATE, 1),
     "right after the second checkpoint": Moment(SAVE, 2, after=True),
@@ -105,6 +105,25 @@ def test_killed_and_resumed_ends_as_uninterrupted(
 
 
 @pytest.mark.parametrize(
+    "moment",
+    [
+        Moment("metarl.run.run_directory.to_yaml", 1),
+        Moment("metarl.run.run_directory._metadata", 1),
+        Moment("pathlib.Path.rename", 1),
+    ],
+    ids=["before its configuration", "before its metadata", "before it gets its name"],
+)
+def test_killed_while_the_run_directory_is_made_leaves_the_name_free(moment: Moment, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    arguments = train_arguments(tmp_path / "runs", "--iterations", "1")
+    assert run_with_signal(arguments, moment, signal.SIGKILL, output) == -signal.SIGKILL
+    (left,) = (tmp_path / "runs").iterdir()
+    assert left.name.startswith(".")
+    train(tmp_path / "runs", "--iterations", "1")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [RUN]
+
+
+@pytest.mark.parametrize(
     ("agent", "update"),
     [
         ("reptile", "metarl.agents.reptile.Reptile.meta_update"),
@@ -131,7 +150,7 @@ def test_killed_twice_and_resumed_ends_as_uninterrupted(references: dict[str, Pa
     assert_same_result(tmp_path / RUN, references["ppo"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_interrupted_run_is_saved_and_says_how_to_go_on(
     number: signal.Signals, references: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -214,6 +233,76 @@ def test_run_without_a_good_checkpoint_is_refused(finished: Path, capsys: pytest
     assert resume(finished, "--iterations", str(ITERATIONS + 2)) == EXIT_BAD_INPUT
     assert "truncated or corrupt" in complaint(capsys)
     assert files_under(finished) == before
+
+
+def only_best(run: Path) -> None:
+    """As in a reference run."""
+    for path in (run / "checkpoints").glob("iteration-*"):
+        path.unlink()
+
+
+def no_checkpoints(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+
+
+def checkpoints_that_are_a_file(run: Path) -> None:
+    no_checkpoints(run)
+    (run / "checkpoints").write_text("not a directory")
+
+
+def best_that_is_damaged(run: Path) -> None:
+    only_best(run)
+    (run / "metrics.jsonl").unlink()
+    best = run / "checkpoints" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (only_best, f"of its {ITERATIONS} iterations it holds only the best policy"),
+        (no_checkpoints, f"of its {ITERATIONS} iterations it holds no checkpoint"),
+        (checkpoints_that_are_a_file, "checkpoints cannot be read: Not a directory"),
+        (best_that_is_damaged, "truncated or corrupt"),
+    ],
+)
+def test_run_that_would_begin_again_over_its_own_result_is_refused(
+    damage: Callable[[Path], None], named: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(finished)
+    (finished / ".lock").unlink()
+    before = files_under(finished)
+    assert resume(finished, "--iterations", str(ITERATIONS + 2)) == EXIT_BAD_INPUT
+    assert named in complaint(capsys)
+    assert files_under(finished) == before
+
+
+def test_checkpoint_of_another_learner_changes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It reads well, and fits only the network that the configuration described before."""
+    config = finished / "config.yaml"
+    config.write_text(config.read_text().replace("    - 8\n", "    - 9\n"))
+    checkpoint_file(finished, ITERATIONS).unlink()
+    before = files_under(finished)
+    assert resume(finished) == EXIT_BAD_INPUT
+    assert "the state is not this learner's" in complaint(capsys)
+    assert files_under(finished) == before
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])
+def test_a_file_of_the_run_that_is_a_link_is_not_followed(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    run = RunDirectory.open(str(finished))
+    (finished / name).unlink()
+    (finished / name).symlink_to(target)
+    with pytest.raises((UserError, OSError), match="is a symbolic link, which is not followed"):
+        if name == ".lock":
+            run.locked().__enter__()
+        else:
+            run.append_metrics({"iteration": 9})
+    assert target.read_text() == "precious"
 
 
 def test_row_of_metrics_that_was_cut_off_is_written_again(finished: Path, references: dict[str, Path]) -> None:
