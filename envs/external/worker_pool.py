@@ -25,6 +25,8 @@ from gymnasium.spaces import Box, Dict, Discrete, Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+from metarl.envs.task_space import task_text
+
 TaskValues = Mapping[str, NDArray[np.float32]]
 """One task as numpy arrays without a leading dimension."""
 
@@ -36,8 +38,21 @@ Vector = AsyncVectorEnv | SyncVectorEnv
 NO_SUCCESS = -1
 """In place of 0 or 1 where the environment says nothing about success."""
 
-MAX_TASK_TEXT = 200
-"""Characters of a task that an error message shows."""
+
+class UnfitEnvError(ValueError):
+    """An environment gives something else than its spaces say, or has other spaces than before.
+
+    Args:
+        reason: what is wrong, without environment and task.
+        where: environment and task; empty where they are not known.
+
+    Attributes:
+        reason: as above.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason = reason
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -46,6 +61,8 @@ class EnvironmentFailedError(RuntimeError):
 
 def reason_of(error: Exception) -> str:
     """What an environment's exception says, and where it was raised."""
+    if isinstance(error, UnfitEnvError):
+        return error.reason
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
 
@@ -325,12 +342,8 @@ class WorkerPool:
         assert self._progress is not None
         index = min(block * self._block_size + int(self._progress[block]), len(self._assignments) - 1)
         values, _ = self._assignments[index]
-        task = str({name: np.asarray(value).tolist() for name, value in values.items()})
         self.close()
-
-        if len(task) > MAX_TASK_TEXT:
-            task = f"{task[:MAX_TASK_TEXT]}…"
-        return EnvironmentFailedError(f"environment {self._label} failed on the task {task}: {reason}")
+        return EnvironmentFailedError(f"environment {self._label} failed on the task {task_text(values)}: {reason}")
 
 
 def _new_progress_file(num_blocks: int) -> str:
