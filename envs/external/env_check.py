@@ -38,10 +38,11 @@ def observed_space(native: Space[Any], observe: Sequence[str], label: str) -> Sp
 
     for path, part in _parts(shown):
         if not isinstance(part, _NUMBERS):
-            where = f" at {path!r}" if path else ""
+            kind = type(part).__name__
+            what = f"the observation {path!r}, a {kind}," if path else f"observations, a {kind},"
             way_out = "; leave it out with observe: [the other keys]" if isinstance(native, Dict) else ""
             raise ValueError(
-                f"{label}: observations with {part}{where} cannot be flattened to a vector of numbers: "
+                f"{label}: {what} cannot be flattened to a vector of numbers; "
                 f"Box, Discrete, MultiDiscrete and MultiBinary can, and Dict and Tuple of these{way_out}"
             )
     return shown

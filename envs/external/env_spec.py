@@ -175,7 +175,7 @@ class ExternalEnv(SingleEnv):
             require_no_running_statistics(env, self._spec.env_id)
         self._check_spaces(env)
 
-        self.observation_space = _vector_space(self.native_spaces[0], self._spec.env_id)
+        self.observation_space = vector_space(self.native_spaces[0], self._spec.env_id)
         self.action_space = _policy_action_space(env.action_space, self._spec.env_id)
         self._native_action = native_actions(self.action_space, env.action_space)
         return env
@@ -201,7 +201,7 @@ class ExternalEnv(SingleEnv):
         return flatten_observation(space, obs)
 
 
-def _vector_space(native: Space[Any], env_id: str) -> Box:
+def vector_space(native: Space[Any], env_id: str) -> Box:
     """Space of the flattened observations, float32.
 
     Raises:

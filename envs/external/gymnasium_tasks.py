@@ -9,12 +9,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.cores import num_cores
 from metarl.envs.env_family import EnvFamily, RenderableEnv
-from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask
+from metarl.envs.external.env_check import same_layout
+from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask, vector_space
 from metarl.envs.external.worker_pool import NO_SUCCESS, TaskValues, WorkerPool, one_line
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
@@ -128,6 +130,35 @@ class GymnasiumFamily(EnvFamily):
     def single(self) -> ExternalEnv:
         """One environment in this process."""
         return ExternalEnv(self.spec, self._example)
+
+    @property
+    def observed(self) -> Space[Any]:
+        """What a policy sees, before it is flattened."""
+        assert self.spec.spaces is not None
+        return self.spec.spaces[0]
+
+    def live_options(self) -> dict[str, Any]:
+        """Arguments of a LiveEnv on which a policy of this family acts as it does here."""
+        return {
+            "trained_on": self.observed,
+            "observe": self.spec.observe,
+            "allow_running_statistics": self.spec.allow_running_statistics,
+        }
+
+    def keep_observations(self, trained_on: Space[Any]) -> None:
+        """Flatten observations from now on in the order of those that a policy was trained on.
+
+        Raises:
+            ValueError: observations have other fields by now.
+        """
+        assert self.spec.spaces is not None
+        observed, actions = self.spec.spaces
+        if not same_layout(trained_on, observed):
+            raise ValueError(f"{self.spec.env_id} observes {observed}, but the run was trained on {trained_on}")
+
+        self.spec = replace(self.spec, spaces=(trained_on, actions))
+        self.observation_space = vector_space(trained_on, self.spec.env_id)
+        self.pool = self._new_pool()
 
     def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
         """See EnvFamily.bind."""

@@ -25,6 +25,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+from metarl.envs.external.worker_start import WAYS_OUT, BlockMaker, CannotStartError, block_makers, why_ended
 from metarl.envs.task_space import task_text
 
 TaskValues = Mapping[str, NDArray[np.float32]]
@@ -303,11 +304,15 @@ class WorkerPool:
             return lambda: EnvBlock(make, size, progress_file, block)
 
         makers = [maker(block) for block in range(num_blocks)]
-        if self._num_workers == 0:
-            vector: Vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
-        else:
-            # A forked child of a process with running torch threads can hang, so workers are spawned.
-            vector = AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+        try:
+            vector = _start(makers, in_workers=self._num_workers > 0, fault_file=f"{progress_file}.fault")
+        except BaseException as error:
+            Path(progress_file).unlink(missing_ok=True)
+            if not isinstance(error, CannotStartError):
+                raise
+            raise EnvironmentFailedError(
+                f"worker processes for {self._label} cannot start: {error}. Ways out: {WAYS_OUT}"
+            ) from None
 
         self._vector = vector
         self._block_size = size
@@ -351,6 +356,51 @@ def _new_progress_file(num_blocks: int) -> str:
     with tempfile.NamedTemporaryFile(prefix="metarl-pool-", delete=False) as file:
         file.write(np.zeros(num_blocks, np.int64).tobytes())
     return file.name
+
+
+def _start(makers: Sequence[Callable[[], EnvBlock]], in_workers: bool, fault_file: str) -> Vector:
+    """The blocks as one vector environment, in this process or in workers.
+
+    Raises:
+        CannotStartError: workers cannot start.
+    """
+    if in_workers:
+        return _Workers(block_makers(makers, fault_file), fault_file)
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+
+
+class _Workers(AsyncVectorEnv):
+    """Worker processes, of which none is left behind where one of them cannot start.
+
+    Args:
+        makers: makes what each of them holds.
+        fault_file: where a worker writes why it cannot start.
+
+    Raises:
+        CannotStartError: one cannot start.
+    """
+
+    def __init__(self, makers: Sequence[BlockMaker], fault_file: str) -> None:
+        self.parent_pipes = []
+        self.processes = []
+        try:
+            # A forked child of a process with running torch threads can hang, so workers are spawned.
+            super().__init__(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+        except (EOFError, ConnectionError):
+            for process in self.processes:
+                process.join(timeout=0.5)
+            cause = why_ended(fault_file, [process.exitcode for process in self.processes])
+            self._give_up(fault_file)
+            raise CannotStartError(cause) from None
+        except BaseException:
+            self._give_up(fault_file)
+            raise
+
+    def _give_up(self, fault_file: str) -> None:
+        """End the workers that have been started."""
+        self.processes = [process for process in self.processes if process.pid is not None]
+        _end_processes(self)
+        Path(fault_file).unlink(missing_ok=True)
 
 
 def _shut_down(vector: Vector, progress_file: str) -> None:
