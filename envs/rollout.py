@@ -319,7 +319,11 @@ def _signals(episodes: Episodes, episode: int) -> tuple[tuple[str, Tensor, int],
     taken = int(episodes.mask[0, episode].sum())
     obs[taken] = episodes.last_obs[0, episode]
 
-    return ("was given an action", action, 1), ("gave a reward", reward, 1), ("gave an observation", obs[: taken + 1], 0)
+    return (
+        ("was given an action", action, 1),
+        ("gave a reward", reward, 1),
+        ("gave an observation", obs[: taken + 1], 0),
+    )
 
 
 class CapturedRollouts(Protocol):

@@ -169,9 +169,7 @@ class Normal(Range):
 
         # A float32 normal variable stays within 10 standard deviations.
         if abs(self.mean) + 10 * self.std > _LARGEST:
-            raise ValueError(
-                f"Normal needs mean ± 10 std within ±{_LARGEST:.3g}, got mean={self.mean}, std={self.std}"
-            )
+            raise ValueError(f"Normal needs mean ± 10 std within ±{_LARGEST:.3g}, got mean={self.mean}, std={self.std}")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
@@ -265,7 +263,7 @@ class Choice(Range):
             finite = False
         if not finite:
             allowed = f"finite numbers within ±{_LARGEST:.3g}, or lists of them of one length"
-            raise ValueError(f"Choice needs {allowed}, got {str(self.values):.200}")
+            raise ValueError(f"Choice needs {allowed}, got {self.values!s:.200}")
         object.__setattr__(self, "shape", tuple(table.shape[1:]))
 
     def _table(self) -> Tensor:

@@ -246,8 +246,14 @@ def task_values(tasks: Task) -> list[TaskValues]:
 
 
 def whole_parameters(ranges: Mapping[str, Range]) -> frozenset[str]:
-    """The task parameters that are whole numbers."""
-    return frozenset(name for name, range_ in ranges.items() if isinstance(range_, Integers))
+    """The task parameters that are whole numbers: those of Integers, and of a Choice among ints."""
+    return frozenset(name for name, range_ in ranges.items() if _holds_whole_numbers(range_))
+
+
+def _holds_whole_numbers(range_: Range) -> bool:
+    if isinstance(range_, Choice):
+        return all(type(value) is int for value in range_.values)
+    return isinstance(range_, Integers)
 
 
 def _check_seed_parameter(name: str, train: Mapping[str, Range], *others: Mapping[str, Range]) -> None:

@@ -94,7 +94,9 @@ def why_ended(fault_file: str, exit_codes: Sequence[int | None]) -> str:
     main = getattr(sys.modules["__main__"], "__file__", None) or "the main module"
     code = next((code for code in exit_codes if code), None)
     if code == EXIT_STARTS_AGAIN:
-        return f"they import the main script, and {main} would start workers again: it needs `if __name__ == '__main__':`"
+        return (
+            f"they import the main script, and {main} would start workers again: it needs `if __name__ == '__main__':`"
+        )
     return f"one ended with exit code {code} while it imported {main}; what it said stands above"
 
 
