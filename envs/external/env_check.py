@@ -4,6 +4,7 @@ What is observed must be numbers of a fixed count, in one order; all tasks must 
 normalise by statistics that change while a policy is trained and measured.
 """
 
+import multiprocessing
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -177,7 +178,8 @@ def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> N
                 "policy holds; take the wrapper off, set its update_running_mean = False, or allow it with "
                 "allow_running_statistics: true"
             )
-        if isinstance(inner, NormalizeReward) and changes:
+        # Workers would say the same once more each.
+        if isinstance(inner, NormalizeReward) and changes and multiprocessing.parent_process() is None:
             text = (
                 f"{label}: {name} divides rewards by a running statistic: returns are in units that drift, and "
                 "cannot be compared between runs"

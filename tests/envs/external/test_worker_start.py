@@ -28,7 +28,7 @@ from metarl.envs.rollout import collect
 from metarl.envs.task_space import Uniform
 
 def main(env_id):
-    family = GymnasiumTasks(env_id, {"g": Uniform(5, 15)}, num_workers=2, horizon=3)
+    family = GymnasiumTasks(env_id, {"g": Uniform(5, 15)}, num_workers=1, horizon=3)
     env = family.bind(family.sample(2, "test"), 1)
     try:
         print(collect(env, RandomPolicy(family.action_space), {}, torch.Generator()).env_steps)
