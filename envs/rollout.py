@@ -17,14 +17,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, task_text
 
 
 class BatchedEnv(Protocol):
     """What `collect` steps: M tasks × E episodes at once.
 
     An implementation neither resets by itself nor knows the time limit: both belong to `collect`. It goes on
-    accepting steps after termination; `collect` masks what it returns then.
+    accepting steps after termination; `collect` masks what it returns then. Where it has the attributes `label`, what
+    error messages call it, and `tasks`, the M tasks, they stand in error messages.
 
     Attributes:
         horizon: number of steps of an episode, H.
@@ -139,14 +140,15 @@ def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], ge
         generator: drives the policy's and the environment's randomness.
 
     Raises:
-        FloatingPointError: an observation or reward of a step really taken is not finite; names the first task.
+        FloatingPointError: an action, observation or reward of a step really taken is not finite; names environment,
+            task and step.
     """
     if isinstance(env, CapturableEnv) and env.rollout_graphs and env.rollout_graphs.policy is policy:
         episodes = env.rollout_graphs.collect(env, params, generator)
     else:
         episodes = _collect_eagerly(env, policy, params, generator)
 
-    _check_finite(episodes)
+    _check_finite(env, episodes)
     return episodes
 
 
@@ -257,16 +259,71 @@ def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None) 
     )
 
 
-def _check_finite(episodes: Episodes) -> None:
+def _check_finite(env: BatchedEnv, episodes: Episodes) -> None:
     """Raise for the first task whose observations or rewards are not finite; waits for the device once."""
     observed = episodes.obs.sum(dim=(1, 2, 3)) + episodes.last_obs.sum(dim=(1, 2))
     total = observed + episodes.reward.sum(dim=(1, 2))
 
     # Infinity times zero is not a number, so a single comparison finds both.
     finite = (total * 0).eq(0)
-    if not bool(finite.all()):
-        task = int(finite.logical_not().nonzero()[0])
-        raise FloatingPointError(f"task {task} of the batch gave an observation or reward that is not finite")
+    if bool(finite.all()):
+        return
+
+    # A sum of large numbers may overflow where none of them is infinite; only the numbers themselves tell.
+    for task in finite.logical_not().nonzero().flatten().tolist():
+        fault = _first_fault(episodes.tasks(slice(task, task + 1)).to("cpu"))
+        if fault:
+            raise FloatingPointError(f"{_describe(env, task)} {fault}")
+
+
+def _describe(env: BatchedEnv, task: int) -> str:
+    """Environment and values of a task, as far as the environment tells them."""
+    label = getattr(env, "label", "") or type(env).__name__
+    tasks = getattr(env, "tasks", None)
+    if tasks is None:
+        return f"environment {label}, task {task} of the batch,"
+
+    values = {name: leaf[task].cpu() for name, leaf in tasks.items()}
+    return f"environment {label} on the task {task_text(values)}, task {task} of the batch,"
+
+
+def _first_fault(episodes: Episodes) -> str:
+    """What is not finite in the episodes (1, E, …) of a task, at the earliest step; empty where all is finite."""
+    faults = []
+    for episode in range(episodes.reward.shape[1]):
+        for order, (what, values, first_step) in enumerate(_signals(episodes, episode)):
+            broken = values.isfinite().logical_not().nonzero()
+            if len(broken):
+                row, entry = broken[0].tolist()
+                number = f"{float(values[row, entry])}" + (f" in entry {entry}" if values.shape[1] > 1 else "")
+                faults.append((row + first_step, order, episode, what, number))
+
+    if not faults:
+        return ""
+    step, _, episode, what, number = min(faults)
+    when = f"at step {step}" if step else "at the reset"
+    return f"{what} that is not finite {when} of episode {episode}: {number}"
+
+
+def _signals(episodes: Episodes, episode: int) -> tuple[tuple[str, Tensor, int], ...]:
+    """Of one episode of the only task: action, reward and observations (H, …), with the step that each begins at.
+
+    Within a step the policy acts, then comes the reward, then the next observation. Step 0 is the reset.
+    """
+    horizon = episodes.reward.shape[2]
+    action = episodes.action[0, episode].reshape(horizon, -1)
+    reward = episodes.reward[0, episode].unsqueeze(-1)
+
+    # What was seen before each action, and after the last one.
+    obs = torch.cat([episodes.obs[0, episode], episodes.last_obs[:, episode]])
+    taken = int(episodes.mask[0, episode].sum())
+    obs[taken] = episodes.last_obs[0, episode]
+
+    return (
+        ("was given an action", action, 1),
+        ("gave a reward", reward, 1),
+        ("gave an observation", obs[: taken + 1], 0),
+    )
 
 
 class CapturedRollouts(Protocol):

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -54,6 +55,7 @@ class TaskDistribution:
             if unknown:
                 raise ValueError(f"{split} ranges name {sorted(unknown)}, but the task parameters are {sorted(train)}")
 
+        _check_horizon(env)
         self.env = env
         self.train = dict(train)
         self.ood = dict(ood or {})
@@ -198,6 +200,17 @@ class TaskDistribution:
     def bind(self, tasks: Task, num_episodes: int) -> BatchedEnv:
         """Bind M tasks × E episodes to an environment that `collect` steps."""
         return self.env.bind(tasks, num_episodes)
+
+
+def _check_horizon(env: EnvFamily) -> None:
+    """Refuse a family whose episodes have no length.
+
+    Raises:
+        ValueError: its horizon is missing, or no whole number of at least 1.
+    """
+    horizon = getattr(env, "horizon", None)
+    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or horizon < 1:
+        raise ValueError(f"{type(env).__name__}.horizon must be a whole number of at least 1, got {horizon!r}")
 
 
 def _parse_task_text(text: str) -> dict[str, Any]:

@@ -155,12 +155,14 @@ class BoundTaskEnv:
     Attributes:
         horizon: H of the TaskEnv.
         batch_shape: (M, E).
+        label: what error messages call the environment.
         tasks: the M tasks.
         state: of the episodes, leaves (M, E, …); None before `reset`.
     """
 
     def __init__(self, env: TaskEnv, tasks: Task, num_episodes: int) -> None:
         self.env = env
+        self.label = type(env).__name__
         self.tasks = tasks
         self.horizon = env.horizon
         self.batch_shape = (num_tasks_of(tasks), num_episodes)

@@ -8,10 +8,14 @@ Shape legend used by every docstring of the project:
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Task = dict[str, Tensor]
@@ -43,6 +47,10 @@ class Range(ABC):
 
 _TOLERANCE = 1e-6
 """A value written as a decimal and stored as float32 still counts as its own bound."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).tiny)
+"""Task parameters are float32: beyond these they become infinite, below them they lose digits and become 0."""
 
 _MAX_LISTED = 8
 """A Choice of more values than these is described by its first and its last."""
@@ -89,9 +97,18 @@ class Uniform(Range):
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject an empty or infinite range."""
+        """Reject an empty or infinite range, and numbers that a float32 cannot hold."""
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"Uniform needs finite low < high, got low={self.low}, high={self.high}")
+
+        # Neither the bounds nor their difference may overflow.
+        if max(abs(self.low), abs(self.high), self.high - self.low) > _LARGEST:
+            raise ValueError(f"Uniform needs numbers within ±{_LARGEST:.3g}, got low={self.low}, high={self.high}")
+        if np.float32(self.low) == np.float32(self.high):
+            raise ValueError(
+                f"Uniform needs low and high further apart: as float32 both {self.low} and {self.high} are "
+                f"{np.float32(self.low)}"
+            )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
@@ -118,6 +135,10 @@ class LogUniform(Range):
         """Reject an empty range and one that is not positive."""
         if not (0 < self.low < self.high < math.inf):
             raise ValueError(f"LogUniform needs 0 < low < high, got low={self.low}, high={self.high}")
+        if self.low < _SMALLEST or self.high > _LARGEST:
+            raise ValueError(
+                f"LogUniform needs numbers in [{_SMALLEST:.3g}, {_LARGEST:.3g}], got low={self.low}, high={self.high}"
+            )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
@@ -145,6 +166,10 @@ class Normal(Range):
         """Reject what is no normal distribution."""
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise ValueError(f"Normal needs a finite mean and std > 0, got mean={self.mean}, std={self.std}")
+
+        # A float32 normal variable stays within 10 standard deviations.
+        if abs(self.mean) + 10 * self.std > _LARGEST:
+            raise ValueError(f"Normal needs mean ± 10 std within ±{_LARGEST:.3g}, got mean={self.mean}, std={self.std}")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
@@ -201,6 +226,8 @@ class Integers(Range):
 
     def __post_init__(self) -> None:
         """Reject an empty range, and numbers that a float32 cannot hold."""
+        if not (isinstance(self.low, Integral) and isinstance(self.high, Integral)):
+            raise ValueError(f"Integers needs whole numbers, got low={self.low!r}, high={self.high!r}")
         if not (self.low <= self.high and max(abs(self.low), abs(self.high)) <= 2**24):
             raise ValueError(f"Integers needs low <= high within ±2^24, got low={self.low}, high={self.high}")
 
@@ -228,7 +255,16 @@ class Choice(Range):
         """Reject an empty list."""
         if len(self.values) == 0:
             raise ValueError("Choice needs at least one value")
-        object.__setattr__(self, "shape", tuple(self._table().shape[1:]))
+
+        try:
+            table = self._table()
+            finite = bool(table.isfinite().all())
+        except (TypeError, ValueError, RuntimeError):
+            finite = False
+        if not finite:
+            allowed = f"finite numbers within ±{_LARGEST:.3g}, or lists of them of one length"
+            raise ValueError(f"Choice needs {allowed}, got {self.values!s:.200}")
+        object.__setattr__(self, "shape", tuple(table.shape[1:]))
 
     def _table(self) -> Tensor:
         """The values, (n, *shape)."""
@@ -371,6 +407,25 @@ def select_tasks(tasks: Task, index: int | slice | tuple[int, ...] | Tensor) -> 
 def num_tasks_of(tasks: Task) -> int:
     """Number of tasks M in a batch of tasks."""
     return len(next(iter(tasks.values())))
+
+
+def task_text(task: Mapping[str, Any], limit: int = 200) -> str:
+    """One task as an error message shows it, {'goal': [0.3, 0.2]}, cut off after `limit` characters.
+
+    Args:
+        task: leaves (…) without a leading dimension, tensors or arrays.
+        limit: characters.
+    """
+    values = {name: _shortest(np.asarray(value)) for name, value in task.items()}
+    text = str(values)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _shortest(array: NDArray[Any]) -> Any:
+    """Nested lists of numbers with as few digits as tell a float32 from its neighbours: 0.3, not 0.30000001192."""
+    if array.ndim:
+        return [_shortest(part) for part in array]
+    return float(str(array.item() if array.dtype != np.float32 else array[()]))
 
 
 def tasks_to_json(tasks: Task) -> list[dict[str, object]]:

@@ -91,10 +91,10 @@ def repeat_task(tasks: Task, num_envs: int) -> Task:
 def action_tensor(action: Any, space: Space[Any], ignored: Flags | None = None) -> Tensor:
     """The action as a tensor of the space's shape and type; rows to be ignored become zero.
 
-    A Box's bounds are not checked: the environment clips.
+    A Box's bounds are not checked: the environment clips. NaN cannot be clipped.
 
     Raises:
-        ValueError: it has another shape, or is not in the Discrete space.
+        ValueError: it has another shape, is not in the Discrete space, or holds NaN.
     """
     array = np.asarray(action).astype(space.dtype, casting="same_kind")
     if array.shape == space.shape and ignored is not None:
@@ -102,6 +102,8 @@ def action_tensor(action: Any, space: Space[Any], ignored: Flags | None = None) 
 
     if array.shape != space.shape or not (isinstance(space, Box) or space.contains(array)):
         raise ValueError(f"action {action!r} is not in {space}")
+    if np.isnan(array).any():
+        raise ValueError(f"action {action!r} holds NaN")
     return torch.from_numpy(array)
 
 

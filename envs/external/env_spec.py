@@ -14,7 +14,14 @@ from gymnasium.spaces.utils import flatten_space
 from numpy.typing import NDArray
 
 from metarl.envs.external.action_map import flatten_observation, native_actions
+from metarl.envs.external.env_check import (
+    observed_space,
+    require_no_running_statistics,
+    require_observation,
+    require_same_spaces,
+)
 from metarl.envs.external.worker_pool import SingleEnv, TaskValues, one_line
+from metarl.envs.task_space import task_text
 
 SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
 """Writes a task into a live environment."""
@@ -34,6 +41,10 @@ class EnvSpec:
         set_task: writes a task into a live environment, before each reset.
         seed_parameter: task parameter that seeds every reset: the environment's own randomness is the task then.
         make: replaces `gymnasium.make(env_id, …)`.
+        observe: keys of a Dict that are observed; empty: all of them.
+        allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
+        spaces: what is observed, and the action space, of the environment itself; every task must have these, and
+            observations are flattened in the order of these. None: those of the first task.
     """
 
     env_id: str
@@ -42,6 +53,9 @@ class EnvSpec:
     set_task: SetTask | None = None
     seed_parameter: str = ""
     make: Callable[..., gymnasium.Env[Any, Any]] | None = None
+    observe: tuple[str, ...] = ()
+    allow_running_statistics: bool = False
+    spaces: tuple[Space[Any], Space[Any]] | None = None
 
     def for_rendering(self) -> "EnvSpec":
         """The same environments, made with the render mode "rgb_array".
@@ -102,13 +116,14 @@ class ExternalEnv(SingleEnv):
         self._task = task
         self._arguments: dict[str, Any] = {}
         self._env: gymnasium.Env[Any, Any] | None = None
+        self._spaces = spec.spaces
         self._env_for_task()
 
     @property
     def native_spaces(self) -> tuple[Space[Any], Space[Any]]:
-        """Observation and action space of the environment itself."""
-        assert self._env is not None
-        return self._env.observation_space, self._env.action_space
+        """What is observed of the environment itself, and its action space; the same for all tasks."""
+        assert self._spaces is not None
+        return self._spaces
 
     def set_task(self, task: TaskValues) -> None:
         """See SingleEnv.set_task."""
@@ -125,14 +140,14 @@ class ExternalEnv(SingleEnv):
             seed = int(self._task[self._spec.seed_parameter])
 
         obs, info = env.reset(seed=seed)
-        return flatten_observation(env.observation_space, obs), info
+        self._check_spaces(env)  # set_task or reset may have changed them
+        return self._flatten(obs), info
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take an action of this class's own space."""
         assert self._env is not None
         native_obs, reward, terminated, truncated, info = self._env.step(self._native_action(action))
-        obs = flatten_observation(self._env.observation_space, native_obs)
-        return obs, float(reward), bool(terminated), bool(truncated), info
+        return self._flatten(native_obs), float(reward), bool(terminated), bool(truncated), info
 
     def render(self) -> Any:
         """See gymnasium.Env.render."""
@@ -156,13 +171,37 @@ class ExternalEnv(SingleEnv):
         self._arguments = arguments
         self.metadata = env.metadata
 
-        self.observation_space = _vector_space(env.observation_space, self._spec.env_id)
+        if not self._spec.allow_running_statistics:
+            require_no_running_statistics(env, self._spec.env_id)
+        self._check_spaces(env)
+
+        self.observation_space = vector_space(self.native_spaces[0], self._spec.env_id)
         self.action_space = _policy_action_space(env.action_space, self._spec.env_id)
         self._native_action = native_actions(self.action_space, env.action_space)
         return env
 
+    def _check_spaces(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Refuse other spaces than the first task's.
 
-def _vector_space(native: Space[Any], env_id: str) -> Box:
+        Raises:
+            UnfitEnvError: names environment, task and both spaces.
+        """
+        observed = observed_space(env.observation_space, self._spec.observe, self._spec.env_id)
+        if self._spaces is None:
+            self._spaces = observed, env.action_space
+            return
+
+        where = f"environment {self._spec.env_id} on the task {task_text(self._task)}"
+        require_same_spaces(self._spaces, (observed, env.action_space), where)
+
+    def _flatten(self, obs: Any) -> NDArray[np.float32]:
+        """An observation of the environment as a float32 vector (O,), in the order of the first task's space."""
+        space = self.native_spaces[0]
+        require_observation(space, obs)
+        return flatten_observation(space, obs)
+
+
+def vector_space(native: Space[Any], env_id: str) -> Box:
     """Space of the flattened observations, float32.
 
     Raises:

@@ -2,21 +2,24 @@
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.cores import num_cores
 from metarl.envs.env_family import EnvFamily, RenderableEnv
-from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask
+from metarl.envs.external.env_check import same_layout
+from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask, vector_space
 from metarl.envs.external.worker_pool import NO_SUCCESS, TaskValues, WorkerPool, one_line
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Integers, Range, Task, num_tasks_of
+from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
 
 ONE_PER_CORE = -1
 """In place of a number of worker processes."""
@@ -41,6 +44,8 @@ class GymnasiumTasks(TaskDistribution):
         test: ranges of the test split, where a benchmark has test tasks of its own.
         num_workers: processes that step the environments; ONE_PER_CORE, or 0 for this process. Workers import the
             main module, so a script needs `if __name__ == "__main__":`.
+        observe: keys of a Dict that are observed; by default all.
+        allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
 
     Raises:
         ValueError: unknown id, arguments that the environment does not take, spaces that no policy here can handle,
@@ -60,21 +65,33 @@ class GymnasiumTasks(TaskDistribution):
         make: Callable[..., gymnasium.Env[Any, Any]] | None = None,
         test: Mapping[str, Range] | None = None,
         num_workers: int = ONE_PER_CORE,
+        observe: Sequence[str] = (),
+        allow_running_statistics: bool = False,
     ) -> None:
         if not train:
             raise ValueError("a task distribution needs at least one task parameter")
-        if seed_parameter and seed_parameter not in train:
-            raise ValueError(f"seed_parameter {seed_parameter!r} is none of the task parameters {sorted(train)}")
+        if seed_parameter:
+            _check_seed_parameter(seed_parameter, train, ood or {}, test or {})
 
         names = [name for name in train if name != seed_parameter]
         if keywords is None and set_task is None and names:
             keywords = Arguments(tuple(names), whole_parameters(train))
-        spec = EnvSpec(env_id, dict(fixed or {}), keywords, set_task, seed_parameter, make)
+        spec = EnvSpec(
+            env_id,
+            dict(fixed or {}),
+            keywords,
+            set_task,
+            seed_parameter,
+            make,
+            observe=tuple(observe),
+            allow_running_statistics=allow_running_statistics,
+        )
 
         # Any task will do as an example: an environment is made of it to learn the spaces.
         seeded = torch.Generator().manual_seed(0)
         example = task_values({name: range_.sample(1, seeded) for name, range_ in train.items()})[0]
-        self.family = GymnasiumFamily(spec, example, horizon or _registered_horizon(env_id), num_workers)
+        horizon = _registered_horizon(env_id) if horizon is None else horizon
+        self.family = GymnasiumFamily(spec, example, horizon, num_workers)
         super().__init__(self.family, train, ood, name=env_id, test=test)
 
 
@@ -95,8 +112,12 @@ class GymnasiumFamily(EnvFamily):
         self.spec = spec
         self.horizon = horizon
         self._example = example
+        if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < ONE_PER_CORE:
+            raise ValueError(f"num_workers must be a whole number of at least 0, got {num_workers!r}")
 
         one = self.single()
+        # Every process and every task is held to the spaces of this first environment.
+        self.spec = replace(spec, spaces=one.native_spaces)
         self.observation_space = one.observation_space
         self.action_space = one.action_space
         self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
@@ -109,6 +130,35 @@ class GymnasiumFamily(EnvFamily):
     def single(self) -> ExternalEnv:
         """One environment in this process."""
         return ExternalEnv(self.spec, self._example)
+
+    @property
+    def observed(self) -> Space[Any]:
+        """What a policy sees, before it is flattened."""
+        assert self.spec.spaces is not None
+        return self.spec.spaces[0]
+
+    def live_options(self) -> dict[str, Any]:
+        """Arguments of a LiveEnv on which a policy of this family acts as it does here."""
+        return {
+            "trained_on": self.observed,
+            "observe": self.spec.observe,
+            "allow_running_statistics": self.spec.allow_running_statistics,
+        }
+
+    def keep_observations(self, trained_on: Space[Any]) -> None:
+        """Flatten observations from now on in the order of those that a policy was trained on.
+
+        Raises:
+            ValueError: observations have other fields by now.
+        """
+        assert self.spec.spaces is not None
+        observed, actions = self.spec.spaces
+        if not same_layout(trained_on, observed):
+            raise ValueError(f"{self.spec.env_id} observes {observed}, but the run was trained on {trained_on}")
+
+        self.spec = replace(self.spec, spaces=(trained_on, actions))
+        self.observation_space = vector_space(trained_on, self.spec.env_id)
+        self.pool = self._new_pool()
 
     def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
         """See EnvFamily.bind."""
@@ -138,11 +188,15 @@ class BoundExternalEnv:
     Attributes:
         horizon: H of the family.
         batch_shape: (M, E).
+        tasks: the M tasks.
+        label: what error messages call the environment.
     """
 
     def __init__(self, family: GymnasiumFamily, tasks: Task, num_episodes: int) -> None:
         self.horizon = family.horizon
         self.batch_shape = (num_tasks_of(tasks), num_episodes)
+        self.tasks = tasks
+        self.label = family.spec.env_id
         self._pool = family.pool
         self._tasks = [task for task in task_values(tasks) for _ in range(num_episodes)]
         self._device = next(iter(tasks.values())).device
@@ -192,8 +246,39 @@ def task_values(tasks: Task) -> list[TaskValues]:
 
 
 def whole_parameters(ranges: Mapping[str, Range]) -> frozenset[str]:
-    """The task parameters that are whole numbers."""
-    return frozenset(name for name, range_ in ranges.items() if isinstance(range_, Integers))
+    """The task parameters that are whole numbers: those of Integers, and of a Choice among ints."""
+    return frozenset(name for name, range_ in ranges.items() if _holds_whole_numbers(range_))
+
+
+def _holds_whole_numbers(range_: Range) -> bool:
+    if isinstance(range_, Choice):
+        return all(type(value) is int for value in range_.values)
+    return isinstance(range_, Integers)
+
+
+def _check_seed_parameter(name: str, train: Mapping[str, Range], *others: Mapping[str, Range]) -> None:
+    """Refuse a parameter that cannot seed a reset: seeds are whole numbers of at least 0.
+
+    Raises:
+        ValueError: it is no task parameter, or one of its ranges holds other numbers.
+    """
+    if name not in train:
+        raise ValueError(f"seed_parameter {name!r} is none of the task parameters {sorted(train)}")
+
+    for ranges in (train, *others):
+        range_ = ranges.get(name)
+        if range_ is not None and not _holds_seeds(range_):
+            raise ValueError(f"seed_parameter {name!r} needs integers of at least 0 as its range, got {range_}")
+
+
+def _holds_seeds(range_: Range) -> bool:
+    """Whether every value of a range is a whole number of at least 0."""
+    if isinstance(range_, Integers):
+        return range_.low >= 0 and range_.shape == ()
+    if isinstance(range_, Choice):
+        return range_.shape == () and all(value >= 0 and value == int(value) for value in range_.values)  # type: ignore[operator, arg-type]
+    # A range of the user's own is trusted.
+    return not isinstance(range_, Uniform | LogUniform | Normal)
 
 
 def _registered_horizon(env_id: str) -> int:

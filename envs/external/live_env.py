@@ -6,12 +6,18 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
 from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.external.action_map import flatten_observation, native_actions
+from metarl.envs.external.env_check import (
+    observed_space,
+    require_no_running_statistics,
+    require_observation,
+    same_layout,
+)
 from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line, reason_of, success_of
 
 LiveGymEnv = gymnasium.Env[Any, Any]
@@ -21,7 +27,8 @@ class LiveEnv:
     """Implements the BatchedEnv protocol of `envs/rollout.py` for 1 task × 1 episode; episodes come one after another.
 
     Observations are flattened, Box actions scaled and clipped as in `ActionMap`. An episode that the environment
-    terminates or truncates is not stepped on.
+    terminates or truncates is not stepped on. Where the policy was trained on a Dict, its fields keep that order,
+    whatever the order here; without one they have the order in which Gymnasium flattens this environment.
 
     Args:
         env: the environment, with its own time limit or none.
@@ -29,10 +36,15 @@ class LiveEnv:
         action_space: the policy's actions, Box (A,) or Discrete.
         horizon: H.
         label: what it is called in error messages.
+        trained_on: what was observed of the environments of the training, before it was flattened; None: vectors.
+        observe: keys of a Dict that are observed; empty: all of them.
+        allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
 
     Attributes:
         horizon: H.
         batch_shape: (1, 1).
+        label: as above.
+        observed: what the policy is shown, before it is flattened.
 
     Raises:
         ValueError: the environment has other spaces than the policy.
@@ -41,9 +53,22 @@ class LiveEnv:
     batch_shape = (1, 1)
 
     def __init__(
-        self, env: LiveGymEnv, observation_space: Box, action_space: Box | Discrete, horizon: int, label: str
+        self,
+        env: LiveGymEnv,
+        observation_space: Box,
+        action_space: Box | Discrete,
+        horizon: int,
+        label: str,
+        trained_on: Space[Any] | None = None,
+        observe: tuple[str, ...] = (),
+        allow_running_statistics: bool = False,
     ) -> None:
-        check_spaces(env, observation_space, action_space, label)
+        if not allow_running_statistics:
+            require_no_running_statistics(env, label)
+        observed = observed_space(env.observation_space, observe, label)
+        self.observed = _in_trained_order(observed, trained_on, label)
+        check_spaces(env, self.observed, observation_space, action_space, label)
+
         self.env = env
         self.horizon = horizon
         self.label = label
@@ -60,7 +85,7 @@ class LiveEnv:
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         try:
             obs, _ = self.env.reset(seed=seed)
-            self._obs = flatten_observation(self.env.observation_space, obs)
+            self._obs = self._flatten(obs)
         except Exception as error:
             raise self._failure(error) from error
 
@@ -77,7 +102,7 @@ class LiveEnv:
         """Take an action in the running episode; returns the reward."""
         try:
             obs, value, terminated, truncated, info = self.env.step(self._native_action(action))
-            self._obs = flatten_observation(self.env.observation_space, obs)
+            self._obs = self._flatten(obs)
             reward = float(value)
         except Exception as error:
             raise self._failure(error) from error
@@ -92,6 +117,11 @@ class LiveEnv:
         """See BatchedEnv.success: "success" or "is_success" of the environment's info."""
         return None if self._success is None else self._tensor(np.bool_(self._success))
 
+    def _flatten(self, obs: Any) -> NDArray[np.float32]:
+        """An observation of the environment as the policy sees it, (O,)."""
+        require_observation(self.observed, obs)
+        return flatten_observation(self.observed, obs)
+
     def _tensor(self, value: Any) -> Tensor:
         """A number or array (…) as a tensor (1, 1, …) of its own."""
         array = np.asarray(value)
@@ -101,22 +131,31 @@ class LiveEnv:
         return EnvironmentFailedError(f"environment {self.label} failed: {reason_of(error)}")
 
 
-def check_spaces(env: LiveGymEnv, observation_space: Box, action_space: Box | Discrete, label: str) -> None:
+def _in_trained_order(observed: Space[Any], trained_on: Space[Any] | None, label: str) -> Space[Any]:
+    """What is observed, with the fields of a Dict in the order of the training.
+
+    Raises:
+        ValueError: both are a Dict or Tuple, but not with the same fields.
+    """
+    composite = Dict | Tuple
+    if not (isinstance(observed, composite) and isinstance(trained_on, composite)):
+        return observed  # by its size alone
+    if not same_layout(trained_on, observed):
+        raise ValueError(f"environment {label} observes {observed}, but the policy was trained on {trained_on}")
+    return trained_on
+
+
+def check_spaces(
+    env: LiveGymEnv, observed: Space[Any], observation_space: Box, action_space: Box | Discrete, label: str
+) -> None:
     """Refuse an environment with other spaces than the policy's; bounds may differ.
 
     Raises:
         ValueError: says what it has and what is needed.
     """
-    try:
-        size = flatdim(env.observation_space)
-    except (NotImplementedError, ValueError):
-        size = -1
-
     needed = observation_space.shape[0]
-    if size != needed:
-        raise ValueError(
-            f"environment {label} observes {env.observation_space}, but the policy was trained on {needed} numbers"
-        )
+    if flatdim(observed) != needed:
+        raise ValueError(f"environment {label} observes {observed}, but the policy was trained on {needed} numbers")
 
     if not _same_actions(env.action_space, action_space):
         raise ValueError(

@@ -29,7 +29,9 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
         case MultiBinary():
             return {"kind": "MultiBinary", "n": np.asarray(space.n).tolist()}
         case Dict():
-            return {"kind": "Dict", "spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
+            # The order of the keys is that of the flattened numbers, and Gymnasium sorts the keys of a mapping.
+            parts = {str(name): space_to_json(part) for name, part in space.spaces.items()}
+            return {"kind": "Dict", "order": list(space.spaces), "spaces": parts}
         case Tuple():
             return {"kind": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
 
@@ -57,7 +59,10 @@ def space_from_json(data: dict[str, Any]) -> Space[Any]:
             case "MultiBinary":
                 return MultiBinary(data["n"])
             case "Dict":
-                return Dict({name: space_from_json(part) for name, part in data["spaces"].items()})
+                parts = {name: space_from_json(part) for name, part in data["spaces"].items()}
+                if "order" not in data:  # files from before there was an order: sorted
+                    return Dict(parts)
+                return Dict([(name, parts[str(name)]) for name in data["order"]])
             case "Tuple":
                 return Tuple([space_from_json(part) for part in data["spaces"]])
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:

@@ -10,7 +10,6 @@ process, the progress file.
 
 import contextlib
 import math
-import multiprocessing
 import tempfile
 import traceback
 import weakref
@@ -25,6 +24,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from metarl.envs.external.worker_process import env_worker, kill, starting_workers
+from metarl.envs.external.worker_start import WAYS_OUT, BlockMaker, CannotStartError, block_makers, why_ended
+from metarl.envs.task_space import task_text
 
 TaskValues = Mapping[str, NDArray[np.float32]]
 """One task as numpy arrays without a leading dimension."""
@@ -37,8 +38,21 @@ Vector = AsyncVectorEnv | SyncVectorEnv
 NO_SUCCESS = -1
 """In place of 0 or 1 where the environment says nothing about success."""
 
-MAX_TASK_TEXT = 200
-"""Characters of a task that an error message shows."""
+
+class UnfitEnvError(ValueError):
+    """An environment gives something else than its spaces say, or has other spaces than before.
+
+    Args:
+        reason: what is wrong, without environment and task.
+        where: environment and task; empty where they are not known.
+
+    Attributes:
+        reason: as above.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason = reason
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -47,6 +61,8 @@ class EnvironmentFailedError(RuntimeError):
 
 def reason_of(error: Exception) -> str:
     """What an environment's exception says, and where it was raised."""
+    if isinstance(error, UnfitEnvError):
+        return error.reason
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
 
@@ -284,10 +300,15 @@ class WorkerPool:
             return lambda: EnvBlock(make, size, progress_file, block)
 
         makers = [maker(block) for block in range(num_blocks)]
-        if self._num_workers == 0:
-            vector: Vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
-        else:
-            vector = _start_workers(makers, self._label)
+        try:
+            vector = _start(makers, in_workers=self._num_workers > 0, fault_file=f"{progress_file}.fault")
+        except BaseException as error:
+            Path(progress_file).unlink(missing_ok=True)
+            if not isinstance(error, CannotStartError):
+                raise
+            raise EnvironmentFailedError(
+                f"worker processes for {self._label} cannot start: {error}. Ways out: {WAYS_OUT}"
+            ) from None
 
         self._vector = vector
         self._block_size = size
@@ -322,12 +343,8 @@ class WorkerPool:
         assert self._progress is not None
         index = min(block * self._block_size + int(self._progress[block]), len(self._assignments) - 1)
         values, _ = self._assignments[index]
-        task = str({name: np.asarray(value).tolist() for name, value in values.items()})
         self.close()
-
-        if len(task) > MAX_TASK_TEXT:
-            task = f"{task[:MAX_TASK_TEXT]}…"
-        return EnvironmentFailedError(f"environment {self._label} failed on the task {task}: {reason}")
+        return EnvironmentFailedError(f"environment {self._label} failed on the task {task_text(values)}: {reason}")
 
 
 def _new_progress_file(num_blocks: int) -> str:
@@ -337,23 +354,50 @@ def _new_progress_file(num_blocks: int) -> str:
     return file.name
 
 
-def _start_workers(makers: Sequence[Callable[[], EnvBlock]], label: str) -> AsyncVectorEnv:
-    """Make the blocks in worker processes; where that fails or is interrupted, none is left.
-
-    A forked child of a process with running torch threads can hang, so workers are spawned.
+def _start(makers: Sequence[Callable[[], EnvBlock]], in_workers: bool, fault_file: str) -> Vector:
+    """The blocks as one vector environment, in this process or in workers.
 
     Raises:
-        EnvironmentFailedError: a worker died before it had made its environment.
+        CannotStartError: workers cannot start.
     """
-    before = set(multiprocessing.active_children())
-    try:
-        with starting_workers():
-            return AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED, worker=env_worker)
-    except BaseException as error:
-        kill([process for process in multiprocessing.active_children() if process not in before])
-        if isinstance(error, EOFError | ConnectionError):
-            raise EnvironmentFailedError(f"environment {label}: a worker process died while it started") from error
-        raise
+    if in_workers:
+        return _Workers(block_makers(makers, fault_file), fault_file)
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+
+
+class _Workers(AsyncVectorEnv):
+    """Worker processes, of which none is left behind where one of them cannot start.
+
+    Args:
+        makers: makes what each of them holds.
+        fault_file: where a worker writes why it cannot start.
+
+    Raises:
+        CannotStartError: one cannot start.
+    """
+
+    def __init__(self, makers: Sequence[BlockMaker], fault_file: str) -> None:
+        self.parent_pipes = []
+        self.processes = []
+        try:
+            # A forked child of a process with running torch threads can hang, so workers are spawned.
+            with starting_workers():
+                super().__init__(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED, worker=env_worker)
+        except (EOFError, ConnectionError):
+            for process in self.processes:
+                process.join(timeout=0.5)
+            cause = why_ended(fault_file, [process.exitcode for process in self.processes])
+            self._give_up(fault_file)
+            raise CannotStartError(cause) from None
+        except BaseException:
+            self._give_up(fault_file)
+            raise
+
+    def _give_up(self, fault_file: str) -> None:
+        """End the workers that have been started."""
+        self.processes = [process for process in self.processes if process.pid is not None]
+        _end_processes(self)
+        Path(fault_file).unlink(missing_ok=True)
 
 
 def _shut_down(vector: Vector, progress_file: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,46 @@ _RANGES: dict[str, Callable[..., Range]] = {
     "uniform": lambda low, high, units: Uniform(low, high, units),
     "log_uniform": lambda low, high, units: LogUniform(low, high, units),
     "normal": lambda mean, std, units: Normal(mean, std, units),
-    "integers": lambda low, high, units: Integers(low, high, units),
+    "integers": lambda low, high, units: Integers(_whole(low), _whole(high), units),
     "choice": lambda *values, units: Choice(values, units),
 }
-_KEYS = {"env_id", "task", "horizon", "num_workers", "make", "set_task", "seed_parameter", "config", "keywords"}
+_WANTED = {
+    "uniform": "two numbers [low, high]",
+    "log_uniform": "two numbers [low, high]",
+    "normal": "two numbers [mean, std]",
+    "integers": "two whole numbers [low, high]",
+    "choice": "a list of numbers, or of lists of numbers",
+}
+_KEYS = {
+    "env_id",
+    "task",
+    "horizon",
+    "num_workers",
+    "make",
+    "set_task",
+    "seed_parameter",
+    "config",
+    "keywords",
+    "observe",
+    "allow_running_statistics",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which reads 1e-3 as a number as YAML 1.2 does, and refuses a key that comes twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, unless one of its keys comes twice: the first value would be lost."""
+        names = [str(key.value) for key, _ in node.value]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"the key {repeated[0]!r} comes twice (line {node.start_mark.line + 1} and below)")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def from_yaml(path: str | Path) -> GymnasiumTasks:
@@ -41,6 +78,8 @@ def from_yaml(path: str | Path) -> GymnasiumTasks:
         set_task: "package.module:function", which writes a task into the live environment.
         keywords: names of the parameters that are arguments themselves; by default all others, or none where there is
             a `set_task`.
+        observe: keys of a Dict that are observed; by default all.
+        allow_running_statistics: true lets a wrapper normalise observations by statistics of what it has seen.
 
     Raises:
         ValueError: the file is missing or malformed, or the environment does not take what it says; names the file.
@@ -51,9 +90,11 @@ def from_yaml(path: str | Path) -> GymnasiumTasks:
         raise ValueError(f"{path}: cannot be read: {error}") from None
 
     try:
-        distribution = _from_data(yaml.safe_load(text))
+        distribution = _from_data(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {one_line(error)}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -77,9 +118,11 @@ def _from_data(data: Any) -> GymnasiumTasks:
         horizon=_horizon(data),
         keywords=_keywords(data, train, fixed),
         set_task=_set_task(data["set_task"]) if data.get("set_task") else None,
-        seed_parameter=data.get("seed_parameter", ""),
+        seed_parameter=_seed_parameter(data),
         fixed=fixed,
         num_workers=_num_workers(data),
+        observe=_observe(data),
+        allow_running_statistics=_allow_running_statistics(data),
     )
 
 
@@ -93,22 +136,58 @@ def _check_keys(data: Any) -> None:
 
     if not isinstance(data["task"], dict) or not data["task"]:
         raise ValueError("task needs at least one parameter with its range")
+    for name in data["task"]:
+        # YAML reads on, off, yes and no as true and false.
+        if not isinstance(name, str):
+            raise ValueError(f"names of task parameters must be text, got {name!r}; write it in quotes")
     if not isinstance(data["env_id"], str):
         raise ValueError(f"env_id must be text, got {data['env_id']!r}")
 
 
+def _whole(value: Any) -> Any:
+    """A whole number that is written as 1e3 or 200.0 as an int; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is an int; YAML's true and false are ints to Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _horizon(data: dict[str, Any]) -> int | None:
-    horizon = data.get("horizon")
-    if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
+    horizon = _whole(data.get("horizon"))
+    if horizon is not None and not (_is_whole(horizon) and horizon >= 1):
         raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}")
-    return horizon
+    return horizon  # type: ignore[no-any-return]
 
 
 def _num_workers(data: dict[str, Any]) -> int:
-    num_workers = data.get("num_workers", ONE_PER_CORE)
-    if not isinstance(num_workers, int) or num_workers < ONE_PER_CORE:
+    num_workers = _whole(data.get("num_workers", ONE_PER_CORE))
+    if not (_is_whole(num_workers) and num_workers >= ONE_PER_CORE):
         raise ValueError(f"num_workers must be a whole number of at least 0, got {num_workers!r}")
-    return num_workers
+    return num_workers  # type: ignore[no-any-return]
+
+
+def _seed_parameter(data: dict[str, Any]) -> str:
+    name = data.get("seed_parameter") or ""
+    if not isinstance(name, str):
+        raise ValueError(f"seed_parameter must be the name of one task parameter, got {name!r}")
+    return name
+
+
+def _observe(data: dict[str, Any]) -> tuple[str, ...]:
+    names = data.get("observe") or []
+    names = [names] if isinstance(names, str) else names
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"observe must be a list of keys of the observations, got {names!r}")
+    return tuple(names)
+
+
+def _allow_running_statistics(data: dict[str, Any]) -> bool:
+    allowed = data.get("allow_running_statistics", False)
+    if not isinstance(allowed, bool):
+        raise ValueError(f"allow_running_statistics must be true or false, got {allowed!r}")
+    return allowed
 
 
 def _ranges(task: dict[str, Any]) -> tuple[dict[str, Range], dict[str, Range]]:
@@ -134,10 +213,25 @@ def _range(name: str, entry: Any, units: str = "") -> Range:
         raise ValueError(f"task parameter {name!r} needs one range of {known}, and may have units and ood, got {entry}")
 
     kind = kinds[0]
+    values = entry[kind]
+    if not _are_numbers(kind, values):
+        raise ValueError(
+            f"task parameter {name!r}: {kind} cannot be {values!r}: it takes {_WANTED[kind]}, and a number is written "
+            "as 3, 0.5 or 1e-3"
+        )
     try:
-        return _RANGES[kind](*entry[kind], units=str(entry.get("units", units)))
+        return _RANGES[kind](*values, units=str(entry.get("units", units)))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"task parameter {name!r}: {kind} cannot be {entry[kind]!r}: {error}") from None
+        raise ValueError(f"task parameter {name!r}: {kind} cannot be {values!r}: {error}") from None
+
+
+def _are_numbers(kind: str, values: Any) -> bool:
+    """Whether a range may have such values, as far as their kinds go."""
+    if not isinstance(values, list):
+        return False
+    if kind == "choice":
+        return bool(values)  # Choice knows what it takes: lists of numbers, and true and false as 1 and 0
+    return len(values) == 2 and all(isinstance(value, float) or _is_whole(value) for value in values)
 
 
 def _keywords(data: dict[str, Any], train: Mapping[str, Range], fixed: dict[str, Any]) -> MakeKeywords | None:
@@ -148,6 +242,8 @@ def _keywords(data: dict[str, Any], train: Mapping[str, Range], fixed: dict[str,
     whole = whole_parameters(train)
 
     if in_config:
+        if not isinstance(fixed.get("config", {}), dict):
+            raise ValueError(f"make.config must be a mapping where config names parameters, got {fixed['config']!r}")
         return InConfig(in_config, as_arguments, whole, fixed.get("config", {}))
     if as_arguments:
         return Arguments(as_arguments, whole)
@@ -155,8 +251,9 @@ def _keywords(data: dict[str, Any], train: Mapping[str, Range], fixed: dict[str,
 
 
 def _names(data: dict[str, Any], key: str, train: Mapping[str, Range], default: list[str]) -> tuple[str, ...]:
-    """Task parameters that a key of the file names."""
+    """Task parameters that a key of the file names, in a list, or a single one without."""
     names = data.get(key, default)
+    names = [names] if isinstance(names, str) else names
     unknown = sorted(set(map(str, names)) - set(train)) if isinstance(names, list) else [str(names)]
     if unknown:
         raise ValueError(f"{key} names {', '.join(unknown)}, but the task parameters are {', '.join(train)}")

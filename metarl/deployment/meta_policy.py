@@ -88,9 +88,10 @@ class MetaPolicy:
             label = env.spec.id if env.spec else type(env.unwrapped).__name__
 
         trained = self._distribution
-        live = LiveEnv(env, trained.observation_space, trained.action_space, trained.horizon, label)
+        options = trained.env.live_options() if isinstance(trained.env, GymnasiumFamily) else {}
+        live = LiveEnv(env, trained.observation_space, trained.action_space, trained.horizon, label, **options)
         budget = self._budget(steps, episodes, measure_episodes, seed)
-        spaces = env.observation_space, env.action_space
+        spaces = live.observed, env.action_space
         return self._specialise(live_episodes(live), budget, spaces, label, None, report)
 
     def adapt_to(

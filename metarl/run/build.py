@@ -1,16 +1,24 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
+import json
+
 import torch
 
 from metarl.agents.learner import MetaLearner
 from metarl.agents.registry import AGENTS
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
+from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import unknown
+from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
+from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+
+OBSERVATION_FILE = "observation_space.json"
+"""In a run of a Gymnasium environment: what its policy sees, the fields of a Dict in their order."""
 
 
 def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, MetaLearner]:
@@ -50,8 +58,31 @@ def load_learner(
     """
     checkpoint = run.checkpoints.load(which)
     distribution, learner = build(run.config, torch.Generator(resolve_device(device)))
+    restore_observations(run, distribution)
     learner.load_state_dict(learner_state(checkpoint))
     return distribution, learner, checkpoint
+
+
+def keep_observations(run: RunDirectory, distribution: TaskDistribution) -> None:
+    """Write down what a run observes of a Gymnasium environment, in the order in which its policy sees it."""
+    if isinstance(distribution.env, GymnasiumFamily):
+        space = space_to_json(distribution.env.observed)
+        write_atomically(run.path / OBSERVATION_FILE, json.dumps(space, indent=1).encode())
+
+
+def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> None:
+    """Show a run's policy what it was trained on, in that order; runs from before this was kept are left as they are.
+
+    Raises:
+        UserError: the file is damaged, or the environment has other fields by now.
+    """
+    file = run.path / OBSERVATION_FILE
+    if not (isinstance(distribution.env, GymnasiumFamily) and file.is_file()):
+        return
+    try:
+        distribution.env.keep_observations(space_from_json(json.loads(file.read_text(encoding="utf-8"))))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

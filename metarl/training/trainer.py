@@ -22,7 +22,7 @@ from metarl.errors import TrainingError, what_happened
 from metarl.evaluation import plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
-from metarl.run.build import build, curriculum_state, learner_state
+from metarl.run.build import build, curriculum_state, keep_observations, learner_state, restore_observations
 from metarl.run.checkpoint import Checkpoint, Progress
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
@@ -84,6 +84,7 @@ class Trainer:
 
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
+        restore_observations(self.run, self.distribution)
         if self.config.compile_env:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
@@ -144,6 +145,7 @@ class Trainer:
 
     def _begin(self, log: RunLog, reporter: Reporter) -> None:
         """Log and save the learner as it is before the first iteration."""
+        keep_observations(self.run, self.distribution)
         evaluation = self._validate(log, reporter)
         log.layout(with_success=evaluation.success_rate is not None)
         log.write(self.progress)

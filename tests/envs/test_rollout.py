@@ -1,5 +1,6 @@
 """`collect` against a plain Python loop over tasks, episodes and steps."""
 
+import dataclasses
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl.envs.rollout import Episodes, collect
+from metarl.envs.rollout import Episodes, _check_finite, collect
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task
 
@@ -210,8 +211,27 @@ def collect_breaking(broken: list[float], broken_reward: bool = False) -> Episod
     ],
 )
 def test_a_value_that_is_not_finite_stops_with_its_task(broken: list[float], task: int, broken_reward: bool) -> None:
-    with pytest.raises(FloatingPointError, match=rf"task {task} of the batch"):
+    step = int(broken[task]) if task == 2 else int(max(broken))
+    kind, number = ("reward", "inf") if broken_reward else ("observation", "nan in entry 0")
+    with pytest.raises(FloatingPointError, match=rf"task {task} of the batch") as error:
         collect_breaking(broken, broken_reward)
+    message = str(error.value)
+    assert message.startswith("environment Breaking on the task {")
+    assert f"'broken': {broken[task]}" in message
+    assert f"gave a{'n' * (kind == 'observation')} {kind} that is not finite at step {step} of episode 0" in message
+    assert message.endswith(f": {number}")
+
+
+def test_large_numbers_whose_sum_overflows_are_finite() -> None:
+    episodes = collect_breaking([0.0, 0.0, 0.0, 0.0])
+    large = dataclasses.replace(episodes, reward=torch.full_like(episodes.reward, 3e38))
+    _check_finite(Breaking().bind(TASKS, NUM_EPISODES), large)
+
+
+def test_a_policy_that_breaks_is_not_taken_for_its_environment() -> None:
+    env = Breaking().bind({**TASKS, "broken": torch.zeros(4)}, NUM_EPISODES)
+    with pytest.raises(FloatingPointError, match=r"was given an action that is not finite at step 1 of episode 0: nan"):
+        collect(env, Recurrent(), {"w": torch.full((1, 2), torch.nan)}, rng())
 
 
 @pytest.mark.parametrize("broken_reward", [False, True])

@@ -29,6 +29,14 @@ def dynamics_task(**changed: Any) -> dict[str, Any]:
     return {"goal": [0.3, 0.2], "gain": 1.0, "rotation": 0.0, "wind": [0.0, 0.0], "drag": 0.8, **changed}
 
 
+@pytest.mark.parametrize("horizon", [0, -1, "x", 2.5, True, None])
+def test_a_family_without_a_length_of_its_episodes_is_refused(horizon: Any) -> None:
+    env = PointNavigation()
+    env.horizon = horizon
+    with pytest.raises(ValueError, match=r"PointNavigation\.horizon must be a whole number of at least 1, got"):
+        TaskDistribution(env, {"goal": Uniform(-1, 1, shape=(2,))})
+
+
 @pytest.mark.parametrize("split", FROZEN_GOALS)
 def test_frozen_splits_never_change(split: str) -> None:
     assert torch.allclose(finn().sample(3, split)["goal"], torch.tensor(FROZEN_GOALS[split]), atol=1e-7)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from metarl.envs.task_space import (
     Uniform,
     num_tasks_of,
     select_tasks,
+    task_text,
     tasks_to_json,
 )
 
@@ -169,7 +171,18 @@ def test_contains_accepts_the_bounds_and_rejects_what_lies_outside(
         lambda: Simplex(1),
         lambda: Integers(3, 2),
         lambda: Integers(0, 2**25),
+        lambda: Uniform(1e39, 2e39),
+        lambda: Uniform(-3e38, 3e38),
+        lambda: Uniform(2.0**24, 2.0**24 + 1),
+        lambda: LogUniform(1e-50, 1.0),
+        lambda: LogUniform(1.0, 1e39),
+        lambda: Normal(0.0, 1e38),
+        lambda: Integers(0.5, 2),  # type: ignore[arg-type]
         lambda: Choice([]),
+        lambda: Choice([1e39]),
+        lambda: Choice([1.0, math.nan]),
+        lambda: Choice(["easy", "hard"]),  # type: ignore[arg-type]
+        lambda: Choice([[1.0, 2.0], [3.0]]),
         lambda: Ball(0.0),
         lambda: Ball(1.0, dim=0),
         lambda: Circle(radius=-1.0),
@@ -184,6 +197,20 @@ def test_contains_accepts_the_bounds_and_rejects_what_lies_outside(
 def test_an_empty_or_infinite_range_is_rejected(make: Callable[[], Range]) -> None:
     with pytest.raises(ValueError, match=r"needs"):
         make()
+
+
+def test_large_and_small_ranges_that_a_float32_holds_give_finite_values() -> None:
+    for range_ in (Uniform(-1e38, 2e38), LogUniform(1e-37, 1e38), Normal(1e38, 1e37), Choice([3e38, -3e38])):
+        values = range_.sample(1000, torch.Generator().manual_seed(0))
+        assert values.isfinite().all()
+        assert len(values.unique()) > 1
+
+
+def test_a_task_is_shown_with_the_digits_that_tell_it_from_others() -> None:
+    task = {"goal": torch.tensor([0.3, -0.1]), "mass": np.float32(1 / 3), "legs": torch.tensor(2)}
+    assert task_text(task) == "{'goal': [0.3, -0.1], 'mass': 0.33333334, 'legs': 2.0}"
+    assert np.float32(0.33333334) == np.float32(1 / 3)
+    assert task_text({"map": torch.ones(999)}, limit=20) == "{'map': [1.0, 1.0, 1…"
 
 
 def test_tasks_are_counted_sliced_and_written_as_json() -> None:

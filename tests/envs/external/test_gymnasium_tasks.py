@@ -261,6 +261,12 @@ class NoActions(Everything):
         (lambda: GymnasiumTasks("no_module:X-v0", {"x": Uniform(0, 1)}), "unknown Gymnasium environment 'no_module:X"),
         (lambda: GymnasiumTasks("Pendulum-v1", {"mass": Uniform(0, 1)}), r"arguments \['mass'\]: .*mass"),
         (lambda: GymnasiumTasks("Pendulum-v1", {}), "at least one task parameter"),
+        (lambda: everything(horizon=0), "horizon must be a whole number of at least 1, got 0"),
+        (lambda: everything(num_workers=-2), "num_workers must be a whole number of at least 0, got -2"),
+        (
+            lambda: everything(train={"level": Uniform(0, 9)}, seed_parameter="level"),
+            "seed_parameter 'level' needs integers of at least 0 as its range, got uniform",
+        ),
         (lambda: everything(seed_parameter="sed"), "seed_parameter 'sed' is none of the task parameters"),
         (
             lambda: everything(train={"level": Integers(0, 1)}, make=NoActions),

@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Text
+from gymnasium.wrappers import NormalizeObservation
 from numpy.typing import NDArray
 
 from metarl.agents.policies.reference import RandomPolicy
@@ -112,6 +113,41 @@ def test_dict_observations_are_flattened_and_discrete_actions_are_integers() -> 
 def test_other_spaces_are_refused(observations: Box, actions: Box | Discrete, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LiveEnv(Countdown(), observations, actions, 5, "the arm")
+
+
+def test_fields_keep_the_order_of_the_training_whatever_the_order_here() -> None:
+    """Trained on (velocity, position), alive as (position, velocity): the numbers must not change places."""
+
+    class Arm(Countdown):
+        observation_space = Dict(position=UNIT, velocity=UNIT)  # type: ignore[assignment]
+
+        def reset(self, **options: Any) -> Any:
+            return {"position": np.float32([0.1]), "velocity": np.float32([0.9])}, {}
+
+    numbers = Box(-1, 1, (2,))
+    trained_on = Dict([("velocity", UNIT), ("position", Box(-3, 3, (1,)))])
+    own_order = LiveEnv(Arm(), numbers, UNIT, 2, "arm")
+    assert own_order.reset(torch.Generator()).flatten().tolist() == pytest.approx([0.1, 0.9])
+    bound = LiveEnv(Arm(), numbers, UNIT, 2, "arm", trained_on)
+    assert bound.reset(torch.Generator()).flatten().tolist() == pytest.approx([0.9, 0.1])
+    assert list(bound.observed) == ["velocity", "position"]  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="but the policy was trained on Dict"):
+        LiveEnv(Arm(), numbers, UNIT, 2, "arm", Dict(speed=UNIT, position=UNIT))
+
+
+def test_words_and_running_statistics_are_refused_before_the_first_episode() -> None:
+    class Told(Countdown):
+        observation_space = Dict(mission=Text(8), x=UNIT)  # type: ignore[assignment]
+
+        def reset(self, **options: Any) -> Any:
+            return {"mission": "go", "x": np.float32([0.5])}, {}
+
+    with pytest.raises(ValueError, match="told: the observation 'mission', a Text, cannot be flattened"):
+        LiveEnv(Told(), UNIT, UNIT, 2, "told")
+    bound = LiveEnv(Told(), UNIT, UNIT, 2, "told", Dict(x=UNIT), ("x",))
+    assert bound.reset(torch.Generator()).item() == 0.5
+    with pytest.raises(ValueError, match="NormalizeObservation normalises observations by running statistics"):
+        LiveEnv(NormalizeObservation(Countdown()), Box(0, 100, (1,)), UNIT, 2, "filtered")
 
 
 def test_a_failure_names_the_environment_and_the_place() -> None:

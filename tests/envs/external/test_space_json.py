@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Space, Tuple
+from gymnasium.spaces.utils import flatten
 
 from metarl.envs.external.space_json import space_from_json, space_to_json
 
@@ -28,6 +29,27 @@ def test_round_trip(space: Space[object]) -> None:
     back = space_from_json(json.loads(text))
     assert back == space
     assert back.dtype == space.dtype
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Dict(velocity=Discrete(2), position=Discrete(3)),
+        Dict([("z", Discrete(2)), ("a", Dict(y=Discrete(4), x=Discrete(2)))]),
+        Dict({2: Discrete(2), 1: Discrete(3)}, sort_keys=False),
+    ],
+)
+def test_the_order_of_the_keys_is_kept(space: Dict) -> None:
+    back = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    sample = space.sample()
+    assert list(back) == list(space)  # type: ignore[call-overload]
+    assert np.array_equal(flatten(back, sample), flatten(space, sample))
+
+
+def test_files_without_an_order_come_back_sorted_as_before() -> None:
+    two = {"kind": "Discrete", "n": 2, "start": 0}
+    back = space_from_json({"kind": "Dict", "spaces": {"velocity": two, "position": two}})
+    assert list(back) == ["position", "velocity"]  # type: ignore[call-overload]
 
 
 def test_what_has_no_form_is_refused() -> None:

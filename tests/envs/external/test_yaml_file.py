@@ -1,12 +1,13 @@
 """Distributions read from YAML files, and what a malformed file is told."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
 
 from metarl.envs.external.yaml_file import from_yaml
-from metarl.envs.task_space import Choice, Uniform
+from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Uniform
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -83,7 +84,7 @@ def test_a_file_names_the_callable_the_seed_and_the_config(tmp_path: Path, monke
         ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, 2], ood: 7}}", "ood"),
         (
             "env_id: Pendulum-v1\nhorizn: 3\ntask: {g: {uniform: [1, 2]}}",
-            "unknown keys horizn; allowed are config",
+            "unknown keys horizn; allowed are allow_running_statistics, config",
         ),
         ("env_id: Pendulum-v1\nhorizon: 0\ntask: {g: {uniform: [1, 2]}}", "horizon must be a whole number"),
         ("env_id: Pendulum-v1\nnum_workers: x\ntask: {g: {uniform: [1, 2]}}", "num_workers must be a whole number"),
@@ -96,6 +97,37 @@ def test_a_file_names_the_callable_the_seed_and_the_config(tmp_path: Path, monke
         ),
         ("env_id: Pendulum-v1\nset_task: json:nothing\ntask: {g: {uniform: [1, 2]}}", "set_task 'json:nothing'"),
         ("env_id: Pendulum-v1\nset_task: nowhere\ntask: {g: {uniform: [1, 2]}}", "set_task 'nowhere'"),
+        ("env_id: Pendulum-v1\nhorizon: true\ntask: {g: {uniform: [1, 2]}}", "horizon must be a whole number"),
+        ("env_id: Pendulum-v1\nhorizon: 1.5\ntask: {g: {uniform: [1, 2]}}", "horizon must be a whole number"),
+        ("env_id: Pendulum-v1\nhorizon: '9'\ntask: {g: {uniform: [1, 2]}}", "horizon must be a whole number"),
+        ("env_id: Pendulum-v1\nnum_workers: true\ntask: {g: {uniform: [1, 2]}}", "num_workers must be a whole"),
+        (
+            "env_id: Pendulum-v1\ntask: {g: {uniform: []}}",
+            r"uniform cannot be \[\]: it takes two numbers \[low, high\]",
+        ),
+        ("env_id: Pendulum-v1\ntask: {g: {normal: [1, 2, 3]}}", r"it takes two numbers \[mean, std\]"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: ['1', 2]}}", "a number is written as 3, 0.5 or 1e-3"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1/2, 2]}}", "a number is written as 3, 0.5 or 1e-3"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [true, 2]}}", "a number is written as"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, .inf]}}", "Uniform needs finite"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1e39, 2e39]}}", "Uniform needs numbers within"),
+        ("env_id: Pendulum-v1\ntask: {g: {integers: [1.5, 2]}}", "Integers needs whole numbers"),
+        ("env_id: Pendulum-v1\ntask: {g: {choice: [easy, hard]}}", "Choice needs finite numbers"),
+        ("env_id: Pendulum-v1\ntask: {g: {choice: []}}", "choice cannot be .*: it takes a list of numbers"),
+        ("env_id: Pendulum-v1\ntask: {on: {uniform: [1, 2]}}", "must be text, got True; write it in quotes"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, 2]}, g: {uniform: [3, 4]}}", "the key 'g' comes twice"),
+        ("env_id: Pendulum-v1\nseed_parameter: g\ntask: {g: {uniform: [1, 2]}}", "'g' needs integers of at least 0"),
+        ("env_id: Pendulum-v1\nseed_parameter: g\ntask: {g: {integers: [-1, 2]}}", "'g' needs integers of at least 0"),
+        ("env_id: Pendulum-v1\nseed_parameter: [g]\ntask: {g: {integers: [1, 2]}}", "name of one task parameter"),
+        (
+            "env_id: Pendulum-v1\nseed_parameter: g\ntask: {g: {integers: [1, 2], ood: {normal: [0, 1]}}}",
+            "'g' needs integers of at least 0",
+        ),
+        ("env_id: Pendulum-v1\nobserve: 3\ntask: {g: {uniform: [1, 2]}}", "observe must be a list of keys"),
+        ("env_id: Pendulum-v1\nobserve: [x]\ntask: {g: {uniform: [1, 2]}}", "observe names keys of a Dict"),
+        ("env_id: Pendulum-v1\nallow_running_statistics: 1\ntask: {g: {uniform: [1, 2]}}", "must be true or false"),
+        ("env_id: Pendulum-v1\nconfig: g\nmake: {config: 3}\ntask: {g: {uniform: [1, 2]}}", "make.config must be"),
+        ("a: " + "[" * 5000, "nested too deep"),
         ("env_id: Pendulum-v1\nmake: 3\ntask: {g: {uniform: [1, 2]}}", "make must be a mapping"),
     ],
 )
@@ -104,6 +136,41 @@ def test_a_malformed_file_is_named_with_what_is_wrong(tmp_path: Path, text: str,
         from_yaml(written(tmp_path, text))
     assert "my_env.yaml: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("written_as", "expected"),
+    [
+        ("{log_uniform: [1e-3, 1e+1]}", LogUniform(0.001, 10.0)),
+        ("{uniform: [-1E2, .5e1]}", Uniform(-100.0, 5.0)),
+        ("{normal: [1.e1, 2.5e-1]}", Normal(10.0, 0.25)),
+        ("{uniform: [+3, 1_000]}", Uniform(3, 1000)),
+        ("{choice: [1e0, 2, 3.5]}", Choice((1.0, 2, 3.5))),
+        ("{integers: [1e1, 20.0]}", Integers(10, 20)),
+    ],
+)
+def test_numbers_as_people_write_them(tmp_path: Path, written_as: str, expected: Range) -> None:
+    text = f"env_id: Pendulum-v1\nhorizon: 1e2\nnum_workers: 0\nkeywords: g\ntask: {{g: {written_as}}}"
+    distribution = from_yaml(written(tmp_path, text))
+    assert distribution.train["g"] == expected
+    assert distribution.horizon == 100
+
+
+def test_arguments_of_make_are_read_as_numbers_and_a_choice_of_whole_numbers_gives_whole_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_arm.py").write_text(
+        "from gymnasium.envs.classic_control import PendulumEnv\nimport gymnasium\n"
+        "seen = []\n"
+        "def make(friction, joints): seen.append((friction, joints)); return PendulumEnv()\n"
+        "gymnasium.register('Arm-v0', make)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "env_id: users_arm:Arm-v0\nhorizon: 3\nmake: {friction: 1e-3}\ntask: {joints: {choice: [2, 4]}}"
+    from_yaml(written(tmp_path, text))
+    ((friction, joints),) = importlib.import_module("users_arm").seen
+    assert friction == 0.001
+    assert type(joints) is int
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

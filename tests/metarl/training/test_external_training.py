@@ -91,6 +91,68 @@ def test_interrupted_and_resumed_ends_as_if_it_had_not_been(place: Path) -> None
     assert whole["total_env_steps"] == halves["total_env_steps"]
 
 
+TOLD = """\
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Text
+
+
+class Told(gymnasium.Env):
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, goal=0.5, names=("velocity", "position")):
+        parts = [(name, Box(-1, 1, (1,))) for name in names]
+        self.goal, self.observation_space = goal, Dict([*parts, ("mission", Text(8))])
+
+    def obs(self):
+        return {"mission": "go", "position": np.float32([self.x]), "velocity": np.float32([0.7])}
+
+    def reset(self, seed=None, options=None):
+        self.x = 0.0
+        return self.obs(), {}
+
+    def step(self, action):
+        self.x += 0.1 * float(action[0])
+        return self.obs(), -abs(self.x - self.goal), False, False, {}
+
+
+def turned_round():
+    return Told(names=("position", "velocity"))
+
+
+gymnasium.register("Told-v0", Told)
+"""
+
+
+def test_the_order_of_the_observations_goes_with_the_run_and_the_policy(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("told.py").write_text(TOLD)
+    text = "env_id: told:Told-v0\nhorizon: 3\nnum_workers: 0\ntask: {goal: {uniform: [0, 1]}}\n"
+    Path("env.yaml").write_text(text)
+    arguments = ["train", "maml", "--env-file", "env.yaml", "--name", "run", "--iterations", "1", *SMALL]
+    assert main(arguments) == 2
+    assert "the observation 'mission', a Text, cannot be flattened" in capsys.readouterr().err
+    assert not Path("runs/run").exists()
+
+    Path("env.yaml").write_text(text + "observe: [position, velocity]\n")
+    assert main(arguments) == 0
+    kept = json.loads(Path("runs/run/observation_space.json").read_text())
+    assert kept["order"] == ["velocity", "position"]
+
+    live = ["--env", "told:turned_round", "--episodes", "2", "--measure-episodes", "0", "--no-onnx"]
+    assert main(["adapt", "run", *live, "--out", "policy"]) == 0
+    assert json.loads(Path("policy/policy.json").read_text())["observation_space"]["order"] == ["velocity", "position"]
+
+    # Gymnasium's other order in the file of the run: what the policy sees turns round, so it is the file that counts.
+    kept["order"] = ["speed", "position"]
+    kept["spaces"]["speed"] = kept["spaces"].pop("velocity")
+    Path("runs/run/observation_space.json").write_text(json.dumps(kept))
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--num-tasks", "2"]) == 2
+    assert "but the run was trained on Dict('speed'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("how", "workers", "reason"), [("raise", 0, "the arm came off"), ("exit", 2, "exit code 3")])
 def test_a_dying_environment_ends_the_run_with_a_checkpoint(
     place: Path, capsys: pytest.CaptureFixture[str], how: str, workers: int, reason: str

@@ -1,0 +1,189 @@
+"""Refuses, before the first step, an environment that no policy here can learn from, and says why.
+
+What is observed must be numbers of a fixed count, in one order; all tasks must have the same spaces; and no wrapper may
+normalise by statistics that change while a policy is trained and measured.
+"""
+
+import multiprocessing
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
+
+from metarl.envs.external.worker_pool import UnfitEnvError
+
+_WARNED: dict[Any, Any] = {}
+
+_NUMBERS = (Box, Discrete, MultiDiscrete, MultiBinary)
+
+
+# What is observed
+
+
+def observed_space(native: Space[Any], observe: Sequence[str], label: str) -> Space[Any]:
+    """What a policy is shown of an environment's observations, in the order in which Gymnasium flattens them.
+
+    Args:
+        native: observation space of the environment itself.
+        observe: keys of a Dict that are observed; empty: all of them.
+        label: what the environment is called in error messages.
+
+    Raises:
+        ValueError: there are no such keys, or a part of it has no fixed count of numbers; names the key.
+    """
+    shown = _selected(native, observe, label) if observe else native
+
+    for path, part in _parts(shown):
+        if not isinstance(part, _NUMBERS):
+            kind = type(part).__name__
+            what = f"the observation {path!r}, a {kind}," if path else f"observations, a {kind},"
+            way_out = "; leave it out with observe: [the other keys]" if isinstance(native, Dict) else ""
+            raise ValueError(
+                f"{label}: {what} cannot be flattened to a vector of numbers; "
+                f"Box, Discrete, MultiDiscrete and MultiBinary can, and Dict and Tuple of these{way_out}"
+            )
+    return shown
+
+
+def _selected(native: Space[Any], observe: Sequence[str], label: str) -> Dict:
+    """The keys of a Dict that are observed, in its own order."""
+    if not isinstance(native, Dict):
+        raise ValueError(f"{label}: observe names keys of a Dict, but observations are {native}")
+
+    unknown = [key for key in observe if key not in native.spaces]
+    if unknown:
+        raise ValueError(f"{label}: observe names {unknown}, but the keys are {list(native.spaces)}")
+    return Dict([(key, space) for key, space in native.spaces.items() if key in observe])
+
+
+def _parts(space: Space[Any], path: str = "") -> list[tuple[str, Space[Any]]]:
+    """The leaves of nested Dict and Tuple spaces, each with its path, as in "arm.joints.0"."""
+    if isinstance(space, Dict):
+        inner: list[tuple[Any, Space[Any]]] = list(space.spaces.items())
+    elif isinstance(space, Tuple):
+        inner = list(enumerate(space.spaces))
+    else:
+        return [(path, space)]
+
+    parts = []
+    for key, part in inner:
+        parts += _parts(part, f"{path}.{key}" if path else str(key))
+    return parts
+
+
+def require_observation(space: Space[Any], obs: Any, path: str = "") -> None:
+    """Refuse an observation with more or fewer numbers than its space says; they would be broadcast or shifted.
+
+    Raises:
+        UnfitEnvError: names the part.
+    """
+    where = f" {path!r}" if path else ""
+    if isinstance(space, Dict):
+        for key, part in space.spaces.items():
+            if not (isinstance(obs, Mapping) and key in obs):
+                raise UnfitEnvError(f"its observation{where} has no key {key!r}, which its space has")
+            require_observation(part, obs[key], f"{path}.{key}" if path else str(key))
+        return
+
+    if isinstance(space, Tuple):
+        if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
+            raise UnfitEnvError(f"its observation{where} is no tuple of {len(space.spaces)}, which its space is")
+        for index, (part, value) in enumerate(zip(space.spaces, obs, strict=True)):
+            require_observation(part, value, f"{path}.{index}" if path else str(index))
+        return
+
+    count = int(np.prod(space.shape or (), dtype=np.int64))
+    if np.size(obs) != count:
+        raise UnfitEnvError(f"its observation{where} holds {np.size(obs)} numbers, but its space {space} has {count}")
+    if isinstance(space, Discrete) and not 0 <= int(np.asarray(obs).item()) - space.start < space.n:
+        raise UnfitEnvError(f"its observation{where} is {obs}, which is not in its space {space}")
+
+
+# Spaces of the tasks
+
+
+def same_layout(one: Space[Any], other: Space[Any]) -> bool:
+    """Whether observations of both are the same fields; bounds, and the order of the keys of a Dict, may differ."""
+    if isinstance(one, Dict) and isinstance(other, Dict):
+        same_keys = one.spaces.keys() == other.spaces.keys()
+        return same_keys and all(same_layout(part, other[key]) for key, part in one.spaces.items())
+
+    if isinstance(one, Tuple) and isinstance(other, Tuple):
+        if len(one.spaces) != len(other.spaces):
+            return False
+        return all(same_layout(*pair) for pair in zip(one.spaces, other.spaces, strict=True))
+
+    if isinstance(one, Box) and isinstance(other, Box):
+        return one.shape == other.shape and one.dtype == other.dtype
+    return one == other
+
+
+def require_same_spaces(
+    expected: tuple[Space[Any], Space[Any]], found: tuple[Space[Any], Space[Any]], where: str
+) -> None:
+    """Refuse a task whose observations or actions are not those of the first task.
+
+    A policy sees every task through the same numbers. Bounds of observations may differ, since nothing depends on
+    them. Bounds of actions may not: whether an action of 1 is then the same torque, or the same share of the largest
+    torque, only the environment can say.
+
+    Args:
+        expected: observation and action space of the first task.
+        found: those of another one.
+        where: environment and task.
+
+    Raises:
+        UnfitEnvError: names environment, task and both spaces.
+    """
+    if not same_layout(expected[0], found[0]):
+        raise UnfitEnvError(
+            f"it observes {found[0]}, but the first task {expected[0]}; all tasks need the same fields and sizes: "
+            "pad to the largest",
+            where,
+        )
+    if expected[1] != found[1]:
+        raise UnfitEnvError(
+            f"its actions are {found[1]}, but those of the first task {expected[1]}; all tasks need the same: "
+            "scale or clip to the task's own limits inside step()",
+            where,
+        )
+
+
+# Wrappers
+
+
+def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> None:
+    """Refuse a wrapper that normalises observations by statistics of what it has seen; warn of one for rewards.
+
+    With such observations the same parameters act better the longer they run, so that a part of every gain is the
+    filter, and its statistics are in no checkpoint and in no exported policy. With such rewards a policy is as it is,
+    only returns are in units that drift: a warning.
+
+    Raises:
+        ValueError: observations are normalised so.
+    """
+    inner = env
+    while isinstance(inner, gymnasium.Wrapper):
+        name = type(inner).__name__
+        # Statistics that are frozen are a part of the environment like any other.
+        changes = getattr(inner, "update_running_mean", True)
+
+        if isinstance(inner, NormalizeObservation) and changes:
+            raise ValueError(
+                f"{label}: {name} normalises observations by running statistics, which no checkpoint and no exported "
+                "policy holds; take the wrapper off, set its update_running_mean = False, or allow it with "
+                "allow_running_statistics: true"
+            )
+        # Workers would say the same once more each.
+        if isinstance(inner, NormalizeReward) and changes and multiprocessing.parent_process() is None:
+            text = (
+                f"{label}: {name} divides rewards by a running statistic: returns are in units that drift, and "
+                "cannot be compared between runs"
+            )
+            # Without a line of source below it, and once for each environment.
+            warnings.warn_explicit(text, UserWarning, "metarl", 0, registry=_WARNED)
+        inner = inner.env

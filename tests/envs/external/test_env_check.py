@@ -1,0 +1,232 @@
+"""What no policy here can learn from is refused before the first step, with environment, task, key and spaces."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, OneOf, Sequence, Space, Text, Tuple
+from gymnasium.spaces.utils import flatten
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward, RescaleAction, TimeLimit
+
+from metarl.agents.policies.reference import RandomPolicy
+from metarl.envs.external.env_check import require_no_running_statistics, require_observation, same_layout
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.external.worker_pool import EnvironmentFailedError, UnfitEnvError
+from metarl.envs.rollout import Episodes, collect
+from metarl.envs.task_space import Integers, Uniform
+
+UNIT = Box(-1, 1, (1,), np.float32)
+
+
+class Stub(gymnasium.Env[Any, Any]):
+    """Gives a fixed observation, and keeps the actions it is given."""
+
+    actions: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, observed: Space[Any] = UNIT, acts: Space[Any] = UNIT, obs: Any = None) -> None:
+        self.observation_space, self.action_space = observed, acts
+        self.obs = observed.sample() if obs is None else obs
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """The observation."""
+        return self.obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """The same again."""
+        Stub.actions.append(action)
+        return self.obs, 0.0, False, False, {}
+
+
+def tasks_of(make: Any, **options: Any) -> GymnasiumTasks:
+    settings: dict[str, Any] = {"train": {"n": Integers(1, 4)}, "horizon": 2, "make": make, "num_workers": 0}
+    return GymnasiumTasks("Stub", **(settings | options))
+
+
+def roll_out(distribution: GymnasiumTasks, values: list[float], name: str = "n") -> Episodes:
+    env = distribution.bind({name: torch.tensor(values)}, 1)
+    return collect(env, RandomPolicy(distribution.action_space), {}, torch.Generator().manual_seed(0))
+
+
+# Spaces of the tasks
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "second"),
+    [
+        (lambda n: Stub(observed=Box(-9, 9, (n,))), r"Box\(-9.0, 9.0, \(1,\)", r"Box\(-9.0, 9.0, \(3,\)"),
+        (lambda n: Stub(observed=Discrete(n + 1)), r"Discrete\(2\)", r"Discrete\(4\)"),
+        (lambda n: Stub(observed=Box(0, 1, (4,), [np.float32, np.uint8][n // 2])), "float32", "uint8"),
+        (lambda n: Stub(acts=Box(-1, 1, (n,))), r"Box\(-1.0, 1.0, \(1,\)", r"Box\(-1.0, 1.0, \(3,\)"),
+        (lambda n: Stub(acts=Box(-n, n, (1,))), r"Box\(-1.0, 1.0", r"Box\(-3.0, 3.0"),
+        (lambda n: Stub(acts=Discrete(n)), r"Discrete\(1\)", r"Discrete\(3\)"),
+    ],
+    ids=["sizes", "kinds", "dtype", "joints", "limits", "choices"],
+)
+def test_tasks_with_other_spaces_are_refused_with_both(make: Any, first: str, second: str) -> None:
+    Stub.actions.clear()
+    with pytest.raises(EnvironmentFailedError) as error:
+        roll_out(tasks_of(make), [1.0, 3.0])
+    message = str(error.value)
+    assert re.search(first, message) or re.search(second, message)
+    assert "environment Stub failed on the task {'n': " in message
+    assert message.count("Box") + message.count("Discrete") == 2
+    assert Stub.actions == []
+
+
+class Motor(Stub):
+    """Its actuator has limits that a task sets."""
+
+    def limit(self, limit: float) -> None:
+        """Change the bounds of the actions."""
+        self.action_space = Box(-limit, limit, (1,), np.float32)
+
+
+def set_limit(env: gymnasium.Env[Any, Any], task: Mapping[str, Any]) -> None:
+    motor: Any = env.unwrapped
+    motor.limit(float(task["n"]))
+
+
+def test_bounds_that_set_task_changes_are_not_kept_from_before() -> None:
+    with pytest.raises(EnvironmentFailedError, match=r"task {'n': 2.5}: its actions are .*2.5.*first task Box\(-1.0"):
+        roll_out(tasks_of(lambda: Motor(), set_task=set_limit, train={"n": Uniform(1, 8)}), [2.5])
+
+
+def test_the_ways_out_work_and_bounds_of_observations_may_differ() -> None:
+    one_range = tasks_of(lambda n: RescaleAction(Stub(acts=Box(-n, n, (1,))), np.float32(-1), np.float32(1)))
+    assert roll_out(one_range, [1.0, 3.0]).env_steps == 4
+    rooms = tasks_of(lambda n: Stub(observed=Box(0, n, (2,)), obs=np.ones(2)))
+    assert roll_out(rooms, [1.0, 3.0]).env_steps == 4
+
+
+def test_workers_are_held_to_the_same_spaces_as_this_process() -> None:
+    distribution = tasks_of(lambda n: Stub(observed=Box(-9, 9, (n,))), num_workers=1)
+    with pytest.raises(EnvironmentFailedError, match="it observes Box"):
+        roll_out(distribution, [1.0, 2.0, 3.0])
+
+
+def test_layouts_are_compared_by_fields() -> None:
+    pair = Dict(a=Box(0, 1, (2,)), b=Tuple([Discrete(2), MultiBinary(3)]))
+    other_order = Dict([("b", Tuple([Discrete(2), MultiBinary(3)])), ("a", Box(-5, 9, (2,)))])
+    assert same_layout(pair, other_order)
+    assert not same_layout(pair, Dict(a=Box(0, 1, (2,))))
+    assert not same_layout(pair, Dict(a=Box(0, 1, (2,)), b=Tuple([Discrete(2)])))
+    assert not same_layout(pair, Dict(a=Box(0, 1, (2,)), b=Tuple([Discrete(2), MultiBinary(4)])))
+
+
+# Single observations
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "message"),
+    [
+        (Box(0, 9, (3,)), np.array([7.0]), "its observation holds 1 numbers, but its space .* has 3"),
+        (Box(0, 9, (2,)), 7.0, "holds 1 numbers"),
+        (Dict(a=Box(0, 9, (2,)), b=UNIT), {"a": np.zeros(1), "b": np.zeros(2)}, "its observation 'a' holds 1"),
+        (Dict(a=UNIT), {"b": np.zeros(1)}, "its observation has no key 'a'"),
+        (Dict(arm=Dict(a=UNIT)), {"arm": {"a": np.zeros(4)}}, "its observation 'arm.a' holds 4"),
+        (Tuple([UNIT, UNIT]), (np.zeros(1),), "is no tuple of 2"),
+        (Discrete(3), 3, r"is 3, which is not in its space Discrete\(3\)"),
+        (Discrete(3, start=1), 0, "is 0, which is not in its space"),
+        (MultiBinary(4), np.zeros(3, np.int8), "holds 3 numbers"),
+    ],
+)
+def test_an_observation_of_another_size_than_its_space_is_refused(space: Space[Any], obs: Any, message: str) -> None:
+    with pytest.raises(UnfitEnvError, match=message):
+        require_observation(space, obs)
+    with pytest.raises(EnvironmentFailedError, match=message):
+        roll_out(tasks_of(lambda n: Stub(observed=space, obs=obs)), [1.0])
+
+
+def test_observations_of_every_kind_pass() -> None:
+    space = Dict(
+        a=Box(0, 9, ()), b=Tuple([Discrete(3, start=-1), MultiBinary((2, 2))]), c=Box(0, 255, (2, 2), np.uint8)
+    )
+    space.seed(0)
+    for _ in range(5):
+        require_observation(space, space.sample())
+
+
+# Words and graphs
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (Text(8), "observations, a Text, cannot be flattened"),
+        (Dict(x=UNIT, mission=Text(8)), "the observation 'mission', a Text, .*leave it out with observe"),
+        (Dict(x=UNIT, inner=Dict(a=Tuple([UNIT, Graph(UNIT, None)]))), "the observation 'inner.a.1', a Graph"),
+        (Tuple([OneOf([UNIT, Discrete(2)])]), "the observation '0', a OneOf"),
+        (Dict(n=Sequence(UNIT)), "the observation 'n', a Sequence"),
+    ],
+)
+def test_what_is_no_vector_is_refused_with_its_key(space: Space[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tasks_of(lambda n: Stub(observed=space))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_keys_that_are_observed_keep_the_order_of_the_environment(num_workers: int) -> None:
+    """Declared as velocity, mission, position: what is observed is not sorted, and the mission is left out."""
+    space = Dict(velocity=UNIT, mission=Text(8), position=Box(-1, 1, (2,)))
+    obs = {"position": np.float32([0.1, 0.2]), "velocity": np.float32([0.9]), "mission": "go"}
+    distribution = tasks_of(
+        lambda n: Stub(observed=space, obs=obs), observe=["position", "velocity"], num_workers=num_workers
+    )
+    assert distribution.observation_space.shape == (3,)
+    seen = roll_out(distribution, [1.0]).obs[0, 0, 0]
+    distribution.family.pool.close()
+    expected = flatten(Dict([("velocity", UNIT), ("position", Box(-1, 1, (2,)))]), obs)
+    assert seen.tolist() == pytest.approx(list(expected))
+    assert seen.tolist() == pytest.approx([0.9, 0.1, 0.2])
+
+
+def test_unknown_keys_are_named() -> None:
+    with pytest.raises(ValueError, match=r"observe names \['speed'\], but the keys are \['x'\]"):
+        tasks_of(lambda n: Stub(observed=Dict(x=UNIT)), observe=["speed"])
+
+
+def test_a_run_goes_on_with_its_own_order() -> None:
+    """The environment was changed after training, and declares its fields the other way round."""
+    obs = {"b": np.float32([2]), "a": np.float32([1])}
+    trained_on = Dict([("b", Box(-9, 9, (1,))), ("a", Box(-9, 9, (1,)))])
+    distribution = tasks_of(lambda n: Stub(observed=Dict(a=Box(-9, 9, (1,)), b=Box(-9, 9, (1,))), obs=obs))
+    assert roll_out(distribution, [1.0]).obs[0, 0, 0].tolist() == [1, 2]
+    distribution.family.keep_observations(trained_on)
+    assert roll_out(distribution, [1.0]).obs[0, 0, 0].tolist() == [2, 1]
+    with pytest.raises(ValueError, match="but the run was trained on"):
+        distribution.family.keep_observations(Dict(a=Box(-9, 9, (2,))))
+
+
+# Running statistics
+
+
+def test_a_wrapper_that_normalises_observations_by_what_it_has_seen_is_refused_anywhere_in_the_stack() -> None:
+    with pytest.raises(ValueError, match="NormalizeObservation normalises observations by running statistics") as error:
+        tasks_of(lambda n: TimeLimit(NormalizeObservation(Stub()), 5))
+    assert "\n" not in str(error.value)
+
+
+def test_it_passes_where_it_is_allowed_and_where_it_is_frozen() -> None:
+    def frozen(n: int) -> gymnasium.Env[Any, Any]:
+        wrapped = NormalizeObservation(Stub())
+        wrapped.update_running_mean = False
+        return wrapped
+
+    assert roll_out(tasks_of(frozen), [1.0]).env_steps == 2
+    allowed = tasks_of(lambda n: NormalizeObservation(Stub()), allow_running_statistics=True)
+    assert roll_out(allowed, [1.0]).env_steps == 2
+
+
+def test_normalised_rewards_are_warned_of_once() -> None:
+    env = NormalizeReward(Stub())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        require_no_running_statistics(env, "Stub")
+        require_no_running_statistics(env, "Stub")
+    (warning,) = caught
+    assert str(warning.message).startswith("Stub: NormalizeReward divides rewards by a running statistic")
