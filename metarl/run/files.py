@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 from metarl.errors import UserError
 
-
 _TEMPORARY = ".tmp"
 
 

@@ -289,9 +289,7 @@ def test_checkpoint_of_another_learner_changes_nothing(finished: Path, capsys: p
 
 
 @pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])
-def test_a_file_of_the_run_that_is_a_link_is_not_followed(
-    name: str, finished: Path, tmp_path: Path
-) -> None:
+def test_a_file_of_the_run_that_is_a_link_is_not_followed(name: str, finished: Path, tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("precious")
     run = RunDirectory.open(str(finished))

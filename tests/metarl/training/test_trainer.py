@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from metarl.cli.main import main
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import EXIT_BAD_INPUT, EXIT_TRAINING_FAILED
+from metarl.errors import EXIT_TRAINING_FAILED
 from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.run.checkpoint import read_checkpoint
 from metarl.run.config import flat_items
