@@ -1,8 +1,8 @@
 """What signals mean to a command: Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 all ask it to save and stop.
 
 While modules are imported there is nothing to save, and an exception in the middle of a library's import comes out as
-something else; so a signal ends the process at once. As soon as the command runs, a signal is a KeyboardInterrupt, which
-every command takes as the wish to keep what is done and leave. Training takes it over while it iterates
+something else; so a signal ends the process at once. As soon as the command runs, a signal is a KeyboardInterrupt,
+which every command takes as the wish to keep what is done and leave. Training takes it over while it iterates
 (`metarl/training/stopping.py`).
 """
 

@@ -179,8 +179,9 @@ class RunDirectory:
             trained = max(trained, read_checkpoint(best).progress.iteration)
         if trained > 0 or any(self.path.glob("evaluation-*.json")):
             holds = "only the best policy" if best.exists() else "no checkpoint"
+            iterations = trained or self.config.iterations
             raise UserError(
-                f"run {self.path} cannot be resumed: of its {trained or self.config.iterations} iterations it holds {holds}, "
+                f"run {self.path} cannot be resumed: of its {iterations} iterations it holds {holds}, "
                 "and not the state that training goes on from; nothing was changed"
             )
 

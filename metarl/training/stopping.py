@@ -1,7 +1,7 @@
 """How training is asked to stop: a signal ends it after the meta-iteration, with everything saved.
 
-Ctrl-C (SIGINT), SIGTERM and SIGHUP, which a terminal sends that is closed, and SIGUSR1, which Slurm sends before the end
-of a job's time.
+Ctrl-C (SIGINT), SIGTERM and SIGHUP, which a terminal sends that is closed, and SIGUSR1, which Slurm sends before the
+end of a job's time.
 """
 
 import contextlib
