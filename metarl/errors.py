@@ -1,9 +1,20 @@
-"""Errors that the command line shows as one line, without a traceback, and the exit codes."""
+"""What ends a command before its end: errors, shown as one line without a traceback, exit codes and signals.
 
+Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 all ask a command to save and stop. While modules are imported there is nothing to
+save, and an exception in the middle of a library's import comes out as something else; so a signal ends the process at
+once. As soon as the command runs, a signal is a KeyboardInterrupt, which every command takes as the wish to keep what
+is done and leave. Training takes it over while it iterates (`metarl/training/stopping.py`).
+"""
+
+import contextlib
+import os
+import signal
 import sysconfig
+import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 EXIT_TRAINING_FAILED = 1
 """Training, an environment or the program itself failed; what was done is saved."""
@@ -13,6 +24,9 @@ EXIT_INTERRUPTED = 130
 
 MAX_REASON = 400
 """Characters of an exception's message that an error line shows."""
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class UserError(ValueError):
@@ -65,3 +79,45 @@ def require_at_least(config: object, **least: int) -> None:
         value = getattr(config, name)
         if value is not None and value < bound:
             raise UserError(f"{name} must be at least {bound}, got {value}")
+
+
+@contextlib.contextmanager
+def signals_of_a_program() -> Iterator[None]:
+    """End the process at once at a signal while the block runs, except within `interruptible`.
+
+    Afterwards signals mean what they meant before. A signal that was ignored from the start, as SIGHUP under `nohup`,
+    stays so.
+    """
+    with _handling(_leave):
+        yield
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Make a KeyboardInterrupt of a signal while the block runs."""
+    with _handling(_interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: object) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python takes signal handlers only there
+        yield
+        return
+
+    taken = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in taken}  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"metarl: interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

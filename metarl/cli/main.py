@@ -16,7 +16,6 @@ import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
-from metarl.cli.interruption import interruptible, signals_of_a_program
 from metarl.console import outputs_that_may_close
 from metarl.errors import (
     EXIT_BAD_INPUT,
@@ -24,6 +23,8 @@ from metarl.errors import (
     EXIT_TRAINING_FAILED,
     TrainingError,
     UserError,
+    interruptible,
+    signals_of_a_program,
     unknown,
     what_happened,
 )

@@ -96,11 +96,18 @@ def test_only_train_runs_on_several_processes(
     assert capsys.readouterr().err == f"metarl (process 1 of the job): {expected}\n"
 
 
-def test_a_mistake_in_the_program_is_not_taken_for_failed_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_in_the_program_is_one_line_that_says_where(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(arguments: list[str]) -> None:
-        raise RuntimeError("a mistake")
+        raise RuntimeError("a mistake\nand more")
 
     monkeypatch.setattr(cli, "parse", broken)
+    assert main(["agents"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("metarl: RuntimeError: a mistake and more (test_main.py:")
+    assert "METARL_TRACEBACK=1 shows where" in message
+    monkeypatch.setenv("METARL_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="a mistake"):
         main(["agents"])
 
