@@ -265,7 +265,7 @@ def test_full_disk_stops_the_run_and_loses_nothing(
         assert main(train_arguments(tmp_path)) == EXIT_TRAINING_FAILED
     message = complaint(capsys)
     assert "No space left on device" in message
-    assert "the newest checkpoint is of iteration 1; go on with: metarl train --resume" in message
+    assert "the run is saved as it was after iteration 1; go on with: metarl train --resume" in message
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["best.safetensors", "iteration-0000000.safetensors", "iteration-0000001.safetensors"]
     for name in names:
