@@ -11,9 +11,6 @@ from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
 
-FURTHER_TRIALS = 3
-"""With other tasks and actions, where a parameter had no effect in the first."""
-
 TASKS_ALONE = 3
 """Tasks that are tried one after the other, and then the other way round."""
 
@@ -88,10 +85,9 @@ def _effect(trial: Trial, trace: Trace, name: str, redrawn: Sequence[str]) -> Fi
 
     difference = first_difference(trace, trial.run(changed))
     tried = trial
-    for seed in range(1, FURTHER_TRIALS + 1):
-        if difference:
-            break
-        tried = trial.other(seed)
+    further = trial.further()
+    while not difference and (other := next(further, None)):
+        tried = other
         difference = _difference_in(tried, name)
 
     if not difference:
@@ -153,15 +149,24 @@ def _idle_elements(trial: Trial, name: str) -> list[list[int]]:
     if not (independent and 2 <= count <= MOST_ELEMENTS and isinstance(trial.env, TaskEnv)):
         return []
 
-    large = trial.other(seed=1)
-    base = large.run()
-    others = _other_values(range_, large.tasks[name])
+    places = torch.ones(range_.shape).nonzero().tolist()
+    for other in trial.further():
+        places = _idle_in(other, name, places)
+        if not places:
+            break
+    return places
+
+
+def _idle_in(trial: Trial, name: str, places: Sequence[list[int]]) -> list[list[int]]:
+    """Those of some elements that change nothing in a trial."""
+    trace = trial.run()
+    others = _other_values(trial.distribution.train[name], trial.tasks[name])
     idle = []
-    for place in torch.ones(range_.shape).nonzero().tolist():
+    for place in places:
         index = (slice(None), *place)
-        values = large.tasks[name].clone()
+        values = trial.tasks[name].clone()
         values[index] = others[index]
-        if not first_difference(base, large.run({**large.tasks, name: values})):
+        if not first_difference(trace, trial.run({**trial.tasks, name: values})):
             idle.append(place)
     return idle
 

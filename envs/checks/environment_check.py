@@ -153,7 +153,14 @@ def _shapes(distribution: TaskDistribution) -> list[Finding]:
     try:
         check_task_env(env, tasks, num_episodes)
     except ContractError as error:
-        return [Finding("shapes", "fault", str(error), "wrong shapes are broadcast into others")]
+        return [
+            Finding(
+                "shapes",
+                "fault",
+                str(error),
+                "torch broadcasts other shapes into wrong numbers without an error: mend it before training",
+            )
+        ]
 
     try:
         check_single(env, tasks)

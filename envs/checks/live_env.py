@@ -29,7 +29,12 @@ def shapes(spec: EnvSpec, task: TaskValues) -> Finding:
         env.close()
 
     if problem:
-        return Finding("shapes", "fault", problem, "wrong shapes are broadcast into others: return what the space says")
+        return Finding(
+            "shapes",
+            "fault",
+            problem,
+            "other shapes are broadcast into wrong numbers without an error: return what the space says",
+        )
     return Finding("shapes", "ok", "observations are as the observation space says, rewards are single numbers")
 
 

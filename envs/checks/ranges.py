@@ -11,8 +11,8 @@ from metarl.envs.checks.trace import Trace
 from metarl.envs.checks.trial import Trial
 from metarl.envs.task_space import select_tasks
 
-LARGE = 10.0
-"""Observations beyond this are hard for a network, and the baseline's features are cut off there."""
+LARGE = 10.1
+"""Observations beyond ±10, and a little, are hard for a network; the baseline's features are cut off there."""
 
 SHOWN = 5
 """Entries that a line names before it says "and more"."""
@@ -52,7 +52,7 @@ def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> Finding
         return Finding(
             "observations",
             "note",
-            f"{text}; beyond ±{LARGE:g}: {named}",
+            f"{text}; beyond ±10: {named}",
             "networks learn best from numbers near ±1, and the baseline cuts off at ±10: use larger units, or divide "
             "by the usual range in the environment",
             numbers,

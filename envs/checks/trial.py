@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,8 +22,14 @@ BATCH = (16, 16)
 LIVE_BATCH = (4, 4)
 """Of live environments, which are stepped one after the other."""
 
-LARGE_BATCH = (64, 64)
-"""Of a family in torch, where the smaller batch did not meet what was looked for."""
+LARGER_BATCHES = ((16, 16), (32, 32), (64, 64))
+"""Of a family in torch, over the whole horizon, where a trial did not meet what was looked for."""
+
+FURTHER_LIVE_TRIALS = 3
+"""Of live environments, with other tasks and actions."""
+
+SEARCH_TIME = 3.0
+"""Further trials may take so many times the time limit."""
 
 WARM_UP_STEPS = 20
 
@@ -44,6 +51,7 @@ class Trial:
         tasks: M of them.
         actions: (M, E, T, A), or (M, E, T) integers.
         seed: of the environment's own randomness.
+        seconds: how long all rollouts together may take, about.
         steps_per_second: environment steps, where it was measured.
     """
 
@@ -52,6 +60,7 @@ class Trial:
     tasks: Task
     actions: Tensor
     seed: int = 0
+    seconds: float = 0.0
     steps_per_second: float = 0.0
 
     @classmethod
@@ -76,7 +85,8 @@ class Trial:
         affordable = int(seconds / (runs * seconds_per_step))
         num_steps = min(max(affordable, first.num_steps), horizon)
         rate = taken / (seconds_per_step * first.num_steps)
-        return replace(cls.of(distribution, env, batch, num_steps, seed=0), steps_per_second=rate)
+        trial = cls.of(distribution, env, batch, num_steps, seed=0)
+        return replace(trial, seconds=seconds, steps_per_second=rate)
 
     @classmethod
     def of(
@@ -115,10 +125,18 @@ class Trial:
         part = slice(index, index + 1)
         return self._rolled_out(select_tasks(self.tasks, part), self.actions[part], self.seed + 1 + index)
 
-    def other(self, seed: int) -> "Trial":
-        """The same with other tasks and actions, and many more where that costs little."""
-        batch = LARGE_BATCH if isinstance(self.env, TaskEnv) else LIVE_BATCH
-        return Trial.of(self.distribution, self.env, batch, self.num_steps, seed)
+    def further(self) -> Iterator["Trial"]:
+        """Other tasks and actions, and ever more where that costs little, until it takes too long."""
+        if isinstance(self.env, TaskEnv):
+            sizes = [(batch, self.distribution.horizon) for batch in LARGER_BATCHES]
+        else:
+            sizes = [(LIVE_BATCH, self.num_steps)] * FURTHER_LIVE_TRIALS
+
+        start = time.perf_counter()
+        for seed, (batch, num_steps) in enumerate(sizes, start=1):
+            yield replace(Trial.of(self.distribution, self.env, batch, num_steps, seed), seconds=self.seconds)
+            if time.perf_counter() - start > SEARCH_TIME * self.seconds:
+                return
 
     def _rolled_out(self, tasks: Task, actions: Tensor, seed: int) -> Trace:
         try:

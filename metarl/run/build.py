@@ -4,6 +4,7 @@ import torch
 
 from metarl.agents.learner import MetaLearner
 from metarl.agents.registry import AGENTS
+from metarl.envs.checks.contract import check_spaces
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import unknown
@@ -28,6 +29,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     agent = AGENTS[config.agent]
 
     distribution = make_distribution(config.env)
+    check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
