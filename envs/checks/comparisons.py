@@ -1,8 +1,10 @@
 """Findings from pairs of rollouts: what must be equal is, and what a task parameter must change it does."""
 
+import time
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from metarl.envs.checks.finding import Finding
 from metarl.envs.checks.trace import Trace, first_difference
@@ -150,8 +152,12 @@ def _idle_elements(trial: Trial, name: str) -> list[list[int]]:
         return []
 
     places = torch.ones(range_.shape).nonzero().tolist()
+    start = time.perf_counter()
     for other in trial.further():
         places = _idle_in(other, name, places)
+        # Too slow to tell: nothing is said then.
+        if time.perf_counter() - start > trial.seconds:
+            return []
         if not places:
             break
     return places
@@ -178,7 +184,7 @@ def _with_other_values(trial: Trial, tasks: Task, name: str) -> Task | None:
     return None if torch.equal(values, others) else {**tasks, name: others}
 
 
-def _other_values(range_: Range, values: torch.Tensor) -> torch.Tensor:
+def _other_values(range_: Range, values: Tensor) -> Tensor:
     """Other values of a parameter for M tasks, as many as possible of them different."""
     generator = torch.Generator().manual_seed(1234)
     others = range_.sample(len(values), generator)

@@ -78,6 +78,22 @@ def roll_out(env: EnvFamily, tasks: Task, actions: Tensor, seed: int) -> Trace:
     return Trace(torch.stack(obs, dim=2), torch.stack(rewards, dim=2), torch.stack(ended[1:], dim=2))
 
 
+@torch.no_grad()
+def oracle_actions(env: EnvFamily, tasks: Task, num_episodes: int, num_steps: int, seed: int) -> Tensor:
+    """What a policy that knows the tasks does, as `roll_out` takes it: it leads where random actions do not."""
+    bound = env.bind(tasks, num_episodes)
+    params = {}
+    for name, value in tasks.items():
+        params[name] = value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
+
+    obs = bound.reset(torch.Generator().manual_seed(seed))
+    actions = []
+    for time in range(num_steps):
+        actions.append(env.oracle_action(obs, params, time))
+        obs, _, _ = bound.step(actions[-1])
+    return torch.stack(actions, dim=2)
+
+
 def random_actions(space: Space[object], batch: tuple[int, int], num_steps: int, seed: int) -> Tensor:
     """Actions that reach many places, (M, E, T, A) or (M, E, T) integers; the episodes of a task differ in kind.
 

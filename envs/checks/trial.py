@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metarl.envs.checks.trace import Trace, random_actions, roll_out
+from metarl.envs.checks.trace import Trace, oracle_actions, random_actions, roll_out
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.worker_pool import EnvironmentFailedError, WorkerPool, reason_of
@@ -22,11 +22,14 @@ BATCH = (16, 16)
 LIVE_BATCH = (4, 4)
 """Of live environments, which are stepped one after the other."""
 
-LARGER_BATCHES = ((16, 16), (32, 32), (64, 64))
+LARGER_BATCHES = ((16, 16), (32, 32))
 """Of a family in torch, over the whole horizon, where a trial did not meet what was looked for."""
 
 FURTHER_LIVE_TRIALS = 3
 """Of live environments, with other tasks and actions."""
+
+ORACLE_EPISODES = 2
+"""Of each task, where the family knows what to do."""
 
 SEARCH_TIME = 3.0
 """Further trials may take so many times the time limit."""
@@ -126,13 +129,17 @@ class Trial:
         return self._rolled_out(select_tasks(self.tasks, part), self.actions[part], self.seed + 1 + index)
 
     def further(self) -> Iterator["Trial"]:
-        """Other tasks and actions, and ever more where that costs little, until it takes too long."""
+        """Actions that know the task, then other tasks and random actions, ever more, until it takes too long."""
         if isinstance(self.env, TaskEnv):
             sizes = [(batch, self.distribution.horizon) for batch in LARGER_BATCHES]
         else:
             sizes = [(LIVE_BATCH, self.num_steps)] * FURTHER_LIVE_TRIALS
 
         start = time.perf_counter()
+        if self.env.has_oracle:
+            actions = oracle_actions(self.env, self.tasks, ORACLE_EPISODES, self.distribution.horizon, self.seed)
+            yield replace(self, actions=actions)
+
         for seed, (batch, num_steps) in enumerate(sizes, start=1):
             yield replace(Trial.of(self.distribution, self.env, batch, num_steps, seed), seconds=self.seconds)
             if time.perf_counter() - start > SEARCH_TIME * self.seconds:
