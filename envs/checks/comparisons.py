@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from metarl.envs.checks.by_name import SEED
 from metarl.envs.checks.finding import Finding
 from metarl.envs.checks.trace import Trace, first_difference
 from metarl.envs.checks.trial import Trial
@@ -119,6 +120,11 @@ def _effect(trial: Trial, trace: Trace, name: str, redrawn: Sequence[str]) -> Fi
 
 def _without_effect(trial: Trial, tried: Trial, name: str, redrawn: Sequence[str]) -> Finding:
     """The finding where no observation and no reward changed."""
+    if name == _seed_parameter(trial) and list(trial.distribution.train) == [SEED]:
+        return Finding(
+            f"task: {name}", "note", "changes nothing: reset() draws nothing from it", "name what tasks vary"
+        )
+
     text = f"changes nothing: the same seed and actions gave the same numbers for other values, in {tried.size}"
     if redrawn:
         attributes = ", ".join(redrawn)
