@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # `metarl --help` does without it
 
 
 def say(console: "Console", line: str) -> None:
-    """Print a line as it is, without markup or colours and never wrapped, so that paths in it can be copied."""
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    """Print a line as it is, without markup, emoji or colours and never wrapped, so that paths in it can be copied."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class _Output(io.FileIO):

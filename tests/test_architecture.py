@@ -20,7 +20,7 @@ ROOMS = (
     ("metarl.agents",),
     ("metarl.agents.gradients",),
     ("metarl.agents.policies",),
-    ("metarl.envs.adapters",),
+    ("metarl.envs.adapters", "metarl.envs.checks"),
     ("metarl.envs.registry",),
     ("metarl.envs.families",),
     ("metarl.envs.external", "metarl.envs.physics"),

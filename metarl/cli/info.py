@@ -1,9 +1,13 @@
-"""`metarl envs`, `agents`, `tensorboard` and `completion`: what there is, and how to look at it.
+"""`metarl envs`, `check`, `agents`, `tensorboard` and `completion`: what there is, and how to look at it.
 
 Modules that import PyTorch are imported where they are used, since `tensorboard` and `completion` need none of them.
 """
 
+import contextlib
+import json as json_format
+import math
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from metarl.console import say
-from metarl.errors import UserError
+from metarl.errors import EXIT_TRAINING_FAILED, UserError
 
 if TYPE_CHECKING:
     from metarl.envs.task_distribution import TaskDistribution
@@ -87,6 +91,45 @@ def _parameters(distribution: "TaskDistribution") -> Table:
         outside = [str(ranges.get(name, "as in training")) for ranges in others.values()]
         table.add_row(name, range_.units, str(range_), *outside)
     return table
+
+
+@dataclass(frozen=True)
+class Check:
+    """Look at an environment before training on it: spaces, tasks, randomness, ranges, speed, and what to do.
+
+    Attributes:
+        env: a family, a YAML file, a Gymnasium id, or your own as 'package.module:name': a TaskDistribution, or what
+            makes a Gymnasium environment.
+        seconds: how long to step it, about.
+        json: print one JSON object and nothing else.
+    """
+
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
+    seconds: float = 10.0
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        if not 0 < self.seconds < math.inf:
+            raise UserError(f"seconds must be a positive number, got {self.seconds}")
+
+    def execute(self, console: Console) -> int:
+        """Print the page or JSON; 1 where something will go wrong in training."""
+        from metarl.benchmarks.training_cost import training_cost
+        from metarl.envs.checks.environment_check import check_environment
+
+        # What the environment itself prints does not belong to the page.
+        with contextlib.redirect_stdout(sys.stderr):
+            check = check_environment(self.env, self.seconds)
+            if check.passed:
+                check = check.with_findings(*training_cost(check))
+
+        if self.json:
+            print(json_format.dumps(check.to_json()))
+        else:
+            for line in check.lines():
+                say(console, line)
+        return 0 if check.passed else EXIT_TRAINING_FAILED
 
 
 @dataclass(frozen=True)

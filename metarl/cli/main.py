@@ -75,6 +75,10 @@ COMMANDS = {
     "envs": Command(
         "metarl.cli.info:Envs", "List the families of tasks, or show one: parameters, units, ranges and splits."
     ),
+    "check": Command(
+        "metarl.cli.info:Check",
+        "Look at an environment before training on it: spaces, tasks, randomness, ranges, speed, and what to do.",
+    ),
     "agents": Command("metarl.cli.info:Agents", "List the agents and the presets they have for each environment."),
     "tensorboard": Command(
         "metarl.cli.info:Tensorboard", "Show the runs in TensorBoard, on localhost.", needs_torch=False

@@ -16,7 +16,9 @@ from metarl.agents.gradients.processes import num_processes
 from metarl.baselines.teachers import check_teacher
 from metarl.cli.evaluate import Evaluate
 from metarl.console import say
+from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import env_label, is_env_file
+from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
@@ -167,7 +169,10 @@ def _check_before_writing(config: TrainConfig) -> None:
         UserError, ValueError: says what is wrong.
     """
     check_teacher(config)
-    distribution, learner = build(config, torch.Generator(config.device))
+    generator = torch.Generator(config.device)
+    distribution, learner = build(config, generator)
+    if isinstance(distribution.env, TaskEnv):
+        check_task_env(distribution.env, distribution.sample(config.num_tasks, "train", generator), config.episodes)
     check_memory(config, distribution, learner)
     make_curriculum(config, learner)
     if config.compile_env:

@@ -6,6 +6,7 @@ import torch
 
 from metarl.agents.learner import MetaLearner
 from metarl.agents.registry import AGENTS
+from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.registry import make_distribution
@@ -36,6 +37,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     agent = AGENTS[config.agent]
 
     distribution = make_distribution(config.env)
+    check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads

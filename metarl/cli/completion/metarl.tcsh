@@ -36,7 +36,7 @@ complete metarl \
         'n/--split/(test ood train validation)/' \
         'n/--task-file/f/' \
         'n/--split/(test ood validation)/' \
-        'p/1/(train evaluate adapt render report compare envs agents tensorboard bench completion)/' \
+        'p/1/(train evaluate adapt render report compare envs check agents tensorboard bench completion)/' \
         'n/bench/(iteration rollouts envs sb3 robots scaling all)/' \
         'n/completion/(bash zsh tcsh)/' \
         'p/*/()/'

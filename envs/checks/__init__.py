@@ -1,0 +1,1 @@
+"""What an environment does before anything is trained on it: its shapes, its tasks, its randomness, its numbers."""

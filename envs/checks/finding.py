@@ -1,0 +1,26 @@
+"""Finding: one thing that was seen of an environment, what it means, and what to do about it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Level = Literal["ok", "note", "fault"]
+"""Whether all is well, a choice deserves a thought, or something will go wrong in training."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was seen.
+
+    Attributes:
+        topic: what it is about, a word or two.
+        level: see Level.
+        text: what was seen, one line.
+        advice: what it means and what to do about it, one line; "" where there is nothing to do.
+        numbers: the same as plain data.
+    """
+
+    topic: str
+    level: Level
+    text: str
+    advice: str = ""
+    numbers: dict[str, Any] = field(default_factory=dict)

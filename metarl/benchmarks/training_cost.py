@@ -1,0 +1,87 @@
+"""What training with the defaults would cost on an environment that was checked: memory and time."""
+
+import torch
+
+from metarl.agents.learner import MetaLearner
+from metarl.agents.registry import AGENTS
+from metarl.envs.checks.environment_check import EnvironmentCheck
+from metarl.envs.checks.finding import Finding
+from metarl.envs.cores import num_cores
+from metarl.envs.task_env import TaskEnv
+from metarl.run.config import DEFAULT_AGENT, TrainConfig
+from metarl.run.presets import default_config
+from metarl.training.memory import available_bytes, episode_bytes
+
+LONG = 3600.0
+"""Seconds of stepping after which a line says how to take fewer steps."""
+
+
+def training_cost(check: EnvironmentCheck) -> list[Finding]:
+    """Memory of a meta-iteration, and the time that the steps of a whole training take.
+
+    Args:
+        check: of the environment, with its measured speed.
+    """
+    distribution = check.distribution
+    config = default_config(DEFAULT_AGENT, distribution.name)
+    generator = torch.Generator().manual_seed(0)
+    try:
+        learner = AGENTS[config.agent].make(
+            distribution.observation_space, distribution.action_space, config.learner, generator, 1
+        )
+    except ValueError as error:
+        advice = "no policy here can act in it: change its spaces, or wrap it"
+        return [Finding("policy", "fault", str(error), advice)]
+    return [_memory(check, config, learner), _time(check, config, learner)]
+
+
+def _memory(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) -> Finding:
+    """Whether the episodes of one meta-iteration fit."""
+    batches = learner.support_batches + learner.collects_query
+    needed = episode_bytes(config, check.distribution, learner) * batches
+    available = available_bytes(torch.device("cpu"))
+
+    batch = f"{config.num_tasks} tasks × {config.episodes} episodes × {check.distribution.horizon} steps"
+    text = f"a meta-iteration's {batches} batches of {batch} need about {_size(needed)}"
+    numbers = {"bytes": needed, "available_bytes": available}
+    if available is None:
+        return Finding("memory", "ok", text, numbers=numbers)
+
+    text = f"{text}; {_size(available)} are free"
+    if needed > available:
+        return Finding("memory", "fault", text, "lower --num-tasks or --episodes, or the horizon", numbers)
+    return Finding("memory", "ok", text, numbers=numbers)
+
+
+def _time(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) -> Finding:
+    """How long the environment alone takes in a whole training."""
+    batches = learner.support_batches + learner.collects_query
+    episodes = config.iterations * batches * config.num_tasks * config.episodes
+    env_steps = episodes * check.distribution.horizon
+
+    # Live environments are stepped by one process for each core, families in torch side by side.
+    cores = 1 if isinstance(check.distribution.env, TaskEnv) else num_cores()
+    seconds = env_steps / (check.steps_per_second * cores)
+    text = f"{config.iterations} default iterations of {config.agent} take up to {env_steps / 1e6:,.3g} million steps"
+    text = f"{text}: about {_duration(seconds)} of stepping on this machine"
+
+    numbers = {"env_steps": env_steps, "seconds": seconds}
+    if seconds > LONG:
+        return Finding(
+            "time",
+            "note",
+            text,
+            "begin with fewer: --num-tasks, --episodes, --iterations, or a shorter horizon",
+            numbers,
+        )
+    return Finding("time", "ok", text, numbers=numbers)
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * LONG else f"{seconds / LONG:,.0f} h"

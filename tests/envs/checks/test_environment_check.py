@@ -1,0 +1,325 @@
+"""`metarl check`: each fault of small environments is found and named, and good environments pass."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+
+from metarl.cli.main import main
+from metarl.envs.checks import layout
+from metarl.envs.checks.environment_check import EnvironmentCheck, check_environment
+from metarl.envs.checks.finding import Finding
+from metarl.envs.checks.live_env import wrong_part
+from metarl.envs.checks.trace import Trace, first_difference, random_actions
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.families.navigation import PointNavigation
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.envs.task_space import Uniform
+from tests.helpers.corridor import corridor
+from tests.helpers.torch_families import TORCH_FAMILIES
+from tests.helpers.workbench import complaint
+
+HERE = "tests.envs.checks.test_environment_check"
+QUICK = 0.2
+"""Seconds of a check in these tests."""
+
+
+class Rail(gymnasium.Env[Any, Any]):
+    """A block on a rail that is to come to a goal; observes its place."""
+
+    observation_space = Box(-10.0, 10.0, (1,), np.float32)
+    action_space = Box(-2.0, 4.0, (1,), np.float32)
+
+    def __init__(self, goal: float = 0.5, mass: float = 1.0) -> None:
+        self.goal = goal
+        self.mass = mass
+        self.place = 0.0
+
+    def observed(self) -> Any:
+        """What is seen."""
+        return np.array([self.place], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start at 0."""
+        super().reset(seed=seed)
+        self.place = 0.0
+        return self.observed(), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Push."""
+        self.place = float(np.clip(self.place + 0.1 * action[0] / self.mass, -10, 10))
+        return self.observed(), -abs(self.place - self.goal), False, False, {}
+
+
+class Redrawing(Rail):
+    """Its reset draws a goal of its own."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start at 0 with another goal."""
+        found = super().reset(seed=seed)
+        self.goal = float(self.np_random.uniform())
+        return found
+
+
+class Unseeded(Rail):
+    """Draws noise from nowhere."""
+
+    def observed(self) -> Any:
+        """With noise."""
+        return np.array([self.place + np.random.default_rng().normal()], np.float32)
+
+
+class Leaking(Rail):
+    """Starts where the episode before it ended."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start where it is."""
+        place = self.place
+        super().reset(seed=seed)
+        self.place = place
+        return self.observed(), {}
+
+
+class Broken(Rail):
+    """Its reward is not a number behind the goal."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Push."""
+        obs, reward, *rest = super().step(action)
+        return obs, float("nan") if self.place > self.goal else reward, *rest  # type: ignore[return-value]
+
+
+class TooMany(Rail):
+    """Observes three numbers where its space has one."""
+
+    def observed(self) -> Any:
+        """Three."""
+        return np.zeros(3, np.float32)
+
+
+class ListReward(Rail):
+    """Its reward is an array."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Push."""
+        obs, reward, *rest = super().step(action)
+        return obs, np.array([reward]), *rest  # type: ignore[return-value]
+
+
+class Raising(Rail):
+    """Fails after a while."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Push."""
+        if abs(self.place) > 0.5:
+            raise IndexError("off the rail")
+        return super().step(action)
+
+
+def tasks_of(make: Callable[..., Any], *names: str) -> GymnasiumTasks:
+    """Tasks of a rail."""
+    ranges = {name: Uniform(0.5, 2.0) for name in names or ("goal", "mass")}
+    return GymnasiumTasks(make.__name__, ranges, make=make, horizon=12, num_workers=0)
+
+
+def set_unused(env: Any, task: Any) -> None:
+    """Write where nothing reads."""
+    env.unwrapped.weight = float(task["mass"])
+
+
+DISTRIBUTIONS: dict[str, Callable[[], TaskDistribution]] = {
+    "rail": lambda: tasks_of(Rail),
+    "redrawing": lambda: tasks_of(Redrawing),
+    "unseeded": lambda: tasks_of(Unseeded),
+    "leaking": lambda: tasks_of(Leaking),
+    "broken": lambda: tasks_of(Broken),
+    "too_many": lambda: tasks_of(TooMany),
+    "list_reward": lambda: tasks_of(ListReward),
+    "raising": lambda: tasks_of(Raising),
+    "unused": lambda: GymnasiumTasks(
+        "rail", {"mass": Uniform(0.5, 2.0)}, make=Rail, set_task=set_unused, horizon=12, num_workers=0
+    ),
+    "corridor": corridor,
+    "ignoring": lambda: TaskDistribution(
+        PointNavigation(horizon=9), {"goal": Uniform(-1, 1, shape=(2,)), "wind": Uniform(0, 1)}
+    ),
+}
+
+
+def __getattr__(name: str) -> Callable[[], TaskDistribution]:
+    """The distributions above, as `module:name` finds them."""
+    if name in DISTRIBUTIONS:
+        return DISTRIBUTIONS[name]
+    raise AttributeError(name)
+
+
+def checked(name: str) -> EnvironmentCheck:
+    return check_environment(f"{HERE}:{name}", QUICK)
+
+
+def faults(check: EnvironmentCheck) -> dict[str, Finding]:
+    return {finding.topic: finding for finding in check.findings if finding.level == "fault"}
+
+
+# ---------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    ("name", "topic", "text"),
+    [
+        ("redrawing", "task: goal", "changes nothing"),
+        ("unseeded", "determinism", "two rollouts"),
+        ("leaking", "determinism", "differ"),
+        ("broken", "numbers", "reward is not finite at step"),
+        ("too_many", "shapes", "must have the shape (1,), got (3,)"),
+        ("list_reward", "shapes", "reward must be one number"),
+        ("raising", "step", "IndexError: off the rail"),
+        ("unused", "task: mass", "changes nothing"),
+        ("ignoring", "task: wind", "changes nothing"),
+    ],
+)
+def test_a_fault_is_found(name: str, topic: str, text: str) -> None:
+    found = faults(checked(name))
+    assert set(found) == {topic}
+    assert text in found[topic].text
+    assert found[topic].advice
+
+
+def test_the_attribute_that_reset_overwrites_is_named() -> None:
+    assert "overwrites goal" in faults(checked("redrawing"))["task: goal"].advice
+
+
+@pytest.mark.parametrize("name", ["rail", "corridor"])
+def test_a_good_environment_passes(name: str) -> None:
+    check = checked(name)
+    assert check.passed
+    assert check.steps_per_second > 0
+    named = {finding.topic for finding in check.findings}
+    assert {f"task: {parameter}" for parameter in check.distribution.train} <= named
+
+
+@pytest.mark.parametrize("name", TORCH_FAMILIES)
+def test_shipped_families_pass(name: str) -> None:
+    check = check_environment(name, QUICK)
+    assert faults(check) == {}
+
+
+# ---------------------------------------------------------------------- the parts
+
+
+def test_the_stretch_of_actions_is_shown() -> None:
+    assert checked("rail").actions == ["[-1, 1] → [-2, 4]"]
+
+
+def test_fields_have_the_places_that_gymnasium_gives_them() -> None:
+    space = Dict({"b": Discrete(3), "a": Tuple([Box(0, 1, (2, 2)), Box(0, 1)])})
+    fields = layout.fields_of(space)
+    assert fields[-1].stop == gymnasium.spaces.flatdim(space)
+
+    # Set one field at a time and see where it comes out.
+    for field in fields:
+        value = {"b": 0, "a": (np.zeros((2, 2), np.float32), np.zeros((1,), np.float32))}
+        if field.name == "a.0":
+            value["a"][0][:] = 1  # type: ignore[index]
+        elif field.name == "a.1":
+            value["a"][1][:] = 1  # type: ignore[index]
+        else:
+            continue
+        flat = gymnasium.spaces.flatten(space, value)
+        flat = flat - gymnasium.spaces.flatten(space, {"b": 0, "a": (np.zeros((2, 2)), np.zeros((1,)))})
+        assert np.flatnonzero(flat).tolist() == list(range(field.start, field.stop))
+
+
+@pytest.mark.parametrize(
+    ("obs", "text"),
+    [
+        ({"x": np.zeros(2)}, ""),
+        ({"x": np.zeros(3)}, "the observation 'x' must have the shape (2,), got (3,)"),
+        ({}, "the observation must be a dict of ['x'], got []"),
+        (np.zeros(2), "the observation must be a dict of ['x'], got ndarray"),
+    ],
+)
+def test_the_wrong_part_of_an_observation_is_named(obs: Any, text: str) -> None:
+    assert wrong_part(Dict(x=Box(0, 1, (2,))), obs) == text
+
+
+@pytest.mark.parametrize("space", [Discrete(4), Box(-3.0, 5.0, (2,)), Box(0.0, np.inf, (1,))])
+def test_random_actions_lie_in_their_space_and_some_are_held(space: Any) -> None:
+    actions = random_actions(space, (3, 4), 20, seed=0)
+    assert all(space.contains(action) for action in actions.flatten(0, 2).numpy())
+    held = actions[:, 2]
+    assert torch.equal(held, held[:, :1].expand_as(held))
+    assert not torch.equal(actions[:, 0, :1].expand_as(actions[:, 0]), actions[:, 0])
+
+
+def test_the_first_difference_counts_no_step_after_an_end() -> None:
+    ended = torch.tensor([[[False, True, True]]])
+    one = Trace(torch.zeros(1, 1, 4, 1), torch.zeros(1, 1, 3), ended)
+    late = Trace(torch.zeros(1, 1, 4, 1), torch.tensor([[[0.0, 0.0, 1.0]]]), ended)
+    early = Trace(torch.zeros(1, 1, 4, 1), torch.tensor([[[0.0, 1.0, 0.0]]]), ended)
+    assert first_difference(one, late) == ""
+    assert first_difference(one, early) == "reward at step 2"
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_a_gymnasium_id_is_checked_and_its_arguments_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "Pendulum-v1", "--seconds", str(QUICK)]) == 0
+    text = capsys.readouterr().out
+    assert "such as its arguments g" in text
+    assert "[-1, 1] → [-2, 2]" in text
+    assert "steps per second" in text
+    assert "a meta-iteration's 4 batches" in text
+
+
+def test_a_class_of_ones_own_is_checked() -> None:
+    check = check_environment(f"{HERE}:Rail", QUICK)
+    assert check.passed
+    assert any("goal, mass" in finding.advice for finding in check.findings)
+
+
+def test_a_yaml_file_is_checked_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pendulum.yaml"
+    file.write_text("env_id: Pendulum-v1\ntask:\n  g: {uniform: [5.0, 15.0], units: m/s²}\n")
+    assert main(["check", str(file), "--seconds", str(QUICK), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"]
+    assert found["observation"] == [{"name": "", "start": 0, "stop": 3, "space": found["observation"][0]["space"]}]
+    assert {"task: g", "memory", "determinism"} <= {finding["topic"] for finding in found["findings"]}
+
+
+def test_faults_give_exit_code_1_and_bad_input_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{HERE}:too_many", "--seconds", str(QUICK)]) == 1
+    assert "training will go wrong: shapes" in capsys.readouterr().out
+    for bad in (["nothing-v7"], ["Pendulum-v1", "--seconds", "0"], ["missing.yaml"]):
+        assert main(["check", *bad]) == 2
+        assert complaint(capsys)
+
+
+class WrongReward(PointNavigation):
+    """Its reward has a dimension too many."""
+
+    def reward(self, *arguments: Any) -> torch.Tensor:
+        """See TaskEnv.reward."""
+        return super().reward(*arguments).unsqueeze(-1)
+
+
+def wrong_reward() -> TaskDistribution:
+    """Tasks of it."""
+    return TaskDistribution(WrongReward(), {"goal": Uniform(-1, 1, shape=(2,))})
+
+
+def test_training_refuses_a_wrong_shape_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--num-tasks", "40", "--episodes", "20", "--run-dir", str(tmp_path / "runs")]
+    assert main(["train", "maml", f"{HERE}:wrong_reward", *sizes]) == 2
+    assert "reward must return (M, E) = (40, 20), got (40, 20, 1)" in complaint(capsys)
+    assert not (tmp_path / "runs").exists()
