@@ -44,7 +44,7 @@ class EnvironmentFailedError(RuntimeError):
     """An environment raised an exception, or its worker process died; names environment and task."""
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What an environment's exception says, and where it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file
 from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import CheckpointStore
@@ -225,7 +226,8 @@ def _make_directory(parent: Path, config: TrainConfig) -> Path:
             return path
 
     taken = parent / config.name
-    raise UserError(f"run {taken} exists; choose another --name, or go on with: metarl train --resume {taken}")
+    go_on = shell_command("metarl", "train", "--resume", taken)
+    raise UserError(f"run {taken} exists; choose another --name, or go on with: {go_on}")
 
 
 def _metadata(config: TrainConfig) -> dict[str, Any]:
