@@ -128,7 +128,7 @@ def test_train_resume_evaluate_adapt(agent: str, tmp_path: Path, monkeypatch: py
     for first, then in (DTYPES, reversed(DTYPES)):
         torch.set_default_dtype(first)
         place = tmp_path / str(first)
-        run = train(place, "--iterations", "1", "--replay-fraction", "0.5", agent=agent)
+        run = train(place, "--iterations", "1", "--curriculum", "learning-progress", agent=agent)
         torch.set_default_dtype(then)
         assert main(["train", "--resume", str(run), "--iterations", str(ITERATIONS)]) == 0
         assert main(["evaluate", str(run), "--num-tasks", "2"]) == 0
