@@ -497,7 +497,6 @@ def test_the_task_option_equals_that_of_gymnasium_environments() -> None:
         {},
         [{"task": task} for task in tasks],
         [{}, {"task": {"exit": 1.0, "noise": 0.0}}, {}],
-        {"task": None},
     ):
         batch.set_options(options)
         expected.set_options(options)

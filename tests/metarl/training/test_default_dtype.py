@@ -125,7 +125,7 @@ def test_train_resume_evaluate_adapt(agent: str, tmp_path: Path, monkeypatch: py
     """A run of one default goes on under the other, and everything written is the same."""
     empty_figures(monkeypatch.setattr)
     results = []
-    for first, then in (DTYPES, reversed(DTYPES)):
+    for first, then in (DTYPES, DTYPES[::-1]):
         torch.set_default_dtype(first)
         place = tmp_path / str(first)
         run = train(place, "--iterations", "1", "--curriculum", "learning-progress", agent=agent)
