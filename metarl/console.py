@@ -1,9 +1,10 @@
-"""Lines on the console, and a standard output that may close without ending the work."""
+"""Lines on the console and commands in them, and a standard output that may close without ending the work."""
 
 import contextlib
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -94,3 +95,8 @@ def _as_text(output: _Output, like: io.TextIOWrapper) -> io.TextIOWrapper:
         line_buffering=like.line_buffering,
         write_through=like.write_through,
     )
+
+
+def shell_command(*words: object) -> str:
+    """A command to be copied into a shell: its words quoted where they need it, so that any name runs as it is."""
+    return shlex.join(str(word) for word in words)

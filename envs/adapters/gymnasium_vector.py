@@ -33,9 +33,14 @@ from metarl.envs.task_space import Task, select_tasks
 class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
     """N environments stepped as one torch batch; made by `gymnasium.make_vec("metarl/…", num_envs=N, task=…)`.
 
-    An environment whose episode ended starts the next one at the following step, whatever the action: that step
-    returns the new episode's first observation, reward 0 and neither flag (AutoresetMode.NEXT_STEP). `infos["task"]`
-    holds the current tasks, each parameter (N, …), in the layout of Gymnasium's own vector environments.
+    An environment whose episode ended starts the next one by itself. In AutoresetMode.NEXT_STEP at the following step,
+    whatever the action: that step returns the new episode's first observation, reward 0 and neither flag. In
+    AutoresetMode.SAME_STEP at once: the step that ends an episode returns the next one's first observation, and
+    `infos["final_obs"]` and `infos["final_info"]` hold what ended the old one. `infos["task"]` holds the current
+    tasks, each parameter (N, …), all in the layout of Gymnasium's own vector environments.
+
+    Attributes:
+        autoreset_mode: which of the two; also in `metadata`.
 
     Args:
         num_envs: N.
@@ -45,10 +50,11 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
             until changed.
         max_episode_steps: steps after which an episode is truncated; None: the family's horizon.
         render_mode: None or "rgb_array".
+        autoreset_mode: "NextStep" or "SameStep", as AutoresetMode or its value.
 
     Raises:
         ValueError: a count below 1; unknown distribution; malformed or out-of-range task, or a list of another
-            length; a render mode that the family lacks.
+            length; a render mode that the family lacks; another autoreset mode.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
@@ -64,6 +70,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         task: TaskChoice | Sequence[Mapping[str, Any]] = None,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
         self.distribution = as_distribution(distribution)
         self.num_envs = at_least_one("num_envs", num_envs)
@@ -71,7 +78,8 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         self._time_limit = at_least_one("max_episode_steps", limit)
 
         env = self.distribution.task_env
-        self.metadata = render_metadata(env, self.metadata)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**render_metadata(env, self.metadata), "autoreset_mode": self.autoreset_mode}
         self.render_mode = check_render_mode(render_mode, self.metadata, self.distribution)
         self.single_observation_space, self.single_action_space = own_spaces(self.distribution)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -111,7 +119,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
 
     @torch.no_grad()
     def step(self, actions: Any) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Step the running environments with actions (N, A), or (N,) integers, and restart those that were done.
+        """Step the running environments with actions (N, A), or (N,) integers, and restart those that are done.
 
         Returns:
             Observations (N, O), rewards (N,) float64 as in Gymnasium's own vector environments, terminated (N,) and
@@ -120,6 +128,9 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         Raises:
             ValueError: the actions have another shape, or one is not in the Discrete space.
         """
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            return self._step_and_reset(actions)
+
         restarting = self._done
         reward, terminated = self._batch.step(action_tensor(actions, self.action_space, ignored=restarting))
 
@@ -134,6 +145,26 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         self._done = terminated | truncated
         obs, infos = self._observe()
         return obs, rewards, terminated, truncated, infos
+
+    def _step_and_reset(self, actions: Any) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Step everywhere; where an episode ends, the next one begins in the same step."""
+        reward, terminated = self._batch.step(action_tensor(actions, self.action_space))
+        self._elapsed += 1
+        truncated = self._elapsed >= self._time_limit
+        done = terminated | truncated
+
+        final: dict[str, Any] = {}
+        if done.any():
+            # What is observed so far ends the old episodes; what is returned begins the new ones.
+            last_obs, _ = self._observe()
+            for row in np.flatnonzero(done):
+                task = {name: copy_out(value) for name, value in select_tasks(self._batch.tasks, int(row)).items()}
+                final = self._add_info(final, {"final_obs": last_obs[row], "final_info": {"task": task}}, int(row))
+            self._batch.restart(done)
+            self._elapsed[done] = 0
+
+        obs, infos = self._observe()
+        return obs, reward.numpy().astype(np.float64), terminated, truncated, final | infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One image (height, width, 3) of each environment; None without a render mode."""
@@ -170,3 +201,17 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         present = {f"_{name}": np.ones(self.num_envs, np.bool_) for name in tasks}
         infos = {"task": {**tasks, **present}, "_task": np.ones(self.num_envs, np.bool_)}
         return self._batch.observe(), infos
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """The mode, also of its value.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    offered = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
+    for known in offered:
+        if mode in (known, known.value):
+            return known
+    allowed = ", ".join(repr(known.value) for known in offered)
+    raise ValueError(f"autoreset_mode {mode!r} is not offered; allowed: {allowed}")

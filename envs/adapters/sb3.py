@@ -17,12 +17,19 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from metarl.envs.adapters.arguments import TaskChoice, as_distribution, at_least_one, own_spaces, parse_choice
+from metarl.envs.adapters.arguments import (
+    TaskChoice,
+    as_distribution,
+    at_least_one,
+    check_options,
+    own_spaces,
+    parse_choice,
+)
 from metarl.envs.adapters.task_batch import Flags, Floats, TaskBatch, action_tensor, copy_out, repeat_task
 from metarl.envs.external.env_spec import ExternalEnv
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, select_tasks
 
 
 class TaskSB3VecEnv(VecEnv):
@@ -32,6 +39,9 @@ class TaskSB3VecEnv(VecEnv):
     `infos[i]` then holds "terminal_observation", "TimeLimit.truncated" (the horizon ended it, not the task) and, as
     SB3's VecMonitor gives it, "episode": {"r": return, "l": length, "t": seconds since the start}. Infos of running
     episodes are empty.
+
+    `set_options({"task": …})`, or a list of N such dicts, changes the tasks at the next reset, as `reset(options=…)` of
+    TaskGymEnv does; they hold until changed.
 
     Attributes:
         env_steps: environment steps taken so far, over all N.
@@ -70,7 +80,15 @@ class TaskSB3VecEnv(VecEnv):
 
     @torch.no_grad()
     def reset(self) -> Floats:
-        """Start an episode everywhere; observations (N, O)."""
+        """Start an episode everywhere; observations (N, O).
+
+        Raises:
+            ValueError: an option of `set_options` is unknown, or its task malformed or out of range.
+        """
+        options = self._options
+        self._reset_options()
+        self._take_tasks(options)
+
         if self._seeds[0] is not None:
             self._batch.rng.manual_seed(self._seeds[0])
             self._reset_seeds()
@@ -142,6 +160,32 @@ class TaskSB3VecEnv(VecEnv):
         tasks = _as_tasks(self.distribution, task)
         return None if tasks is None else repeat_task(tasks, self.num_envs)
 
+    def _take_tasks(self, options: list[dict[str, Any]]) -> None:
+        """Change the tasks of those environments, of N, whose options say so.
+
+        Raises:
+            ValueError: unknown option; malformed or out-of-range task; some are to sample tasks and others are not.
+        """
+        chosen: dict[int, Task | None] = {}
+        for row, one in enumerate(options):
+            if "task" in check_options(one):
+                task = _as_tasks(self.distribution, one["task"])
+                chosen[row] = None if task is None else repeat_task(task, 1)
+        if not chosen:
+            return
+
+        # One batch: all its rows have tasks that are fixed, or all sample them.
+        for_all = len(chosen) == self.num_envs
+        if for_all and all(task is None for task in chosen.values()):
+            self._batch.fixed_tasks = None
+            return
+        if None in chosen.values() or not (for_all or self._batch.fixed_tasks):
+            raise ValueError("option 'task': either all environments sample tasks, or none does")
+
+        before = self._batch.fixed_tasks or {}
+        rows = [chosen.get(row) or select_tasks(before, slice(row, row + 1)) for row in range(self.num_envs)]
+        self._batch.fixed_tasks = {name: torch.cat([one[name] for one in rows]) for name in rows[0]}
+
     def _end_of_episode(self, row: int, obs: Floats, truncated: bool) -> dict[str, Any]:
         """The info of a row whose episode has ended with this observation (O,)."""
         episode = {
@@ -170,7 +214,13 @@ class SampledEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._rng = torch.Generator().manual_seed(seed)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, seeded from this wrapper's own stream."""
+        """Start an episode, seeded from this wrapper's own stream; {"task": …} changes the task until changed again.
+
+        Raises:
+            ValueError: unknown option; malformed or out-of-range task.
+        """
+        if "task" in check_options(options):
+            self._task = _as_tasks(self._distribution, (options or {})["task"])
         if seed is not None:
             self._rng.manual_seed(seed)
 

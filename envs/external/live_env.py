@@ -39,6 +39,7 @@ class LiveEnv:
         trained_on: what was observed of the environments of the training, before it was flattened; None: vectors.
         observe: keys of a Dict that are observed; empty: all of them.
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
+        action_limit: share of the range of actions that may be used, as in `limits_of`.
 
     Attributes:
         horizon: H.
@@ -47,7 +48,7 @@ class LiveEnv:
         observed: what the policy is shown, before it is flattened.
 
     Raises:
-        ValueError: the environment has other spaces than the policy.
+        ValueError: the environment has other spaces than the policy, or its actions cannot be limited.
     """
 
     batch_shape = (1, 1)
@@ -62,6 +63,7 @@ class LiveEnv:
         trained_on: Space[Any] | None = None,
         observe: tuple[str, ...] = (),
         allow_running_statistics: bool = False,
+        action_limit: float = 1.0,
     ) -> None:
         if not allow_running_statistics:
             require_no_running_statistics(env, label)
@@ -73,6 +75,7 @@ class LiveEnv:
         self.horizon = horizon
         self.label = label
         self._native_action = native_actions(action_space, env.action_space)
+        self._limits = limits_of(env.action_space, action_limit)
 
         self._device = torch.device("cpu")
         self._obs: NDArray[np.float32] = np.zeros(observation_space.shape, np.float32)
@@ -86,7 +89,7 @@ class LiveEnv:
         try:
             obs, _ = self.env.reset(seed=seed)
             self._obs = self._flatten(obs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
 
         self._over = False
@@ -101,10 +104,13 @@ class LiveEnv:
     def _step_on(self, action: NDArray[Any]) -> float:
         """Take an action in the running episode; returns the reward."""
         try:
-            obs, value, terminated, truncated, info = self.env.step(self._native_action(action))
+            native = self._native_action(action)
+            if self._limits:
+                native = np.clip(native, *self._limits)
+            obs, value, terminated, truncated, info = self.env.step(native)
             self._obs = self._flatten(obs)
             reward = float(value)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
 
         self._over = bool(terminated or truncated)
@@ -127,8 +133,42 @@ class LiveEnv:
         array = np.asarray(value)
         return torch.from_numpy(array.reshape(1, 1, *array.shape).copy()).to(self._device)
 
-    def _failure(self, error: Exception) -> EnvironmentFailedError:
+    def _failure(self, error: Exception | SystemExit) -> EnvironmentFailedError:
         return EnvironmentFailedError(f"environment {self.label} failed: {reason_of(error)}")
+
+
+def limits_of(space: Space[Any], share: float) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """The middle part of a range of actions.
+
+        middle ± share · (high − low) / 2
+
+    Args:
+        space: the environment's own actions.
+        share: of the range, above 0 and at most 1.
+
+    Returns:
+        Lowest and highest action (A,) in the space's dtype, rounded towards the middle; None for the whole range.
+
+    Raises:
+        ValueError: the share is out of range, or the actions are no Box with finite bounds.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"action_limit must be above 0 and at most 1, got {share}")
+    if share == 1:
+        return None
+    if not isinstance(space, Box) or not space.is_bounded():
+        raise ValueError(f"action_limit needs actions with finite bounds, got {space}")
+
+    low = space.low.astype(np.float64)
+    high = space.high.astype(np.float64)
+    middle = (low + high) / 2
+    half = share * (high - low) / 2
+    lowest = middle - half
+    highest = middle + half
+    if np.issubdtype(space.dtype, np.integer):
+        lowest = np.minimum(np.ceil(lowest), np.floor(middle))
+        highest = np.maximum(np.floor(highest), lowest)
+    return lowest.astype(space.dtype), highest.astype(space.dtype)
 
 
 def _in_trained_order(observed: Space[Any], trained_on: Space[Any] | None, label: str) -> Space[Any]:

@@ -59,7 +59,7 @@ class EnvironmentFailedError(RuntimeError):
     """An environment raised an exception, or its worker process died; names environment and task."""
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What an environment's exception says, and where it was raised."""
     if isinstance(error, UnfitEnvError):
         return error.reason

@@ -119,7 +119,7 @@ class MountainCarContinuous(MountainCar):
     def reward(self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task) -> Tensor:
         """See TaskEnv.reward."""
         at_goal = self.terminal(next_state, rng, params)
-        return torch.add(100.0 * at_goal, self.throttle(action).square(), alpha=-0.1)
+        return torch.add(100.0 * at_goal.to(action.dtype), self.throttle(action).square(), alpha=-0.1)
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Gymnasium's MountainCarContinuous."""

@@ -2,21 +2,28 @@
 
 import contextlib
 import json
-from dataclasses import dataclass
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from metarl.cli.run_selection import AdaptationSelection
-from metarl.console import say
+from metarl.console import say, shell_command
 from metarl.deployment import export, model_card
+from metarl.deployment.live_record import LiveRecord, LiveRecordError
 from metarl.deployment.meta_policy import MetaPolicy
 from metarl.deployment.policy import SpecialisedPolicy
-from metarl.envs.external.live_env import make_live_env
-from metarl.errors import UserError
+from metarl.deployment.specialise import ReportLine
+from metarl.envs.external.live_env import LiveGymEnv, make_live_env
+from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line
+from metarl.errors import EXIT_INTERRUPTED, UserError
 from metarl.run.files import new_directory
+from metarl.run.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,14 @@ class Adapt(AdaptationSelection):
             by default E; 0 = the policy is not measured.
         json: print one JSON object, the model card, and nothing else; progress goes to standard error.
         onnx: write policy.onnx, which needs the extra 'export'; --no-onnx leaves it out.
+        keep: the policy that is written: 'last', after the last step; 'best', the one with the highest mean return
+            of those measured, which the last one is unless --measure-episodes is 0.
+        noise_scale: --env, continuous actions: factor on the exploration noise, for a robot that takes no large
+            deviations; 1 = as trained.
+        action_limit: --env: share of the range of actions, around its middle, that the policy may use, while it
+            adapts and when it is written; 1 = all of it.
+        pause: --env: seconds between two episodes, or 'enter' to wait for the Enter key while a robot is put back.
+        resume: --env: go on with what an interrupted command left in OUT.unfinished; the other flags are as then.
     """
 
     out: str
@@ -41,6 +56,11 @@ class Adapt(AdaptationSelection):
     env: str = ""
     measure_episodes: int | None = None
     onnx: bool = True
+    keep: Literal["last", "best"] = "last"
+    noise_scale: float = 1.0
+    action_limit: float = 1.0
+    pause: str = "0"
+    resume: bool = False
 
     def __post_init__(self) -> None:
         """Ask for exactly one task, and for a place to write to."""
@@ -52,6 +72,16 @@ class Adapt(AdaptationSelection):
         if not self.out:
             raise UserError("--out needs a directory")
 
+        only_live = {
+            "--noise-scale": self.noise_scale != 1,
+            "--action-limit": self.action_limit != 1,
+            "--pause": self.pause != "0",
+            "--resume": self.resume,
+        }
+        for flag, given in only_live.items():
+            if given and not self.env:
+                raise UserError(f"{flag} is for live environments: give it with --env")
+
     def execute(self, console: Console) -> int:
         """Adapt, write, and say what came of it."""
         # What is missing or not allowed is said before the work.
@@ -62,11 +92,16 @@ class Adapt(AdaptationSelection):
         if out.resolve().is_relative_to(run.path.resolve()):
             raise UserError(f"{out} lies in the run, which stays as it is; choose a directory outside {run.path}")
 
+        if self.env and not self.resume:
+            self._record().check_new()
+
         progress = Console(stderr=True) if self.json else console
-        with new_directory(out) as directory:
-            policy = self._policy(MetaPolicy(run, self.checkpoint, self.device), progress)
-            files = policy.write(directory, self.onnx)
-            description = json.loads((directory / "policy.json").read_text(encoding="utf-8"))
+        try:
+            with self._saying_what_is_saved():
+                description, files = self._write(run, out, progress)
+        except _InterruptedError as stop:
+            print(f"metarl: interrupted; {stop}", file=sys.stderr)
+            return EXIT_INTERRUPTED
 
         if self.json:
             print(json.dumps({"out": str(out), **description}))
@@ -77,21 +112,120 @@ class Adapt(AdaptationSelection):
         say(console, f"written to {out}: {', '.join(files)}")
         return 0
 
+    def _write(self, run: RunDirectory, out: Path, progress: Console) -> tuple[dict[str, Any], list[str]]:
+        """Adapt and write; returns what policy.json holds, and the names of what was written."""
+        with new_directory(out) as directory:
+            policy = self._policy(MetaPolicy(run, self.checkpoint, self.device), progress)
+            files = policy.write(directory, self.onnx)
+            description = json.loads((directory / "policy.json").read_text(encoding="utf-8"))
+
+        # The policy is safe: now its episodes may move in with it.
+        if self.env:
+            self._record().path.rename(out / EPISODES_DIRECTORY)
+            files.append(f"{EPISODES_DIRECTORY}/")
+        return description, files
+
     def _policy(self, parent: MetaPolicy, progress: Console) -> SpecialisedPolicy:
         """Adapt to the task or the live environment that was asked for."""
+
+        def report(line: str) -> None:
+            say(progress, line)
+
         budget: dict[str, Any] = {
             "episodes": self.episodes,
             "steps": self.steps,
             "seed": self.seed,
             "measure_episodes": self.measure_episodes,
-            "report": lambda line: say(progress, line),
+            "keep": self.keep,
+            "report": report,
         }
+        if not self.env:
+            return parent.adapt_to(self.task or _read_task(Path(self.task_file)), **budget)
 
         # Of a live environment only its episodes are known, of a stated task its parameters.
-        if self.env:
-            with contextlib.closing(make_live_env(self.env)) as env:
-                return parent.adapt(env, label=self.env, **budget)
-        return parent.adapt_to(self.task or _read_task(Path(self.task_file)), **budget)
+        with _terminating_as_ctrl_c(), _closing(make_live_env(self.env), report) as env:
+            return parent.adapt(
+                env,
+                label=self.env,
+                noise_scale=self.noise_scale,
+                action_limit=self.action_limit,
+                pause=self.pause,
+                record=self._record().path,
+                resume=self.resume,
+                **budget,
+            )
+
+    def _record(self) -> LiveRecord:
+        """Where a live adaptation is saved as it goes: beside the directory to write."""
+        out = Path(self.out)
+        return LiveRecord(out.with_name(f"{out.name}.unfinished"))
+
+    @contextlib.contextmanager
+    def _saying_what_is_saved(self) -> Iterator[None]:
+        """Add to an error what a live adaptation has saved, and the command that goes on with it.
+
+        Raises:
+            _InterruptedError: in place of a KeyboardInterrupt.
+        """
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            if not self.env or not self._record().num_episodes or isinstance(error, LiveRecordError):
+                raise
+
+            saved = f"{self._record().summary()}; go on with: {self._command_to_resume()}"
+            if isinstance(error, KeyboardInterrupt):
+                raise _InterruptedError(saved) from error
+            if isinstance(error, EnvironmentFailedError | FloatingPointError):
+                raise type(error)(f"{error}; {saved}") from error
+            if isinstance(error, ValueError | OSError):
+                raise UserError(f"{error}; {saved}") from error
+            raise
+
+    def _command_to_resume(self) -> str:
+        """This command with --resume, with every flag that is not at its default."""
+        words = ["metarl", "adapt", self.run]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("run", "resume") or (field.default is not MISSING and value == field.default):
+                continue
+
+            flag = f"--{field.name.replace('_', '-')}"
+            if value is False:
+                words.append(f"--no-{flag.removeprefix('--')}")
+            else:
+                words += [flag] if value is True else [flag, str(value)]
+        return shell_command(*words, "--resume")
+
+
+EPISODES_DIRECTORY = "adaptation"
+"""Where the episodes and policies of a finished live adaptation lie in the directory that was written."""
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C came; says what is saved."""
+
+
+@contextlib.contextmanager
+def _closing(env: LiveGymEnv, report: ReportLine) -> Iterator[LiveGymEnv]:
+    """Close a live environment in the end; one that fails even in that costs nothing that was collected."""
+    try:
+        yield env
+    finally:
+        try:
+            env.close()
+        except Exception as error:
+            report(f"the environment could not be closed: {type(error).__name__}: {one_line(error)}")
+
+
+@contextlib.contextmanager
+def _terminating_as_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, so that a live environment is closed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _read_task(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from metarl.comparison import report as comparison_report
 from metarl.comparison.comparer import Comparer
 from metarl.comparison.config import CompareConfig
-from metarl.console import say
+from metarl.console import say, shell_command
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 
 
@@ -54,5 +54,6 @@ class Compare(CompareConfig):
         for line in comparison_report.headlines(comparison):
             say(console, line)
         say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")
-        say(console, f"curves and figures in TensorBoard: metarl tensorboard --run-dir {comparer.path}")
+        show = shell_command("metarl", "tensorboard", "--run-dir", comparer.path)
+        say(console, f"curves and figures in TensorBoard: {show}")
         return 0

@@ -15,7 +15,7 @@ from rich.console import Console
 from metarl.agents.gradients.processes import num_processes
 from metarl.baselines.teachers import check_teacher
 from metarl.cli.evaluate import Evaluate
-from metarl.console import say
+from metarl.console import say, shell_command
 from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import env_label, is_env_file
 from metarl.envs.task_env import TaskEnv
@@ -126,13 +126,13 @@ class Train(TrainConfig):
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
         what = f"{config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}"
         say(console, f"{start}: {what}")
-        say(console, f"watch it with: metarl tensorboard --run-dir {run.path.parent}")
+        say(console, f"watch it with: {shell_command('metarl', 'tensorboard', '--run-dir', run.path.parent)}")
 
         with _told_how_to_go_on(run):
             done = trainer.train()
         if not done:
             say(console, f"stopped after iteration {trainer.progress.iteration} of {config.iterations}; all is saved")
-            say(console, f"go on with: metarl train --resume {run.path}")
+            say(console, f"go on with: {shell_command('metarl', 'train', '--resume', run.path)}")
             return EXIT_INTERRUPTED
 
         if distributed.rank() == 0:
@@ -196,9 +196,9 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
 
     say(console, "next:")
     if "ood" in trainer.distribution.splits:
-        say(console, f"  metarl evaluate {run.path} --split ood")
-    say(console, f"  metarl evaluate {run.path} --steps {trainer.learner.adaptation_steps + 2}")
-    say(console, f"  metarl tensorboard --run-dir {run.path.parent}")
+        say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--split', 'ood')}")
+    say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--steps', trainer.learner.adaptation_steps + 2)}")
+    say(console, f"  {shell_command('metarl', 'tensorboard', '--run-dir', run.path.parent)}")
 
 
 # ---------------------------------------------------------------------- reading the flags

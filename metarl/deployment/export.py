@@ -59,6 +59,7 @@ class PolicyModule(nn.Module):
         params: shared P.
         actions: from its actions to the environment's; None for Discrete ones.
         num_observations: O.
+        limits: lowest and highest action in the environment's units, (A,); None: the mapping's own.
 
     Attributes:
         input_names: names of the inputs.
@@ -70,7 +71,12 @@ class PolicyModule(nn.Module):
     """
 
     def __init__(
-        self, policy: ActingPolicy, params: Parameters, actions: ActionMap | None, num_observations: int
+        self,
+        policy: ActingPolicy,
+        params: Parameters,
+        actions: ActionMap | None,
+        num_observations: int,
+        limits: tuple[NDArray[Any], NDArray[Any]] | None = None,
     ) -> None:
         super().__init__()
         self._policy = policy
@@ -83,8 +89,13 @@ class PolicyModule(nn.Module):
             for name in ("low", "high", "origin", "base", "ratio"):
                 self.register_buffer(name, torch.as_tensor(getattr(actions, name), dtype=torch.float32))
 
+        self._limited = limits is not None
+        if limits is not None:
+            self.register_buffer("lowest", torch.as_tensor(limits[0], dtype=torch.float32))
+            self.register_buffer("highest", torch.as_tensor(limits[1], dtype=torch.float32))
+
         # One step from no memory shows what the memory is made of, and how the distribution's parameters are called.
-        obs = torch.linspace(-1, 1, _BATCH * num_observations).reshape(_BATCH, num_observations)
+        obs = torch.linspace(-1, 1, _BATCH * num_observations, dtype=torch.float32).reshape(_BATCH, num_observations)
         distribution, self._memory_kind = policy.apply(self._params(), obs, None)
         zeros = tuple(torch.zeros_like(leaf) for leaf in leaves(self._memory_kind))
 
@@ -116,6 +127,8 @@ class PolicyModule(nn.Module):
         action = distribution.mode() if generator is None else distribution.sample(generator)
         if self._maps_actions:
             action = self.base + (action.clamp(self.low, self.high) - self.origin) * self.ratio
+        if self._limited:
+            action = action.clamp(self.lowest, self.highest)
         return action, distribution, leaves(following)
 
     def forward(self, obs: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:

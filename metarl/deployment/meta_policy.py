@@ -1,22 +1,29 @@
 """The model generator: a meta-trained run becomes a policy for one task, stated or live."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium.spaces import Space
+from gymnasium.spaces import Box, Space
 
+from metarl.deployment.live_record import LiveRecord
 from metarl.deployment.policy import SpecialisedPolicy
 from metarl.deployment.specialise import (
     AdaptationBudget,
     EpisodeSource,
+    Keep,
+    Pause,
     ReportLine,
+    SavePolicy,
     live_episodes,
+    pause_for,
     simulated_episodes,
     specialise,
 )
@@ -66,6 +73,13 @@ class MetaPolicy:
         measure_episodes: int | None = 0,
         label: str = "",
         report: ReportLine = lambda line: None,
+        *,
+        keep: Keep = "last",
+        noise_scale: float = 1.0,
+        action_limit: float = 1.0,
+        pause: float | str | Pause = 0.0,
+        record: str | Path | None = None,
+        resume: bool = False,
     ) -> SpecialisedPolicy:
         """Adapt to a live environment from its episodes alone; it stays open.
 
@@ -77,10 +91,17 @@ class MetaPolicy:
             measure_episodes: episodes that only measure the result, with exploration noise and without each; None: E.
             label: what the environment is called; by default its id.
             report: takes a line after each batch.
+            keep: "last", the policy after the last step; "best", the one with the highest measured mean return.
+            noise_scale: factor on the exploration noise of continuous actions.
+            action_limit: share of the range of actions, around its middle, that the policy may use now and later.
+            pause: seconds between two episodes, "enter" for the Enter key, or a function that waits.
+            record: a directory that takes each episode and policy as it comes; None: nothing is saved on the way.
+            resume: whether to go on with what the directory holds; the arguments must be those of then.
 
         Raises:
-            UserError, ValueError: it is no gymnasium.Env or has other spaces; a count out of range.
-            EnvironmentFailedError: it raised an exception.
+            UserError, ValueError: it is no gymnasium.Env or has other spaces; a number out of range; `record` exists,
+                or holds nothing to resume.
+            EnvironmentFailedError: it raised an exception; what is saved stands in a note.
         """
         if not isinstance(env, gymnasium.Env):
             raise UserError(f"adapt() needs a gymnasium.Env, got a {type(env).__name__}")
@@ -88,11 +109,29 @@ class MetaPolicy:
             label = env.spec.id if env.spec else type(env.unwrapped).__name__
 
         trained = self._distribution
+        if noise_scale != 1 and not isinstance(trained.action_space, Box):
+            raise UserError(f"noise_scale needs continuous actions, but the policy's are {trained.action_space}")
         options = trained.env.live_options() if isinstance(trained.env, GymnasiumFamily) else {}
-        live = LiveEnv(env, trained.observation_space, trained.action_space, trained.horizon, label, **options)
-        budget = self._budget(steps, episodes, measure_episodes, seed)
+        live = LiveEnv(
+            env,
+            trained.observation_space,
+            trained.action_space,
+            trained.horizon,
+            label,
+            action_limit=action_limit,
+            **options,
+        )
+        budget = self._budget(steps, episodes, measure_episodes, seed, keep, noise_scale)
+        wait = pause_for(pause, report)
+
+        # Everything that is refused has been refused: the first file is written now.
+        asked = {"env": label, "checkpoint_sha256": self._parent["checkpoint_sha256"], **asdict(budget)}
+        saved = _open_record(record, resume, {**asked, "action_limit": action_limit})
+
+        source = live_episodes(live, budget.total_episodes, saved, wait)
         spaces = live.observed, env.action_space
-        return self._specialise(live_episodes(live), budget, spaces, label, None, report)
+        with _noting_what_is_saved(saved):
+            return self._specialise(source, budget, spaces, label, None, report, action_limit, saved)
 
     def adapt_to(
         self,
@@ -102,6 +141,8 @@ class MetaPolicy:
         seed: int = 0,
         measure_episodes: int | None = None,
         report: ReportLine = lambda line: None,
+        *,
+        keep: Keep = "last",
     ) -> SpecialisedPolicy:
         """Adapt to a stated task of the run's family.
 
@@ -112,6 +153,7 @@ class MetaPolicy:
             seed: as in `adapt`.
             measure_episodes: as in `adapt`.
             report: as in `adapt`.
+            keep: as in `adapt`.
 
         Raises:
             UserError, ValueError: malformed, unknown or missing task parameters, or out of range.
@@ -121,18 +163,24 @@ class MetaPolicy:
         chosen = {name: value.to(self._device) for name, value in parsed.items()}
 
         source = simulated_episodes(self._distribution, chosen)
-        budget = self._budget(steps, episodes, measure_episodes, seed)
+        budget = self._budget(steps, episodes, measure_episodes, seed, keep)
         spaces = self._native_spaces(chosen)
         return self._specialise(source, budget, spaces, env_label(self.run.config.env), chosen, report)
 
     def _budget(
-        self, steps: int | None, episodes: int | None, measure_episodes: int | None, seed: int
+        self,
+        steps: int | None,
+        episodes: int | None,
+        measure_episodes: int | None,
+        seed: int,
+        keep: Keep,
+        noise_scale: float = 1.0,
     ) -> AdaptationBudget:
         """The budget asked for, with what the run was trained with where nothing was."""
         steps = self._learner.adaptation_steps if steps is None else steps
         episodes = self.run.config.episodes if episodes is None else episodes
         measure_episodes = episodes if measure_episodes is None else measure_episodes
-        return AdaptationBudget(steps, episodes, measure_episodes, seed)
+        return AdaptationBudget(steps, episodes, measure_episodes, seed, keep, noise_scale)
 
     def _specialise(
         self,
@@ -142,6 +190,8 @@ class MetaPolicy:
         label: str,
         task: Task | None,
         report: ReportLine,
+        action_limit: float = 1.0,
+        record: LiveRecord | None = None,
     ) -> SpecialisedPolicy:
         """Adapt, and put the policy together with its model card.
 
@@ -152,14 +202,18 @@ class MetaPolicy:
             label: what the environment is called.
             task: the stated task, leaves (1, …); None for a live environment.
             report: takes a line after each batch.
+            action_limit: share of the range of actions that the policy may use.
+            record: takes the policies; None: they are not saved.
         """
         generator = rollout_generator(self._device, budget.seed)
-        done = specialise(self._learner, source, budget, generator, report)
+        save_policy: SavePolicy = record.save_policy if record else lambda steps, params: None
+        done = specialise(self._learner, source, budget, generator, report, save_policy)
 
         card = {
             "env": label,
             "task": None if task is None else tasks_to_json(task)[0],
             "horizon": self._distribution.horizon,
+            "action_limit": action_limit,
             **done.to_json(),
             "parent": self._parent,
             "versions": _versions(),
@@ -193,6 +247,32 @@ def load(run: str | Path, checkpoint: str = BEST, device: str = "auto", run_dir:
         UserError, ValueError: there is no such run, checkpoint or device.
     """
     return MetaPolicy(RunDirectory.open(str(run), run_dir), checkpoint, device)
+
+
+def _open_record(path: str | Path | None, resume: bool, asked: dict[str, Any]) -> LiveRecord | None:
+    """The directory that an adaptation is saved in; None where it is not saved.
+
+    Raises:
+        UserError: it exists and is not to be resumed, or there is nothing to resume.
+    """
+    if path is None:
+        if resume:
+            raise UserError("resume needs record, the directory of the adaptation that was interrupted")
+        return None
+    return LiveRecord.resume(Path(path), asked) if resume else LiveRecord.begin(Path(path), asked)
+
+
+@contextlib.contextmanager
+def _noting_what_is_saved(record: LiveRecord | None) -> Iterator[None]:
+    """Add to an exception what is saved; a record without an episode is removed, since nothing is lost with it."""
+    try:
+        yield
+    except BaseException as error:
+        if record and record.num_episodes:
+            error.add_note(f"{record.summary()}; go on with adapt(…, record={str(record.path)!r}, resume=True)")
+        elif record:
+            record.discard()
+        raise
 
 
 def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str, Any]:

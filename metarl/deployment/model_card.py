@@ -70,12 +70,32 @@ def summary(description: dict[str, Any]) -> list[str]:
         cost += f" (and {adaptation['measurement_env_steps']:,} to measure the result)"
     sentences = [f"{cost}."]
 
+    if adaptation.get("keep") == "best":
+        sentences.append(_what_was_kept(adaptation))
+    if adaptation.get("noise_scale", 1) != 1:
+        sentences.append(f"Exploration noise was {adaptation['noise_scale']:g} times that of the policy.")
+    if description.get("action_limit", 1) != 1:
+        share = f"{100 * description['action_limit']:g} %"
+        sentences.append(f"Actions are clipped to the middle {share} of their range, here and in every program.")
+
     measured = description["deterministic"]
     if measured is not None:
         episodes = f"mean of {measured['episodes']} episodes, std {measured['return_std']:.2f}"
         sentences.append(f"The policy acting deterministically: return {measured['return_mean']:.2f} ({episodes}).")
 
     return sentences
+
+
+def _what_was_kept(adaptation: dict[str, Any]) -> str:
+    """Which of the policies was the best one, and whether the last one was measured."""
+    steps = adaptation["steps"]
+    returns = adaptation["return_mean"]
+    if not returns:
+        return f"Kept is the policy after step {adaptation['kept_step']}: none was measured."
+
+    kept = adaptation["kept_step"]
+    sentence = f"Kept is the policy after step {kept}, the best of those measured (return {returns[kept]:.2f})"
+    return f"{sentence}." if len(returns) > steps else f"{sentence}; the one after step {steps} was not measured."
 
 
 def _usage(description: dict[str, Any]) -> str:

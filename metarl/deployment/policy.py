@@ -26,6 +26,7 @@ from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, map_parameters, shapes_of
 from metarl.deployment import export, model_card
 from metarl.envs.external.action_map import ActionMap
+from metarl.envs.external.live_env import limits_of
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.rollout import ActingPolicy
 from metarl.errors import UserError
@@ -51,7 +52,8 @@ class SpecialisedPolicy:
         observation_space: of the environment itself; flattened to a vector (O,) for the network.
         action_space: of the environment itself, Box (A,) or Discrete.
         network_actions: the network's action space; a Box is stretched to the environment's.
-        card: where it comes from and how well it does, plain data for JSON.
+        card: where it comes from and how well it does, plain data for JSON; its "action_limit" is the share of the
+            range of actions that the policy may use (1 where it says nothing).
 
     Attributes:
         observation_space: as above.
@@ -80,7 +82,8 @@ class SpecialisedPolicy:
         actions = None
         if isinstance(network_actions, Box) and isinstance(action_space, Box):
             actions = ActionMap.between(network_actions, action_space)
-        self._module = export.PolicyModule(network, self.params, actions, self._size)
+        limits = limits_of(action_space, card.get("action_limit", 1.0))
+        self._module = export.PolicyModule(network, self.params, actions, self._size, limits)
         self._generator = torch.Generator().manual_seed(0)
 
     def predict(

@@ -1,8 +1,10 @@
 """Adaptation to one task, from whatever gives its episodes: K steps, the returns on the way, and what came of it."""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from metarl.agents.learner import Adapted, MetaLearner
 from metarl.agents.policies.parameters import Parameters, map_parameters
 from metarl.agents.policies.reference import FixedActions
+from metarl.deployment.live_record import LiveRecord
 from metarl.envs.external.live_env import LiveEnv
 from metarl.envs.rollout import ActingPolicy, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
@@ -25,6 +28,15 @@ EpisodeSource = Callable[[ActingPolicy, Parameters, int, torch.Generator], Episo
 ReportLine = Callable[[str], None]
 """Takes a line that says how far the adaptation is."""
 
+Pause = Callable[[str], None]
+"""Waits until the next episode may begin; takes a line that says which one it is."""
+
+SavePolicy = Callable[[int, Parameters], None]
+"""Takes k and shared P: the policy after k adaptation steps."""
+
+Keep = Literal["best", "last"]
+"""Which policy an adaptation gives: that with the highest measured return, or that after the last step."""
+
 
 @dataclass(frozen=True)
 class AdaptationBudget:
@@ -36,18 +48,32 @@ class AdaptationBudget:
         measure_episodes: episodes that only measure the adapted policy, as many with its exploration noise as without;
             0 = it is not measured.
         seed: seed of the rollouts.
+        keep: "last" gives the policy after the last step; "best" that of the k = 0 … K with the highest mean return,
+            the last one only where it was measured.
+        noise_scale: factor on the exploration noise, in which the actions are taken; 1 = as trained.
     """
 
     steps: int
     episodes: int
     measure_episodes: int
     seed: int = 0
+    keep: Keep = "last"
+    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
         require_at_least(self, steps=0, episodes=1, measure_episodes=0, seed=0)
+        if self.keep not in ("best", "last"):
+            raise UserError(f"keep must be 'best' or 'last', got {self.keep!r}")
+        if not (math.isfinite(self.noise_scale) and self.noise_scale > 0):
+            raise UserError(f"noise_scale must be above 0, got {self.noise_scale}: nothing is learned without noise")
         if self.seed > MAX_SEED:
             raise UserError(f"seed must be at most {MAX_SEED}, got {self.seed}")
+
+    @property
+    def total_episodes(self) -> int:
+        """Episodes of adaptation and measurement together."""
+        return self.steps * self.episodes + 2 * self.measure_episodes
 
 
 @dataclass(frozen=True)
@@ -55,13 +81,15 @@ class AdaptationResult:
     """What `specialise` did.
 
     Attributes:
-        params: the adapted policy's shared P.
+        params: shared P of the policy that is kept.
+        kept: k of that policy.
         batches: episodes of the policies after k = 0 … K adaptation steps; the last only where it was measured.
-        deterministic: episodes of the adapted policy without exploration noise; None where it was not measured.
+        deterministic: episodes of the kept policy without exploration noise; None where it was not measured.
         budget: what was asked for.
     """
 
     params: Parameters
+    kept: int
     batches: list[Episodes]
     deterministic: Episodes | None
     budget: AdaptationBudget
@@ -83,6 +111,9 @@ class AdaptationResult:
             "steps": budget.steps,
             "episodes_per_step": budget.episodes,
             "seed": budget.seed,
+            "keep": budget.keep,
+            "kept_step": self.kept,
+            "noise_scale": budget.noise_scale,
             "episodes": [k * budget.episodes for k in range(len(env_steps))],
             "env_steps": [sum(env_steps[:k]) for k in range(len(env_steps))],
             "return_mean": [float(_returns(batch).mean()) for batch in self.batches],
@@ -114,6 +145,7 @@ def specialise(
     budget: AdaptationBudget,
     generator: torch.Generator,
     report: ReportLine = lambda line: None,
+    save_policy: SavePolicy = lambda steps, params: None,
 ) -> AdaptationResult:
     """Adapt to one task and measure the result; leaves the learner bit-identical.
 
@@ -123,28 +155,49 @@ def specialise(
         budget: how many of them.
         generator: drives the rollouts.
         report: takes a line after each batch.
+        save_policy: takes the policy after each adaptation step, before its first episode.
     """
+    policies: list[Parameters] = []
 
-    def play(policy: ActingPolicy, adapted: Adapted, count: int, what: str) -> Episodes:
-        episodes = source(policy, adapted.params, count, generator)
+    def add_policy(adapted: Adapted) -> None:
+        policies.append(map_parameters(lambda leaf: leaf[0], adapted.params))
+        save_policy(adapted.steps, policies[-1])
+
+    def play(policy: ActingPolicy, params: Parameters, count: int, what: str) -> Episodes:
+        episodes = source(policy, params, count, generator)
         report(_progress_line(what, episodes))
         return episodes
 
+    def explore(params: Parameters, count: int, steps: int) -> Episodes:
+        episodes = play(_with_noise(learner.policy, budget.noise_scale), params, count, f"k = {steps}")
+        return _at_full_noise(episodes, budget.noise_scale)
+
     def sample(adapted: Adapted) -> Episodes:
-        return play(learner.policy, adapted, budget.episodes, f"k = {adapted.steps}")
+        add_policy(adapted)
+        return explore(adapted.params, budget.episodes, adapted.steps)
 
     batches, adapted = adaptation_loop(learner, num_tasks=1, steps=budget.steps, sample=sample, last_batch=False)
+    add_policy(adapted)
 
     # What only measures comes after all adaptation, so that its size does not change the policy.
+    if budget.measure_episodes:
+        batches.append(explore(adapted.params, budget.measure_episodes, budget.steps))
+    kept = _step_to_keep(batches, budget)
     deterministic = None
     if budget.measure_episodes:
-        what = f"k = {budget.steps}"
-        batches.append(play(learner.policy, adapted, budget.measure_episodes, what))
-        noiseless = _Deterministic(learner.policy)
-        deterministic = play(noiseless, adapted, budget.measure_episodes, f"{what}, deterministic")
+        params = map_parameters(lambda leaf: leaf.unsqueeze(0), policies[kept])
+        what = f"k = {kept}, deterministic"
+        deterministic = play(_Deterministic(learner.policy), params, budget.measure_episodes, what)
 
-    params = map_parameters(lambda leaf: leaf[0], adapted.params)
-    return AdaptationResult(params, batches, deterministic, budget)
+    return AdaptationResult(policies[kept], kept, batches, deterministic, budget)
+
+
+def _step_to_keep(batches: list[Episodes], budget: AdaptationBudget) -> int:
+    """Which k is kept: the last, or the one with the highest mean return; of equal ones, that of most steps."""
+    if budget.keep == "last" or not batches:
+        return budget.steps
+    means = [float(_returns(batch).mean()) for batch in batches]
+    return max(range(len(means)), key=lambda step: (means[step], step))
 
 
 def simulated_episodes(distribution: TaskDistribution, task: Task) -> EpisodeSource:
@@ -156,14 +209,80 @@ def simulated_episodes(distribution: TaskDistribution, task: Task) -> EpisodeSou
     return source
 
 
-def live_episodes(env: LiveEnv) -> EpisodeSource:
-    """Episodes of a live environment, one after another."""
+def live_episodes(
+    env: LiveEnv, total: int, record: LiveRecord | None = None, pause: Pause | None = None
+) -> EpisodeSource:
+    """Episodes of a live environment, one after another.
+
+    Args:
+        env: the environment.
+        total: how many there will be, for the line that `pause` is given.
+        record: holds the episodes that were played before, which are not played again, and takes each new one as it
+            ends; None: nothing is saved.
+        pause: called between two episodes that are played.
+    """
+    recorded = record.num_episodes if record else 0
+    begun = 0
+
+    def next_episode(policy: ActingPolicy, params: Parameters, generator: torch.Generator) -> Episodes:
+        nonlocal begun
+        begun += 1
+        if record and begun <= recorded:
+            return record.load_episode(begun, generator)
+
+        # Whoever starts the program has put the robot into its place for the first one.
+        if pause and begun > recorded + 1:
+            pause(f"episode {begun} of {total}")
+        episode = collect(env, policy, params, generator)
+        if record:
+            record.save_episode(begun, episode, generator)
+        return episode
 
     def source(policy: ActingPolicy, params: Parameters, count: int, generator: torch.Generator) -> Episodes:
-        episodes = [collect(env, policy, params, generator) for _ in range(count)]
+        episodes = [next_episode(policy, params, generator) for _ in range(count)]
         return Episodes.concatenate(_agree_on_success(episodes), dim=1)
 
     return source
+
+
+def pause_for(length: float | str | Pause, report: ReportLine = lambda line: None) -> Pause | None:
+    """How to wait between two episodes.
+
+    Args:
+        length: seconds; "enter" waits for the Enter key; or a function of one's own, which is returned.
+        report: takes the line that asks for Enter.
+
+    Returns:
+        None where there is no pause.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if callable(length):
+        return length
+    if length == "enter":
+        return lambda coming: _wait_for_enter(coming, report)
+
+    try:
+        seconds = float(length)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise UserError(f"pause must be a number of seconds, at least 0, or 'enter', got {length!r}")
+    return (lambda coming: time.sleep(seconds)) if seconds else None
+
+
+def _wait_for_enter(coming: str, report: ReportLine) -> None:
+    """Ask for the Enter key and wait for it.
+
+    Raises:
+        UserError: standard input is closed.
+    """
+    report(f"{coming}: press Enter to begin")
+    try:
+        input()
+    except EOFError:
+        raise UserError("a pause until Enter needs standard input, which is closed") from None
 
 
 def _agree_on_success(episodes: list[Episodes]) -> list[Episodes]:
@@ -179,6 +298,61 @@ def _agree_on_success(episodes: list[Episodes]) -> list[Episodes]:
         filled.append(episode)
 
     return filled
+
+
+@dataclass(frozen=True)
+class _ScaledNoise:
+    """A Gaussian policy that acts with its noise times a factor; an ActingPolicy.
+
+        a = μ + scale · σ ε,  ε ~ N(0, 1)
+
+    Its distribution's parameters stay those of the policy (μ, σ).
+    """
+
+    policy: ActingPolicy
+    scale: float
+
+    def apply(self, params: Parameters, obs: torch.Tensor, memory: Any = None) -> tuple["_ScaledActions", Any]:
+        """See ActingPolicy.apply."""
+        distribution, memory = self.policy.apply(params, obs, memory)
+        return _ScaledActions(distribution, self.scale), memory
+
+
+@dataclass(frozen=True)
+class _ScaledActions:
+    """Actions of a distribution, drawn towards its mode."""
+
+    distribution: Any
+    scale: float
+
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw one action each, (M, E, A)."""
+        mode: torch.Tensor = self.distribution.mode()
+        return mode + self.scale * (self.distribution.sample(generator) - mode)
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Those of the distribution itself."""
+        parameters: dict[str, torch.Tensor] = self.distribution.parameters()
+        return parameters
+
+
+def _with_noise(policy: ActingPolicy, scale: float) -> ActingPolicy:
+    """The policy, with its exploration noise times a factor."""
+    return policy if scale == 1 else _ScaledNoise(policy, scale)
+
+
+def _at_full_noise(episodes: Episodes, scale: float) -> Episodes:
+    """Episodes whose actions deviate from the mean as much as the policy itself would have them deviate.
+
+    Learning sees the scaled noise as a property of the environment, as it sees the clipping of actions: it takes the
+    actions that the policy drew (μ + σ ε), which the environment got as μ + scale · σ ε. So the likelihood ratios are
+    1, and as advantages are normalised, a step is as long as in training: the gradient of the return under the scaled
+    noise, up to a positive factor. Importance weights instead would have a variance without bound.
+    """
+    if scale == 1:
+        return episodes
+    mean = episodes.behaviour["mean"]
+    return replace(episodes, action=mean + (episodes.action - mean) / scale)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ class RunDirectory:
             return run
 
         taken = parent / config.name
-        raise UserError(f"run {taken} exists; choose another --name, or go on with: metarl train --resume {taken}")
+        go_on = shell_command("metarl", "train", "--resume", taken)
+        raise UserError(f"run {taken} exists; choose another --name, or go on with: {go_on}")
 
     def _write_first_files(self, directory: Path) -> None:
         """What a run holds before it trains; the environment's file is copied, so that the run does not need it.

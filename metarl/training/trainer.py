@@ -194,7 +194,7 @@ class Trainer:
 
     def _stops(self, stop: StopRequest) -> bool:
         """Whether any process of the job was asked to stop; all of them stop after the same iteration."""
-        requested = torch.tensor(float(stop.requested), device=self.generator.device)
+        requested = torch.tensor(float(stop.requested), device=self.generator.device, dtype=torch.float32)
         self.stop_requested = bool(sum_over_processes(requested))
         return self.stop_requested
 

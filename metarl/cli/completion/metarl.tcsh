@@ -20,8 +20,9 @@ complete metarl \
         'c/--activation=/(tanh relu)/' \
         'c/--split=/(test ood train validation)/' \
         'c/--task-file=/f/' \
+        'c/--keep=/(last best)/' \
         'c/--split=/(test ood validation)/' \
-        'c/--/(activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay over port preset quick repeats resume run-dir sb3-settings seconds seed seeds split steps task task-chunk task-file test-tasks)/' \
+        'c/--/(action-limit activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay over pause port preset quick repeats resume run-dir sb3-settings seconds seed seeds split steps task task-chunk task-file test-tasks)/' \
         'c/-/(- h)/' \
         'n/--run-dir/d/' \
         'n/--env-file/f/' \
@@ -35,6 +36,7 @@ complete metarl \
         'n/--activation/(tanh relu)/' \
         'n/--split/(test ood train validation)/' \
         'n/--task-file/f/' \
+        'n/--keep/(last best)/' \
         'n/--split/(test ood validation)/' \
         'p/1/(train evaluate adapt render report compare envs check agents tensorboard bench completion)/' \
         'n/bench/(iteration rollouts envs sb3 robots scaling all)/' \

@@ -10,11 +10,13 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from metarl.envs import FAMILIES, TaskDistribution, TaskGymEnv, TaskVectorEnv
 from metarl.envs.task_space import tasks_to_json
 from tests.helpers.corridor import Corridor, corridor
 
+MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
 POINT = "metarl/PointNavigation-v0"
 DETERMINISTIC = [family for name, family in FAMILIES.items() if name.startswith("point-")]
 
@@ -24,8 +26,9 @@ def rollout(env: VectorEnv[Any, Any, Any], actions: list[Any], **reset: Any) -> 
     return [env.reset(**reset), *(env.step(action) for action in actions)]
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", DETERMINISTIC, ids=lambda family: family.name)
-def test_the_batch_equals_gymnasiums_vector_environment(family: Any) -> None:
+def test_the_batch_equals_gymnasiums_vector_environment(family: Any, mode: AutoresetMode) -> None:
     """Observations, rewards, flags and infos, over autoresets after termination and after truncation."""
     tasks = tasks_to_json(family.make().sample(4, "test"))
     if family.name == "point-navigation/finn":
@@ -34,10 +37,11 @@ def test_the_batch_equals_gymnasiums_vector_environment(family: Any) -> None:
     def make_one(task: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
         return lambda: gymnasium.make(family.gymnasium_id, task=task, max_episode_steps=4)
 
-    expected = SyncVectorEnv([make_one(task) for task in tasks])
-    batch = gymnasium.make_vec(family.gymnasium_id, num_envs=4, task=tasks, max_episode_steps=4)
+    expected = SyncVectorEnv([make_one(task) for task in tasks], autoreset_mode=mode)
+    batch = gymnasium.make_vec(family.gymnasium_id, num_envs=4, task=tasks, max_episode_steps=4, autoreset_mode=mode)
     assert isinstance(batch, TaskVectorEnv)
-    assert batch.metadata["autoreset_mode"] is expected.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert batch.metadata["autoreset_mode"] is expected.metadata["autoreset_mode"] is mode
+    assert batch.autoreset_mode is expected.autoreset_mode
     assert batch.observation_space == expected.observation_space
     assert batch.action_space == expected.action_space
     actions = [np.ones((4, 2), np.float32)] * 6 + [batch.action_space.sample() for _ in range(12)]
@@ -47,14 +51,17 @@ def test_the_batch_equals_gymnasiums_vector_environment(family: Any) -> None:
         assert data_equivalence(got, wanted), (got, wanted)
 
 
-def test_the_batch_equals_gymnasiums_with_dict_states_discrete_actions_and_unequal_episodes() -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_the_batch_equals_gymnasiums_with_dict_states_discrete_actions_and_unequal_episodes(
+    mode: AutoresetMode,
+) -> None:
     tasks = [{"exit": float(exit_), "noise": 0.0} for exit_ in (1, 2, 3, 5)]
 
     def make_one(task: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
         return lambda: TimeLimit(TaskGymEnv(corridor(), task), 3)
 
-    batch = TaskVectorEnv(4, corridor(), tasks, max_episode_steps=3)
-    expected = SyncVectorEnv([make_one(task) for task in tasks])
+    batch = TaskVectorEnv(4, corridor(), tasks, max_episode_steps=3, autoreset_mode=mode.value)
+    expected = SyncVectorEnv([make_one(task) for task in tasks], autoreset_mode=mode)
     generator = np.random.default_rng(0)
     actions = [np.full(4, 2)] * 8 + [generator.integers(0, 3, 4) for _ in range(30)]
     results = rollout(batch, actions, seed=0), rollout(expected, actions, seed=0)
@@ -67,6 +74,54 @@ def test_the_batch_equals_gymnasiums_with_dict_states_discrete_actions_and_unequ
         (False, True),
         (True, True),  # the exit reached at the time limit
     }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_vector_wrapper_reads_the_same_of_both(mode: AutoresetMode) -> None:
+    """RecordEpisodeStatistics counts by the autoreset mode: a wrong one gives other lengths."""
+    tasks: list[dict[str, Any]] = [{"exit": float(exit_), "noise": 0.0} for exit_ in (1, 3, 5)]
+
+    def make_one(task: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
+        return lambda: TimeLimit(TaskGymEnv(corridor(), task), 5)
+
+    ended = []
+    for env in (
+        TaskVectorEnv(3, corridor(), tasks, autoreset_mode=mode),
+        SyncVectorEnv([make_one(task) for task in tasks], autoreset_mode=mode),
+    ):
+        wrapped = RecordEpisodeStatistics(env)
+        infos = [step[-1] for step in rollout(wrapped, [np.full(3, 2)] * 14, seed=0)[1:]]
+        ended.append(
+            [(info["episode"]["l"].tolist(), info["episode"]["r"].tolist()) for info in infos if "episode" in info]
+        )
+    assert len(ended[0]) >= 6
+    assert ended[0] == ended[1]
+
+
+def test_same_step_samples_a_task_for_each_new_episode() -> None:
+    """`final_info` names the task that ended, `task` the one that begins in the same step."""
+    env = TaskVectorEnv(4, corridor(), "sample", autoreset_mode="SameStep")
+    results = rollout(env, [np.full(4, 2)] * 30, seed=0)
+    before = results[0][-1]["task"]["exit"]
+    ended = 0
+    for obs, _, terminated, truncated, info in results[1:]:
+        done = terminated | truncated
+        now = info["task"]["exit"]
+        assert (now[~done] == before[~done]).all()
+        assert (obs[done, 1] == 0).all()
+        if done.any():
+            assert (info["_final_info"] == done).all()
+            assert (info["final_info"]["task"]["exit"][done] == before[done]).all()
+            assert (now[done] != before[done]).all()
+            ended += int(done.sum())
+        before = now
+    assert ended > 20
+
+
+@pytest.mark.parametrize("mode", ["Disabled", AutoresetMode.DISABLED, "next", None])
+def test_other_autoreset_modes_are_refused(mode: Any) -> None:
+    with pytest.raises(ValueError, match=r"autoreset_mode .* is not offered; allowed: 'NextStep', 'SameStep'"):
+        TaskVectorEnv(1, corridor(), autoreset_mode=mode)
 
 
 def test_a_reset_in_the_middle_starts_every_episode_anew() -> None:

@@ -15,9 +15,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, VecMonitor, VecNormalize
 
-from metarl.envs import TaskDistribution, TaskGymEnv, make_distribution
-from metarl.envs.adapters.sb3 import TaskSB3VecEnv
-from metarl.envs.task_space import Task, tasks_to_json
+from metarl.envs import GymnasiumTasks, TaskDistribution, TaskGymEnv, make_distribution
+from metarl.envs.adapters.sb3 import TaskSB3VecEnv, make_sb3_vec_env
+from metarl.envs.task_space import Task, Uniform, tasks_to_json
 from tests.envs.adapters.test_gymnasium_vector import DETERMINISTIC
 from tests.helpers.corridor import corridor
 
@@ -479,3 +479,69 @@ def test_ppo_learns_with_discrete_actions_and_terminal_states() -> None:
     model.learn(20 * 128)
     _, lengths = evaluate_policy(model, env, n_eval_episodes=4, return_episode_rewards=True)
     assert lengths == [1] * 4  # straight to the exit
+
+
+# ---------------------------------------------------------------------- options of reset
+
+
+def test_the_task_option_equals_that_of_gymnasium_environments() -> None:
+    """One task for all, one each, some only: at the next reset, and held over the resets after it."""
+    tasks: list[dict[str, Any]] = [{"exit": float(exit_), "noise": 0.0} for exit_ in (2, 4, 5)]
+    batch = TaskSB3VecEnv(corridor(), 3, {"exit": 3.0, "noise": 0.0})
+    expected = one_by_one(corridor(), [{"exit": 3.0, "noise": 0.0}] * 3)
+    walk = [np.full(3, RIGHT)] * 7
+
+    for options in (
+        None,
+        {"task": tasks[0]},
+        {},
+        [{"task": task} for task in tasks],
+        [{}, {"task": {"exit": 1.0, "noise": 0.0}}, {}],
+    ):
+        batch.set_options(options)
+        expected.set_options(options)
+        assert_same(steps_of(batch, walk), steps_of(expected, walk))
+        assert_same(steps_of(batch, walk), steps_of(expected, walk))
+
+
+def test_the_task_option_may_ask_for_samples() -> None:
+    env = TaskSB3VecEnv(corridor(), 2, {"exit": 3.0, "noise": 0.0})
+    env.set_options({"task": "sample"})
+    rewards = set()
+    for _ in range(4):
+        env.reset()
+        rewards |= set(stepped(env, np.full(2, RIGHT))[1].tolist())
+    assert len(rewards) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"goal": [0, 0]}, r"unknown reset options \['goal'\]; allowed: 'task'"),
+        ([{"task": {"exit": 2.0, "noise": 0.0}}, {"speed": 1}], "unknown reset options"),
+        ({"task": {"exit": 99.0, "noise": 0.0}}, "outside its range"),
+        ({"task": "other"}, "task must be None, 'sample' or a mapping"),
+        ([{"task": "sample"}, {}], "either all environments sample tasks, or none does"),
+    ],
+)
+def test_options_that_are_wrong_are_refused_and_change_nothing(options: Any, named: str) -> None:
+    env = TaskSB3VecEnv(corridor(), 2, {"exit": 3.0, "noise": 0.0})
+    env.set_options(options)
+    with pytest.raises(ValueError, match=named):
+        env.reset()
+    env.reset()
+    assert stepped(env, np.full(2, RIGHT))[1] == pytest.approx(0.01 - 2)
+
+
+def test_an_environment_not_written_in_torch_takes_the_option_too() -> None:
+    """Pendulum's gravity shows in the first velocity: 3 g / 2l · sin θ · dt."""
+    tasks = GymnasiumTasks("Pendulum-v1", {"g": Uniform(5.0, 15.0)}, horizon=5, num_workers=0)
+    env = make_sb3_vec_env(tasks, 1, {"g": 6.0})
+    for gravity in (6.0, 9.0, 12.0):
+        env.set_options({"task": {"g": gravity}})
+        before = env.reset()
+        after = env.step(np.zeros((1, 1), np.float32))[0]
+        assert after[0, 2] - before[0, 2] == pytest.approx(0.05 * 1.5 * gravity * before[0, 1], abs=1e-5)
+    env.set_options({"gravity": 3})
+    with pytest.raises(ValueError, match="unknown reset options"):
+        env.reset()
