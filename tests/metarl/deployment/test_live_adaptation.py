@@ -29,6 +29,7 @@ ARM = """\
 import os
 import signal
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -50,8 +51,8 @@ class Arm(gymnasium.Env):
         self.actions.append(action)
         self.time += 1
         self.position = self.position + action
-        if self.time == 3 and os.path.exists("fails_in") and int(open("fails_in").read()) == type(self).episodes:
-            self.fail(open("how").read())
+        if self.time == 3 and Path("fails_in").exists() and Path("fails_in").read_text() == str(type(self).episodes):
+            self.fail(Path("how").read_text())
         return self.position, -np.linalg.norm(self.position - [0.6, 0.8]), False, self.time == 5, {}
 
     def fail(self, how):
@@ -65,7 +66,7 @@ class Arm(gymnasium.Env):
             os.kill(os.getpid(), getattr(signal, how))
 
     def close(self):
-        if os.path.exists("fails_in"):
+        if Path("fails_in").exists():
             raise OSError("the line is dead")
 """
 FLAGS = ["--env", "my_arm:Arm", "--episodes", "5", "--steps", "2", "--measure-episodes", "2", "--no-onnx"]
