@@ -304,7 +304,7 @@ def test_user_defined_family_trains_from_the_users_own_module(tmp_path: Path) ->
     assert len([line for line in family.splitlines() if line.strip()]) <= 30
     (tmp_path / "my_envs.py").write_text(family)
     small = "--iterations 2 --num-tasks 3 --episodes 4 --eval-tasks 2 --test-tasks 3 --name mine"
-    arguments = the_command("my_envs:MyDistribution") + small.split()
+    arguments = the_command("train maml my_envs:MyDistribution") + small.split()
     done = subprocess.run(
         [sys.executable, "-m", "metarl", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file
 from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import BEST, CheckpointStore, read_checkpoint
