@@ -16,8 +16,7 @@ import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
-from metarl.cli.interruption import interruptible, signals_of_a_program
-from metarl.console import outputs_that_may_close
+from metarl.console import interruptible, outputs_that_may_close, signals_of_a_program
 from metarl.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
