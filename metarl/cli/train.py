@@ -147,13 +147,14 @@ def _told_how_to_go_on(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except (TrainingError, KeyboardInterrupt) as error:
-        raise type(error)(f"{error}; go on with: metarl train --resume {run.path}") from error
+        go_on = shell_command("metarl", "train", "--resume", run.path)
+        raise type(error)(f"{error}; go on with: {go_on}") from error
 
 
 @contextlib.contextmanager
 def _told_that_training_is_done(run: RunDirectory) -> Iterator[None]:
     """Say where the final evaluation failed or was interrupted, and that only it is missing."""
-    again = f"training is done and saved; evaluate with: metarl train --resume {run.path}"
+    again = f"training is done and saved; evaluate with: {shell_command('metarl', 'train', '--resume', run.path)}"
     try:
         yield
     except KeyboardInterrupt as interrupt:

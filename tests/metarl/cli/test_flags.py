@@ -35,7 +35,10 @@ FLAGS = {
         "line-search-backtrack"
     ),
     "evaluate": "split task num-tasks steps episodes seed checkpoint device json out run-dir",
-    "adapt": "out task task-file env steps episodes measure-episodes seed checkpoint device no-onnx json run-dir",
+    "adapt": (
+        "out task task-file env steps episodes measure-episodes seed checkpoint device no-onnx json run-dir "
+        "action-limit keep noise-scale pause resume"
+    ),
     "render": (
         "out heat-map over grid split task num-tasks steps episodes seed checkpoint device fps every json run-dir"
     ),
