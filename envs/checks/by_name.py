@@ -102,7 +102,7 @@ def _of_seeds(
     distribution = GymnasiumTasks(
         name, seeds, horizon=limit or DEFAULT_HORIZON, seed_parameter=SEED, make=make, num_workers=0
     )
-    arguments = _number_arguments(distribution.env)
+    arguments = _number_arguments(distribution.family)
     could_be = f", such as its arguments {', '.join(arguments)}" if arguments else ""
     found = [
         Finding(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -175,7 +176,7 @@ def _idle_in(trial: Trial, name: str, places: Sequence[list[int]]) -> list[list[
     others = _other_values(trial.distribution.train[name], trial.tasks[name])
     idle = []
     for place in places:
-        index = (slice(None), *place)
+        index: Any = (slice(None), *place)
         values = trial.tasks[name].clone()
         values[index] = others[index]
         if not first_difference(trace, trial.run({**trial.tasks, name: values})):

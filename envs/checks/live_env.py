@@ -40,7 +40,7 @@ def shapes(spec: EnvSpec, task: TaskValues) -> Finding:
 
 def _first_problem(env: gymnasium.Env[Any, Any], seed: int) -> str:
     """What is wrong with the first observation or reward that is; "" where none is."""
-    returned = env.reset(seed=seed)
+    returned: Any = env.reset(seed=seed)
     if not (isinstance(returned, tuple) and len(returned) == 2):
         return f"reset must return (observation, info), got {type(returned).__name__}"
     problem = wrong_part(env.observation_space, returned[0])

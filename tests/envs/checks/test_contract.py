@@ -29,7 +29,8 @@ def complaint(env: TaskEnv) -> str:
 
 def corridor_with(**methods: Callable[..., Any]) -> TaskEnv:
     """A corridor of which some methods are replaced."""
-    return type("Walk", (Corridor,), methods)()
+    walk: TaskEnv = type("Walk", (Corridor,), methods)()
+    return walk
 
 
 def returning(change: Callable[[Any], Any], method: str) -> TaskEnv:
@@ -73,7 +74,8 @@ def test_a_wrong_result_is_named(method: str, change: Callable[[Any], Any], expe
 
 def test_an_exception_is_named_with_its_place() -> None:
     def reward(self: TaskEnv, state: State, action: Tensor, next_state: State, rng: Any, params: Any) -> Tensor:
-        return state["x"] - params["mass"]
+        x: Tensor = state["x"]
+        return torch.sub(x, params["mass"])
 
     text = complaint(corridor_with(reward=reward))
     assert text.startswith("Walk.reward failed for (M, E) = (5, 4): KeyError: 'mass' (test_contract.py:")
@@ -130,7 +132,7 @@ def test_what_counts_dimensions_from_the_front_fails_alone() -> None:
 
         def reward(self, state: Any, action: Any, next_state: Any, rng: Any, params: Any) -> Tensor:
             """See TaskEnv.reward."""
-            return -next_state[:, :, 0].abs()
+            return torch.neg(next_state[:, :, 0])
 
     env = FromTheFront()
     tasks = TaskDistribution(env, {"goal": Uniform(-1.0, 1.0, shape=(2,))}).sample(M, "validation")
