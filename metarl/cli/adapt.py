@@ -78,8 +78,8 @@ class Adapt(AdaptationSelection):
             "--pause": self.pause != "0",
             "--resume": self.resume,
         }
-        for flag, given in only_live.items():
-            if given and not self.env:
+        for flag, is_given in only_live.items():
+            if is_given and not self.env:
                 raise UserError(f"{flag} is for live environments: give it with --env")
 
     def execute(self, console: Console) -> int:

@@ -328,7 +328,8 @@ class _ScaledActions:
     def sample(self, generator: torch.Generator) -> torch.Tensor:
         """Draw one action each, (M, E, A)."""
         mode: torch.Tensor = self.distribution.mode()
-        return mode + self.scale * (self.distribution.sample(generator) - mode)
+        noise: torch.Tensor = self.distribution.sample(generator) - mode
+        return mode + self.scale * noise
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Those of the distribution itself."""

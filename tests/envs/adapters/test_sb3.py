@@ -539,8 +539,8 @@ def test_an_environment_not_written_in_torch_takes_the_option_too() -> None:
     env = make_sb3_vec_env(tasks, 1, {"g": 6.0})
     for gravity in (6.0, 9.0, 12.0):
         env.set_options({"task": {"g": gravity}})
-        before = env.reset()
-        after = env.step(np.zeros((1, 1), np.float32))[0]
+        before: Any = env.reset()
+        after: Any = env.step(np.zeros((1, 1), np.float32))[0]
         assert after[0, 2] - before[0, 2] == pytest.approx(0.05 * 1.5 * gravity * before[0, 1], abs=1e-5)
     env.set_options({"gravity": 3})
     with pytest.raises(ValueError, match="unknown reset options"):

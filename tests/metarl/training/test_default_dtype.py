@@ -106,7 +106,7 @@ def test_learning(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_vector_environments(name: str) -> None:
     def compute() -> list[Any]:
-        results = []
+        results: list[Any] = []
         for task in ("sample", None):
             env = gymnasium.make_vec(FAMILIES[name].gymnasium_id, num_envs=2, task=task, max_episode_steps=2)
             env.action_space.seed(0)
