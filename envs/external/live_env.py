@@ -177,8 +177,7 @@ def _in_trained_order(observed: Space[Any], trained_on: Space[Any] | None, label
     Raises:
         ValueError: both are a Dict or Tuple, but not with the same fields.
     """
-    composite = Dict | Tuple
-    if not (isinstance(observed, composite) and isinstance(trained_on, composite)):
+    if not (isinstance(observed, Dict | Tuple) and isinstance(trained_on, Dict | Tuple)):
         return observed  # by its size alone
     if not same_layout(trained_on, observed):
         raise ValueError(f"environment {label} observes {observed}, but the policy was trained on {trained_on}")

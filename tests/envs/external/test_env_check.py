@@ -173,7 +173,7 @@ def test_what_is_no_vector_is_refused_with_its_key(space: Space[Any], message: s
 def test_the_keys_that_are_observed_keep_the_order_of_the_environment(num_workers: int) -> None:
     """Declared as velocity, mission, position: what is observed is not sorted, and the mission is left out."""
     space = Dict(velocity=UNIT, mission=Text(8), position=Box(-1, 1, (2,)))
-    obs = {"position": np.float32([0.1, 0.2]), "velocity": np.float32([0.9]), "mission": "go"}
+    obs = {"position": np.array([0.1, 0.2], np.float32), "velocity": np.array([0.9], np.float32), "mission": "go"}
     distribution = tasks_of(
         lambda n: Stub(observed=space, obs=obs), observe=["position", "velocity"], num_workers=num_workers
     )
@@ -192,7 +192,7 @@ def test_unknown_keys_are_named() -> None:
 
 def test_a_run_goes_on_with_its_own_order() -> None:
     """The environment was changed after training, and declares its fields the other way round."""
-    obs = {"b": np.float32([2]), "a": np.float32([1])}
+    obs = {"b": np.array([2], np.float32), "a": np.array([1], np.float32)}
     trained_on = Dict([("b", Box(-9, 9, (1,))), ("a", Box(-9, 9, (1,)))])
     distribution = tasks_of(lambda n: Stub(observed=Dict(a=Box(-9, 9, (1,)), b=Box(-9, 9, (1,))), obs=obs))
     assert roll_out(distribution, [1.0]).obs[0, 0, 0].tolist() == [1, 2]

@@ -122,7 +122,7 @@ def test_fields_keep_the_order_of_the_training_whatever_the_order_here() -> None
         observation_space = Dict(position=UNIT, velocity=UNIT)  # type: ignore[assignment]
 
         def reset(self, **options: Any) -> Any:
-            return {"position": np.float32([0.1]), "velocity": np.float32([0.9])}, {}
+            return {"position": np.array([0.1], np.float32), "velocity": np.array([0.9], np.float32)}, {}
 
     numbers = Box(-1, 1, (2,))
     trained_on = Dict([("velocity", UNIT), ("position", Box(-3, 3, (1,)))])
@@ -140,7 +140,7 @@ def test_words_and_running_statistics_are_refused_before_the_first_episode() -> 
         observation_space = Dict(mission=Text(8), x=UNIT)  # type: ignore[assignment]
 
         def reset(self, **options: Any) -> Any:
-            return {"mission": "go", "x": np.float32([0.5])}, {}
+            return {"mission": "go", "x": np.array([0.5], np.float32)}, {}
 
     with pytest.raises(ValueError, match="told: the observation 'mission', a Text, cannot be flattened"):
         LiveEnv(Told(), UNIT, UNIT, 2, "told")
