@@ -58,12 +58,12 @@ _MAX_LISTED = 8
 
 def _rand(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform on [0, 1), (M, *shape)."""
-    return torch.rand((num_tasks, *shape), generator=generator, device=generator.device, dtype=torch.float32)
+    return torch.rand((num_tasks, *shape), generator=generator, device=generator.device)
 
 
 def _randn(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard normal, (M, *shape)."""
-    return torch.randn((num_tasks, *shape), generator=generator, device=generator.device, dtype=torch.float32)
+    return torch.randn((num_tasks, *shape), generator=generator, device=generator.device)
 
 
 def _randint(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -203,8 +203,7 @@ class Simplex(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample; independent exponential variables divided by their sum."""
-        weights = torch.empty((num_tasks, *self.shape), device=generator.device, dtype=torch.float32)
-        weights = weights.exponential_(generator=generator)
+        weights = torch.empty((num_tasks, *self.shape), device=generator.device).exponential_(generator=generator)
         return weights / weights.sum(dim=-1, keepdim=True)
 
     def contains(self, value: Tensor) -> Tensor:

@@ -84,14 +84,12 @@ class MLPPolicy:
         parameters = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
             bound = math.sqrt(6 / (fan_in + fan_out))
-            uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device, dtype=torch.float32)
+            uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device)
             parameters[f"layer{layer}.weight"] = bound * (2 * uniform - 1)
-            parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device, dtype=torch.float32)
+            parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device)
 
         if self.gaussian:
-            parameters[LOG_STD] = torch.full(
-                (self.sizes[-1],), self.config.init_log_std, device=generator.device, dtype=torch.float32
-            )
+            parameters[LOG_STD] = torch.full((self.sizes[-1],), self.config.init_log_std, device=generator.device)
         return parameters
 
     def apply(

@@ -23,9 +23,7 @@ class UniformActions:
         if isinstance(self.bounds, int):
             return torch.randint(self.bounds, self.batch_shape, generator=generator, device=device)
         low, high = self.bounds
-        return low + (high - low) * torch.rand(
-            (*self.batch_shape, *low.shape), generator=generator, device=device, dtype=torch.float32
-        )
+        return low + (high - low) * torch.rand((*self.batch_shape, *low.shape), generator=generator, device=device)
 
     def parameters(self) -> dict[str, Tensor]:
         """None."""

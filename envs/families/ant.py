@@ -87,7 +87,7 @@ class AntDirection(Ant):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Forward."""
-        return {"angle": torch.tensor(FORWARD, dtype=torch.float32)}
+        return {"angle": torch.tensor(FORWARD)}
 
 
 class AntVelocity(Ant):
@@ -107,7 +107,7 @@ class AntVelocity(Ant):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """1 m/s."""
-        return {"velocity": torch.tensor(1.0, dtype=torch.float32)}
+        return {"velocity": torch.tensor(1.0)}
 
 
 class AntGoal(Ant):
@@ -129,7 +129,7 @@ class AntGoal(Ant):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Two metres ahead."""
-        return {"goal": torch.tensor([2.0, 0.0], dtype=torch.float32)}
+        return {"goal": torch.tensor([2.0, 0.0])}
 
     def plane_position(self, obs: Tensor) -> Tensor:
         """See EnvFamily.plane_position."""

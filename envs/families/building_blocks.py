@@ -21,4 +21,4 @@ def symmetric_box(*high: float) -> Box:
 
 def scalar_task(values: dict[str, float]) -> Task:
     """One task of scalar parameters."""
-    return {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
+    return {name: torch.tensor(value) for name, value in values.items()}

@@ -123,7 +123,7 @@ class MirroredCartPole(CartPole):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Gymnasium's CartPole."""
-        return {**super().get_default_params(), "direction": torch.tensor(1.0, dtype=torch.float32)}
+        return {**super().get_default_params(), "direction": torch.tensor(1.0)}
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """See CartPole.oracle_action."""

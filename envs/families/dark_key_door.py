@@ -76,10 +76,7 @@ class DarkKeyDoor(GridGame):
     def get_default_params(self, **kwargs: Any) -> Task:
         """Key and door in opposite directions."""
         x, y = self.start
-        return {
-            "key": torch.tensor([x - 3.0, y - 2.0], dtype=torch.float32),
-            "door": torch.tensor([x + 3.0, y + 1.0], dtype=torch.float32),
-        }
+        return {"key": torch.tensor([x - 3.0, y - 2.0]), "door": torch.tensor([x + 3.0, y + 1.0])}
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """A shortest path to the key, then one to the door: optimal."""

@@ -481,7 +481,7 @@ class LaneKeeping(Driving):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, at 16 m/s."""
-        return {**super().get_default_params(), "target_speed": torch.tensor(16.0, dtype=torch.float32)}
+        return {**super().get_default_params(), "target_speed": torch.tensor(16.0)}
 
     def oracle_speed(self, limit: Tensor, params: Task) -> Tensor:
         """See Driving.oracle_speed: the target speed, where the bends allow it."""
@@ -516,7 +516,7 @@ class RacingLine(Driving):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, with sharper bends."""
-        return {**super().get_default_params(), "curvature": torch.tensor(0.015, dtype=torch.float32)}
+        return {**super().get_default_params(), "curvature": torch.tensor(0.015)}
 
     def oracle_offset(self, curvature: Tensor) -> Tensor:
         """See Driving.oracle_offset: the shorter way, 3 m inside where the next 40 m bend by 0.01/m on average."""

@@ -44,13 +44,12 @@ class SolvableLakes(Range):
         device = generator.device
         inner = self.size**2 - 2  # start and goal are no holes
         holes = torch.randint(self.fewest, self.most + 1, (num_tasks, 1), generator=generator, device=device)
-        lakes = torch.zeros((num_tasks, self.size**2), device=device, dtype=torch.float32)
+        lakes = torch.zeros((num_tasks, self.size**2), device=device)
         missing = torch.ones(num_tasks, dtype=torch.bool, device=device)
 
         while bool(missing.any()):
             # The fields with the smallest random numbers become the holes.
-            order = torch.rand((num_tasks, inner), generator=generator, device=device, dtype=torch.float32)
-            rank = order.argsort(dim=1).argsort(dim=1)
+            rank = torch.rand((num_tasks, inner), generator=generator, device=device).argsort(dim=1).argsort(dim=1)
             lakes[:, 1:-1] = torch.where(missing.unsqueeze(1), (rank < holes).float(), lakes[:, 1:-1])
             missing = ~self.contains(lakes.reshape(num_tasks, *self.shape))
 

@@ -61,7 +61,7 @@ class GridNavigation(GridGame):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """The goal in the middle."""
-        return {"goal": torch.full((2,), float(self.size // 2), dtype=torch.float32)}
+        return {"goal": torch.full((2,), float(self.size // 2))}
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """A shortest path to the goal, and stay there: optimal."""

@@ -37,7 +37,7 @@ class HalfCheetahDirection(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Forward."""
-        return {"direction": torch.tensor(1.0, dtype=torch.float32)}
+        return {"direction": torch.tensor(1.0)}
 
 
 class HalfCheetahVelocity(RobotEnv):
@@ -59,7 +59,7 @@ class HalfCheetahVelocity(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """1 m/s."""
-        return {"velocity": torch.tensor(1.0, dtype=torch.float32)}
+        return {"velocity": torch.tensor(1.0)}
 
 
 class HalfCheetahDynamics(VariedRobot):
@@ -97,8 +97,8 @@ class HalfCheetahDynamics(VariedRobot):
         """The robot as Gymnasium has it."""
         return {
             **super().get_default_params(),
-            "friction": torch.tensor(1.0, dtype=torch.float32),
-            "disabled_joint": torch.tensor(-1.0, dtype=torch.float32),
+            "friction": torch.tensor(1.0),
+            "disabled_joint": torch.tensor(-1.0),
         }
 
 

@@ -62,7 +62,7 @@ class HumanoidDirection(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Forward."""
-        return {"angle": torch.tensor(0.0, dtype=torch.float32)}
+        return {"angle": torch.tensor(0.0)}
 
 
 def humanoid_direction() -> TaskDistribution:

@@ -53,18 +53,16 @@ class Openings(Range):
         one = torch.cat([cells[:-1].flatten(), cells[:, :-1].flatten()])
         other = torch.cat([cells[1:].flatten(), cells[:, 1:].flatten()])
 
-        weight = torch.rand((num_tasks, len(one)), generator=generator, device=device, dtype=torch.float32)
+        weight = torch.rand((num_tasks, len(one)), generator=generator, device=device)
         opened = _spanning_tree(weight, one, other, num_cells)
 
         # The extra openings are the closed walls with the smallest of new random numbers.
-        order = torch.rand(weight.shape, generator=generator, device=device, dtype=torch.float32).masked_fill(
-            opened, math.inf
-        )
+        order = torch.rand(weight.shape, generator=generator, device=device).masked_fill(opened, math.inf)
         opened = opened.scatter(1, order.topk(self.extra, largest=False).indices, True)
 
         # A wall's place in a flat value: that of `one`, first upwards, then to the right.
         places = torch.where(other == one + 1, 2 * one + 1, 2 * one)
-        openings = torch.zeros((num_tasks, 2 * num_cells), device=device, dtype=torch.float32)
+        openings = torch.zeros((num_tasks, 2 * num_cells), device=device)
         openings[:, places] = opened.float()
         return openings.reshape(num_tasks, *self.shape)
 
@@ -169,12 +167,12 @@ class Maze(GridGame):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """One winding corridor, row by row, with the goal half-way."""
-        openings = torch.zeros(self.size, self.size, 2, dtype=torch.float32)
+        openings = torch.zeros(self.size, self.size, 2)
         openings[:, :-1, 1] = 1.0
         for y in range(self.size - 1):
             end_of_row = -1 if y % 2 == 0 else 0
             openings[y, end_of_row, 0] = 1.0
-        return {"openings": openings, "goal": torch.full((2,), float(self.size // 2), dtype=torch.float32)}
+        return {"openings": openings, "goal": torch.full((2,), float(self.size // 2))}
 
     def distances(self, params: Task) -> Tensor:
         """Steps from each cell to the goal, (*batch, n²), by value iteration.

@@ -81,7 +81,7 @@ class PointNavigation(TaskEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """The default goal."""
-        return {"goal": torch.tensor(self.default_goal, dtype=torch.float32)}
+        return {"goal": torch.tensor(self.default_goal)}
 
     def render_image(self, state: Tensor, render_state: Any, params: Task) -> Rendered:
         """Picture of the plane: the point in blue, the goal as a red cross, the start as a grey dot."""
@@ -177,11 +177,11 @@ class PointDynamics(PointNavigation):
     def get_default_params(self, **kwargs: Any) -> Task:
         """The default goal with nominal dynamics."""
         return {
-            "goal": torch.tensor(self.default_goal, dtype=torch.float32),
-            "gain": torch.tensor(1.0, dtype=torch.float32),
-            "rotation": torch.tensor(0.0, dtype=torch.float32),
-            "wind": torch.zeros(2, dtype=torch.float32),
-            "drag": torch.tensor(0.8, dtype=torch.float32),
+            "goal": torch.tensor(self.default_goal),
+            "gain": torch.tensor(1.0),
+            "rotation": torch.tensor(0.0),
+            "wind": torch.zeros(2),
+            "drag": torch.tensor(0.8),
         }
 
 

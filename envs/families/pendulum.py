@@ -112,7 +112,7 @@ class Pendulum(TaskEnv):
 
         # The energy is 0 at the aim and at rest.
         energy = 0.5 * inertia * speed.square() + weight * (cos - aim.cos())
-        pump = torch.where(energy < 0, limit, -limit) * torch.where(speed >= 0, 1.0, -1.0).to(speed.dtype)
+        pump = torch.where(energy < 0, limit, -limit) * torch.where(speed >= 0, 1.0, -1.0)
 
         can_hold = strong | (hold.abs() < 2 * limit)
         return (torch.where(can_hold, hold, pump) / limit).clamp(-1.0, 1.0).unsqueeze(-1)
@@ -148,7 +148,7 @@ class TargetPendulum(Pendulum):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Gymnasium's Pendulum."""
-        return {**super().get_default_params(), "target_angle": torch.tensor(0.0, dtype=torch.float32)}
+        return {**super().get_default_params(), "target_angle": torch.tensor(0.0)}
 
 
 def wrap_angle(angle: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class VariedRobot(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """The robot as Gymnasium has it."""
-        return {name: torch.ones(self.shape_of(name), dtype=torch.float32) for name in self.scaled}
+        return {name: torch.ones(self.shape_of(name)) for name in self.scaled}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Shape of a task parameter."""

@@ -76,7 +76,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
     """Train on the one task, evaluating on the way with deterministic actions, and save the model."""
     torch.set_num_threads(1)  # one process per core
     distribution = make_distribution(job.env)
-    task: Task = {name: torch.tensor([value], dtype=torch.float32) for name, value in job.task.items()}
+    task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
 
     train_env = make_sb3_vec_env(distribution, TRAINING_ENVS, task=task, seed=job.seed)
     initial = load_model(job.algorithm, job.pretrained, train_env) if job.pretrained else None

@@ -58,7 +58,7 @@ class Pace:
 
 def has_plane(distribution: TaskDistribution) -> bool:
     """Whether the family's trajectories can be drawn as lines in a plane."""
-    observation = torch.zeros(1, *distribution.observation_space.shape, dtype=torch.float32)
+    observation = torch.zeros(1, *distribution.observation_space.shape)
     return distribution.env.plane_path(observation) is not None
 
 

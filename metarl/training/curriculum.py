@@ -142,7 +142,7 @@ class PrioritizedTasks:
 
         tasks = distribution.sample(num_fresh, "train", generator)
         replayed = torch.empty(0, dtype=torch.long)
-        importance = torch.ones(num_tasks, device=device, dtype=torch.float32)
+        importance = torch.ones(num_tasks, device=device)
         metrics = {"buffer_size": float(len(self)), "share_replayed": num_replayed / num_tasks}
 
         # Replayed tasks come after the new ones; p/q of each corrects for how likely it was to be chosen.
