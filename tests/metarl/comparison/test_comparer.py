@@ -342,7 +342,7 @@ def test_a_file_into_a_pipe_shows_how_far_it_is(
         ("--seeds 0", [RUN], "seeds must be at least 1"),
         ("--split train", [RUN], "split"),
         ("--device cuda:9", [RUN], "device 'cuda:9' is not there"),
-        ("--out README.md", [RUN], "comparison directory README.md cannot be written"),
+        ("--out README.md", [RUN], "README.md exists already"),
     ],
 )
 def test_bad_input_gets_one_line(
