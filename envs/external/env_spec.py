@@ -9,12 +9,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatten_space
 from numpy.typing import NDArray
 
-from metarl.envs.external.action_map import flatten_observation, native_actions
 from metarl.envs.external.worker_pool import SingleEnv, TaskValues, one_line
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, policy_action_space
+from metarl.envs.spaces.observation import flatten_observation
 
 SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
 """Writes a task into a live environment."""
@@ -34,6 +35,7 @@ class EnvSpec:
         set_task: writes a task into a live environment, before each reset.
         seed_parameter: task parameter that seeds every reset: the environment's own randomness is the task then.
         make: replaces `gymnasium.make(env_id, …)`.
+        action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
     """
 
     env_id: str
@@ -42,6 +44,7 @@ class EnvSpec:
     set_task: SetTask | None = None
     seed_parameter: str = ""
     make: Callable[..., gymnasium.Env[Any, Any]] | None = None
+    action_scale: float = DEFAULT_SCALE
 
     def for_rendering(self) -> "EnvSpec":
         """The same environments, made with the render mode "rgb_array".
@@ -82,8 +85,8 @@ class ExternalEnv(SingleEnv):
     """One Gymnasium environment that takes tasks, with the spaces that our policies need.
 
     Observations are flattened to float32 vectors by Gymnasium's utilities: Dict, Tuple, Box, Discrete (one-hot),
-    MultiDiscrete and MultiBinary alike. Actions of a bounded Box are scaled from [−1, 1] to the bounds and clipped;
-    Discrete actions pass. The environment's registered time limit is taken off: the horizon belongs to the caller.
+    MultiDiscrete and MultiBinary alike. Actions become the environment's own by an `ActionMap`. The environment's
+    registered time limit is taken off: the horizon belongs to the caller.
 
     Args:
         spec: how a task becomes an environment.
@@ -130,7 +133,7 @@ class ExternalEnv(SingleEnv):
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take an action of this class's own space."""
         assert self._env is not None
-        native_obs, reward, terminated, truncated, info = self._env.step(self._native_action(action))
+        native_obs, reward, terminated, truncated, info = self._env.step(self._action_map.one(action))
         obs = flatten_observation(self._env.observation_space, native_obs)
         return obs, float(reward), bool(terminated), bool(truncated), info
 
@@ -157,8 +160,8 @@ class ExternalEnv(SingleEnv):
         self.metadata = env.metadata
 
         self.observation_space = _vector_space(env.observation_space, self._spec.env_id)
-        self.action_space = _policy_action_space(env.action_space, self._spec.env_id)
-        self._native_action = native_actions(self.action_space, env.action_space)
+        self._action_map = _action_map(env.action_space, self._spec)
+        self.action_space = self._action_map.policy
         return env
 
 
@@ -177,17 +180,16 @@ def _vector_space(native: Space[Any], env_id: str) -> Box:
     return Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 
 
-def _policy_action_space(native: Space[Any], env_id: str) -> Box | Discrete:
-    """The space a policy acts in: Discrete as it is, a Box scaled to [−1, 1].
+def _action_map(native: Space[Any], spec: EnvSpec) -> ActionMap:
+    """From a policy's actions, those of a Box in [−1, 1], to the environment's.
 
     Raises:
         ValueError: no policy here acts in such a space.
     """
-    if isinstance(native, Discrete) and native.start == 0:
-        return native
-    if isinstance(native, Box) and len(native.shape) == 1:
-        return Box(-1.0, 1.0, native.shape, np.float32)
-    raise ValueError(f"{env_id}: actions must be Discrete from 0 or a Box (A,), got {native}")
+    try:
+        return ActionMap.between(policy_action_space(native), native, spec.action_scale)
+    except ValueError as error:
+        raise ValueError(f"{spec.env_id}: {error}") from None
 
 
 def _equal(arguments: Any, others: Any) -> bool:

@@ -1,6 +1,7 @@
 """Any Gymnasium environment as a distribution over tasks: `GymnasiumTasks`."""
 
 import copy
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from metarl.envs.cores import num_cores
 from metarl.envs.env_family import EnvFamily, RenderableEnv
 from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask
 from metarl.envs.external.worker_pool import NO_SUCCESS, TaskValues, WorkerPool, one_line
+from metarl.envs.spaces.action_map import ActionMap
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Integers, Range, Task, num_tasks_of
 
@@ -99,6 +102,7 @@ class GymnasiumFamily(EnvFamily):
         one = self.single()
         self.observation_space = one.observation_space
         self.action_space = one.action_space
+        self._native_action_space = one.native_spaces[1]
         self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
         self._can_render = "rgb_array" in one.metadata.get("render_modes", ())
         one.close()
@@ -109,6 +113,25 @@ class GymnasiumFamily(EnvFamily):
     def single(self) -> ExternalEnv:
         """One environment in this process."""
         return ExternalEnv(self.spec, self._example)
+
+    @property
+    def native_action_space(self) -> Space[Any]:
+        """See EnvFamily.native_action_space."""
+        return self._native_action_space
+
+    def same_actions(self, one: float, other: float) -> bool:
+        """See EnvFamily.same_actions."""
+        native = self._native_action_space
+        maps = [ActionMap.between(self.action_space, native, scale) for scale in (one, other)]
+        return maps[0].same_as(maps[1])
+
+    def set_action_scale(self, scale: float) -> None:
+        """See EnvFamily.set_action_scale."""
+        super().set_action_scale(scale)
+        if scale != self.spec.action_scale:
+            self.spec = dataclasses.replace(self.spec, action_scale=scale)
+            self.pool.close()
+            self.pool = self._new_pool()
 
     def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
         """See EnvFamily.bind."""

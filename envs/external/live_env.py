@@ -6,13 +6,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.envs.external.action_map import flatten_observation, native_actions
 from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line, reason_of, success_of
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, PolicySpace
+from metarl.envs.spaces.observation import flatten_observation
 
 LiveGymEnv = gymnasium.Env[Any, Any]
 
@@ -20,15 +21,16 @@ LiveGymEnv = gymnasium.Env[Any, Any]
 class LiveEnv:
     """Implements the BatchedEnv protocol of `envs/rollout.py` for 1 task × 1 episode; episodes come one after another.
 
-    Observations are flattened, Box actions scaled and clipped as in `ActionMap`. An episode that the environment
+    Observations are flattened, actions become the environment's own by an `ActionMap`. An episode that the environment
     terminates or truncates is not stepped on.
 
     Args:
         env: the environment, with its own time limit or none.
         observation_space: what the policy observes, Box (O,).
-        action_space: the policy's actions, Box (A,) or Discrete.
+        action_space: the policy's actions, Box (A,), Discrete or MultiDiscrete.
         horizon: H.
         label: what it is called in error messages.
+        action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
 
     Attributes:
         horizon: H.
@@ -41,13 +43,19 @@ class LiveEnv:
     batch_shape = (1, 1)
 
     def __init__(
-        self, env: LiveGymEnv, observation_space: Box, action_space: Box | Discrete, horizon: int, label: str
+        self,
+        env: LiveGymEnv,
+        observation_space: Box,
+        action_space: PolicySpace,
+        horizon: int,
+        label: str,
+        action_scale: float = DEFAULT_SCALE,
     ) -> None:
         check_spaces(env, observation_space, action_space, label)
         self.env = env
         self.horizon = horizon
         self.label = label
-        self._native_action = native_actions(action_space, env.action_space)
+        self._action_map = ActionMap.between(action_space, env.action_space, action_scale)
 
         self._device = torch.device("cpu")
         self._obs: NDArray[np.float32] = np.zeros(observation_space.shape, np.float32)
@@ -76,7 +84,7 @@ class LiveEnv:
     def _step_on(self, action: NDArray[Any]) -> float:
         """Take an action in the running episode; returns the reward."""
         try:
-            obs, value, terminated, truncated, info = self.env.step(self._native_action(action))
+            obs, value, terminated, truncated, info = self.env.step(self._action_map.one(action))
             self._obs = flatten_observation(self.env.observation_space, obs)
             reward = float(value)
         except Exception as error:
@@ -101,7 +109,7 @@ class LiveEnv:
         return EnvironmentFailedError(f"environment {self.label} failed: {reason_of(error)}")
 
 
-def check_spaces(env: LiveGymEnv, observation_space: Box, action_space: Box | Discrete, label: str) -> None:
+def check_spaces(env: LiveGymEnv, observation_space: Box, action_space: PolicySpace, label: str) -> None:
     """Refuse an environment with other spaces than the policy's; bounds may differ.
 
     Raises:
@@ -118,17 +126,12 @@ def check_spaces(env: LiveGymEnv, observation_space: Box, action_space: Box | Di
             f"environment {label} observes {env.observation_space}, but the policy was trained on {needed} numbers"
         )
 
-    if not _same_actions(env.action_space, action_space):
+    try:
+        ActionMap.between(action_space, env.action_space)
+    except ValueError:
         raise ValueError(
             f"environment {label} takes actions {env.action_space}, but the policy was trained on {action_space}"
-        )
-
-
-def _same_actions(native: Space[Any], policy: Box | Discrete) -> bool:
-    """Whether both take the same integers, or vectors of the same size."""
-    if isinstance(policy, Discrete):
-        return isinstance(native, Discrete) and native == policy
-    return isinstance(native, Box) and native.shape == policy.shape
+        ) from None
 
 
 def make_live_env(name: str) -> LiveGymEnv:

@@ -21,9 +21,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
+
+from metarl.envs.spaces.action_map import PolicySpace
 
 TaskValues = Mapping[str, NDArray[np.float32]]
 """One task as numpy arrays without a leading dimension."""
@@ -65,7 +67,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     """What a block holds: one environment with float32 vector observations that can be given a task."""
 
     observation_space: Box
-    action_space: Box | Discrete
+    action_space: PolicySpace
 
     def set_task(self, task: TaskValues) -> None:
         """Take a task for all episodes from the next one on."""
@@ -186,10 +188,12 @@ def _observed_space(obs_space: Box, size: int) -> Dict:
     )
 
 
-def _block_action_space(action_space: Box | Discrete, size: int) -> Space[Any]:
+def _block_action_space(action_space: PolicySpace, size: int) -> Space[Any]:
     """Actions of n environments, (n, A), or (n,) integers."""
     if isinstance(action_space, Discrete):
         return Box(0, int(action_space.n) - 1, (size,), np.int64)
+    if isinstance(action_space, MultiDiscrete):
+        return Box(0, int(action_space.nvec.max()) - 1, (size, *action_space.shape), np.int64)
     return Box(-np.inf, np.inf, (size, *action_space.shape), np.float32)
 
 

@@ -88,7 +88,8 @@ class MetaPolicy:
             label = env.spec.id if env.spec else type(env.unwrapped).__name__
 
         trained = self._distribution
-        live = LiveEnv(env, trained.observation_space, trained.action_space, trained.horizon, label)
+        scale = trained.env.action_scale
+        live = LiveEnv(env, trained.observation_space, trained.action_space, trained.horizon, label, scale)
         budget = self._budget(steps, episodes, measure_episodes, seed)
         spaces = env.observation_space, env.action_space
         return self._specialise(live_episodes(live), budget, spaces, label, None, report)
@@ -164,7 +165,9 @@ class MetaPolicy:
             "versions": _versions(),
         }
 
-        return SpecialisedPolicy(self._learner.policy, done.params, *spaces, self._distribution.action_space, card)
+        network_actions = self._distribution.action_space
+        scale = self._distribution.env.action_scale
+        return SpecialisedPolicy(self._learner.policy, done.params, *spaces, network_actions, card, scale)
 
     def _native_spaces(self, task: Task) -> tuple[Space[Any], Space[Any]]:
         """Spaces of the environment itself, before flattening and stretching."""

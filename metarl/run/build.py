@@ -27,7 +27,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
         raise unknown("agent", config.agent, AGENTS)
     agent = AGENTS[config.agent]
 
-    distribution = make_distribution(config.env)
+    distribution = make_distribution(config.env, config.action_scale)
     distribution.env.num_threads = config.num_threads
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
