@@ -80,8 +80,15 @@ class TaskDistribution:
 
     @property
     def action_space(self) -> PolicySpace:
-        """The space that policies act in; that of a torch environment itself is `env.action_space`."""
-        return self.env.action_map.policy
+        """The space that policies act in; that of a torch environment itself is `env.action_space`.
+
+        Raises:
+            ValueError: no policy here acts in the environment's own.
+        """
+        try:
+            return self.env.action_map.policy
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     @property
     def horizon(self) -> int:

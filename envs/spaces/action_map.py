@@ -48,7 +48,8 @@ def policy_action_space(native: Space[Any]) -> PolicySpace:
     """
     match native:
         case Box() if native.dtype.kind in "fiu" and native.low.size:
-            return native if is_unit_box(native) else Box(-1.0, 1.0, (native.low.size,), np.float32)
+            as_it_is = is_unit_box(native) and native.dtype == np.float32
+            return native if as_it_is else Box(-1.0, 1.0, (native.low.size,), np.float32)
         case Discrete():
             return native if native.start == 0 else Discrete(int(native.n))
         case MultiDiscrete():
