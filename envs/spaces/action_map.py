@@ -163,7 +163,7 @@ class ActionMap:
         shape = (*batch, *(self.native.shape or ()))
         if not isinstance(self.native, Box):
             mapped = action.reshape(shape) + getattr(self.native, "start", 0)
-            return np.asarray(mapped, self.native.dtype)
+            return np.asarray(mapped, self.dtype)
 
         if np.isnan(action).any():
             raise ValueError(f"the policy's action {action} {NOT_A_NUMBER}")
@@ -172,7 +172,7 @@ class ActionMap:
         mapped = of["base"] + (clipped - of["origin"]) * of["ratio"]
         if self.whole:
             mapped = np.floor(mapped)
-        return np.clip(mapped, of["native_low"], of["native_high"]).reshape(shape).astype(self.native.dtype)
+        return np.clip(mapped, of["native_low"], of["native_high"]).reshape(shape).astype(self.dtype)
 
     def one(self, action: NDArray[Any]) -> Any:
         """One action of the policy, (A,) or an integer -> what the environment's `step` takes: of Discrete an int."""
@@ -180,9 +180,14 @@ class ActionMap:
         return int(mapped) if isinstance(self.native, Discrete) else mapped
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the environment's actions."""
+        return np.dtype(self.native.dtype)
+
+    @property
     def whole(self) -> bool:
         """Whether the environment's space is a Box of whole numbers."""
-        return isinstance(self.native, Box) and self.native.dtype.kind in "iu"
+        return isinstance(self.native, Box) and self.dtype.kind in "iu"
 
 
 def missing_bounds_warning(native: Space[Any], scale: float) -> str | None:
@@ -226,7 +231,7 @@ class TensorActionMap(nn.Module):
         self._policy_rank = len(action_map.policy.shape or ())
         self._is_box = isinstance(native, Box)
         self._whole = action_map.whole
-        self._dtype = dtype or (torch.float32 if native.dtype.kind == "f" else torch_dtype(native.dtype))
+        self._dtype = dtype or (torch.float32 if action_map.dtype.kind == "f" else torch_dtype(native.dtype))
 
         for name, values in action_map.numbers.items():
             self.register_buffer(name, torch.as_tensor(_as_float32(name, values)))

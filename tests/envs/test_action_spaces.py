@@ -52,7 +52,7 @@ def own_actions(episodes: Episodes) -> Any:
 def test_what_reaches_the_environment_is_of_its_space(space: Space[Any]) -> None:
     episodes = rollout(follow(space))
     for flat in own_actions(episodes):
-        assert space.contains(flat.reshape(space.shape).astype(space.dtype))
+        assert space.contains(flat.reshape(space.shape).astype(np.dtype(space.dtype)))
 
 
 @each_space
@@ -95,7 +95,7 @@ def test_the_oracle_acts_in_the_environments_own_units(space: Space[Any]) -> Non
     tasks = {"target": torch.tensor([0.3, 0.9])}
     env = distribution.bind(tasks, 3)
     episodes = collect(env, OraclePolicy(distribution.env), tasks, rng())
-    nearest = tasks["target"] if space.dtype.kind == "f" else tasks["target"].round()
+    nearest = tasks["target"] if np.dtype(space.dtype).kind == "f" else tasks["target"].round()
     error = (nearest - tasks["target"]).abs().reshape(2, 1, 1).expand(2, 3, 4)
     torch.testing.assert_close(episodes.reward, -error, atol=1e-5, rtol=0)
 
@@ -105,7 +105,7 @@ def test_the_random_policy_reaches_all_of_the_space(space: Space[Any]) -> None:
     distribution = follow(space)
     env = distribution.bind(distribution.sample(2, "test"), 400)
     actions = own_actions(collect(env, RandomPolicy(distribution.action_space), {}, rng()))
-    if space.dtype.kind != "f":
+    if np.dtype(space.dtype).kind != "f":
         space.seed(0)
         samples = np.stack([np.asarray(space.sample()).reshape(-1) for _ in range(500)])
         for element in range(samples.shape[1]):

@@ -46,7 +46,7 @@ class Follow(TaskEnv):
         shape = (*obs.shape[:-1], *(self.action_space.shape or ()))
         extra = len(self.action_space.shape or ())
         action = params["target"].reshape(*params["target"].shape, *(1,) * extra).expand(shape)
-        return action if self.action_space.dtype.kind == "f" else action.round().long()
+        return action if np.dtype(self.action_space.dtype).kind == "f" else action.round().long()
 
 
 class LiveFollow(gymnasium.Env[Any, Any]):
