@@ -222,10 +222,10 @@ class CategoricalProduct:
         """(*batch, Σ n_a) -> (*batch, A, n) with the largest n; `missing` fills the rows of fewer numbers."""
         largest = max(self.sizes)
         if min(self.sizes) == largest:
-            return flat.unflatten(-1, (len(self.sizes), largest))
+            return flat.reshape(*flat.shape[:-1], len(self.sizes), largest)
 
         # No table of indices, which would have to lie on the device.
-        rows = [pad(row, (0, largest - row.shape[-1]), value=missing) for row in flat.split(self.sizes, dim=-1)]
+        rows = [pad(row, (0, largest - row.shape[-1]), value=missing) for row in torch.split(flat, self.sizes, dim=-1)]
         return torch.stack(rows, dim=-2)
 
     def _flat(self, rows: Tensor) -> Tensor:

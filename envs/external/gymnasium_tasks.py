@@ -17,7 +17,7 @@ from metarl.envs.cores import num_cores
 from metarl.envs.env_family import EnvFamily, RenderableEnv
 from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask
 from metarl.envs.external.worker_pool import NO_SUCCESS, TaskValues, WorkerPool, one_line
-from metarl.envs.spaces.action_map import ActionMap
+from metarl.envs.spaces.action_map import ActionMap, policy_action_space
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Integers, Range, Task, num_tasks_of
 
@@ -122,7 +122,8 @@ class GymnasiumFamily(EnvFamily):
     def same_actions(self, one: float, other: float) -> bool:
         """See EnvFamily.same_actions."""
         native = self._native_action_space
-        maps = [ActionMap.between(self.action_space, native, scale) for scale in (one, other)]
+        policy = policy_action_space(native)
+        maps = [ActionMap.between(policy, native, scale) for scale in (one, other)]
         return maps[0].same_as(maps[1])
 
     def set_action_scale(self, scale: float) -> None:

@@ -172,7 +172,8 @@ class ActionMap:
         mapped = of["base"] + (clipped - of["origin"]) * of["ratio"]
         if self.whole:
             mapped = np.floor(mapped)
-        return np.clip(mapped, of["native_low"], of["native_high"]).reshape(shape).astype(self.dtype)
+        inside: NDArray[Any] = np.clip(mapped, of["native_low"], of["native_high"])
+        return inside.reshape(shape).astype(self.dtype)
 
     def one(self, action: NDArray[Any]) -> Any:
         """One action of the policy, (A,) or an integer -> what the environment's `step` takes: of Discrete an int."""

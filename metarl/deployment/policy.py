@@ -247,7 +247,7 @@ def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -
     """Inverse of `_network_to_json` for an MLPPolicy."""
     vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
     config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
-    return MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
+    return MLPPolicy(vector, spaces["network_actions"], config)
 
 
 def _is_single(space: Space[Any], observation: Any) -> bool:

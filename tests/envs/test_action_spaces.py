@@ -19,7 +19,7 @@ from tests.helpers.captured_steps import recorded
 from tests.helpers.follow import follow, live_follow
 
 WIDE = Box(-3.0, 12.0, (2,))
-SPACES = {
+SPACES: dict[str, Space[Any]] = {
     "wide": WIDE,
     "integers": Box(-1, 5, (2,), np.int64),
     "bytes": Box(0, 2, (2, 2), np.uint8),
@@ -27,7 +27,7 @@ SPACES = {
     "unbounded": Box(-np.inf, np.inf, (3,)),
     "from minus one": Discrete(3, start=-1),
     "choices": MultiDiscrete([2, 3], start=[0, -1]),
-    "table": MultiDiscrete([[2, 2], [3, 4]]),
+    "table": MultiDiscrete(np.array([[2, 2], [3, 4]])),
     "switches": MultiBinary(3),
 }
 each_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -153,7 +153,8 @@ def test_adapters_show_and_take_the_environments_own_space(space: Space[Any]) ->
     flat = np.asarray(action, np.float32).reshape(-1)
     assert one.step(action)[0][:-1] == pytest.approx(flat)
     np.testing.assert_allclose(many.step(np.stack([action] * 3))[0][:, :-1], [flat] * 3)
-    np.testing.assert_allclose(sb3.step(np.stack([action] * 3))[0][:, :-1], [flat] * 3)
+    from_sb3: Any = sb3.step(np.stack([action] * 3))[0]
+    np.testing.assert_allclose(from_sb3[:, :-1], [flat] * 3)
 
 
 def test_sb3_baselines_act_as_our_policies_do() -> None:

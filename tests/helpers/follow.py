@@ -46,7 +46,8 @@ class Follow(TaskEnv):
         shape = (*obs.shape[:-1], *(self.action_space.shape or ()))
         extra = len(self.action_space.shape or ())
         action = params["target"].reshape(*params["target"].shape, *(1,) * extra).expand(shape)
-        return action if np.dtype(self.action_space.dtype).kind == "f" else action.round().long()
+        whole = np.dtype(self.action_space.dtype).kind != "f"
+        return torch.round(action).long() if whole else action
 
 
 class LiveFollow(gymnasium.Env[Any, Any]):
@@ -59,7 +60,7 @@ class LiveFollow(gymnasium.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """See gymnasium.Env.reset."""
-        self.last = np.zeros(self.observation_space.shape, np.float32)
+        self.last = np.zeros(self.observation_space.shape or (), np.float32)
         return self.last, {}
 
     def step(self, action: Any) -> Any:

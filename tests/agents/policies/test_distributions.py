@@ -2,20 +2,24 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd.functional import hessian, jacobian
+from torch.autograd import functional
 
 from metarl.agents.policies.distributions import Categorical, CategoricalProduct
+
+hessian: Any = functional.hessian
+jacobian: Any = functional.jacobian
 
 SIZES = [(2, 3), (3, 3), (1, 4, 2), (5,), (2, 2, 2, 2)]
 
 
 def joint(logits: Tensor, sizes: tuple[int, ...]) -> dict[tuple[int, ...], Tensor]:
     """Probability of each action of one state, in double precision: products of exp(logit) over their sums."""
-    parts = logits.double().split(sizes)
+    parts = torch.split(logits.double(), sizes)
     probabilities = {}
     for action in itertools.product(*(range(size) for size in sizes)):
         factors = [part[choice].exp() / part.exp().sum() for part, choice in zip(parts, action, strict=True)]
@@ -35,7 +39,7 @@ def test_log_prob_entropy_mode_and_divergence_are_those_of_the_joint_distributio
 
     for action, probability in p.items():
         assert one.log_prob(torch.tensor(action)).item() == pytest.approx(probability.log().item(), abs=1e-5)
-    assert one.entropy().item() == pytest.approx(-sum(x * x.log() for x in p.values()).item(), abs=1e-5)
+    assert one.entropy().item() == pytest.approx(float(-sum(x * x.log() for x in p.values())), abs=1e-5)
     divergence = sum(p[action] * (p[action] / q[action]).log() for action in p)
     assert one.kl(other).item() == pytest.approx(float(divergence), abs=1e-5)
     assert tuple(one.mode().tolist()) == max(p, key=lambda action: p[action])
@@ -87,7 +91,7 @@ def test_derivatives_are_those_of_the_plain_sum_and_finite(sizes: tuple[int, ...
     action = one.mode()
 
     def plain(logits: Tensor) -> Tensor:
-        parts = logits.split(sizes, dim=-1)
+        parts = torch.split(logits, sizes, dim=-1)
         return sum((Categorical(part).log_prob(action[..., i]) for i, part in enumerate(parts)), torch.zeros(3)).sum()
 
     def ours(logits: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """A policy's actions in an environment's own space: against plain formulas, enumerations and Gymnasium's `contains`."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metarl.envs.spaces.action_map import (
     OWN_UNITS,
@@ -20,7 +22,7 @@ from metarl.envs.spaces.action_map import (
 UNIT = Box(-1.0, 1.0, (1,), np.float32)
 LARGEST = float(np.finfo(np.float32).max)
 
-BOXES = {
+BOXES: dict[str, Box] = {
     "unit": UNIT,
     "wide": Box(-3.0, 12.0, (1,)),
     "narrow": Box(0.1, 0.7, (1,)),
@@ -47,10 +49,10 @@ NASTY = np.array(
 )
 
 
-def on_tensors(action_map: ActionMap, actions: NDArray[np.float32]) -> NDArray[np.generic]:
+def on_tensors(action_map: ActionMap, actions: NDArray[np.float32]) -> NDArray[Any]:
     native = action_map.native
-    mapped = TensorActionMap(action_map, torch_dtype(native.dtype))(torch.from_numpy(actions))
-    return mapped.numpy().astype(native.dtype)
+    mapped: Tensor = TensorActionMap(action_map, torch_dtype(native.dtype))(torch.from_numpy(actions))
+    return mapped.numpy().astype(np.dtype(native.dtype))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_a_policy_of_before_does_what_it_did() -> None:
         (Discrete(3, start=-1), Discrete(3), [0, 2], [-1, 1]),
         (MultiDiscrete([2, 5]), MultiDiscrete([2, 5]), [[1, 4]], [[1, 4]]),
         (MultiDiscrete([2, 5], start=[3, -1]), MultiDiscrete([2, 5]), [[1, 4]], [[4, 3]]),
-        (MultiDiscrete([[2, 3], [4, 5]]), MultiDiscrete([2, 3, 4, 5]), [[1, 2, 3, 4]], [[[1, 2], [3, 4]]]),
+        (MultiDiscrete(np.array([[2, 3], [4, 5]])), MultiDiscrete([2, 3, 4, 5]), [[1, 2, 3, 4]], [[[1, 2], [3, 4]]]),
         (MultiBinary(3), MultiDiscrete([2, 2, 2]), [[1, 0, 1]], [[1, 0, 1]]),
         (MultiBinary((2, 2)), MultiDiscrete([2] * 4), [[1, 0, 1, 0]], [[[1, 0], [1, 0]]]),
     ],

@@ -22,7 +22,7 @@ from tests.metarl.deployment.test_policy import CARD
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
 LARGEST = float(np.finfo(np.float32).max)
-SPACES = {
+SPACES: dict[str, Space[Any]] = {
     "wide": Box(-3.0, 12.0, (2,)),
     "float64": Box(0.1, 0.7, (2,), np.float64),
     "half-bounded": Box(np.array([2, -np.inf], np.float32), np.array([np.inf, -5], np.float32)),
@@ -33,7 +33,7 @@ SPACES = {
     "half-bounded integers": Box(2, np.inf, (2,), np.int32),
     "from five": Discrete(3, start=5),
     "choices": MultiDiscrete([2, 4], start=[0, -1]),
-    "table": MultiDiscrete([[2, 2], [3, 4]]),
+    "table": MultiDiscrete(np.array([[2, 2], [3, 4]])),
     "switches": MultiBinary(3),
 }
 
@@ -104,7 +104,7 @@ def test_from_training_to_a_live_environment(
         assert json.loads(capsys.readouterr().out)["action_scale"] == (3.0 if flags[:1] == ("--action-scale",) else 1.0)
 
         policy = metarl.load_policy(str(number))
-        obs = np.zeros(policy.observation_space.shape, np.float32)
+        obs = np.zeros(policy.observation_space.shape or (), np.float32)
         assert policy.action_space.contains(policy.predict(obs, deterministic=False)[0])
 
 
