@@ -19,6 +19,10 @@ from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 
 
+_MOST_DRAWN = 1000
+"""Gymnasium draws one action at a time: so many are quick."""
+
+
 class ContractError(ValueError):
     """A method of an environment returns something else than it must; names environment, method and both shapes."""
 
@@ -244,15 +248,16 @@ class _Trial:
 
 
 def _some_actions(space: Space[Any], batch: tuple[int, ...]) -> Tensor:
-    """Actions drawn from the environment's own space, (*batch, A), or (*batch,) integers."""
+    """Actions drawn from the environment's own space, (*batch, A), or (*batch,) integers; large batches repeat them."""
     seeded = copy.deepcopy(space)
     seeded.seed(0)
     count = int(np.prod(batch, dtype=np.int64))
-    drawn = torch.as_tensor(np.stack([np.asarray(seeded.sample()) for _ in range(count)]))
+    drawn = torch.as_tensor(np.stack([np.asarray(seeded.sample()) for _ in range(min(count, _MOST_DRAWN))]))
 
     dtype = torch.float32 if drawn.is_floating_point() else torch.int64
     shape = () if isinstance(space, Discrete) else (space.shape or ())
-    return drawn.to(dtype).reshape((*batch, *shape))
+    actions = drawn.to(dtype)[torch.arange(count) % len(drawn)]
+    return actions.reshape((*batch, *shape))
 
 
 def _leaves(state: State) -> Iterator[tuple[str, Any]]:

@@ -172,9 +172,9 @@ def _check_before_writing(config: TrainConfig) -> None:
     check_teacher(config)
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
+    check_memory(config, distribution, learner)
     if isinstance(distribution.env, TaskEnv):
         check_task_env(distribution.env, distribution.sample(config.num_tasks, "train", generator), config.episodes)
-    check_memory(config, distribution, learner)
     make_curriculum(config, learner)
     if config.compile_env:
         compile_env(distribution, torch.device(config.device))

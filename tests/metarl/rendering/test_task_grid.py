@@ -27,7 +27,9 @@ from metarl.rendering.task_grid import TaskGrid, task_grid
 def grid_of(
     train: dict[str, Range], ood: dict[str, Range] | None = None, over: tuple[str, ...] = (), points: int = 4
 ) -> TaskGrid:
-    distribution = TaskDistribution(EnvFamily(), train, ood)
+    family = EnvFamily()
+    family.horizon = 1
+    distribution = TaskDistribution(family, train, ood)
     return task_grid(distribution, over, distribution.sample(1, "test"), points)
 
 
