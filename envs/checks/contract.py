@@ -18,7 +18,6 @@ from metarl.envs.external.worker_pool import reason_of
 from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 
-
 _MOST_DRAWN = 1000
 """Gymnasium draws one action at a time: so many are quick."""
 
