@@ -12,6 +12,7 @@ from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import AGENTS, LearnerConfig
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least, unknown
+from metarl.run.schema import parse
 
 DEFAULT_AGENT = "maml"
 DEFAULT_ENV = "point-navigation/finn"
@@ -115,16 +116,18 @@ def from_yaml(text: str) -> TrainConfig:
     """
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date, or a number of thousands of digits
         raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError("not YAML: nested too deep") from None
     if not isinstance(data, dict):
         raise UserError("not a training configuration")
 
-    agent = AGENTS.get(str(data.get("agent")))
+    agent = AGENTS.get(data["agent"]) if isinstance(data.get("agent"), str) else None
     if agent is None:
-        raise unknown("agent", str(data.get("agent")), AGENTS)
-    learner = _build(agent.config_class, data.pop("learner", {}))
-    return typing.cast(TrainConfig, _build(TrainConfig, data | {"learner": learner}))
+        raise unknown("agent", f"{data.get('agent')!s:.60}", AGENTS)
+    learner = parse(data.pop("learner", {}), agent.config_class, "learner")
+    return typing.cast(TrainConfig, parse(data | {"learner": learner}, TrainConfig))
 
 
 def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
@@ -149,45 +152,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(inner) for inner in value]
     return value
-
-
-def _build(cls: type[Any], data: dict[str, Any]) -> Any:
-    """Build a dataclass from plain data, nested dataclasses included.
-
-    Raises:
-        UserError: a field is unknown, or a value is not of its type.
-    """
-    known = {field.name for field in dataclasses.fields(cls)}
-    if not isinstance(data, dict):
-        raise UserError(f"{cls.__name__} has no field {data}")
-    if not set(data) <= known:
-        raise UserError(f"{cls.__name__} has no field {sorted(set(data) - known)}")
-
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for name, value in data.items():
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
-            value = _build(typing.cast(type[Any], hints[name]), value)
-        values[name] = tuple(value) if isinstance(value, list) else value
-        if not _fits(hints[name], values[name]):
-            raise UserError(f"{cls.__name__}: {name} cannot be {value!r}")
-
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise UserError(f"{cls.__name__}: {error}") from None
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a field's type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(arguments[0], element) for element in value)
-    if arguments:  # a union
-        return any(_fits(one, value) for one in arguments)
-
-    # A user who edits the YAML may write 1 for 1.0. A bool is an int in Python, but no number here.
-    allowed = (int, float) if hint is float else (hint,)
-    return type(value) in allowed
