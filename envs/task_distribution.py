@@ -218,8 +218,10 @@ def _parse_task_text(text: str) -> dict[str, Any]:
     if text.lstrip().startswith("{"):
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"task {text!r} is not valid JSON: {error}") from None
+        except RecursionError:
+            raise ValueError(f"task {text!r:.80} is not valid JSON: nested too deep") from None
+        except ValueError as error:
+            raise ValueError(f"task {text!r:.200} is not valid JSON: {error}") from None
         assert isinstance(values, dict)
         return values
 

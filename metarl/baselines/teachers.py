@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metarl.agents.distillation import DistillationConfig, Teachers
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
-from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters
+from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, shapes_of
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
@@ -29,6 +29,7 @@ from metarl.run.checkpoint import BEST, LAST, Checkpoint, CheckpointError, Progr
 from metarl.run.config import TrainConfig
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import read_json
 
 if TYPE_CHECKING:  # slow to import, and not always needed
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -126,7 +127,12 @@ def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers
     stored = read_checkpoint(run.path / TEACHERS_FILE).tensors
     tensors = {name: value.to(run.config.device) for name, value in stored.items()}
     policy = MLPPolicy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
-    return _from_tensors(policy, tensors)
+    try:
+        teachers = _from_tensors(policy, tensors)
+        _check_teachers(teachers, distribution)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{run.path / TEACHERS_FILE} does not hold teachers: {error}") from None
+    return teachers
 
 
 def read_summary(run: RunDirectory) -> TeachersSummary:
@@ -135,14 +141,9 @@ def read_summary(run: RunDirectory) -> TeachersSummary:
     Raises:
         UserError: the run has none, or the file cannot be read.
     """
-    path = run.path / SUMMARY_FILE
-    try:
-        data = json.loads(path.read_text())
-        hidden_sizes = tuple(data["policy"]["hidden_sizes"])
-        policy = PolicyConfig(**data["policy"] | {"hidden_sizes": hidden_sizes})
-        return TeachersSummary(**data | {"policy": policy})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    summary = read_json(run.path / SUMMARY_FILE, TeachersSummary)
+    assert isinstance(summary, TeachersSummary)
+    return summary
 
 
 class SpecialisedTeachers(NamedTuple):
@@ -333,3 +334,23 @@ def _from_tensors(policy: MLPPolicy, tensors: dict[str, Tensor]) -> Teachers:
     leaves: dict[str, Any] = under("episodes.")
     episodes = Episodes(**leaves, behaviour=under(f"{BEHAVIOUR}.")) if leaves else None
     return Teachers(policy, under("params."), under("task."), episodes)
+
+
+def _check_teachers(teachers: Teachers, distribution: TaskDistribution) -> None:
+    """Refuse teachers of other tasks, or of another network, than the run's.
+
+    Raises:
+        ValueError: names the tensor.
+    """
+    num_teachers = num_tasks_of(teachers.tasks) if teachers.tasks else 0
+    expected = {f"task.{name}": (num_teachers, *one.shape) for name, one in distribution.train.items()}
+    for name, shape in teachers.policy.shapes.items():
+        expected[f"params.{name}"] = (num_teachers, *shape)
+
+    found = _to_tensors(Teachers(teachers.policy, teachers.params, teachers.tasks))
+    different = sorted({name for name, _ in shapes_of(found).items() ^ expected.items()})
+    if different:
+        raise ValueError(f"names or shapes differ in {', '.join(different)}")
+    for name, value in found.items():
+        if not value.is_floating_point() or bool(value.isnan().any()):
+            raise ValueError(f"{name} holds what is no number")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from metarl.run.checkpoint import BEST, LAST
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import load_json
 
 QUICK_TRAINING_SHARE = 0.2
 """Share of the run's meta-training steps that a baseline trained here gets with --quick; the table shows the steps."""
@@ -231,9 +231,9 @@ def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, d
         UserError, ValueError: not such an object, of another baseline, or arguments that the algorithm refuses.
     """
     try:
-        settings = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UserError(f"sb3_settings is not valid JSON: {error}") from None
+        settings = load_json(text or "{}")
+    except UserError as error:
+        raise UserError(f"sb3_settings: {error}") from None
     if not isinstance(settings, dict) or not all(isinstance(value, dict) for value in settings.values()):
         raise UserError('sb3_settings must look like {"ppo": {"gamma": 0.9}}')
 

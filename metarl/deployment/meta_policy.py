@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -38,7 +37,7 @@ from metarl.evaluation.adaptation import rollout_generator
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
-from metarl.run.run_directory import METADATA_FILE, RunDirectory
+from metarl.run.run_directory import RunDirectory
 
 _PACKAGES = ("metarl", "torch", "gymnasium", "numpy", "onnx", "onnxruntime", "onnxscript")
 
@@ -281,12 +280,6 @@ def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str,
     # "best" is a file of its own, not that of the iteration it was written at.
     file = run.checkpoints.path(BEST if checkpoint == BEST else iteration)
 
-    # A run that was copied may lack its metadata: it still adapts.
-    try:
-        commit = json.loads((run.path / METADATA_FILE).read_text()).get("git_commit")
-    except (OSError, ValueError):
-        commit = None
-
     return {
         "run": str(run.path),
         "agent": run.config.agent,
@@ -296,7 +289,7 @@ def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str,
         "training_env_steps": loaded.progress.env_steps,
         "checkpoint": file.name,
         "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "git_commit": commit,
+        "git_commit": run.read_metadata().get("git_commit"),
     }
 
 

@@ -9,8 +9,9 @@ policy.onnx         the same as ONNX
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.rollout import ActingPolicy
 from metarl.errors import UserError
 from metarl.run.files import new_directory
+from metarl.run.schema import load_json, parse
 
 FORMAT = "metarl-policy-1"
 PARAMETERS_FILE = "policy.safetensors"
@@ -209,27 +211,78 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     description_file = Path(path) / DESCRIPTION_FILE
     parameters_file = Path(path) / PARAMETERS_FILE
     try:
-        description = json.loads(description_file.read_text(encoding="utf-8"))
+        description = load_json(description_file.read_text(encoding="utf-8"))
         if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
-            raise UserError(f"{description_file} does not describe a policy of this program")
-
-        network = description.pop("network")
-        spaces = {key: space_from_json(description.pop(key)) for key in _SPACES}
-        if network["kind"] != MLPPolicy.__name__:
-            raise UserError(f"{description_file}: unknown network {network['kind']!r}")
-        policy = _network_from_json(network, spaces)
-        params = read_tensors(parameters_file.read_bytes())
+            raise UserError("it does not describe a policy of this program")
+        spaces, policy = _parse_description(description)
     except OSError as error:
         raise UserError(f"{path} is not a policy: {error}") from None
-    except SafetensorError as error:
-        raise UserError(f"{parameters_file} is truncated or corrupt: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{description_file} is damaged: {type(error).__name__}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{description_file} is damaged: {error}") from None
 
+    params = _read_parameters(parameters_file)
     # A file of another network would fail much later, with an error that names no file.
-    if shapes_of(params) != shapes_of(policy.init(torch.Generator())):
+    if shapes_of(params) != policy.shapes:
         raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
-    return SpecialisedPolicy(policy, params, **spaces, card=description)  # type: ignore[arg-type]
+    try:
+        return SpecialisedPolicy(policy, params, **spaces, card=description)  # type: ignore[arg-type]
+    except (ValueError, TypeError, AssertionError, IndexError) as error:
+        raise UserError(f"{description_file} is damaged: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The network in policy.json."""
+
+    kind: Literal["MLPPolicy"]
+    hidden_sizes: tuple[int, ...]
+    activation: Literal["tanh", "relu"]
+
+
+class _Card(TypedDict):
+    """What of the model card decides how the policy acts."""
+
+    action_limit: NotRequired[float]
+
+
+def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy]:
+    """Spaces and network, which are taken out of what policy.json holds.
+
+    Raises:
+        ValueError: they are missing or damaged; names the field.
+    """
+    for key in ("network", *_SPACES):
+        if key not in description:
+            raise UserError(f"{key}: is missing")
+
+    network = parse(description.pop("network"), _Network, "network")
+    spaces = {}
+    for key in _SPACES:
+        try:
+            spaces[key] = space_from_json(description.pop(key))
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from None
+    parse(description, _Card)
+    return spaces, _network_from_json(network, spaces)
+
+
+def _read_parameters(file: Path) -> Parameters:
+    """The tensors in policy.safetensors.
+
+    Raises:
+        UserError: they cannot be read, or are no numbers; names the file.
+    """
+    try:
+        params: Parameters = read_tensors(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{file} is truncated or corrupt: {error}") from None
+
+    for name, value in params.items():
+        if value.dtype not in (torch.float32, torch.float64) or not bool(value.isfinite().all()):
+            raise UserError(f"{file}: {name} must hold finite numbers of type float, got {value.dtype}")
+    return params
 
 
 _SPACES = ("observation_space", "action_space", "network_actions")
@@ -243,10 +296,10 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     return {"kind": "MLPPolicy", "hidden_sizes": list(config.hidden_sizes), "activation": config.activation}
 
 
-def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -> MLPPolicy:
+def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy:
     """Inverse of `_network_to_json` for an MLPPolicy."""
     vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
-    config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
+    config = PolicyConfig(network.hidden_sizes, network.activation)
     return MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
 
 

@@ -1,6 +1,7 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -12,11 +13,12 @@ from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, Checkpoint
+from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_state_like
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import load_json, read_text
 
 OBSERVATION_FILE = "observation_space.json"
 """In a run of a Gymnasium environment: what its policy sees, the fields of a Dict in their order."""
@@ -61,8 +63,27 @@ def load_learner(
     checkpoint = run.checkpoints.load(which)
     distribution, learner = build(run.config, torch.Generator(resolve_device(device)))
     restore_observations(run, distribution)
-    learner.load_state_dict(learner_state(checkpoint))
+    restore_learner(learner, checkpoint, run.checkpoints.path_of(which))
     return distribution, learner, checkpoint
+
+
+def restore_learner(learner: MetaLearner, checkpoint: Checkpoint, path: Path) -> None:
+    """Give a learner the state that a checkpoint holds.
+
+    Args:
+        learner: of the checkpoint's run.
+        checkpoint: as it was read.
+        path: its file, for the message.
+
+    Raises:
+        CheckpointError: the state is not this learner's; names the file and the tensor.
+    """
+    state = learner_state(checkpoint)
+    require_state_like(path, state, learner.state_dict())
+    try:
+        learner.load_state_dict(state)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from None
 
 
 def keep_observations(run: RunDirectory, distribution: TaskDistribution) -> None:
@@ -82,8 +103,9 @@ def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> N
     if not (isinstance(distribution.env, GymnasiumFamily) and file.is_file()):
         return
     try:
-        distribution.env.keep_observations(space_from_json(json.loads(file.read_text(encoding="utf-8"))))
-    except (OSError, ValueError) as error:
+        space = space_from_json(load_json(read_text(file)))
+        distribution.env.keep_observations(space)
+    except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
 

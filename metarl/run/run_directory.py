@@ -24,9 +24,10 @@ import platform
 import shutil
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -44,11 +45,36 @@ from metarl.run.files import (
     write_atomically,
 )
 from metarl.run.reference_runs import reference_run, reference_runs
+from metarl.run.schema import SchemaError, load_json, parse, read_json, read_text
 
 CONFIG_FILE = "config.yaml"
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+
+class MetricsRow(TypedDict):
+    """What every line of metrics.jsonl has, besides what was measured in that iteration."""
+
+    iteration: int
+    env_steps: int
+    evaluation_env_steps: int
+    seconds: float
+
+
+class Metadata(TypedDict, total=False):
+    """What metadata.json may hold; runs of earlier versions lack some of it."""
+
+    metarl: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    git_commit: str | None
+    seed: int
+    device: str
+    device_name: str
+    cpu_count: int | None
+    command: list[str]
+
 
 _PACKAGES = ("gymnasium", "mujoco", "torch", "numpy", "scipy", "stable-baselines3", "tensorboard", "safetensors")
 
@@ -143,9 +169,11 @@ class RunDirectory:
             )
 
         try:
-            config = from_yaml((path / CONFIG_FILE).read_text())
-        except OSError as error:
-            raise UserError(f"{path} is not a run: {error}") from None
+            if not (path / CONFIG_FILE).is_file():
+                raise UserError(f"{path} is not a run: it holds no {CONFIG_FILE}")
+            config = from_yaml(read_text(path / CONFIG_FILE))
+        except SchemaError as error:
+            raise UserError(f"{path / CONFIG_FILE}: {error}") from None
         except ValueError as error:
             raise UserError(f"{path / CONFIG_FILE}: {error}") from None
 
@@ -233,24 +261,55 @@ class RunDirectory:
             file.write((json.dumps(metrics) + "\n").encode())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; one that was cut off by a crash is left out."""
-        try:
-            lines = (self.path / METRICS_FILE).read_text().splitlines()
-        except FileNotFoundError:  # a run that was moved without it
+        """The rows of metrics.jsonl; a last one that was cut off by a crash is left out.
+
+        Raises:
+            UserError: the file cannot be read, or a line is no row; names the line and the field.
+        """
+        path = self.path / METRICS_FILE
+        if not path.exists():  # a run that was moved without it
             return []
 
+        lines = read_text(path).split("\n")
         rows = []
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+                rows.append(_metrics_row(line))
+            except UserError as error:
+                if number == len(lines):  # without its line break: the crash came in the middle of it
+                    break
+                raise UserError(f"{path}, line {number}: {error}") from None
         return rows
+
+    def read_metadata(self) -> Metadata:
+        """What metadata.json holds; empty where a run was copied without it.
+
+        Raises:
+            UserError: the file is damaged; names the field.
+        """
+        path = self.path / METADATA_FILE
+        return typing.cast(Metadata, read_json(path, Metadata)) if path.exists() else Metadata()
 
     def rewind_metrics(self, iteration: int) -> None:
         """Delete the rows after an iteration, because training writes them again."""
         kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["iteration"] <= iteration]
         write_atomically(self.path / METRICS_FILE, "".join(kept).encode())
+
+
+def _metrics_row(line: str) -> dict[str, Any]:
+    """One line of metrics.jsonl: every value a number.
+
+    Raises:
+        UserError: it is not one; names the field.
+    """
+    row = load_json(line)
+    parse(row, MetricsRow)
+    # Returns that are not finite are recorded as they are; Python reads and writes them.
+    for name, value in row.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise SchemaError(name, f"must be a number, got {value!r:.60}")
+    assert isinstance(row, dict)
+    return row
 
 
 def _run_names(parent: Path) -> list[str]:

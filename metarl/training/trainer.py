@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -22,8 +23,15 @@ from metarl.errors import TrainingError, what_happened
 from metarl.evaluation import plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
-from metarl.run.build import build, curriculum_state, keep_observations, learner_state, restore_observations
-from metarl.run.checkpoint import Checkpoint, Progress
+from metarl.run.build import (
+    build,
+    curriculum_state,
+    keep_observations,
+    learner_state,
+    restore_learner,
+    restore_observations,
+)
+from metarl.run.checkpoint import Checkpoint, CheckpointError, Progress
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
@@ -356,7 +364,7 @@ class Trainer:
         checkpoint, problems = newest
         for problem in problems:
             say(self.console, f"warning: {problem}; going on from the one before")
-        self._restore(checkpoint)
+        self._restore_from(self.run.checkpoints.path(checkpoint.progress.iteration), checkpoint)
         self._rewind_metrics(checkpoint.progress.iteration)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
@@ -375,6 +383,24 @@ class Trainer:
         tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
         tensors["generator"] = self.generator.get_state()
         return Checkpoint(tensors, self.progress)
+
+    def _restore_from(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Restore what a file holds.
+
+        Raises:
+            CheckpointError: it is not the state of this training; names the file and the tensor.
+        """
+        restore_learner(self.learner, checkpoint, path)
+        try:
+            self.curriculum.load_state_dict(curriculum_state(checkpoint))
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path}: curriculum: {error}") from None
+
+        try:
+            self.generator.set_state(checkpoint.tensors["generator"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"checkpoint {path}: generator: {what_happened(error)}") from None
+        self.progress = checkpoint.progress
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Inverse of `_checkpoint`."""
