@@ -1,6 +1,7 @@
 """One live Gymnasium environment whose task parameters are unknown: a real robot's case."""
 
 import importlib
+import math
 from typing import Any
 
 import gymnasium
@@ -113,6 +114,8 @@ class LiveEnv:
             obs, value, terminated, truncated, info = self.env.step(native)
             self._obs = self._flatten(obs)
             reward = float(value)
+            if not math.isfinite(reward):
+                raise ValueError(f"the reward {reward} is not finite")
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
 
@@ -127,9 +130,12 @@ class LiveEnv:
         return None if self._success is None else self._tensor(np.bool_(self._success))
 
     def _flatten(self, obs: Any) -> NDArray[np.float32]:
-        """An observation of the environment as the policy sees it, (O,)."""
+        """An observation of the environment as the policy sees it, (O,); no policy acts on what is not finite."""
         require_observation(self.observed, obs)
-        return flatten_observation(self.observed, obs)
+        vector = flatten_observation(self.observed, obs)
+        if not np.isfinite(vector).all():
+            raise ValueError(f"the observation {vector} is not finite")
+        return vector
 
     def _tensor(self, value: Any) -> Tensor:
         """A number or array (…) as a tensor (1, 1, …) of its own."""
