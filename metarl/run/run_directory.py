@@ -52,6 +52,7 @@ METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
+
 class MetricsRow(TypedDict):
     """What every line of metrics.jsonl has, besides what was measured in that iteration."""
 
