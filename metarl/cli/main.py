@@ -164,6 +164,10 @@ def _dispatch(arguments: list[str]) -> int:
     if name != "train" and _is_job():
         raise UserError("only 'metarl train' runs on several processes; start the others without torchrun")
 
+    # A run is opened while its flags are read already, and by processes that this one starts.
+    if "--trust" in arguments:
+        os.environ["METARL_TRUST"] = "1"
+
     # In this order: a library must not be looked for among the user's modules.
     command = parse(arguments)
     if COMMANDS[name].needs_torch:

@@ -46,6 +46,7 @@ GROUPS = {
         "run_dir",
         "resume",
         "env_file",
+        "trust",
     ),
     "sampling": ("num_tasks", "episodes", "action_scale"),
     "evaluation": ("eval_interval", "eval_tasks", "test_tasks"),
@@ -65,10 +66,13 @@ class Train(TrainConfig):
     Attributes:
         resume: continue this run exactly where it stopped. Of the other flags, only --iterations may be changed.
         env_file: a YAML file that describes the environment and its tasks, in place of ENV.
+        trust: let the run of --resume or --teacher import modules from the working directory, even if it was made
+            somewhere else.
     """
 
     resume: str = ""
     env_file: str = ""
+    trust: bool = False
 
     @property
     def config(self) -> TrainConfig:
@@ -317,7 +321,7 @@ def _check_resumed(command: Train, defaults: Train) -> None:
     Raises:
         UserError: names the settings.
     """
-    may_change = ("iterations", "run_dir")
+    may_change = ("iterations", "run_dir", "trust")
     changed = [
         field.name
         for field in dataclasses.fields(command)

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -26,13 +27,14 @@ import subprocess
 import sys
 import typing
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 
 from metarl.console import shell_command
-from metarl.envs.registry import env_label, is_env_file
+from metarl.envs.registry import env_label, is_env_file, modules_named_by
 from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import BEST, CheckpointStore, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
@@ -75,7 +77,11 @@ class Metadata(TypedDict, total=False):
     device_name: str
     cpu_count: int | None
     command: list[str]
+    modules: dict[str, str]
 
+
+TRUST_VARIABLE = "METARL_TRUST"
+"""Environment variable: where it is set, as by --trust, runs may import modules from the working directory."""
 
 _PACKAGES = ("gymnasium", "mujoco", "torch", "numpy", "scipy", "stable-baselines3", "tensorboard", "safetensors")
 
@@ -180,6 +186,7 @@ class RunDirectory:
 
         opened = cls(path, config)
         opened._use_own_env_file()
+        opened._require_trust()
         return opened
 
     @classmethod
@@ -197,6 +204,28 @@ class RunDirectory:
         """Read the environment from the run's own copy of its file, wherever the run lies by now."""
         if is_env_file(self.config.env):
             self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
+
+    def _require_trust(self) -> None:
+        """Refuse a run of somebody else that would import modules from the working directory.
+
+        What is installed, or lies on PYTHONPATH, the user has put there; a module in the working directory may have
+        come with the run. One that this run was made with, here, is recorded in it.
+
+        Raises:
+            UserError: names the modules and their files.
+        """
+        modules = modules_named_by(self.config.env)
+        if not modules or os.environ.get(TRUST_VARIABLE):
+            return
+
+        recorded = self.read_metadata().get("modules", {})
+        for name in modules:
+            file = _in_working_directory(name)
+            if file is not None and recorded.get(name) != _fingerprint(file):
+                raise UserError(
+                    f"run {self.path} names code, and was not made here: it would import the module {name} from {file}; "
+                    "allow it with --trust if you trust whoever wrote it, or put its directory on PYTHONPATH"
+                )
 
     def check_can_resume(self) -> None:
         """Find out that training can go on from what the run holds; reads only.
@@ -359,7 +388,32 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name() if config.device.startswith("cuda") else platform.processor(),
         "cpu_count": os.cpu_count(),
         "command": ["metarl", *sys.argv[1:]],
+        "modules": _own_modules(config.env),
     }
+
+
+def _own_modules(env: str) -> dict[str, str]:
+    """The modules of the working directory that an environment is made of, with fingerprints of where they lie."""
+    files = {name: _in_working_directory(name) for name in modules_named_by(env)}
+    return {name: _fingerprint(file) for name, file in files.items() if file is not None}
+
+
+def _in_working_directory(module: str) -> Path | None:
+    """Where a module would be imported from, if that is the working directory and not the user's PYTHONPATH."""
+    here = Path.cwd()
+    if any(Path(entry).resolve() == here for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry):
+        return None
+
+    top = module.partition(".")[0]
+    spec = PathFinder.find_spec(top, [str(here)])
+    if spec is None:
+        return None
+    return Path(spec.origin) if spec.origin else here / top
+
+
+def _fingerprint(file: Path) -> str:
+    """A place on this machine, without telling others which."""
+    return hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
 
 
 def _git_commit() -> str | None:
