@@ -24,8 +24,9 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adapt_to_tasks, rollout_generator
+from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
 from metarl.run.build import load_learner
-from metarl.run.checkpoint import BEST, LAST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
+from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
 from metarl.run.config import TrainConfig
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
@@ -81,6 +82,25 @@ def check_teacher(config: TrainConfig) -> None:
     """
     if isinstance(config.learner, DistillationConfig) and not is_expert(config.learner.teacher):
         teacher_run(config).checkpoints.load(BEST)
+
+
+def check_teachers_memory(config: TrainConfig, distribution: TaskDistribution) -> None:
+    """Refuse more teachers than fit into the memory that is free now; other agents have none.
+
+    Raises:
+        UserError: names their number.
+    """
+    learner = config.learner
+    if not isinstance(learner, DistillationConfig):
+        return
+
+    network = PolicyConfig() if is_expert(learner.teacher) else teacher_run(config).config.learner.policy
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, network)
+    # Each has an own policy, and its last episodes are kept until all are made.
+    needed = parameter_bytes(policy.num_parameters, learner.num_teachers)
+    needed += episode_bytes(policy, learner.num_teachers * config.episodes, distribution.horizon)
+    what = f"num_teachers {learner.num_teachers} × episodes {config.episodes} × horizon {distribution.horizon}"
+    require_memory(needed, what, "--num-teachers or --episodes", config.device)
 
 
 def is_expert(teacher: str) -> bool:
@@ -219,7 +239,7 @@ def _train_teachers(run: RunDirectory, distribution: TaskDistribution) -> tuple[
 
 def total_training_env_steps(run: RunDirectory) -> int:
     """Environment steps of a run's training, and for a distilled one of the training of its teachers' run as well."""
-    own = run.checkpoints.load(LAST).progress.env_steps
+    own = run.training_env_steps()
     if isinstance(run.config.learner, DistillationConfig):
         return own + read_summary(run).training_env_steps
     return own

@@ -13,14 +13,15 @@ import tyro
 from rich.console import Console
 
 from metarl.agents.gradients.processes import num_processes
-from metarl.baselines.teachers import check_teacher
+from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
 from metarl.console import say, shell_command
 from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import env_label, is_env_file
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
-from metarl.run.build import build
+from metarl.run.build import build, restore_learner
+from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.presets import default_config
@@ -42,6 +43,7 @@ GROUPS = {
         "iterations",
         "max_env_steps",
         "checkpoint_interval",
+        "start_from",
         "name",
         "run_dir",
         "resume",
@@ -176,7 +178,11 @@ def _check_before_writing(config: TrainConfig) -> None:
     check_teacher(config)
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
+    if config.start_from:
+        start = RunDirectory.open(config.start_from, config.run_dir).checkpoints
+        restore_learner(learner, start.load(BEST), start.path(BEST))
     check_memory(config, distribution, learner)
+    check_teachers_memory(config, distribution)
     if isinstance(distribution.env, TaskEnv):
         check_task_env(distribution.env, distribution.sample(config.num_tasks, "train", generator), config.episodes)
     make_curriculum(config, learner)
@@ -225,7 +231,7 @@ def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
     # The defaults were made for what stands first; another AGENT or ENV after a flag would get the wrong ones.
     if command.resume:
         _check_resumed(command, defaults)
-    elif (command.agent, command.env) != (defaults.agent, defaults.env):
+    elif (command.agent, command.env) != (defaults.agent, defaults.env) and not command.start_from:
         raise UserError("write AGENT and ENV right after 'train', before the flags: metarl train AGENT ENV --flag …")
     return command
 
@@ -233,6 +239,9 @@ def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
 def default_train(arguments: list[str]) -> Train:
     """Defaults of the flags, which depend on the leading AGENT and ENV, on --preset and on --resume."""
     resume = _value_of("--resume", arguments)
+    start = _value_of("--start-from", arguments)
+    if resume is None and start:
+        return _as_train(_settings_of(start, arguments))
     if resume is None:
         agent, env = _leading_agent_and_env(arguments)
         return _as_train(default_config(agent, env, _value_of("--preset", arguments) or "default"))
@@ -242,6 +251,24 @@ def default_train(arguments: list[str]) -> Train:
     run = RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs")
     # The run may have been moved since its configuration was written.
     return _as_train(dataclasses.replace(run.config, run_dir=str(run.path.parent)), resume)
+
+
+def _settings_of(start: str, arguments: list[str]) -> TrainConfig:
+    """The settings of the run that a new one starts from; its name, place and device are its own.
+
+    Raises:
+        UserError: there is no such run, or AGENT and ENV are others.
+    """
+    run = RunDirectory.open(start, _value_of("--run-dir", arguments) or "runs")
+    given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    own = [run.config.agent, run.config.env]
+    if given != own[: len(given)]:
+        raise UserError(f"run {run.path} is of {' '.join(own)}, and cannot be the start of {' '.join(given)}")
+
+    defaults = TrainConfig()
+    return dataclasses.replace(
+        run.config, name="", run_dir=defaults.run_dir, device=defaults.device, num_threads=defaults.num_threads
+    )
 
 
 class FlagsInGroups:

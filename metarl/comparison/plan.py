@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.registry import AGENTS
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
@@ -13,7 +15,8 @@ from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, LAST
+from metarl.evaluation.memory import BYTES_OF_NUMBER, episode_bytes, require_memory
+from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
@@ -109,6 +112,7 @@ def make_plan(config: CompareConfig) -> Plan:
             f"budget must be at least one episode, {distribution.horizon} environment steps of {env}, "
             f"got {config.task_budget}"
         )
+    _check_memory(config, runs[0], distribution, device)
     tasks = distribution.sample(config.tasks_compared, config.split)
 
     pools = pool_seeds(runs)
@@ -117,7 +121,7 @@ def make_plan(config: CompareConfig) -> Plan:
 
     # A fair comparison gives each baseline what the subject had.
     share = QUICK_TRAINING_SHARE if config.quick else 1.0
-    training_env_steps = max(1, round(runs[0].checkpoints.load(LAST).progress.env_steps * share))
+    training_env_steps = max(1, round(runs[0].training_env_steps() * share))
     return Plan(
         config=config,
         device=device,
@@ -130,6 +134,20 @@ def make_plan(config: CompareConfig) -> Plan:
         sb3_changes=sb3_changes,
         training_env_steps=training_env_steps,
     )
+
+
+def _check_memory(config: CompareConfig, subject: RunDirectory, distribution: TaskDistribution, device: str) -> None:
+    """Refuse measurements that do not fit into the memory that is free now.
+
+    Raises:
+        UserError: names their size and what to lower.
+    """
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, subject.config.learner.policy)
+    batches = (getattr(subject.config.learner, "adaptation_steps", 1) if config.steps is None else config.steps) + 1
+    kept = batches * config.tasks_compared * config.episodes
+    what = f"num_tasks {config.tasks_compared} × episodes {config.episodes} × horizon {distribution.horizon}"
+    needed = episode_bytes(policy, kept, distribution.horizon)
+    require_memory(needed, f"{what} in {batches} batches", "--num-tasks, --episodes or --steps", device)
 
 
 # ---------------------------------------------------------------------- runs
@@ -273,12 +291,34 @@ def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, d
 
 def _try_sb3_settings(label: str, changes: dict[str, Any], distribution: TaskDistribution) -> None:
     """Make a model with these arguments: SB3 says what it refuses only then."""
-    from metarl.agents.sb3 import make_model  # slow to import, and not always needed
+    from metarl.agents.sb3 import check_changes, make_model  # slow to import, and not always needed
     from metarl.baselines.sb3 import TRAINING_ENVS
     from metarl.envs.adapters.sb3 import make_sb3_vec_env
 
     env = make_sb3_vec_env(distribution, TRAINING_ENVS)
+    check_changes(label.removesuffix(PRETRAINED), changes)
+    _check_sb3_memory(label, changes, distribution)
     try:
         make_model(label.removesuffix(PRETRAINED), env, seed=0, changes=changes)
     except (TypeError, AssertionError) as error:
         raise UserError(f"sb3_settings of {label}: {error}") from None
+
+
+def _check_sb3_memory(label: str, changes: dict[str, Any], distribution: TaskDistribution) -> None:
+    """Refuse arguments that make an algorithm keep more steps than fit into the memory that is free now.
+
+    Raises:
+        UserError: names the argument.
+    """
+    from metarl.baselines.sb3 import TRAINING_ENVS  # slow to import, and not always needed
+
+    obs_size = math.prod(distribution.observation_space.shape)
+    action_size = math.prod(distribution.action_space.shape or (1,))
+    # Of each step: two observations, the action, reward, value, log-probability, advantage, return, end.
+    of_step = BYTES_OF_NUMBER * (2 * obs_size + action_size + 6)
+
+    for name, envs in (("n_steps", TRAINING_ENVS), ("buffer_size", 1), ("batch_size", 1)):
+        count = changes.get(name)
+        if isinstance(count, int) and count > 0:
+            what = f"sb3_settings of {label}: {name} {count}"
+            require_memory(of_step * envs * count, what, f"{name} in --sb3-settings")

@@ -34,6 +34,7 @@ from metarl.envs.registry import env_label
 from metarl.envs.task_space import Task, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import rollout_generator
+from metarl.evaluation.memory import episode_bytes, require_memory
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
@@ -181,7 +182,20 @@ class MetaPolicy:
         steps = self._learner.adaptation_steps if steps is None else steps
         episodes = self.run.config.episodes if episodes is None else episodes
         measure_episodes = episodes if measure_episodes is None else measure_episodes
-        return AdaptationBudget(steps, episodes, measure_episodes, seed, keep, noise_scale)
+        budget = AdaptationBudget(steps, episodes, measure_episodes, seed, keep, noise_scale)
+        self._require_memory(budget)
+        return budget
+
+    def _require_memory(self, budget: AdaptationBudget) -> None:
+        """Refuse an adaptation whose episodes do not fit, before the first step.
+
+        Raises:
+            UserError: names its size and what to lower.
+        """
+        horizon = self._distribution.horizon
+        needed = episode_bytes(self._learner.policy, budget.total_episodes, horizon)
+        what = f"{budget.total_episodes} episodes × horizon {horizon}"
+        require_memory(needed, what, "--episodes, --measure-episodes or --steps", self._device)
 
     def _specialise(
         self,

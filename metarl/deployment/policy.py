@@ -279,7 +279,7 @@ def _read_parameters(file: Path) -> Parameters:
     try:
         params: Parameters = read_tensors(file.read_bytes())
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{file.parent} is not a policy: {error}") from None
     except (SafetensorError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise UserError(f"{file} is truncated or corrupt: {error}") from None
 

@@ -22,6 +22,7 @@ from metarl.evaluation import interpretation_plots, plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
+from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
@@ -175,6 +176,7 @@ def evaluate_run(
     steps = learner.adaptation_steps if steps is None else steps
     episodes = episodes or run.config.episodes
 
+    _require_memory(learner, distribution.horizon, num_tasks, steps, episodes, device)
     tasks = _tasks(distribution, split, task, num_tasks, generator)
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
     return RunEvaluation(
@@ -190,6 +192,19 @@ def evaluate_run(
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
         kept=_kept(run, learner, distribution, tasks, batches, generator),
     )
+
+
+def _require_memory(learner: MetaLearner, horizon: int, num_tasks: int, steps: int, episodes: int, device: str) -> None:
+    """Refuse an evaluation that does not fit, before the first step.
+
+    Raises:
+        UserError: names its size and what to lower.
+    """
+    # Kept are the episodes of all k = 0 … K, and the policies that the interpretation compares.
+    needed = episode_bytes(learner.policy, (steps + 1) * num_tasks * episodes, horizon)
+    needed += parameter_bytes(learner.policy.num_parameters, (steps + 1) * num_tasks)
+    what = f"num_tasks {num_tasks} × episodes {episodes} × horizon {horizon} in {steps + 1} batches"
+    require_memory(needed, what, "--num-tasks, --episodes or --steps", resolve_device(device))
 
 
 def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:

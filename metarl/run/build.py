@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from metarl.agents.learner import MetaLearner
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.registry import AGENTS
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
@@ -13,6 +14,7 @@ from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError, unknown
+from metarl.evaluation.memory import parameter_bytes, require_memory
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_state_like
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
@@ -41,10 +43,23 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
+    _require_memory(config, distribution, generator)
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
     return distribution, learner
+
+
+def _require_memory(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> None:
+    """Refuse a network that does not fit, before it is made.
+
+    Raises:
+        UserError: names its size.
+    """
+    settings = config.learner.policy
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, settings)
+    what = f"{policy.num_parameters:,} parameters of hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
+    require_memory(parameter_bytes(policy.num_parameters, 0), what, "--hidden-sizes", generator.device)
 
 
 def load_learner(

@@ -55,6 +55,8 @@ class TrainConfig:
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
         cuda_graphs: 'auto' runs the steps of environment and policy as a CUDA graph on a GPU; 'off' runs them one
             operation at a time, with the same numbers up to rounding.
+        start_from: a run whose best policy training starts from, with all that its learner has learned, in place of a
+            random one; the settings are those of that run, unless they are given.
         name: name of the run, a directory below run_dir; by default made of agent, environment and seed.
         run_dir: directory that runs are written to.
         learner: the agent's hyper-parameters.
@@ -81,6 +83,7 @@ class TrainConfig:
     action_scale: float = DEFAULT_SCALE
     compile_env: bool = False
     cuda_graphs: Literal["auto", "off"] = "auto"
+    start_from: str = ""
     name: str = ""
     run_dir: str = "runs"
     learner: Annotated[LearnerConfig, tyro.conf.AvoidSubcommands] = field(default_factory=MAMLConfig)
@@ -108,7 +111,8 @@ class TrainConfig:
         for name in ("num_threads", "max_env_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
-        if "/" in self.name or self.name.startswith("."):
+        # A line break or an escape code in a name would come back in every message.
+        if "/" in self.name or self.name.startswith(".") or not self.name.isprintable():
             raise UserError(f"name must be a plain directory name, got {self.name!r}")
 
 

@@ -23,7 +23,9 @@ def train_command(config: TrainConfig) -> str:
     defaults = dict(_settings(default_config(config.agent, config.env, config.preset)))
     defaults["preset"] = "default"  # a preset is named by a flag of its own, unless it is the one without a flag
     for name, value in _settings(config):
-        if name not in (*_NOT_FLAGS, *_LEFT_OUT) and value != defaults[name]:
+        # A run that starts from another one has the settings of that one for defaults: here all are given.
+        given = value != defaults[name] or config.start_from
+        if name not in (*_NOT_FLAGS, *_LEFT_OUT) and given:
             words += _flag(name, value)
     return shlex.join(words)
 

@@ -36,7 +36,7 @@ import torch
 from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file, modules_named_by
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, CheckpointStore, read_checkpoint
+from metarl.run.checkpoint import BEST, LAST, CheckpointStore, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.device import resolve_device
 from metarl.run.files import (
@@ -247,9 +247,11 @@ class RunDirectory:
         if trained > 0 or any(self.path.glob("evaluation-*.json")):
             holds = "only the best policy" if best.exists() else "no checkpoint"
             iterations = trained or self.config.iterations
+            start = shell_command("metarl", "train", "--start-from", self.path)
+            go_on = f". A new run can start from its best policy: {start}" if best.exists() else ""
             raise UserError(
                 f"run {self.path} cannot be resumed: of its {iterations} iterations it holds {holds}, "
-                "and not the state that training goes on from; nothing was changed"
+                f"and not the state that training goes on from; nothing was changed{go_on}"
             )
 
     @contextlib.contextmanager
@@ -319,6 +321,20 @@ class RunDirectory:
         """
         path = self.path / METADATA_FILE
         return typing.cast(Metadata, read_json(path, Metadata)) if path.exists() else Metadata()
+
+    def training_env_steps(self) -> int:
+        """Environment steps of the whole training.
+
+        A run that was published may hold only its best policy: then the rows of its metrics say how long it trained.
+
+        Raises:
+            CheckpointError, UserError: what it holds cannot be read.
+        """
+        if self.checkpoints.iterations():
+            return self.checkpoints.load(LAST).progress.env_steps
+        rows = self.read_metrics()
+        best = self.checkpoints.load(BEST).progress.env_steps
+        return max(best, rows[-1]["env_steps"]) if rows else best
 
     def rewind_metrics(self, iteration: int) -> None:
         """Delete the rows after an iteration, because training writes them again."""

@@ -1,16 +1,15 @@
-"""Memory: reuse freed memory from step to step, and find out before a run begins that its episodes do not fit."""
+"""Memory of training: reused from step to step, and asked for before a run begins."""
 
 import ctypes
 import resource
 import sys
-from pathlib import Path
 
 import torch
 
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import MetaLearner
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import UserError
+from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
 from metarl.run.config import TrainConfig
 
 _M_TRIM_THRESHOLD = -1
@@ -36,19 +35,31 @@ def keep_freed_memory() -> None:
 
 
 def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> None:
-    """Find out that the episodes of a meta-iteration fit into the memory that is free now.
+    """Find out that a meta-iteration, and the validation, fit into the memory that is free now.
 
     Raises:
         UserError: they do not; names the batch and what to lower.
     """
     batches = learner.support_batches + learner.collects_query
-    needed = episode_bytes(config, distribution, learner) * batches // num_processes()
-    available = available_bytes(torch.device(config.device))
-    if available is not None and needed > available:
-        raise UserError(
-            f"{_batch(config, distribution)} in {batches} batches need about {needed / 1e9:,.1f} GB, and "
-            f"{available / 1e9:,.1f} GB are free on {config.device}; lower --num-tasks or --episodes"
-        )
+    episodes = iteration_bytes(config, distribution, learner) // num_processes()
+    adapted = parameter_bytes(learner.policy.num_parameters, config.num_tasks) // num_processes()
+    what = f"{_batch(config, distribution)} in {batches} batches"
+    require_memory(episodes + adapted, what, "--num-tasks or --episodes", config.device)
+
+    # All batches of an evaluation are kept, since they are what is measured.
+    batches = learner.adaptation_steps + 1
+    for name in ("eval_tasks", "test_tasks"):
+        num_tasks = getattr(config, name)
+        kept = episode_bytes(learner.policy, batches * num_tasks * config.episodes, distribution.horizon)
+        flag = f"--{name.replace('_', '-')}"
+        what = f"{name} {num_tasks} × episodes {config.episodes} × horizon {distribution.horizon} in {batches} batches"
+        require_memory(kept, what, f"{flag} or --episodes", config.device)
+
+
+def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+    """Bytes of all batches of a meta-iteration while they are collected."""
+    batches = learner.support_batches + learner.collects_query
+    return episode_bytes(learner.policy, batches * config.num_tasks * config.episodes, distribution.horizon)
 
 
 def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
@@ -59,30 +70,6 @@ def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
 
 def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
     return f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
-
-
-def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
-    """Bytes of one batch of all tasks while it is collected."""
-    obs_size = learner.policy.sizes[0]
-    output_size = learner.policy.sizes[-1]
-    # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
-    numbers = obs_size + 3 * output_size + 5
-
-    steps = config.num_tasks * config.episodes * distribution.horizon
-    bytes_of_float32 = 4
-    copies = 2  # once step by step, and once put together
-    return copies * bytes_of_float32 * numbers * steps
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Free memory of the device, None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(rows["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 def peak_memory_mb(device: torch.device) -> float:

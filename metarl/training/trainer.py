@@ -32,7 +32,7 @@ from metarl.run.build import (
     restore_learner,
     restore_observations,
 )
-from metarl.run.checkpoint import Checkpoint, CheckpointError, Progress
+from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
@@ -101,6 +101,8 @@ class Trainer:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
 
+        if self.config.start_from and not self.run.checkpoints.iterations():
+            self._take_policy(RunDirectory.open(self.config.start_from, self.config.run_dir))
         if isinstance(self.learner, Distillation):
             self._take_teachers(self.learner)
 
@@ -114,11 +116,21 @@ class Trainer:
             if problem is not None:
                 say(console, f"warning: {problem}")
 
+    def _take_policy(self, start: RunDirectory) -> None:
+        """Start from what another run's learner had learned when it was best; what that took counts as training.
+
+        Raises:
+            CheckpointError: it is not of this learner.
+        """
+        best = start.checkpoints.load(BEST)
+        restore_learner(self.learner, best, start.checkpoints.path(BEST))
+        self.progress = Progress(env_steps=best.progress.env_steps)
+
     def _take_teachers(self, student: Distillation) -> None:
         """Give a student its teachers, and train it on their tasks alone; what they cost counts as training."""
         student.teachers, env_steps = load_or_train_teachers(self.run, self.distribution, partial(say, self.console))
         self.distribution = self.distribution.with_train_tasks(student.teachers.tasks)
-        self.progress = Progress(env_steps=env_steps)
+        self.progress = Progress(env_steps=self.progress.env_steps + env_steps)
 
     # ------------------------------------------------------------------ the loop
 

@@ -39,7 +39,7 @@ from tests.helpers.hostile import (
     rewrite_tensors,
     rewrite_yaml,
 )
-from tests.helpers.workbench import ENV, ITERATIONS, RUN, TINY, checkpoint_file
+from tests.helpers.workbench import ENV, ITERATIONS, RUN, TINY
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 pytestmark = pytest.mark.usefixtures("without_figures")

@@ -79,7 +79,9 @@ def test_code_named_by_a_runs_environment_file_is_said_as_well(foreign_run: Path
     names_env(foreign_run, "x")
     config = foreign_run / "config.yaml"
     config.write_text(config.read_text().replace("env: foreign_envs:pearl", "env: own.yaml"))
-    (foreign_run / "own.yaml").write_text("env_id: CartPole-v1\nset_task: foreign_envs:change\ntask: {g: {choice: [1]}}")
+    (foreign_run / "own.yaml").write_text(
+        "env_id: CartPole-v1\nset_task: foreign_envs:change\ntask: {g: {choice: [1]}}"
+    )
     with pytest.raises(UserError, match="would import the module foreign_envs"):
         RunDirectory.open(RUN)
     assert not Path("imported").exists()
