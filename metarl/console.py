@@ -3,19 +3,100 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # `metarl --help` does without it
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 
 def say(console: "Console", line: str) -> None:
     """Print a line as it is, without markup, emoji or colours and never wrapped, so that paths in it can be copied."""
     console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def show(console: "Console", table: "RenderableType") -> None:
+    """Print a table; where the terminal is too narrow for its words and numbers, lines run over and none is cut."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    roomy = console.options.update(width=_ROOMY)
+    measured = Measurement.get(console, roomy, table)
+    never_wraps = isinstance(table, Table) and any(column.no_wrap for column in table.columns)
+    needed = measured.maximum if never_wraps else measured.minimum
+
+    width = console.width
+    console.width = max(width, needed)
+    try:
+        console.print(table)
+    finally:
+        console.width = width
+
+
+_ROOMY = 1000
+"""Columns of a terminal in which every table has room."""
+
+_reserved: list[list[str]] = []
+"""Lines of JSON for each `reserved_output` that is open, the innermost last."""
+
+
+def print_json(data: Any) -> None:
+    """Print an object on one line; within `reserved_output` as soon as that ends."""
+    line = json.dumps(data)
+    if _reserved:
+        _reserved[-1].append(line)
+    else:
+        print(line)
+
+
+@contextlib.contextmanager
+def reserved_output(wanted: bool) -> Iterator[None]:
+    """Keep standard output for `print_json` while the block runs; whatever else is printed goes to standard error.
+
+    Environments print, and so do libraries written in C and the processes that either starts: so it is the descriptor
+    that is moved, and not only Python's own stream.
+
+    Args:
+        wanted: False: nothing is moved.
+    """
+    if not wanted:
+        yield
+        return
+
+    lines: list[str] = []
+    _reserved.append(lines)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _descriptor_moved(sys.__stdout__, sys.__stderr__):
+            yield
+    finally:
+        _reserved.remove(lines)
+    for line in lines:
+        print(line)
+
+
+@contextlib.contextmanager
+def _descriptor_moved(stream: TextIO | None, to: TextIO | None) -> Iterator[None]:
+    """Let what is written to the descriptor of one stream go to that of another while the block runs."""
+    try:
+        assert stream is not None and to is not None
+        moved, target = stream.fileno(), to.fileno()
+        kept = os.dup(moved)
+    except (AssertionError, OSError, ValueError):  # a notebook, or a program without standard output
+        yield
+        return
+
+    stream.flush()
+    os.dup2(target, moved)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(kept, moved)
+        os.close(kept)
 
 
 class _Output(io.FileIO):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.cli.run_selection import AdaptationSelection
-from metarl.console import say, shell_command
+from metarl.console import print_json, say, shell_command, show
 from metarl.deployment import export, model_card
 from metarl.deployment.live_record import LiveRecord, LiveRecordError
 from metarl.deployment.meta_policy import MetaPolicy
@@ -105,9 +105,9 @@ class Adapt(AdaptationSelection):
             return EXIT_INTERRUPTED
 
         if self.json:
-            print(json.dumps({"out": str(out), **description}))
+            print_json({"out": str(out), **description})
             return 0
-        console.print(_table(description))
+        show(console, _table(description))
         for line in model_card.summary(description):
             say(console, line)
         say(console, f"written to {out}: {', '.join(files)}")

@@ -1,7 +1,6 @@
 """`metarl bench`: which benchmark, of what, and how it is shown."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +17,7 @@ from metarl.benchmarks.robots import checked_robots, robot_throughput
 from metarl.benchmarks.rollouts import rollout_rates
 from metarl.benchmarks.scaling import scaling
 from metarl.benchmarks.scaling import write as write_scaling
-from metarl.console import say
+from metarl.console import print_json, say, show
 from metarl.envs.registry import make_distribution
 from metarl.errors import UserError, require_at_least
 from metarl.evaluation.memory import environment_bytes, episode_bytes, parameter_bytes, require_memory
@@ -99,10 +98,10 @@ class Bench:
         for part in parts:
             data[part], table = self._measure(part, names[part], progress)
             if not self.json:
-                console.print(table)
+                show(console, table)
 
         if self.json:
-            print(json.dumps(data if self.what == "all" else data[self.what]))
+            print_json(data if self.what == "all" else data[self.what])
         return 0
 
     def _names(self, what: str) -> list[str]:

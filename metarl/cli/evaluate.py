@@ -1,13 +1,12 @@
 """`metarl evaluate`: measure how a trained agent adapts to tasks it never saw."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from metarl.cli.run_selection import TaskSelection
-from metarl.console import say
+from metarl.console import print_json, say, show
 from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run
 from metarl.run.files import check_directory_writable
 from metarl.run.run_directory import RunDirectory
@@ -29,7 +28,7 @@ class Evaluate(TaskSelection):
         """Evaluate; print a table or JSON."""
         evaluated = self.evaluate(self.open_run())
         if self.json:
-            print(json.dumps(evaluated.to_json()))
+            print_json(evaluated.to_json())
         else:
             self.show(evaluated, console)
         return 0
@@ -57,10 +56,10 @@ class Evaluate(TaskSelection):
     @staticmethod
     def show(evaluated: RunEvaluation, console: Console) -> None:
         """Print the tables."""
-        console.print(evaluation_table(evaluated.evaluation, evaluated.title))
+        show(console, evaluation_table(evaluated.evaluation, evaluated.title))
         successes = success_table(evaluated.evaluation)
         if successes is not None:
-            console.print(successes)
+            show(console, successes)
         if evaluated.kept:
             for line in evaluated.kept.lines():
                 say(console, line)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
-from metarl.console import outputs_that_may_close
+from metarl.console import outputs_that_may_close, reserved_output
 from metarl.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -176,7 +176,7 @@ def _dispatch(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    with interruptible():
+    with interruptible(), reserved_output(getattr(command, "json", False)):
         return int(command.execute(Console()))
 
 

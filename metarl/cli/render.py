@@ -1,6 +1,5 @@
 """`metarl render`: adaptation as a video, as a picture, and as a map of the task space."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from metarl.agents.learner import MetaLearner
 from metarl.cli.run_selection import TaskSelection
-from metarl.console import say
+from metarl.console import print_json, say
 from metarl.envs.registry import env_label
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, tasks_to_json
@@ -91,7 +90,7 @@ class Render(TaskSelection):
         data, lines = draw(run.config, distribution, learner, generator)
 
         if self.json:
-            print(json.dumps({"run": str(run.path), "file": self.out, "seed": self.seed, **data}))
+            print_json({"run": str(run.path), "file": self.out, "seed": self.seed, **data})
             return 0
         for line in lines:
             say(console, line)

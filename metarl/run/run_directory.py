@@ -223,8 +223,8 @@ class RunDirectory:
             file = _in_working_directory(name)
             if file is not None and recorded.get(name) != _fingerprint(file):
                 raise UserError(
-                    f"run {self.path} names code, and was not made here: it would import the module {name} from {file}; "
-                    "allow it with --trust if you trust whoever wrote it, or put its directory on PYTHONPATH"
+                    f"run {self.path} names code, and was not made here: it would import the module {name} from "
+                    f"{file}; allow it with --trust if you trust whoever wrote it, or put its directory on PYTHONPATH"
                 )
 
     def check_can_resume(self) -> None:

@@ -1,4 +1,4 @@
-"""A run may name the module of its environment; one that was made elsewhere imports nothing from here without a word."""
+"""A run may name the module of its environment; one made elsewhere imports nothing from here without a word."""
 
 import shutil
 from pathlib import Path
