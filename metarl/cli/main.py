@@ -293,7 +293,16 @@ def _message_of(complaint: str) -> str:
 
     lines = [line.strip("│╰─╯ ") for line in section.splitlines()]
     message = " ".join(" ".join(lines).split())
-    return re.sub(r"^Error parsing [^-]\S*: ", "", message)  # the parser's own name of a group of flags
+    message = re.sub(r"^Error parsing [^-]\S*: ", "", message)  # the parser's own name of a group of flags
+    return _in_plain_words(message)
+
+
+def _in_plain_words(message: str) -> str:
+    """What the parser says of a value, without the words of Python."""
+    # Where None is allowed as well, the parser repeats what each of the types says.
+    message = re.sub(r"no type matching .* - <class '(?:int|float)'>: ", "", message)
+    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"must be a whole number, got \1", message)
+    return re.sub(r"could not convert string to float: (.*)", r"must be a number, got \1", message)
 
 
 # ---------------------------------------------------------------------- completion scripts
