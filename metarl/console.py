@@ -19,7 +19,7 @@ def say(console: "Console", line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-def show(console: "Console", table: "RenderableType") -> None:
+def show_table(console: "Console", table: "RenderableType") -> None:
     """Print a table; where the terminal is too narrow for its words and numbers, lines run over and none is cut."""
     from rich.measure import Measurement
     from rich.table import Table

@@ -6,7 +6,6 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-
 LARGEST = 1e30
 """Of a setting: far from the largest number of a float32, so that its products with others are numbers, too."""
 

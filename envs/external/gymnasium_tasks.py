@@ -127,6 +127,7 @@ class GymnasiumFamily(EnvFamily):
         one.close()
 
         self._num_workers = num_cores() if num_workers == ONE_PER_CORE else num_workers
+        self._timeout = 0.0
         self.pool = self._new_pool()
 
     def single(self) -> ExternalEnv:
@@ -183,6 +184,11 @@ class GymnasiumFamily(EnvFamily):
             self.pool.close()
             self.pool = self._new_pool()
 
+    def set_timeout(self, seconds: float) -> None:
+        """Take a step or reset of a worker that lasts longer as failed; 0 = unlimited."""
+        self._timeout = seconds
+        self.pool.timeout = seconds
+
     def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
         """See EnvFamily.bind."""
         return BoundExternalEnv(self, tasks, num_episodes)
@@ -200,7 +206,7 @@ class GymnasiumFamily(EnvFamily):
     def _new_pool(self) -> WorkerPool:
         # The workers get only what makes an environment, not this family with its pool.
         spec, example = self.spec, self._example
-        return WorkerPool(lambda: ExternalEnv(spec, example), spec.env_id, self._num_workers)
+        return WorkerPool(lambda: ExternalEnv(spec, example), spec.env_id, self._num_workers, self._timeout)
 
 
 class BoundExternalEnv:

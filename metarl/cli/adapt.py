@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.cli.run_selection import AdaptationSelection
-from metarl.console import print_json, say, shell_command, show
+from metarl.console import print_json, say, shell_command, show_table
 from metarl.deployment import export, model_card
 from metarl.deployment.live_record import LiveRecord, LiveRecordError
 from metarl.deployment.meta_policy import MetaPolicy
@@ -107,7 +107,7 @@ class Adapt(AdaptationSelection):
         if self.json:
             print_json({"out": str(out), **description})
             return 0
-        show(console, _table(description))
+        show_table(console, _table(description))
         for line in model_card.summary(description):
             say(console, line)
         say(console, f"written to {out}: {', '.join(files)}")

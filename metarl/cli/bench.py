@@ -17,7 +17,7 @@ from metarl.benchmarks.robots import checked_robots, robot_throughput
 from metarl.benchmarks.rollouts import rollout_rates
 from metarl.benchmarks.scaling import scaling
 from metarl.benchmarks.scaling import write as write_scaling
-from metarl.console import print_json, say, show
+from metarl.console import print_json, say, show_table
 from metarl.envs.registry import make_distribution
 from metarl.errors import UserError, require_at_least
 from metarl.evaluation.memory import environment_bytes, episode_bytes, parameter_bytes, require_memory
@@ -98,7 +98,7 @@ class Bench:
         for part in parts:
             data[part], table = self._measure(part, names[part], progress)
             if not self.json:
-                show(console, table)
+                show_table(console, table)
 
         if self.json:
             print_json(data if self.what == "all" else data[self.what])

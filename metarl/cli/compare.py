@@ -8,7 +8,7 @@ from rich.console import Console
 from metarl.comparison import report as comparison_report
 from metarl.comparison.comparer import Comparer
 from metarl.comparison.config import CompareConfig
-from metarl.console import print_json, say, shell_command, show
+from metarl.console import print_json, say, shell_command, show_table
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 
 
@@ -51,7 +51,7 @@ class Compare(CompareConfig):
             print_json(comparison.to_json())
             return 0
 
-        show(console, comparison_report.table(comparison))
+        show_table(console, comparison_report.table(comparison))
         for line in comparison_report.headlines(comparison):
             say(console, line)
         say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")

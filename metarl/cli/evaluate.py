@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from metarl.cli.run_selection import TaskSelection
-from metarl.console import print_json, say, show
+from metarl.console import print_json, say, show_table
 from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run
 from metarl.run.files import check_directory_writable
 from metarl.run.run_directory import RunDirectory
@@ -56,10 +56,10 @@ class Evaluate(TaskSelection):
     @staticmethod
     def show(evaluated: RunEvaluation, console: Console) -> None:
         """Print the tables."""
-        show(console, evaluation_table(evaluated.evaluation, evaluated.title))
+        show_table(console, evaluation_table(evaluated.evaluation, evaluated.title))
         successes = success_table(evaluated.evaluation)
         if successes is not None:
-            show(console, successes)
+            show_table(console, successes)
         if evaluated.kept:
             for line in evaluated.kept.lines():
                 say(console, line)

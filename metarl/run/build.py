@@ -43,6 +43,8 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
+    if isinstance(distribution.env, GymnasiumFamily):
+        distribution.env.set_timeout(config.env_timeout)
     _require_memory(config, distribution, generator)
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads

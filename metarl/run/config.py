@@ -55,6 +55,8 @@ class TrainConfig:
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
         cuda_graphs: 'auto' runs the steps of environment and policy as a CUDA graph on a GPU; 'off' runs them one
             operation at a time, with the same numbers up to rounding.
+        env_timeout: seconds that a live environment's worker may take for one step; one that takes longer has failed, and
+            is named with its task; 0 = unlimited.
         start_from: a run whose best policy training starts from, with all that its learner has learned, in place of a
             random one; the settings are those of that run, unless they are given.
         name: name of the run, a directory below run_dir; by default made of agent, environment and seed.
@@ -83,6 +85,7 @@ class TrainConfig:
     action_scale: float = DEFAULT_SCALE
     compile_env: bool = False
     cuda_graphs: Literal["auto", "off"] = "auto"
+    env_timeout: float = 0.0
     start_from: str = ""
     name: str = ""
     run_dir: str = "runs"
@@ -108,7 +111,9 @@ class TrainConfig:
 
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
-        for name in ("num_threads", "max_env_steps"):
+        if not math.isfinite(self.env_timeout):
+            raise UserError(f"env_timeout must be finite, got {self.env_timeout}")
+        for name in ("num_threads", "max_env_steps", "env_timeout"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         # A line break or an escape code in a name would come back in every message.

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.cli.main import main
-from metarl.console import print_json, reserved_output, show
+from metarl.console import print_json, reserved_output, show_table
 from metarl.errors import EXIT_BAD_INPUT
 from tests.helpers.workbench import ENV, RUN, complaint
 
@@ -76,7 +76,7 @@ def test_a_narrow_terminal_shows_every_number(columns: int, capsys: pytest.Captu
     table = Table("adaptation step", "mean return", "95% interval", title="a long title")
     table.add_row("0", "-1234567.89", "[-1234568.01, -1234566.77]")
     console = Console(width=columns)
-    show(console, table)
+    show_table(console, table)
     text = capsys.readouterr().out
     assert "…" not in text
     assert all(number in text for number in ("-1234567.89", "-1234568.01", "-1234566.77"))
@@ -85,7 +85,7 @@ def test_a_narrow_terminal_shows_every_number(columns: int, capsys: pytest.Captu
     stiff = Table()
     stiff.add_column("mean at\nthe end", no_wrap=True)
     stiff.add_row("-1234567.89 and more than that")
-    show(console, stiff)
+    show_table(console, stiff)
     assert "-1234567.89 and more than that" in capsys.readouterr().out
 
 
@@ -93,7 +93,7 @@ def test_a_table_that_fits_is_as_wide_as_before(capsys: pytest.CaptureFixture[st
     table = Table("a", "b")
     table.add_row("some words that wrap", "1")
     console = Console(width=30)
-    show(console, table)
+    show_table(console, table)
     shown = capsys.readouterr().out
     console.print(table)
     assert capsys.readouterr().out == shown
