@@ -284,8 +284,10 @@ def _read_parameters(file: Path) -> Parameters:
         raise UserError(f"{file} is truncated or corrupt: {error}") from None
 
     for name, value in params.items():
-        if value.dtype not in (torch.float32, torch.float64) or not bool(value.isfinite().all()):
-            raise UserError(f"{file}: {name} must hold finite numbers of type float, got {value.dtype}")
+        if value.dtype != torch.float32:
+            raise UserError(f"{file}: {name} must be of type float32, got {value.dtype}")
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{file}: {name} holds a number that is not finite")
     return params
 
 

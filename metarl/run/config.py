@@ -55,8 +55,8 @@ class TrainConfig:
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
         cuda_graphs: 'auto' runs the steps of environment and policy as a CUDA graph on a GPU; 'off' runs them one
             operation at a time, with the same numbers up to rounding.
-        env_timeout: seconds that a live environment's worker may take for one step; one that takes longer has failed, and
-            is named with its task; 0 = unlimited.
+        env_timeout: seconds that a live environment's worker may take for one step; one that takes longer has failed,
+            and is named with its task; 0 = unlimited.
         start_from: a run whose best policy training starts from, with all that its learner has learned, in place of a
             random one; the settings are those of that run, unless they are given.
         name: name of the run, a directory below run_dir; by default made of agent, environment and seed.
