@@ -41,6 +41,7 @@ from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.device import resolve_device
 from metarl.run.files import (
     is_empty_directory,
+    naming,
     open_unlinked,
     remove_abandoned,
     temporary_directory,
@@ -289,7 +290,8 @@ class RunDirectory:
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with open_unlinked(self.path / METRICS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+        path = self.path / METRICS_FILE
+        with naming(path), open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
             file.write((json.dumps(metrics) + "\n").encode())
 
     def read_metrics(self) -> list[dict[str, Any]]:
