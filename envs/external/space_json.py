@@ -1,6 +1,7 @@
 """Gymnasium's spaces as JSON and back."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def space_from_json(data: Any) -> Space[Any]:
     """
     try:
         _require_size(data)
-        return _space_from_json(data)
+        # What Gymnasium warns of is either refused below or does not matter.
+        with warnings.catch_warnings(action="ignore"):
+            return _space_from_json(data)
     except RecursionError:
         raise ValueError("not a space: nested too deep") from None
 

@@ -151,11 +151,12 @@ class RunDirectory:
         Args:
             directory: where the run lies for now.
         """
+        metadata = _metadata(self.config)
         if is_env_file(self.config.env):
             shutil.copy(self.config.env, directory / env_label(self.config.env))
             self._use_own_env_file()
         write_atomically(directory / CONFIG_FILE, to_yaml(self.config).encode())
-        write_atomically(directory / METADATA_FILE, json.dumps(_metadata(self.config), indent=1).encode())
+        write_atomically(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
         (directory / METRICS_FILE).touch()
 
     @classmethod

@@ -156,7 +156,7 @@ def test_a_policy(workplace: Path) -> None:
 def test_the_users_environment(tmp_path: Path) -> None:
     file = tmp_path / "env.yaml"
     file.write_text(CART_POLE)
-    assert trials(file, (*BYTES, rewrite_yaml, rewrite_yaml), 120, lambda: from_yaml(file)) > 30
+    assert trials(file, (*BYTES, rewrite_yaml, rewrite_yaml), 40, lambda: from_yaml(file)) > 10
 
 
 def test_the_observations_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_the_record_of_a_live_adaptation(tmp_path: Path) -> None:
 
 
 def test_models_of_stable_baselines3(tmp_path: Path) -> None:
-    env = make_sb3_vec_env(make_distribution(ENV), 1)
+    env = make_sb3_vec_env(make_distribution(ENV), 10)
     buffer = io.BytesIO()
     make_model("ppo", env, seed=0).save(buffer)
     file = tmp_path / "model.zip"
