@@ -22,15 +22,14 @@ def say(console: "Console", line: str) -> None:
 def show_table(console: "Console", table: "RenderableType") -> None:
     """Print a table; where the terminal is too narrow for its words and numbers, lines run over and none is cut."""
     from rich.measure import Measurement
-    from rich.table import Table
-
-    roomy = console.options.update(width=_ROOMY)
-    measured = Measurement.get(console, roomy, table)
-    never_wraps = isinstance(table, Table) and any(column.no_wrap for column in table.columns)
-    needed = measured.maximum if never_wraps else measured.minimum
 
     width = console.width
-    console.width = max(width, needed)
+    roomy = max(width, Measurement.get(console, console.options.update(width=_ROOMY), table).maximum)
+    wanted = _count_of_cuts(console, table, roomy)
+    # The narrowest that cuts nothing, since prose should wrap.
+    fitting = (columns for columns in range(width, roomy) if _count_of_cuts(console, table, columns) == wanted)
+
+    console.width = next(fitting, roomy)
     try:
         console.print(table)
     finally:
@@ -39,6 +38,13 @@ def show_table(console: "Console", table: "RenderableType") -> None:
 
 _ROOMY = 1000
 """Columns of a terminal in which every table has room."""
+
+
+def _count_of_cuts(console: "Console", table: "RenderableType", width: int) -> int:
+    """How often a table is cut to fit into so many columns."""
+    segments = console.render(table, console.options.update(width=width))
+    return sum(segment.text.count("…") for segment in segments)
+
 
 _reserved: list[list[str]] = []
 """Lines of JSON for each `reserved_output` that is open, the innermost last."""

@@ -25,6 +25,7 @@ from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.presets import default_config
+from metarl.run.reproduce import settings_to_start_from
 from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env
@@ -265,10 +266,7 @@ def _settings_of(start: str, arguments: list[str]) -> TrainConfig:
     if given != own[: len(given)]:
         raise UserError(f"run {run.path} is of {' '.join(own)}, and cannot be the start of {' '.join(given)}")
 
-    defaults = TrainConfig()
-    return dataclasses.replace(
-        run.config, name="", run_dir=defaults.run_dir, device=defaults.device, num_threads=defaults.num_threads
-    )
+    return settings_to_start_from(run)
 
 
 class FlagsInGroups:

@@ -1,6 +1,7 @@
 """A run may name the module of its environment; one made elsewhere imports nothing from here without a word."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def foreign_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(TRUST_VARIABLE, raising=False)
     monkeypatch.syspath_prepend(str(workplace))
     (workplace / "foreign_envs.py").write_text(MODULE)
+    monkeypatch.delitem(sys.modules, "foreign_envs", raising=False)
     return names_env(workplace / "runs" / RUN, "foreign_envs:pearl")
 
 

@@ -54,7 +54,6 @@ def test_training_starts_from_its_best_policy_with_its_settings(published: Path)
     assert run.config.episodes == RunDirectory.open(RUN).config.episodes
     assert files_under(published) == before
 
-    # The command that trains it again gives every setting, since the preset's are not those of the run.
     words = train_command(run.config).split()
     assert main([*words[1:], "--name", "again"]) == 0
     assert same_tensors(tensors_of(Path("runs/again"), 1), tensors_of(run.path, 1))
