@@ -76,7 +76,8 @@ class ForwardPass:
         self._batch_shape = obs.shape[:-1]
         self._names = [(f"layer{layer}.weight", f"layer{layer}.bias") for layer in range(len(policy.sizes) - 1)]
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
-        self._inputs = [self._as_rows(obs)]  # of each layer: the observations, then the hidden activations
+        # Of each layer: the observations, then the hidden activations.
+        self._inputs = [self._as_rows(policy.observations(obs))]
         self._derivatives: list[Tensor] = []  # of each hidden layer: f′(z)
 
         with torch.no_grad():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarl.agents.policies.activations import ACTIVATIONS
 from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD, Categorical, DiagonalGaussian
+from metarl.agents.policies.observations import ObservationNormalizer
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
 
@@ -45,6 +46,9 @@ class MLPPolicy:
     Works with shared P, whose weights are (in, out), and with task-batched P, (M, in, out): then one batched
     matrix product per layer serves all tasks.
 
+    Attributes:
+        observations: what the network sees of an observation.
+
     Args:
         observation_space: Box of shape (O,).
         action_space: Box of shape (A,), or Discrete.
@@ -70,6 +74,7 @@ class MLPPolicy:
             raise ValueError(f"a policy needs a Box (A,) or Discrete action space, got {action_space}")
 
         self.sizes = (observation_space.shape[0], *self.config.hidden_sizes, outputs)
+        self.observations = ObservationNormalizer(self.sizes[0])
         self._activation = ACTIVATIONS[self.config.activation]
 
     @property
@@ -105,7 +110,7 @@ class MLPPolicy:
         task_batched = params["layer0.bias"].ndim == 2
         batch = obs.shape[:-1]
         leading = (batch[0], -1) if task_batched else (-1,)
-        x = obs.reshape(*leading, obs.shape[-1])
+        x = self.observations(obs).reshape(*leading, obs.shape[-1])
 
         last = len(self.sizes) - 2
         for layer in range(last + 1):

@@ -240,14 +240,25 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     if not isinstance(network, MLPPolicy):
         return {"kind": type(network).__name__}
     config = network.config
-    return {"kind": "MLPPolicy", "hidden_sizes": list(config.hidden_sizes), "activation": config.activation}
+    described = {"kind": "MLPPolicy", "hidden_sizes": list(config.hidden_sizes), "activation": config.activation}
+    if network.observations.active:
+        shift, factor = network.observations.shift_and_factor
+        described["observation_shift"] = shift.tolist()
+        described["observation_factor"] = factor.tolist()
+    return described
 
 
 def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -> MLPPolicy:
     """Inverse of `_network_to_json` for an MLPPolicy."""
     vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
     config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
-    return MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
+    policy = MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
+
+    if "observation_shift" in network:
+        shift = torch.tensor(network["observation_shift"], dtype=torch.float32)
+        factor = torch.tensor(network["observation_factor"], dtype=torch.float32)
+        policy.observations.set(shift, factor)
+    return policy
 
 
 def _is_single(space: Space[Any], observation: Any) -> bool:
