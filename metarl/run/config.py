@@ -136,8 +136,8 @@ def from_yaml(text: str) -> TrainConfig:
     if agent is None:
         raise unknown("agent", str(data.get("agent")), AGENTS)
     learner = _build(agent.config_class, data.pop("learner", {}))
-    # A run of before there was a scale: what its policy does must stay as it was.
-    data = {"action_scale": OWN_UNITS} | data
+    # A run of before there were these: what its policy does and sees must stay as it was.
+    data = {"action_scale": OWN_UNITS, "normalize_obs": "off"} | data
     return typing.cast(TrainConfig, _build(TrainConfig, data | {"learner": learner}))
 
 

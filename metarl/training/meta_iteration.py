@@ -2,14 +2,15 @@
 
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
 from metarl.agents.learner import Adapted, MetaLearner
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
-from metarl.envs.rollout import Episodes, collect
+from metarl.envs.rollout import ActingPolicy, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.evaluation.adaptation import Sampler, adaptation_loop, rollouts_in
@@ -125,6 +126,8 @@ def first_look(
 ) -> int:
     """Play a few episodes with the untrained policy, and begin to normalise observations where they need it.
 
+    The policy acts as if it saw nothing but zeros, so that what it does is the same in all units.
+
     Args:
         config: 'auto' leaves an environment written in torch alone whose observations stay within ±10.
         learner: what its policy normalises with is changed in place.
@@ -142,7 +145,7 @@ def first_look(
     tasks, rollouts = distributed.shard(tasks, generator, distributed.rank(), num_processes())
 
     env = distribution.bind(tasks, episodes)
-    seen = collect(env, learner.policy, learner.begin(env.batch_shape[0]).params, rollouts)
+    seen = collect(env, _Unseeing(learner.policy), learner.begin(env.batch_shape[0]).params, rollouts)
     beyond = sum_over_processes(seen.obs.abs().gt(LARGEST_USUAL).sum().double())
     moments = sum_over_processes(observations.moments([seen]))
 
@@ -184,6 +187,17 @@ def sample_iteration(
 
     query = batches[-1] if learner.collects_query else None
     return MetaBatch(batches[: learner.support_batches], query, tasks, sampler.seconds)
+
+
+@dataclass(frozen=True)
+class _Unseeing:
+    """A policy that acts as if all observations were zero; an ActingPolicy."""
+
+    policy: ActingPolicy
+
+    def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[Any, Any]:
+        """See ActingPolicy.apply."""
+        return self.policy.apply(params, torch.zeros_like(obs), memory)
 
 
 class _TimedSampler:
