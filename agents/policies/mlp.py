@@ -22,6 +22,7 @@ from metarl.agents.policies.distributions import (
 from metarl.agents.policies.observations import ObservationNormalizer
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
+from metarl.envs.spaces.precision import float_dtype
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,14 @@ class MLPPolicy:
         parameters = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
             bound = math.sqrt(6 / (fan_in + fan_out))
-            uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device)
+            uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device, dtype=float_dtype())
             parameters[f"layer{layer}.weight"] = bound * (2 * uniform - 1)
-            parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device)
+            parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device, dtype=float_dtype())
 
         if self.gaussian:
-            parameters[LOG_STD] = torch.full((self.sizes[-1],), self.config.init_log_std, device=generator.device)
+            parameters[LOG_STD] = torch.full(
+                (self.sizes[-1],), self.config.init_log_std, device=generator.device, dtype=float_dtype()
+            )
         return parameters
 
     def apply(
