@@ -100,15 +100,26 @@ def fit_linear_baseline(episodes: Episodes, returns: Tensor) -> Tensor:
     mean_target = target.sum(dim=1, keepdim=True) / count
     centred = (features - features.sum(dim=1, keepdim=True) / count).mul_(mask)
 
-    # The normal equations: (Φᵀ Φ + ridge · I) w = Φᵀ G.
-    gram = centred.mT @ centred
-    gram = gram + RIDGE * torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
-    right = centred.mT @ (target - mean_target * mask)
-    weights = torch.linalg.solve_ex(gram, right).result  # solve would make the CPU wait for errors of the GPU
-
-    values = centred @ weights + mean_target * mask
+    values = _ridge_fit(centred, target - mean_target * mask) + mean_target * mask
     fitted: Tensor = values.reshape(episodes.mask.shape).to(returns.dtype)
     return fitted
+
+
+def _ridge_fit(features: Tensor, target: Tensor) -> Tensor:
+    """Φ w of the w that minimises ‖Φ w − y‖² + ridge · ‖w‖², for Φ (M, N, F) and y (M, N, 1).
+
+    Either by (Φᵀ Φ + ridge) w = Φᵀ y or, where there are more features than steps, by w = Φᵀ (Φ Φᵀ + ridge)⁻¹ y: the
+    same, from a matrix of the smaller size.
+    """
+    num_steps, num_features = features.shape[1:]
+    wide = num_features > num_steps
+    square = features @ features.mT if wide else features.mT @ features
+    shrunk = square + RIDGE * torch.eye(square.shape[-1], device=square.device, dtype=square.dtype)
+
+    # torch.linalg.solve would make the CPU wait for errors of the GPU.
+    if wide:
+        return square @ torch.linalg.solve_ex(shrunk, target).result
+    return features @ torch.linalg.solve_ex(shrunk, features.mT @ target).result
 
 
 def generalized_advantages(episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float) -> Tensor:

@@ -83,8 +83,9 @@ class Batch:
 
 
 def as_seen_by(policy: MLPPolicy, episodes: Episodes) -> Episodes:
-    """Episodes with what the policy's network sees in place of the observations, for the baseline."""
-    return replace(episodes, obs=policy.observations(episodes.obs)) if policy.observations.active else episodes
+    """Episodes with what the baseline sees in place of the observations: normalised ones, a few numbers of images."""
+    seen = policy.observations.summary(episodes.obs)
+    return episodes if seen is episodes.obs else replace(episodes, obs=seen)
 
 
 Objective = Callable[[Batch, ActionDistribution], Tensor]

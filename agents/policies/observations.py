@@ -1,14 +1,20 @@
-"""What a policy's network sees of an observation: normalised by running statistics, where that is on."""
+"""What a policy's network sees of an observation: normalised by running statistics, or pixels from 0 to 1."""
 
 from collections.abc import Sequence
 
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
+from torch.nn import functional
 
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.observation import FlatImage
 
 CLIP = 10.0
 """Normalised observations are clipped to ± this: a sensor that jumps once must not drown the others."""
+
+GRID = 8
+"""Fields of an image, in height and in width, whose brightness a baseline sees."""
 
 _CONSTANT = 1e-6
 """A standard deviation below this share of the mean is rounding: such an observation is shifted and not scaled."""
@@ -49,6 +55,10 @@ class ObservationNormalizer:
         if not self.active:
             return obs
         return ((obs - self._shift) * self._factor).clamp(-self._limit, self._limit)
+
+    def summary(self, obs: Tensor) -> Tensor:
+        """What a baseline takes of (…, O): the same."""
+        return self(obs)
 
     @property
     def count(self) -> int:
@@ -143,3 +153,45 @@ class ObservationNormalizer:
         self._shift.copy_(self._mean)
         self._factor.copy_(torch.where(varies, 1 / std, 1.0))
         self._limit.fill_(CLIP if self._count > 0 else torch.inf)
+
+
+class PixelScaling(ObservationNormalizer):
+    """Scales the pixels of images from 0 … 255 to 0 … 1; there is nothing to learn.
+
+    Args:
+        image: the space of the pixels.
+    """
+
+    def __init__(self, image: FlatImage) -> None:
+        super().__init__(1)
+        self._image = image
+        self._factor.fill_(1 / 255)
+
+    def summary(self, obs: Tensor) -> Tensor:
+        """What a baseline takes of (…, O): the mean brightness in each field of an 8 × 8 grid, for each channel.
+
+        The pixels themselves would ask for a matrix of their number squared.
+        """
+        pixels = self._image.as_channels_first(obs).flatten(0, -4)
+        grid = functional.adaptive_avg_pool2d(pixels, GRID).flatten(1)
+        return grid.reshape(*obs.shape[:-1], -1) / 255
+
+    @property
+    def count(self) -> int:
+        """No statistics are kept."""
+        return 0
+
+    def moments(self, batches: Sequence[Episodes]) -> Tensor:
+        """None."""
+        return torch.zeros(3, dtype=torch.float64, device=self._mean.device)
+
+    def merge(self, moments: Tensor) -> None:
+        """Nothing changes."""
+
+    def _refresh(self) -> None:
+        """Nothing changes."""
+
+
+def observations_of(space: Box) -> ObservationNormalizer:
+    """What makes a policy's observations of a space ready; not active yet."""
+    return PixelScaling(space) if isinstance(space, FlatImage) else ObservationNormalizer(space.shape[0])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.distillation import DistillationConfig, Teachers
+from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters
 from metarl.envs.registry import make_distribution
@@ -125,7 +126,7 @@ def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers
     """
     stored = read_checkpoint(run.path / TEACHERS_FILE).tensors
     tensors = {name: value.to(run.config.device) for name, value in stored.items()}
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
+    policy = make_policy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
     policy.observations.activate(run.config.device)
     return _from_tensors(policy, tensors)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
 from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.policies.observations import PixelScaling
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.rollout import ActingPolicy, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
@@ -138,7 +139,7 @@ def first_look(
         environment steps it took, of all processes.
     """
     observations = learner.policy.observations
-    if not observations.active or observations.count > 0:
+    if not observations.active or observations.count > 0 or isinstance(observations, PixelScaling):
         return 0
     episodes = min(config.episodes, FIRST_EPISODES)
     tasks = distribution.sample(config.num_tasks, "train", generator)
