@@ -78,7 +78,7 @@ class CNNPolicy(MLPPolicy):
             bias = params[f"conv{layer}.bias"].reshape(-1)
             x = functional.relu(functional.conv2d(x, weight, bias, stride, groups=num_tasks))
 
-        of_each_task = x.reshape(len(x), num_tasks, -1).transpose(0, 1)
+        of_each_task = x.reshape(x.shape[0], num_tasks, -1).transpose(0, 1)
         return of_each_task.reshape(*obs.shape[:-1], -1)
 
 

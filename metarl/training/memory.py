@@ -12,6 +12,7 @@ from metarl.agents.gradients.advantages import CPU_CHUNK_STEPS as BASELINE_STEPS
 from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import MetaLearner
+from metarl.agents.maml import MAMLConfig
 from metarl.agents.policies.observations import GRID
 from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_distribution import TaskDistribution
@@ -99,8 +100,18 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     policies = num_tasks * parameters * (batches + 1)
 
     at_a_time = max(_baseline_bytes(own, distribution), _network_bytes(own, distribution, learner))
-    fisher = int(getattr(config.learner, "fvp_memory", 0) * 1e6)
-    return kept + one_batch + policies + at_a_time + min(fisher, kept * len(learner.policy.sizes))
+    return kept + one_batch + policies + at_a_time + _fisher_bytes(own, distribution, learner)
+
+
+def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+    """Bytes of the derivatives that are kept from one Fisher product to the next; 0 without a trust region."""
+    agent = config.learner
+    if not isinstance(agent, MAMLConfig) or agent.outer != "trpo":
+        return 0
+    steps = config.num_tasks * max(1, round(agent.fvp_fraction * config.episodes)) * distribution.horizon
+    arrays = 4 * learner.support_batches + 2
+    everything = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
+    return min(everything, int(agent.fvp_memory * 1e6))
 
 
 def _baseline_bytes(config: TrainConfig, distribution: TaskDistribution) -> int:
