@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.distillation import DistillationConfig, Teachers
+from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, shapes_of
 from metarl.envs.registry import make_distribution
@@ -95,10 +96,10 @@ def check_teachers_memory(config: TrainConfig, distribution: TaskDistribution) -
         return
 
     network = PolicyConfig() if is_expert(learner.teacher) else teacher_run(config).config.learner.policy
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, network)
+    policy = make_policy(distribution.observation_space, distribution.action_space, network)
     # Each has an own policy, and its last episodes are kept until all are made.
     needed = parameter_bytes(policy.num_parameters, learner.num_teachers)
-    needed += episode_bytes(policy, learner.num_teachers * config.episodes, distribution.horizon)
+    needed += episode_bytes(policy, distribution, learner.num_teachers * config.episodes)
     what = f"num_teachers {learner.num_teachers} × episodes {config.episodes} × horizon {distribution.horizon}"
     require_memory(needed, what, "--num-teachers or --episodes", config.device)
 
@@ -146,7 +147,8 @@ def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers
     """
     stored = read_checkpoint(run.path / TEACHERS_FILE).tensors
     tensors = {name: value.to(run.config.device) for name, value in stored.items()}
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
+    policy = make_policy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
+    policy.observations.activate(run.config.device)
     try:
         teachers = _from_tensors(policy, tensors)
         _check_teachers(teachers, distribution)
@@ -342,6 +344,7 @@ def _to_tensors(teachers: Teachers) -> dict[str, Tensor]:
     """Teachers as named tensors, for a file."""
     tensors = {f"task.{name}": value for name, value in teachers.tasks.items()}
     tensors |= {f"params.{name}": value for name, value in teachers.params.items()}
+    tensors |= {f"observations.{name}": value for name, value in teachers.policy.observations.state_dict().items()}
 
     if teachers.episodes is not None:
         leaves = {name: value for name, value in vars(teachers.episodes).items() if isinstance(value, Tensor)}
@@ -357,6 +360,7 @@ def _from_tensors(policy: MLPPolicy, tensors: dict[str, Tensor]) -> Teachers:
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
+    policy.observations.load_state_dict(under("observations."))
     leaves: dict[str, Any] = under("episodes.")
     episodes = Episodes(**leaves, behaviour=under(f"{BEHAVIOUR}.")) if leaves else None
     return Teachers(policy, under("params."), under("task."), episodes)

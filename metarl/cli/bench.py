@@ -214,13 +214,13 @@ def _require_memory_of_iteration(workload: Workload) -> None:
         UserError: names its size.
     """
     distribution = make_distribution(workload.env)
-    horizon = workload.horizon or distribution.horizon
+    distribution.env.horizon = workload.horizon or distribution.horizon
     network = PolicyConfig((workload.hidden_size, workload.hidden_size))
     policy = MLPPolicy(distribution.observation_space, distribution.action_space, network)
 
     batches = 2  # support and query
-    needed = episode_bytes(policy, batches * workload.num_tasks * workload.episodes, horizon)
+    needed = episode_bytes(policy, distribution, batches * workload.num_tasks * workload.episodes)
     needed += parameter_bytes(policy.num_parameters, workload.num_tasks)
-    what = f"num_tasks {workload.num_tasks} × episodes {workload.episodes} × horizon {horizon}"
+    what = f"num_tasks {workload.num_tasks} × episodes {workload.episodes} × horizon {distribution.horizon}"
     what += f" with hidden_size {workload.hidden_size}"
     require_memory(needed, what, "--num-tasks, --episodes, --horizon or --hidden-size", workload.device)

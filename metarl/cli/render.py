@@ -170,7 +170,7 @@ def _check_memory(
         UserError: names the size and what to lower.
     """
     # The episodes of all steps, k = 0 … K, are kept until the picture is drawn.
-    kept = episode_bytes(learner.policy, (steps + 1) * num_tasks * episodes, distribution.horizon)
+    kept = episode_bytes(learner.policy, distribution, (steps + 1) * num_tasks * episodes)
     require_memory(kept, f"{num_tasks} tasks × {episodes} episodes in {steps + 1} batches", lower)
 
 

@@ -51,7 +51,7 @@ GROUPS = {
         "env_file",
         "trust",
     ),
-    "sampling": ("env_timeout", "num_tasks", "episodes", "action_scale"),
+    "sampling": ("env_timeout", "num_tasks", "episodes", "action_scale", "normalize_obs"),
     "evaluation": ("eval_interval", "eval_tasks", "test_tasks"),
     "curriculum": ("curriculum", "curriculum_buffer", "curriculum_fresh", "curriculum_correction"),
     "acceleration": ("num_threads", "compile_env", "cuda_graphs"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metarl.agents.policies.mlp import MLPPolicy
+from metarl.agents.policies.cnn import make_policy
 from metarl.agents.registry import AGENTS
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
@@ -15,7 +15,7 @@ from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError, unknown
-from metarl.evaluation.memory import BYTES_OF_NUMBER, episode_bytes, require_memory
+from metarl.evaluation.memory import FLOAT, episode_bytes, require_memory
 from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
@@ -142,11 +142,11 @@ def _check_memory(config: CompareConfig, subject: RunDirectory, distribution: Ta
     Raises:
         UserError: names their size and what to lower.
     """
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, subject.config.learner.policy)
+    policy = make_policy(distribution.observation_space, distribution.action_space, subject.config.learner.policy)
     batches = (getattr(subject.config.learner, "adaptation_steps", 1) if config.steps is None else config.steps) + 1
     kept = batches * config.tasks_compared * config.episodes
     what = f"num_tasks {config.tasks_compared} × episodes {config.episodes} × horizon {distribution.horizon}"
-    needed = episode_bytes(policy, kept, distribution.horizon)
+    needed = episode_bytes(policy, distribution, kept)
     require_memory(needed, f"{what} in {batches} batches", "--num-tasks, --episodes or --steps", device)
 
 
@@ -315,7 +315,7 @@ def _check_sb3_memory(label: str, changes: dict[str, Any], distribution: TaskDis
     obs_size = math.prod(distribution.observation_space.shape)
     action_size = math.prod(distribution.action_space.shape or (1,))
     # Of each step: two observations, the action, reward, value, log-probability, advantage, return, end.
-    of_step = BYTES_OF_NUMBER * (2 * obs_size + action_size + 6)
+    of_step = FLOAT * (2 * obs_size + action_size + 6)
 
     for name, envs in (("n_steps", TRAINING_ENVS), ("buffer_size", 1), ("batch_size", 1)):
         count = changes.get(name)

@@ -192,9 +192,8 @@ class MetaPolicy:
         Raises:
             UserError: names its size and what to lower.
         """
-        horizon = self._distribution.horizon
-        needed = episode_bytes(self._learner.policy, budget.total_episodes, horizon)
-        what = f"{budget.total_episodes} episodes × horizon {horizon}"
+        needed = episode_bytes(self._learner.policy, self._distribution, budget.total_episodes)
+        what = f"{budget.total_episodes} episodes × horizon {self._distribution.horizon}"
         require_memory(needed, what, "--episodes, --measure-episodes or --steps", self._device)
 
     def _specialise(

@@ -16,8 +16,8 @@ from metarl.agents.policies.mlp import MLPPolicy
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 
-BYTES_OF_NUMBER = 4
-"""float32"""
+FLOAT = 4
+"""Bytes of a number of single precision."""
 
 COPIES_OF_EPISODES = 2
 """Once step by step, and once put together."""
@@ -46,23 +46,24 @@ def require_memory(needed: int, what: str, lower: str, device: torch.device | st
         )
 
 
-def episode_bytes(policy: MLPPolicy, num_episodes: int, horizon: int) -> int:
+def episode_bytes(policy: MLPPolicy, distribution: TaskDistribution, num_episodes: int) -> int:
     """Bytes of episodes while they are collected.
 
     Args:
-        policy: acts in them; says how large observations and actions are.
+        policy: acts in them; says how large its distribution of actions is.
+        distribution: says how large observations are, and how long the episodes.
         num_episodes: tasks × episodes, of all batches that are kept at a time.
-        horizon: H.
     """
-    obs_size, output_size = policy.sizes[0], policy.sizes[-1]
+    obs_size = math.prod(distribution.observation_space.shape)
+    output_size = policy.sizes[-1]
     # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
     numbers = obs_size + 3 * output_size + 5
-    return COPIES_OF_EPISODES * BYTES_OF_NUMBER * numbers * num_episodes * horizon
+    return COPIES_OF_EPISODES * FLOAT * numbers * num_episodes * distribution.horizon
 
 
 def parameter_bytes(num_parameters: int, num_tasks: int) -> int:
     """Bytes of a learner that trains so many numbers, and of their copies that are adapted to M tasks."""
-    return BYTES_OF_NUMBER * num_parameters * (COPIES_OF_PARAMETERS + num_tasks)
+    return FLOAT * num_parameters * (COPIES_OF_PARAMETERS + num_tasks)
 
 
 def environment_bytes(distribution: TaskDistribution, num_envs: int) -> int:
@@ -72,7 +73,7 @@ def environment_bytes(distribution: TaskDistribution, num_envs: int) -> int:
     action_size = 1 if isinstance(actions, Discrete) else math.prod(actions.shape or (1,))
     task_size = sum(math.prod(one.shape) for one in distribution.train.values())
     # A state is about as large as what is observed of it; a step makes the next one beside it.
-    return 2 * BYTES_OF_NUMBER * num_envs * (2 * obs_size + action_size + task_size + 3)
+    return 2 * FLOAT * num_envs * (2 * obs_size + action_size + task_size + 3)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> int:

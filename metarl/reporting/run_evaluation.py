@@ -176,7 +176,7 @@ def evaluate_run(
     steps = learner.adaptation_steps if steps is None else steps
     episodes = episodes or run.config.episodes
 
-    _require_memory(learner, distribution.horizon, num_tasks, steps, episodes, device)
+    _require_memory(learner, distribution, num_tasks, steps, episodes, device)
     tasks = _tasks(distribution, split, task, num_tasks, generator)
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
     return RunEvaluation(
@@ -194,16 +194,18 @@ def evaluate_run(
     )
 
 
-def _require_memory(learner: MetaLearner, horizon: int, num_tasks: int, steps: int, episodes: int, device: str) -> None:
+def _require_memory(
+    learner: MetaLearner, distribution: TaskDistribution, num_tasks: int, steps: int, episodes: int, device: str
+) -> None:
     """Refuse an evaluation that does not fit, before the first step.
 
     Raises:
         UserError: names its size and what to lower.
     """
     # Kept are the episodes of all k = 0 … K, and the policies that the interpretation compares.
-    needed = episode_bytes(learner.policy, (steps + 1) * num_tasks * episodes, horizon)
+    needed = episode_bytes(learner.policy, distribution, (steps + 1) * num_tasks * episodes)
     needed += parameter_bytes(learner.policy.num_parameters, (steps + 1) * num_tasks)
-    what = f"num_tasks {num_tasks} × episodes {episodes} × horizon {horizon} in {steps + 1} batches"
+    what = f"num_tasks {num_tasks} × episodes {episodes} × horizon {distribution.horizon} in {steps + 1} batches"
     require_memory(needed, what, "--num-tasks, --episodes or --steps", resolve_device(device))
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from metarl.agents.learner import MetaLearner
-from metarl.agents.policies.mlp import MLPPolicy
+from metarl.agents.policies.cnn import make_policy
 from metarl.agents.registry import AGENTS
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.external.user_code import user_sources
-from metarl.envs.registry import make_distribution
+from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError, unknown
 from metarl.evaluation.memory import parameter_bytes, require_memory
@@ -58,6 +58,8 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
+    if may_normalize(config, distribution):
+        learner.policy.observations.activate(generator.device)
     return distribution, learner
 
 
@@ -68,9 +70,20 @@ def _require_memory(config: TrainConfig, distribution: TaskDistribution, generat
         UserError: names its size.
     """
     settings = config.learner.policy
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, settings)
+    policy = make_policy(distribution.observation_space, distribution.action_space, settings)
     what = f"{policy.num_parameters:,} parameters of hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
     require_memory(parameter_bytes(policy.num_parameters, 0), what, "--hidden-sizes", generator.device)
+
+
+def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:
+    """Whether a run normalises observations, or may turn out to after its first look at them.
+
+    'auto' leaves the families of this project that are written in torch alone: their observations have sensible units,
+    and published results belong to them. It always normalises Gymnasium environments, whose units nobody here knows.
+    """
+    if config.normalize_obs == "auto":
+        return isinstance(distribution.env, GymnasiumFamily) or not is_registered(config.env)
+    return config.normalize_obs == "on"
 
 
 def load_learner(
@@ -109,6 +122,7 @@ def restore_learner(learner: MetaLearner, checkpoint: Checkpoint, path: Path) ->
     require_state_like(path, state, learner.state_dict())
     try:
         learner.load_state_dict(state)
+        learner.policy.observations.load_state_dict(observations_state(checkpoint))
     except (ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
 
@@ -158,6 +172,11 @@ def warn_of_changed_sources(run: RunDirectory, distribution: TaskDistribution) -
 def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The learner's part of a checkpoint's tensors."""
     return _part(checkpoint, "learner.")
+
+
+def observations_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The statistics of observations among a checkpoint's tensors; empty where they are not normalised."""
+    return _part(checkpoint, "observations.")
 
 
 def curriculum_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -1,15 +1,21 @@
 """Memory of training: reused from step to step, and asked for before a run begins."""
 
 import ctypes
+import dataclasses
 import resource
 import sys
 
 import torch
 
+from metarl.agents.gradients.advantages import CPU_CHUNK_STEPS as BASELINE_STEPS
+from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import MetaLearner
+from metarl.agents.maml import MAMLConfig
+from metarl.agents.policies.observations import GRID
+from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
+from metarl.evaluation.memory import COPIES_OF_EPISODES, FLOAT, episode_bytes, require_memory
 from metarl.run.config import TrainConfig
 
 _M_TRIM_THRESHOLD = -1
@@ -17,6 +23,13 @@ _M_MMAP_THRESHOLD = -3
 """Parameters of glibc's mallopt: above so many bytes, freed memory is handed back to the system."""
 
 _NEVER = 2**30
+
+DOUBLE = 2 * FLOAT
+"""Bytes of a number of double precision."""
+
+ARRAYS_OF_UNITS = 6
+"""Arrays of a network's units that an adaptation step and its derivatives hold at once: values, derivatives, tangents,
+deltas, and what the next of them is made from."""
 
 
 def keep_freed_memory() -> None:
@@ -35,31 +48,25 @@ def keep_freed_memory() -> None:
 
 
 def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> None:
-    """Find out that a meta-iteration, and the validation, fit into the memory that is free now.
+    """Find out that a meta-iteration, and the evaluations, fit into the memory that is free now.
 
     Raises:
         UserError: they do not; names the batch and what to lower.
     """
     batches = learner.support_batches + learner.collects_query
-    episodes = iteration_bytes(config, distribution, learner) // num_processes()
-    adapted = parameter_bytes(learner.policy.num_parameters, config.num_tasks) // num_processes()
-    what = f"{_batch(config, distribution)} in {batches} batches"
-    require_memory(episodes + adapted, what, "--num-tasks or --episodes", config.device)
+    needed = iteration_bytes(config, distribution, learner)
+    require_memory(
+        needed, f"{_batch(config, distribution)} in {batches} batches", "--num-tasks or --episodes", config.device
+    )
 
     # All batches of an evaluation are kept, since they are what is measured.
     batches = learner.adaptation_steps + 1
     for name in ("eval_tasks", "test_tasks"):
         num_tasks = getattr(config, name)
-        kept = episode_bytes(learner.policy, batches * num_tasks * config.episodes, distribution.horizon)
+        kept = episode_bytes(learner.policy, distribution, batches * num_tasks * config.episodes)
         flag = f"--{name.replace('_', '-')}"
         what = f"{name} {num_tasks} × episodes {config.episodes} × horizon {distribution.horizon} in {batches} batches"
         require_memory(kept, what, f"{flag} or --episodes", config.device)
-
-
-def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
-    """Bytes of all batches of a meta-iteration while they are collected."""
-    batches = learner.support_batches + learner.collects_query
-    return episode_bytes(learner.policy, batches * config.num_tasks * config.episodes, distribution.horizon)
 
 
 def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
@@ -70,6 +77,72 @@ def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
 
 def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
     return f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
+
+
+def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+    """Bytes of everything that a meta-iteration holds at once in this process.
+
+    The batches, all of them, with what is computed of each step; the copy that is made while one of them is collected;
+    the adapted parameters; and what is held for some tasks at a time: the baseline's features, the network's
+    activations, and the derivatives that are kept for Fisher products.
+    """
+    num_tasks = max(1, config.num_tasks // num_processes())
+    own = dataclasses.replace(config, num_tasks=num_tasks)
+    batches = learner.support_batches + learner.collects_query
+    steps = num_tasks * config.episodes * distribution.horizon
+    one_batch = episode_bytes(learner.policy, distribution, num_tasks * config.episodes) // COPIES_OF_EPISODES
+
+    size = distribution.observation_space.shape[0]
+    derived = 3  # advantage, weight, log-probability
+    if learner.policy.observations.active:
+        derived += size  # what the baseline sees
+    kept = batches * (one_batch + FLOAT * derived * steps)
+
+    parameters = FLOAT * sum(leaf.numel() for leaf in learner.begin(1).params.values())
+    policies = num_tasks * parameters * (batches + 1)
+
+    at_a_time = max(_baseline_bytes(own, distribution), _network_bytes(own, distribution, learner))
+    return kept + one_batch + policies + at_a_time + _fisher_bytes(own, distribution, learner)
+
+
+def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+    """Bytes of the derivatives that are kept from one Fisher product to the next; 0 without a trust region."""
+    agent = config.learner
+    if not isinstance(agent, MAMLConfig) or agent.outer != "trpo":
+        return 0
+    steps = config.num_tasks * max(1, round(agent.fvp_fraction * config.episodes)) * distribution.horizon
+    arrays = 4 * learner.support_batches + 2
+    everything = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
+    return min(everything, int(agent.fvp_memory * 1e6))
+
+
+def _baseline_bytes(config: TrainConfig, distribution: TaskDistribution) -> int:
+    """Bytes of fitting the baseline to a chunk of tasks."""
+    observed = distribution.observation_space
+    size = observed.channels_first[0] * GRID**2 if isinstance(observed, FlatImage) else observed.shape[0]
+    per_task = config.episodes * distribution.horizon
+    tasks = _tasks_at_once(config, per_task, size, BASELINE_STEPS)
+
+    features = 2 * size + 3
+    held = per_task * features * (FLOAT + 2 * DOUBLE)  # as they are, and centred, in double precision
+    matrix = 2 * DOUBLE * min(features, per_task) ** 2
+    return tasks * (held + matrix)
+
+
+def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+    """Bytes of the network's inputs, activations and derivatives on the chunks that are handled at once."""
+    size = distribution.observation_space.shape[0]
+    per_task = config.episodes * distribution.horizon
+    tasks = getattr(config.learner, "task_chunk", 0) or _tasks_at_once(config, per_task, size, CPU_CHUNK_STEPS)
+    tasks = min(tasks * max(config.num_threads, 1), config.num_tasks)
+    return tasks * per_task * FLOAT * (size + ARRAYS_OF_UNITS * sum(learner.policy.sizes))
+
+
+def _tasks_at_once(config: TrainConfig, per_task: int, size: int, cpu_steps: int) -> int:
+    """Tasks in a chunk: see `task_slices`."""
+    obs = torch.empty((config.num_tasks, 1, per_task, size), device="meta")
+    slices = task_slices(obs, 0, GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps)
+    return min(slices[0].stop, config.num_tasks)
 
 
 def peak_memory_mb(device: torch.device) -> float:

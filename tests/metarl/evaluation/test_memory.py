@@ -63,7 +63,7 @@ def test_the_estimate_is_what_episodes_take() -> None:
     episodes: Episodes = collect(env, policy, policy.init(generator), generator)
     stored = tensor_bytes({name: leaf for name, leaf in vars(episodes).items() if isinstance(leaf, torch.Tensor)})
     stored += tensor_bytes(episodes.behaviour)
-    assert stored < episode_bytes(policy, 15, distribution.horizon) / COPIES_OF_EPISODES < 2 * stored
+    assert stored < episode_bytes(policy, distribution, 15) / COPIES_OF_EPISODES < 2 * stored
 
 
 def test_the_estimate_of_a_network_counts_its_parameters() -> None:
