@@ -152,7 +152,7 @@ def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers
     try:
         teachers = _from_tensors(policy, tensors)
         _check_teachers(teachers, distribution)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"{run.path / TEACHERS_FILE} does not hold teachers: {error}") from None
     return teachers
 
@@ -377,7 +377,8 @@ def _check_teachers(teachers: Teachers, distribution: TaskDistribution) -> None:
     for name, shape in teachers.policy.shapes.items():
         expected[f"params.{name}"] = (num_teachers, *shape)
 
-    found = _to_tensors(Teachers(teachers.policy, teachers.params, teachers.tasks))
+    found = {f"task.{name}": value for name, value in teachers.tasks.items()}
+    found |= {f"params.{name}": value for name, value in teachers.params.items()}
     different = sorted({name for name, _ in shapes_of(found).items() ^ expected.items()})
     if different:
         raise ValueError(f"names or shapes differ in {', '.join(different)}")
