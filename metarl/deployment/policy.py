@@ -318,7 +318,7 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
 def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy:
     """Inverse of `_network_to_json` for an MLPPolicy."""
     vector = vector_space(spaces["observation_space"], "the policy")
-    kind = "cnn" if network.kind == CNNPolicy.__name__ else "mlp"
+    kind: Literal["cnn", "mlp"] = "cnn" if network.kind == CNNPolicy.__name__ else "mlp"
     config = PolicyConfig(network.hidden_sizes, network.activation, policy=kind)
     policy = make_policy(vector, spaces["network_actions"], config)
 

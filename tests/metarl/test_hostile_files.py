@@ -91,7 +91,7 @@ class Case(NamedTuple):
     name: str
     rewrite: Damage
     read: Callable[[Path], object]
-    count: int = 60
+    num_trials: int = 60
 
 
 def its_policy(run: Path) -> object:
@@ -110,8 +110,8 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_file_of_a_run(case: Case, workplace: Path) -> None:
     run = workplace / "runs" / RUN
-    refused = trials(run / case.name, (*BYTES, case.rewrite, case.rewrite), case.count, lambda: case.read(run))
-    assert refused > case.count / 4, "most damage is none: the test shows little"
+    refused = trials(run / case.name, (*BYTES, case.rewrite, case.rewrite), case.num_trials, lambda: case.read(run))
+    assert refused > case.num_trials / 4, "most damage is none: the test shows little"
 
 
 COMMANDS: dict[str, tuple[list[str], Damage]] = {

@@ -51,7 +51,7 @@ class Hanging(gymnasium.Env[Any, Any]):
         return np.zeros(1, np.float32), -abs(self.goal), False, False, {}
 
 
-gymnasium.register("Hanging-v0", Hanging, max_episode_steps=3)
+gymnasium.register("Hanging-v0", lambda **keywords: Hanging(**keywords), max_episode_steps=3)
 
 
 def arguments(place: Path, workers: int) -> list[str]:
