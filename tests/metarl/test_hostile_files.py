@@ -99,7 +99,7 @@ def its_policy(run: Path) -> object:
 
 
 CASES = [
-    Case("config.yaml", rewrite_yaml, lambda run: RunDirectory.open(str(run)), 80),
+    Case("config.yaml", rewrite_yaml, lambda run: RunDirectory.open(str(run)), 40),
     Case("metrics.jsonl", rewrite_json_lines, lambda run: RunDirectory.open(str(run)).read_metrics(), 80),
     Case("metadata.json", rewrite_json, lambda run: RunDirectory.open(str(run)).read_metadata(), 60),
     Case("evaluation-test.json", rewrite_json, lambda run: read_evaluation(run / "evaluation-test.json"), 80),
