@@ -157,7 +157,8 @@ def normalize(advantages: Tensor, mask: Tensor, least_spread: Tensor | float = 0
     mean = (advantages * mask).sum(dim=(1, 2), keepdim=True) / count
     centred = (advantages - mean) * mask
     std = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
-    return torch.where(std > least_spread, centred / (std + 1e-8), 0.0)
+    # So written that what is not a number stays so, and is found.
+    return torch.where(std <= least_spread, 0.0, centred / (std + 1e-8))
 
 
 def rounding_of(episodes: Episodes, gamma: float) -> Tensor:
