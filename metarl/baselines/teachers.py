@@ -224,6 +224,11 @@ def total_training_env_steps(run: RunDirectory) -> int:
     return own
 
 
+def validation_env_steps(run: RunDirectory) -> int:
+    """Environment steps that choosing the best checkpoint of a run took, besides its training."""
+    return run.checkpoints.load(LAST).progress.evaluation_env_steps
+
+
 def _train_experts(
     run: RunDirectory, distribution: TaskDistribution, tasks: Task, generator: torch.Generator
 ) -> SpecialisedTeachers:

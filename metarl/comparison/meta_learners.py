@@ -11,7 +11,7 @@ from rich.console import Console
 from metarl.agents.distillation import DistillationConfig
 from metarl.agents.learner import MetaLearner
 from metarl.baselines.references import reference_episodes
-from metarl.baselines.teachers import total_training_env_steps
+from metarl.baselines.teachers import total_training_env_steps, validation_env_steps
 from metarl.comparison.directory import ComparisonDirectory
 from metarl.comparison.measurements import Measurement, make_curve
 from metarl.comparison.plan import Plan, checkpoint_digest, same_but_for_seed
@@ -37,7 +37,9 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
     """Adaptation of meta-trained runs, one for each seed."""
     measurements = [_measure_run(plan, directory, label, run) for run in runs]
     spent = [total_training_env_steps(run) for run in runs]
-    return make_curve(label, "meta-learner", round(float(np.mean(spent))), measurements)
+    validation = [validation_env_steps(run) for run in runs]
+    training, chosen = round(float(np.mean(spent))), round(float(np.mean(validation)))
+    return make_curve(label, "meta-learner", training, measurements, validation_env_steps=chosen)
 
 
 def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:

@@ -11,7 +11,7 @@ from metarl.agents.registry import AGENTS
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import BEST, LAST
 from metarl.run.config import TrainConfig
@@ -55,13 +55,18 @@ class Plan:
         """Every agent that is compared, the subject first."""
         return [*self.pools, *self.baselines]
 
+    @property
+    def num_tasks(self) -> int:
+        """M; fewer than were asked for where the family has no more distinct ones."""
+        return num_tasks_of(self.tasks)
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, as plain data."""
         config = self.config
         return {
             "runs": {str(run.path): checkpoint_digest(run) for run in self.runs},
             "baselines": list(self.baselines),
-            "num_tasks": config.tasks_compared,
+            "num_tasks": self.num_tasks,
             "budget": config.task_budget,
             "sb3_settings": dict(self.sb3_changes),
             "seeds": config.seeds,
@@ -76,7 +81,7 @@ class Plan:
         return {
             "env": self.env,
             "split": self.config.split,
-            "num_tasks": self.config.tasks_compared,
+            "num_tasks": self.num_tasks,
             "episodes": self.config.episodes,
         }
 

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from metarl.envs.rollout import Episodes
+from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
 
-CONFIDENCE = 0.95
 RESAMPLES = 10_000
+
+FEW_TASKS = 50
+"""Below so many tasks a percentile interval is too narrow: of six tasks, it covers 86%."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,12 @@ class Evaluation:
 
     @property
     def success_ci95(self) -> NDArray[np.float64] | None:
-        """95% Wilson score interval of each share, (K+1, 2); the trials are all episodes of all tasks.
-
-        Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
-        """
+        """95% interval over tasks of each share, (K+1, 2); see `share_interval`."""
         if self.successes is None:
             return None
 
-        trials = self.successes.shape[1] * self.episodes_per_step
-        intervals = []
-        for count in self.successes.sum(axis=1):
-            test = stats.binomtest(int(count), trials)
-            intervals.append(test.proportion_ci(CONFIDENCE, method="wilson"))
-
-        return np.array(intervals)
+        estimates = [share_interval(row / self.episodes_per_step) for row in self.successes]
+        return np.array([(estimate.low, estimate.high) for estimate in estimates])
 
     @property
     def return_mean(self) -> NDArray[np.float64]:
@@ -97,9 +92,10 @@ class Evaluation:
 
 
 def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """95% percentile bootstrap interval of a mean; equal values, or a single one, are their own interval.
+    """95% bootstrap interval of a mean; equal values, or a single one, are their own interval.
 
     The values are what is resampled: one for each task, so that the interval speaks of other tasks of the distribution.
+    Of fewer than FEW_TASKS, the percentile interval is stretched as in `mean_interval`.
 
     Args:
         values: one number for each task, (n,).
@@ -112,6 +108,10 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
     # SciPy warns of a degenerate distribution here.
     if len(values) == 1 or bool(np.all(values == values[0])):
         return np.array([values[0], values[0]])
+
+    if len(values) < FEW_TASKS:
+        estimate = mean_interval(values)
+        return np.array([estimate.low, estimate.high])
 
     interval = stats.bootstrap(
         (values,),

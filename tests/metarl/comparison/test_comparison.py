@@ -84,7 +84,7 @@ def test_baselines_are_asked_for_the_return_after_each_adaptation_step() -> None
 
 
 def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_back() -> None:
-    efficiency, pair, _ = headlines(EVERYONE)
+    efficiency, pair, *_ = headlines(EVERYONE)
     assert "ppo needs 6,000 steps for the -10.00 that maml has after 1,000 steps on a new task: 6.0 times" in efficiency
     assert efficiency.endswith("paid for itself after 18 tasks")  # 90,000 / (6,000 − 1,000)
     assert pair.startswith("maml is better than ppo at 1,000 steps on a task: difference 30.00 [")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy import stats
 from torch import Tensor
 
 from metarl.agents.maml import MAML, MAMLConfig
@@ -41,8 +42,8 @@ def returns(batches: list[Episodes]) -> Tensor:
 
 
 def test_interval_is_that_of_an_independent_bootstrap() -> None:
-    values = np.random.default_rng(1).exponential(size=30)
-    resampled = np.random.default_rng(2).choice(values, size=(50_000, 30)).mean(axis=1)
+    values = np.random.default_rng(1).exponential(size=60)
+    resampled = np.random.default_rng(2).choice(values, size=(50_000, 60)).mean(axis=1)
     expected = np.percentile(resampled, [2.5, 97.5])
     np.testing.assert_allclose(bootstrap_ci(values), expected, atol=0.03 * (expected[1] - expected[0]))
 
@@ -65,11 +66,12 @@ def test_interval_of_one_value_is_that_value(values: list[float]) -> None:
 
 
 def test_interval_is_over_tasks_not_over_episodes() -> None:
-    """Two tasks that differ, each with episodes all alike: the interval spans the tasks, however many episodes."""
+    """Two tasks that differ, each with episodes all alike: Student's interval of two values, however many episodes."""
     evaluation = Evaluation(
         returns=np.array([[0.0, 10.0]]), env_steps=np.zeros(1), total_env_steps=0, episodes_per_step=1000
     )
-    np.testing.assert_array_equal(evaluation.return_ci95, [[0.0, 10.0]])
+    expected = stats.ttest_1samp([0.0, 10.0], 0).confidence_interval(0.95)
+    np.testing.assert_allclose(evaluation.return_ci95, [[expected.low, expected.high]])
 
 
 # ---------------------------------------------------------------------- accounting
@@ -94,6 +96,8 @@ def test_summary_of_episodes_made_by_hand() -> None:
 def test_report_is_plain_and_consistent() -> None:
     returns = np.array([[0.0, 2.0], [1.0, 5.0]])
     report = Evaluation(returns, env_steps=np.array([0.0, 7.0]), total_env_steps=28, episodes_per_step=3).to_json()
+    # Student's t of one degree of freedom: each interval of two values is mean ± 12.7 · half their distance.
+    half = stats.t.ppf(0.975, 1)
     assert report == {
         "num_tasks": 2,
         "episodes_per_step": 3,
@@ -101,9 +105,9 @@ def test_report_is_plain_and_consistent() -> None:
         "episodes": [0, 3],
         "env_steps": [0.0, 7.0],
         "return_mean": [1.0, 3.0],
-        "return_ci95": [[0.0, 2.0], [1.0, 5.0]],
+        "return_ci95": [pytest.approx([1 - half, 1 + half]), pytest.approx([3 - 2 * half, 3 + 2 * half])],
         "gain_mean": 2.0,
-        "gain_ci95": [1.0, 3.0],
+        "gain_ci95": pytest.approx([2 - half, 2 + half]),
         "total_env_steps": 28,
     }
 
