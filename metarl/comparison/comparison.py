@@ -195,10 +195,11 @@ class Comparison:
         of its own, so that one seed is enough there.
         """
         mine, theirs = self.subject.training_env_steps, other.training_env_steps
-        if theirs and abs(mine - theirs) > EQUAL_BUDGETS * max(mine, theirs):
+        trained_before = other.kind == "meta-learner" or theirs > 0
+        if trained_before and abs(mine - theirs) > EQUAL_BUDGETS * max(mine, theirs):
             return f"their training differs, {mine:,} and {theirs:,} steps"
 
-        trained = [self.subject, other] if theirs else [self.subject]
+        trained = [self.subject, other] if trained_before else [self.subject]
         single = [curve.label for curve in trained if curve.num_seeds == 1]
         if single:
             return f"one seed of {' and of '.join(single)}, so the interval covers tasks only"

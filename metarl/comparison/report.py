@@ -20,7 +20,7 @@ TENSORBOARD = "tensorboard"
 
 
 def table(comparison: Comparison) -> Table:
-    """A row per agent, in 80 columns."""
+    """A row per agent, in 80 columns; below its score stands the return that adapting lost, for each episode."""
     steps = millions(comparison.equal_env_steps)
     result = Table(
         title=f"{comparison.env}: return on {comparison.num_tasks} {comparison.split} tasks\n"
@@ -37,8 +37,7 @@ def table(comparison: Comparison) -> Table:
         "return\nat 0",
         f"mean at\n{steps} steps",
         f"IQM at\n{steps} steps",
-        "score\n0 … 1",
-        "lost per\nepisode",
+        "score\nlost",
         "mean at\nthe end",
     )
     result.add_column("agent", no_wrap=True)
@@ -65,17 +64,17 @@ def _table_row(summary: Summary) -> list[str]:
         name += f"\n{len(curve.returns)} seeds"
 
     # Empty where there is nothing to say: a reference does not learn, and a score needs random and oracle.
-    before = final = score = lost = ""
+    before = final = score = ""
     if len(curve.env_steps) > 1:
         before = f"{summary.before.value:.1f}"
         final = f"{summary.final.value:.2f}\n{millions(curve.env_steps[-1])}"
     if summary.score is not None:
         score = f"{summary.score.value:.3f}"
     if summary.lost is not None:
-        lost = f"{summary.lost.value:.1f}"
+        score += f"\n{summary.lost.value:.2f}"
 
     spent = millions(curve.training_env_steps)
-    return [name, spent, before, _two_lines(summary.equal), _two_lines(summary.equal_iqm), score, lost, final]
+    return [name, spent, before, _two_lines(summary.equal), _two_lines(summary.equal_iqm), score, final]
 
 
 def headlines(comparison: Comparison) -> list[str]:
