@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl.agents.gradients.objectives import Batch
@@ -15,6 +15,7 @@ from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import Parameters, concatenate, expand_to_tasks, map_parameters, tasks_of
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_space import Task
 
 
@@ -116,7 +117,7 @@ class Agent:
 
     name: str
     config_class: type[Any]
-    make: Callable[[Box, Box | Discrete, Any, torch.Generator, int], MetaLearner]
+    make: Callable[[Box, PolicySpace, Any, torch.Generator, int], MetaLearner]
 
     @property
     def summary(self) -> str:
@@ -156,7 +157,7 @@ class GradientLearner(ABC, Generic[Config]):
 
     Args:
         observation_space: Box (O,).
-        action_space: Box (A,) or Discrete.
+        action_space: Box (A,), Discrete or MultiDiscrete (A,).
         config: hyper-parameters.
         generator: draws the initial parameters; they lie on its device.
         num_threads: CPU threads that share the chunks of tasks; changes no result.
@@ -169,7 +170,7 @@ class GradientLearner(ABC, Generic[Config]):
     def __init__(
         self,
         observation_space: Box,
-        action_space: Box | Discrete,
+        action_space: PolicySpace,
         config: Config,
         generator: torch.Generator,
         num_threads: int = 1,

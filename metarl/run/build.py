@@ -36,7 +36,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
         raise unknown("agent", config.agent, AGENTS)
     agent = AGENTS[config.agent]
 
-    distribution = make_distribution(config.env)
+    distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
     learner = agent.make(

@@ -17,6 +17,7 @@ from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.action_map import missing_bounds_warning
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError, what_happened
 from metarl.evaluation import plots
@@ -85,6 +86,9 @@ class Trainer:
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
         restore_observations(self.run, self.distribution)
+        assumed = missing_bounds_warning(self.distribution.env.native_action_space, self.config.action_scale)
+        if assumed is not None:
+            say(console, f"warning: {assumed}")
         if self.config.compile_env:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
