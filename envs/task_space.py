@@ -344,11 +344,12 @@ class Ball(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        direction = _randn(num_tasks, (self.dim,), generator)
+        direction = _randn(num_tasks, (self.dim,), generator).double()
 
-        # The volume within a radius grows as radius^dim, so the root makes points equally dense everywhere.
-        radius = self.radius * _rand(num_tasks, (1,), generator) ** (1 / self.dim)
-        return radius * direction / _norm(direction).unsqueeze(1)
+        # The volume within a radius grows as radius^dim, so the root makes points equally dense everywhere. In double
+        # precision, because the last bit of a root differs from CPU to CPU.
+        radius = self.radius * _rand(num_tasks, (1,), generator).double() ** (1 / self.dim)
+        return (radius * direction / _norm(direction).unsqueeze(1)).float()
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
@@ -421,7 +422,8 @@ class BoxRing(Range):
         """
         inner, outer = self.inner**self.dim, self.outer**self.dim
         volume = inner + (outer - inner) * _rand(num_tasks, (1,), generator)
-        radius = volume ** (1 / self.dim)
+        # A square root has the same last bit on every CPU, other roots have so in double precision only.
+        radius = volume**0.5 if self.dim == 2 else (volume.double() ** (1 / self.dim)).float()
 
         # A face fixes one coordinate, at +r or at −r.
         point = radius * (2 * _rand(num_tasks, (self.dim,), generator) - 1)
@@ -463,7 +465,7 @@ class LogBoxRing(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        return self._logarithms.sample(num_tasks, generator).exp().reshape(num_tasks, *self.shape)
+        return self._logarithms.sample(num_tasks, generator).double().exp().float().reshape(num_tasks, *self.shape)
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
