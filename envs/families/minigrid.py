@@ -66,13 +66,14 @@ def four_rooms() -> GymnasiumTasks:
 
 
 def _layouts(env_id: str, horizon: int) -> GymnasiumTasks:
-    """Tasks are seeds of the layout; ood: seeds that training never meets."""
+    """Tasks are seeds of the layout, each of one split; ood: other seeds, no other layouts."""
     return GymnasiumTasks(
         env_id,
         train={"seed": Integers(0, LAYOUTS - 1, "1")},
         ood={"seed": Integers(LAYOUTS, 2 * LAYOUTS - 1, "1")},
         horizon=horizon,
         seed_parameter="seed",
+        held_out=True,
         make=without_mission,
         keywords=_EnvId(env_id),
     )
