@@ -23,6 +23,7 @@ from metarl.agents.gradients.outer_updates import OuterUpdate, ProximalUpdate, T
 from metarl.agents.gradients.processes import mean_over_tasks
 from metarl.agents.gradients.trust_region import TrustRegionConfig
 from metarl.agents.learner import Agent, GradientLearner, MetaBatch
+from metarl.agents.policies.cnn import require_written_out
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import Parameters
@@ -142,6 +143,7 @@ class MAML(GradientLearner[MAMLConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup; learned inner rates are meta-trained beside the policy."""
         config = self.config
+        require_written_out(self.policy, type(self).__name__)
         self.adaptation_steps = self.support_batches = config.adaptation_steps
         self.collects_query = True
 

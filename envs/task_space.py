@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.envs.spaces.precision import float_dtype
+
 Task = dict[str, Tensor]
 """Named task parameters; every leaf is (M, …). A task is held over many episodes and is never part of the state."""
 
@@ -66,7 +68,7 @@ _MAX_LISTED = 8
 
 def _rand(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform on [0, 1), (M, *shape)."""
-    return torch.rand((num_tasks, *shape), generator=generator, device=generator.device)
+    return torch.rand((num_tasks, *shape), generator=generator, device=generator.device, dtype=float_dtype())
 
 
 def _randn(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -76,14 +78,14 @@ def _randn(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -
     from CPU to CPU. Here the same random numbers go through the same formula in double precision.
     """
     count = num_tasks * math.prod(shape)
-    if generator.device.type != "cpu" or count < _BLOCK:
-        return torch.randn((num_tasks, *shape), generator=generator, device=generator.device)
+    if generator.device.type != "cpu" or count < _BLOCK or float_dtype() != torch.float32:
+        return torch.randn((num_tasks, *shape), generator=generator, device=generator.device, dtype=float_dtype())
 
-    uniform = torch.rand(count, generator=generator).double().numpy()
+    uniform = torch.rand(count, generator=generator, dtype=torch.float32).double().numpy()
     normal = _box_muller(uniform[: count - count % _BLOCK])
     if count % _BLOCK:
         # Torch draws the last block anew where it is not whole, and lets it overlap the one before.
-        last = _box_muller(torch.rand(_BLOCK, generator=generator).double().numpy())
+        last = _box_muller(torch.rand(_BLOCK, generator=generator, dtype=torch.float32).double().numpy())
         normal = np.concatenate([normal[: count - _BLOCK], last])
     return torch.from_numpy(normal).float().reshape(num_tasks, *shape)
 
@@ -233,7 +235,8 @@ class Simplex(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample; independent exponential variables divided by their sum."""
-        weights = torch.empty((num_tasks, *self.shape), device=generator.device).exponential_(generator=generator)
+        weights = torch.empty((num_tasks, *self.shape), device=generator.device, dtype=float_dtype())
+        weights = weights.exponential_(generator=generator)
         return weights / weights.sum(dim=-1, keepdim=True)
 
     def contains(self, value: Tensor) -> Tensor:
@@ -349,7 +352,7 @@ class Ball(Range):
         # The volume within a radius grows as radius^dim, so the root makes points equally dense everywhere. In double
         # precision, because the last bit of a root differs from CPU to CPU.
         radius = self.radius * _rand(num_tasks, (1,), generator).double() ** (1 / self.dim)
-        return (radius * direction / _norm(direction).unsqueeze(1)).float()
+        return (radius * direction / _norm(direction).unsqueeze(1)).to(float_dtype())
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
@@ -423,7 +426,7 @@ class BoxRing(Range):
         inner, outer = self.inner**self.dim, self.outer**self.dim
         volume = inner + (outer - inner) * _rand(num_tasks, (1,), generator)
         # A square root has the same last bit on every CPU, other roots have so in double precision only.
-        radius = volume**0.5 if self.dim == 2 else (volume.double() ** (1 / self.dim)).float()
+        radius = volume**0.5 if self.dim == 2 else (volume.double() ** (1 / self.dim)).to(volume)
 
         # A face fixes one coordinate, at +r or at −r.
         point = radius * (2 * _rand(num_tasks, (self.dim,), generator) - 1)
@@ -465,7 +468,13 @@ class LogBoxRing(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        return self._logarithms.sample(num_tasks, generator).double().exp().float().reshape(num_tasks, *self.shape)
+        return (
+            self._logarithms.sample(num_tasks, generator)
+            .double()
+            .exp()
+            .to(float_dtype())
+            .reshape(num_tasks, *self.shape)
+        )
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""

@@ -12,7 +12,7 @@ from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.external.user_code import user_sources
-from metarl.envs.registry import make_distribution
+from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import BEST, Checkpoint
@@ -51,7 +51,20 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
+    if may_normalize(config, distribution):
+        learner.policy.observations.activate(generator.device)
     return distribution, learner
+
+
+def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:
+    """Whether a run normalises observations, or may turn out to after its first look at them.
+
+    'auto' leaves the families of this project that are written in torch alone: their observations have sensible units,
+    and published results belong to them. It always normalises Gymnasium environments, whose units nobody here knows.
+    """
+    if config.normalize_obs == "auto":
+        return isinstance(distribution.env, GymnasiumFamily) or not is_registered(config.env)
+    return config.normalize_obs == "on"
 
 
 def load_learner(
@@ -72,6 +85,7 @@ def load_learner(
     restore_observations(run, distribution)
     warn_of_changed_sources(run, distribution)
     learner.load_state_dict(learner_state(checkpoint))
+    learner.policy.observations.load_state_dict(observations_state(checkpoint))
     return distribution, learner, checkpoint
 
 
@@ -119,6 +133,11 @@ def warn_of_changed_sources(run: RunDirectory, distribution: TaskDistribution) -
 def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The learner's part of a checkpoint's tensors."""
     return _part(checkpoint, "learner.")
+
+
+def observations_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The statistics of observations among a checkpoint's tensors; empty where they are not normalised."""
+    return _part(checkpoint, "observations.")
 
 
 def curriculum_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
