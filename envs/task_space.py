@@ -468,13 +468,8 @@ class LogBoxRing(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        return (
-            self._logarithms.sample(num_tasks, generator)
-            .double()
-            .exp()
-            .to(float_dtype())
-            .reshape(num_tasks, *self.shape)
-        )
+        logarithms = self._logarithms.sample(num_tasks, generator)
+        return logarithms.double().exp().to(logarithms).reshape(num_tasks, *self.shape)
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""

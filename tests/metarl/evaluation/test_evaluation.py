@@ -88,7 +88,8 @@ def test_tasks_that_are_all_there_are_leave_only_episodes_to_chance() -> None:
     )
     quantile = stats.t.ppf(0.975, 2 * 3)
     half = quantile * np.array([10.0, 5.0]) / 2
-    np.testing.assert_allclose(evaluation.return_ci95, np.stack([[-32.5, 569.0] - half, [-32.5, 569.0] + half], axis=1))
+    mean = np.array([-32.5, 569.0])
+    np.testing.assert_allclose(evaluation.return_ci95, np.stack([mean - half, mean + half], axis=1))
     gain = quantile * np.hypot(10, 5) / 2
     np.testing.assert_allclose(evaluation.gain_ci95, [601.5 - gain, 601.5 + gain])
 
