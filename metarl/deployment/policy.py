@@ -10,7 +10,7 @@ policy.onnx         the same as ONNX
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -260,7 +260,7 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
 def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -> MLPPolicy:
     """Inverse of `_network_to_json` for an MLPPolicy."""
     vector = vector_space(spaces["observation_space"], "the policy")
-    kind = "cnn" if network["kind"] == CNNPolicy.__name__ else "mlp"
+    kind: Literal["cnn", "mlp"] = "cnn" if network["kind"] == CNNPolicy.__name__ else "mlp"
     config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"], policy=kind)
     policy = make_policy(vector, spaces["network_actions"], config)
 

@@ -169,8 +169,7 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         seed=before.get("seed", 0),
         device=device,
     )
-    figures = {name: figure_bytes(figure) for name, figure in evaluated.figures.items()}
-    return Section(label, evaluated.to_json(), figures, recorded=False)
+    return Section(label, evaluated.to_json(), evaluated.pictures, recorded=False)
 
 
 def write_page(run: RunDirectory, sections: list[Section], out: Path) -> int:

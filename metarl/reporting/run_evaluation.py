@@ -184,16 +184,21 @@ class RunEvaluation:
 
         return figures
 
+    @cached_property
+    def pictures(self) -> dict[str, bytes]:
+        """The figures as PNG files; each is drawn once."""
+        return {name: plots.figure_bytes(figure) for name, figure in self.figures.items()}
+
     def write(self, directory: Path) -> None:
         """Write evaluation-<split>.json and the figures beside it, in place of those of an earlier evaluation."""
         label = self.split or "task"
 
         # An earlier evaluation may have had figures that this one has not.
-        for name in FIGURES.keys() - self.figures.keys():
+        for name in FIGURES.keys() - self.pictures.keys():
             (directory / figure_file(name, label)).unlink(missing_ok=True)
 
-        for name, figure in self.figures.items():
-            write_atomically(directory / figure_file(name, label), plots.figure_bytes(figure))
+        for name, picture in self.pictures.items():
+            write_atomically(directory / figure_file(name, label), picture)
         write_atomically(directory / evaluation_file(label), json.dumps(self.to_json(), indent=1).encode())
 
 

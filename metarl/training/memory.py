@@ -140,7 +140,7 @@ def _tasks_at_once(config: TrainConfig, per_task: int, size: int, cpu_steps: int
     """Tasks in a chunk: see `task_slices`."""
     obs = torch.empty((config.num_tasks, 1, per_task, size), device="meta")
     slices = task_slices(obs, 0, GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps)
-    return min(slices[0].stop, config.num_tasks)
+    return min(int(slices[0].stop), config.num_tasks)
 
 
 def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
