@@ -504,7 +504,7 @@ class RacingLine(Driving):
         horizon: H.
     """
 
-    oracle_cornering, oracle_braking = 0.73, 0.6
+    oracle_cornering, oracle_braking = 0.68, 0.55
 
     def __init__(self, horizon: int = 150) -> None:
         super().__init__(half_width=5.0, initial_speed=10.0, horizon=horizon, preview_points=5, preview_spacing=20.0)

@@ -99,8 +99,12 @@ def of_worst_tenth(num_seeds: int, num_tasks: int, kind: str) -> Experiment:
     truth = {"normal": -float(stats.norm.pdf(quantile)) / 0.1, "long tail": -1 - math.log(10), "uniform": 0.05}[kind]
 
     def experiment(rng: np.random.Generator) -> tuple[Estimate | None, float]:
-        draw = {"normal": rng.standard_normal, "long tail": rng.standard_exponential, "uniform": rng.random}[kind]
-        tasks = draw((1, num_tasks)) * (-1 if kind == "long tail" else 1)
+        shape = (1, num_tasks)
+        tasks = {
+            "normal": rng.standard_normal(shape),
+            "long tail": -rng.standard_exponential(shape),
+            "uniform": rng.random(shape),
+        }[kind]
         luck = 0.1 * rng.standard_normal((num_seeds, 1)) if num_seeds > 1 else 0.0
         return cvar_10(tasks + luck), truth
 

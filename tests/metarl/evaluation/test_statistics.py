@@ -380,7 +380,7 @@ def test_the_return_lost_is_the_area_under_steps_or_lines_by_hand() -> None:
 
 
 def test_the_return_lost_is_that_of_each_task_against_its_own_reference() -> None:
-    tasks = 100.0 * np.arange(8)
+    tasks: Floats = 100.0 * np.arange(8.0)
     curve = Curve("maml", "meta-learner", 0, array(0, 10), np.stack([tasks - 4, tasks])[None])
     estimate = lost_return(curve, tasks, 10)
     assert (estimate.value, *bounds(estimate)) == pytest.approx((4, 4, 4))
