@@ -90,7 +90,9 @@ def concatenate_tasks(measurements: Sequence[Measurement]) -> Measurement:
     )
 
 
-def make_curve(label: str, kind: Kind, training_env_steps: int, seeds: Sequence[Measurement]) -> Curve:
+def make_curve(
+    label: str, kind: Kind, training_env_steps: int, seeds: Sequence[Measurement], validation_env_steps: int = 0
+) -> Curve:
     """The curve of an agent.
 
     Args:
@@ -98,6 +100,7 @@ def make_curve(label: str, kind: Kind, training_env_steps: int, seeds: Sequence[
         kind: see Curve.
         training_env_steps: environment steps spent before it met the tasks, mean over seeds.
         seeds: S measurements, each of all M tasks.
+        validation_env_steps: environment steps that choosing the best checkpoint took, mean over seeds.
     """
     return Curve(
         label=label,
@@ -106,4 +109,5 @@ def make_curve(label: str, kind: Kind, training_env_steps: int, seeds: Sequence[
         env_steps=np.mean([one.env_steps for one in seeds], axis=0),
         returns=np.array([one.returns for one in seeds]),
         evaluation_env_steps=sum(one.evaluation_env_steps for one in seeds),
+        validation_env_steps=validation_env_steps,
     )

@@ -13,7 +13,7 @@ from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERE
 from metarl.envs.registry import make_distribution
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import UserError, unknown
 from metarl.evaluation.memory import FLOAT, episode_bytes, require_memory
 from metarl.run.checkpoint import BEST
@@ -60,6 +60,11 @@ class Plan:
         return [*self.pools, *self.baselines]
 
     @property
+    def num_tasks(self) -> int:
+        """M; fewer than were asked for where the family has no more distinct ones."""
+        return num_tasks_of(self.tasks)
+
+    @property
     def action_scale(self) -> float:
         """That of all runs; the usual one where it changes nothing."""
         scale = self.runs[0].config.action_scale
@@ -71,7 +76,7 @@ class Plan:
         return {
             "runs": {str(run.path): checkpoint_digest(run) for run in self.runs},
             "baselines": list(self.baselines),
-            "num_tasks": config.tasks_compared,
+            "num_tasks": self.num_tasks,
             "budget": config.task_budget,
             "sb3_settings": dict(self.sb3_changes),
             "seeds": config.seeds,
@@ -86,7 +91,7 @@ class Plan:
         protocol = {
             "env": self.env,
             "split": self.config.split,
-            "num_tasks": self.config.tasks_compared,
+            "num_tasks": self.num_tasks,
             "episodes": self.config.episodes,
         }
         # What was measured before there was a scale stays valid.

@@ -2,32 +2,40 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from metarl.agents.distillation import Distillation
 from metarl.agents.learner import MetaLearner
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
+from metarl.baselines.references import reference_episodes
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task, num_tasks_of
+from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation import interpretation_plots, plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
+from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
+from metarl.evaluation.statistics import mean_estimate, normalized
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+
+TASKS_LISTED = 10
+"""Of so many tasks at most, each has a line of its own."""
 
 FIGURES = {
     "adaptation": "return against episodes of experience on the new task",
@@ -53,6 +61,8 @@ class RunEvaluation:
         batches: episodes after k = 0 … K adaptation steps.
         interpretation: how the parameters moved; None without adaptation.
         kept: what a distilled student keeps of its teachers; None for other agents, and where the teacher is gone.
+        references: "random", and "oracle", the policy that knows the task → return on each task, (M,); empty where the
+            family has no oracle.
     """
 
     run: RunDirectory
@@ -65,20 +75,64 @@ class RunEvaluation:
     batches: list[Episodes]
     interpretation: Interpretation | None
     kept: DistillationReport | None
+    references: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """The adaptation curves that the episodes show."""
-        return summarize(self.batches)
+        return summarize(self.batches, self._exhaustive)
+
+    @property
+    def _exhaustive(self) -> bool:
+        return self.split is not None and self.distribution.exhausts(self.split, num_tasks_of(self.tasks))
+
+    @property
+    def which_tasks(self) -> str:
+        """What the tasks are: "100 test tasks", or how few there are and that training has met them."""
+        count = num_tasks_of(self.tasks)
+        if not self.split:
+            return f"the task {self.task}, {count} times"
+        if self.split != "train" and self.distribution.shares_tasks(self.split):
+            return f"{count} distinct tasks, not held out"
+        return f"{count} {self.split} tasks"
+
+    @cached_property
+    def score(self) -> Estimate | None:
+        """Score after adaptation, 0 = random, 1 = oracle, task by task; None without both or where they are equal."""
+        if not {"random", "oracle"} <= self.references.keys():
+            return None
+        random, oracle = self.references["random"], self.references["oracle"]
+        if np.any(random == oracle):
+            return None
+        return mean_estimate(normalized(self.evaluation.returns[-1:], random, oracle))
+
+    @cached_property
+    def lost(self) -> Estimate | None:
+        """Return lost while adapting, all K·E episodes of a task together; None without an oracle or adaptation."""
+        if "oracle" not in self.references or len(self.batches) == 1:
+            return None
+        return mean_estimate(self.evaluation.lost(self.references["oracle"])[None])
+
+    def lines(self) -> list[str]:
+        """What belongs below the table: what the intervals speak of, score, what adapting costs."""
+        lines = []
+        if self._exhaustive:
+            lines.append(f"{self.which_tasks}: each is evaluated once; intervals are over episodes on these tasks")
+            lines += _by_task(self.tasks, self.evaluation)
+        if self.score is not None:
+            lines.append(f"score after adaptation: {_interval(self.score, 3)} (0 = random, 1 = oracle)")
+        if self.lost is not None:
+            episodes = (len(self.batches) - 1) * self.evaluation.episodes_per_step
+            what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
+            lines.append(f"{what}: {_interval(self.lost, 1)}")
+        return lines
 
     @property
     def title(self) -> str:
         """Agent, environment and what was evaluated."""
         config = self.run.config
-        count = num_tasks_of(self.tasks)
-        which = f"{count} {self.split} tasks" if self.split else f"the task {self.task}, {count} times"
         episodes = f"{self.evaluation.episodes_per_step} episodes a step"
-        return f"{config.agent} on {env_label(config.env)}: {which}, {episodes}"
+        return f"{config.agent} on {env_label(config.env)}: {self.which_tasks}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -94,7 +148,17 @@ class RunEvaluation:
             "task": self.task,
             "seed": self.seed,
             **self.evaluation.to_json(),
+            "held_out": self.split not in (None, "train") and not self.distribution.shares_tasks(self.split or ""),
+            "intervals_over": "episodes" if self._exhaustive else "tasks",
+            "tasks": tasks_to_json(self.tasks),
+            "returns": self.evaluation.returns.tolist(),
         }
+        if self.references:
+            data["references"] = {name: returns.tolist() for name, returns in self.references.items()}
+        if self.score is not None:
+            data["score"] = asdict(self.score)
+        if self.lost is not None:
+            data["return_lost"] = asdict(self.lost)
 
         if self.interpretation:
             data["interpretation"] = self.interpretation.to_json()
@@ -196,6 +260,7 @@ def evaluate_run(
         interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
         kept=_kept(run, learner, distribution, tasks, batches, generator),
+        references=_references(distribution, tasks, episodes, resolve_device(device), seed),
     )
 
 
@@ -212,6 +277,32 @@ def _require_memory(
     needed += parameter_bytes(learner.policy.num_parameters, (steps + 1) * num_tasks)
     what = f"num_tasks {num_tasks} × episodes {episodes} × horizon {distribution.horizon} in {steps + 1} batches"
     require_memory(needed, what, "--num-tasks, --episodes or --steps", resolve_device(device))
+
+
+def _references(
+    distribution: TaskDistribution, tasks: Task, episodes: int, device: torch.device, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Returns of the random policy and the oracle on each task, with random numbers of their own; {} without oracle."""
+    if not distribution.env.has_oracle:
+        return {}
+
+    found = reference_episodes(distribution, tasks, episodes, rollout_generator(device, seed))
+    return {name: batch.returns.double().mean(dim=1).cpu().numpy() for name, batch in found.items()}
+
+
+def _by_task(tasks: Task, evaluation: Evaluation) -> list[str]:
+    """A line for each of a few tasks: its return before and after adaptation."""
+    if num_tasks_of(tasks) > TASKS_LISTED:
+        return []
+    first, last = evaluation.returns[0], evaluation.returns[-1]
+    return [
+        f"  {task_text(select_tasks(tasks, number))}: {first[number]:.2f} → {last[number]:.2f}"
+        for number in range(num_tasks_of(tasks))
+    ]
+
+
+def _interval(estimate: Estimate, digits: int) -> str:
+    return f"{estimate.value:,.{digits}f} [{estimate.low:,.{digits}f}, {estimate.high:,.{digits}f}]"
 
 
 def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:

@@ -329,16 +329,29 @@ class RunDirectory:
     def training_env_steps(self) -> int:
         """Environment steps of the whole training.
 
-        A run that was published may hold only its best policy: then the rows of its metrics say how long it trained.
+        Raises:
+            CheckpointError, UserError: what the run holds cannot be read.
+        """
+        return self._counted("env_steps")
+
+    def validation_env_steps(self) -> int:
+        """Environment steps that choosing the best checkpoint took, besides those of training.
 
         Raises:
-            CheckpointError, UserError: what it holds cannot be read.
+            CheckpointError, UserError: what the run holds cannot be read.
+        """
+        return self._counted("evaluation_env_steps")
+
+    def _counted(self, what: str) -> int:
+        """A count of the progress at the end of training.
+
+        A run that was published may hold only its best policy: then the rows of its metrics say how long it trained.
         """
         if self.checkpoints.iterations():
-            return self.checkpoints.load(LAST).progress.env_steps
+            return int(getattr(self.checkpoints.load(LAST).progress, what))
         rows = self.read_metrics()
-        best = self.checkpoints.load(BEST).progress.env_steps
-        return max(best, rows[-1]["env_steps"]) if rows else best
+        best = int(getattr(self.checkpoints.load(BEST).progress, what))
+        return max(best, int(rows[-1][what])) if rows else best
 
     def rewind_metrics(self, iteration: int) -> None:
         """Delete the rows after an iteration, because training writes them again."""

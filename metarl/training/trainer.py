@@ -19,7 +19,7 @@ from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.action_map import missing_bounds_warning
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import TrainingError, what_happened
 from metarl.evaluation import plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
@@ -321,7 +321,7 @@ class Trainer:
         tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
         batches = self._adapt_to_validation(tasks, generator)
 
-        evaluation = summarize(batches)
+        evaluation = summarize(batches, self.distribution.exhausts("validation", num_tasks_of(tasks)))
         self._keep_best(evaluation)
 
         self._draw_validation(log, evaluation, tasks, batches)
