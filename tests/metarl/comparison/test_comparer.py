@@ -333,7 +333,7 @@ def test_a_file_into_a_pipe_shows_how_far_it_is(
         ("--budget 19", [RUN], "at least one episode, 20 environment steps"),
         ("--num-tasks 0", [RUN], "num_tasks must be at least 1"),
         ("--num-tasks 1001", [RUN], "num_tasks must be at most 1000"),
-        ("--sb3-settings {ppo}", [RUN], "sb3_settings is not valid JSON"),
+        ("--sb3-settings {ppo}", [RUN], "sb3_settings: not JSON: "),
         ("--sb3-settings [1]", [RUN], "sb3_settings must look like"),
         ('--sb3-settings {"maml":{}}', [RUN], "unknown baseline 'maml'"),
         ('--sb3-settings {"ppo":{"learning_rate":"fast"}}', [RUN], "sb3_settings of ppo: "),
