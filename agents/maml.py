@@ -22,7 +22,7 @@ from metarl.agents.gradients.objectives import (
 from metarl.agents.gradients.outer_updates import OuterUpdate, ProximalUpdate, TrustRegionUpdate
 from metarl.agents.gradients.processes import mean_over_tasks
 from metarl.agents.gradients.trust_region import TrustRegionConfig
-from metarl.agents.learner import Agent, GradientLearner, MetaBatch
+from metarl.agents.learner import Agent, GradientLearner, MetaBatch, Sampling
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import Parameters
@@ -130,8 +130,7 @@ class MAML(GradientLearner[MAMLConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup; learned inner rates are meta-trained beside the policy."""
         config = self.config
-        self.adaptation_steps = self.support_batches = config.adaptation_steps
-        self.collects_query = True
+        self.sampling = Sampling(config.adaptation_steps, support=config.adaptation_steps, query=True)
 
         adapted = list(initial) if config.adapted_layers == "all" else list(self.policy.head_names)
         schedule = RateSchedule(config.inner_lr, config.inner_lr_decay, config.log_std_lr_factor)
@@ -184,7 +183,7 @@ class MAML(GradientLearner[MAMLConfig]):
     # ------------------------------------------------------------------ update
 
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
-        """See MetaLearner.meta_update; the trust region's KL weighs all tasks the same."""
+        """See Learner.update; the trust region's KL weighs all tasks the same."""
         assert meta_batch.query is not None
         return self.improve(self.batches(meta_batch.support, meta_batch.query), meta_batch.importance)
 
@@ -195,7 +194,8 @@ class MAML(GradientLearner[MAMLConfig]):
             FloatingPointError: a gradient is not finite; the meta-parameters are as they were.
         """
         *support, query = batches
-        metrics = self.outer_update(self.optimizer, [*support, query.weighted(importance)])
+        with self.optimizer.all_or_nothing():
+            metrics = self.outer_update(self.optimizer, [*support, query.weighted(importance)])
 
         with torch.no_grad():
             entropy = mean_over_steps(query, self.policy.distribution(query.behaviour).entropy())

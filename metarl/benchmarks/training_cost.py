@@ -2,7 +2,7 @@
 
 import torch
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.agents.registry import AGENTS
 from metarl.envs.checks.environment_check import EnvironmentCheck
 from metarl.envs.checks.finding import Finding
@@ -35,9 +35,9 @@ def training_cost(check: EnvironmentCheck) -> list[Finding]:
     return [_memory(check, config, learner), _time(check, config, learner)]
 
 
-def _memory(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) -> Finding:
+def _memory(check: EnvironmentCheck, config: TrainConfig, learner: Learner) -> Finding:
     """Whether the episodes of one meta-iteration fit."""
-    batches = learner.support_batches + learner.collects_query
+    batches = learner.sampling.batches
     needed = episode_bytes(config, check.distribution, learner) * batches
     available = available_bytes(torch.device("cpu"))
 
@@ -53,9 +53,9 @@ def _memory(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) 
     return Finding("memory", "ok", text, numbers=numbers)
 
 
-def _time(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) -> Finding:
+def _time(check: EnvironmentCheck, config: TrainConfig, learner: Learner) -> Finding:
     """How long the environment alone takes in a whole training."""
-    batches = learner.support_batches + learner.collects_query
+    batches = learner.sampling.batches
     episodes = config.iterations * batches * config.num_tasks * config.episodes
     env_steps = episodes * check.distribution.horizon
 

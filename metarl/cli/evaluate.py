@@ -61,6 +61,6 @@ class Evaluate(TaskSelection):
         successes = success_table(evaluated.evaluation)
         if successes is not None:
             console.print(successes)
-        if evaluated.kept:
-            for line in evaluated.kept.lines():
+        if evaluated.section:
+            for line in evaluated.section.lines():
                 say(console, line)

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from metarl.agents.distillation import DistillationConfig
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.baselines.references import reference_episodes
 from metarl.baselines.teachers import total_training_env_steps
 from metarl.comparison.directory import ComparisonDirectory
@@ -41,7 +41,7 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
 
 
 def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:
-    def trained() -> MetaLearner:
+    def trained() -> Learner:
         return load_learner(run, BEST, plan.device)[1]
 
     return _measure_adaptation(plan, directory, label, {"checkpoint": checkpoint_digest(run)}, trained)
@@ -52,7 +52,7 @@ def _measure_adaptation(
     directory: ComparisonDirectory,
     label: str,
     agent: dict[str, Any],
-    load: Callable[[], MetaLearner],
+    load: Callable[[], Learner],
 ) -> Measurement:
     """Adaptation of one learner to all tasks.
 
@@ -148,7 +148,7 @@ def measure_untrained(plan: Plan, directory: ComparisonDirectory) -> Curve:
 def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> Measurement:
     config = plan.runs[0].config
 
-    def initial() -> MetaLearner:
+    def initial() -> Learner:
         return build(config, torch.Generator(plan.device).manual_seed(seed))[1]
 
     agent = {"learner": dataclasses.asdict(config.learner), "seed": seed}

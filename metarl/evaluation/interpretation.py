@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.learner import Adapted, Learner
 from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import FROZEN_SIZE, TaskDistribution
@@ -67,7 +67,7 @@ class Interpretation:
 
 
 def interpret(
-    learner: MetaLearner, distribution: TaskDistribution, tasks: Task, split: str, batches: list[Episodes]
+    learner: Learner, distribution: TaskDistribution, tasks: Task, split: str, batches: list[Episodes]
 ) -> Interpretation:
     """Repeat the adaptation that `batches` of `adaptation_episodes` come from; takes no environment step.
 
@@ -101,7 +101,7 @@ def interpret(
         )
 
 
-def adaptation_path(learner: MetaLearner, batches: list[Episodes]) -> list[Parameters]:
+def adaptation_path(learner: Learner, batches: list[Episodes]) -> list[Parameters]:
     """Task-batched parameters after k = 0 … K adaptation steps on the first K of K + 1 batches."""
     path: list[Parameters] = []
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.evaluation.adaptation import adaptation_episodes
@@ -54,7 +54,7 @@ class HeatMap:
 
 
 def heat_map(
-    learner: MetaLearner,
+    learner: Learner,
     distribution: TaskDistribution,
     grid: TaskGrid,
     steps: int,

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from metarl.agents.distillation import Distillation
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
@@ -51,7 +51,7 @@ class RunEvaluation:
         seed: of the rollouts.
         batches: episodes after k = 0 … K adaptation steps.
         interpretation: how the parameters moved; None without adaptation.
-        kept: what a distilled student keeps of its teachers; None for other agents, and where the teacher is gone.
+        section: what the learner says of itself besides; None where that is nothing.
     """
 
     run: RunDirectory
@@ -63,7 +63,7 @@ class RunEvaluation:
     seed: int
     batches: list[Episodes]
     interpretation: Interpretation | None
-    kept: DistillationReport | None
+    section: Section | None
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -97,8 +97,8 @@ class RunEvaluation:
 
         if self.interpretation:
             data["interpretation"] = self.interpretation.to_json()
-        if self.kept:
-            data["distillation"] = self.kept.to_json()
+        if self.section:
+            data[self.section.name] = self.section.to_json()
         return data
 
     @cached_property
@@ -188,7 +188,7 @@ def evaluate_run(
         batches=batches,
         interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
-        kept=_kept(run, learner, distribution, tasks, batches, generator),
+        section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
     )
 
 
@@ -201,20 +201,20 @@ def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int
     return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()}
 
 
-def _kept(
-    run: RunDirectory,
-    learner: MetaLearner,
-    distribution: TaskDistribution,
-    tasks: Task,
-    batches: list[Episodes],
-    generator: torch.Generator,
-) -> DistillationReport | None:
-    """What a distilled student keeps of its teachers; None for other agents, and where the teacher is gone."""
-    if not isinstance(learner, Distillation):
-        return None
+@dataclass(frozen=True)
+class _Evaluated:
+    """What a learner may ask of an evaluation (`metarl.agents.learner.Evaluated`)."""
 
-    try:
-        return distillation_report(run, learner, distribution, tasks, batches, generator)
-    except UserError as error:
-        print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
-        return None
+    run: RunDirectory
+    distribution: TaskDistribution
+    tasks: Task
+    batches: list[Episodes]
+    generator: torch.Generator
+
+    def comparison_with_teachers(self, student: Distillation) -> DistillationReport | None:
+        """What a distilled student keeps of its teachers; None where the teacher is gone."""
+        try:
+            return distillation_report(self.run, student, self.distribution, self.tasks, self.batches, self.generator)
+        except UserError as error:
+            print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
+            return None

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.agents.registry import AGENTS
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
@@ -22,7 +22,7 @@ OBSERVATION_FILE = "observation_space.json"
 """In a run of a Gymnasium environment: what its policy sees, the fields of a Dict in their order."""
 
 
-def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, MetaLearner]:
+def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, Learner]:
     """Task distribution and untrained learner of a configuration.
 
     Args:
@@ -47,7 +47,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
 
 def load_learner(
     run: RunDirectory, which: str = BEST, device: str = "cpu"
-) -> tuple[TaskDistribution, MetaLearner, Checkpoint]:
+) -> tuple[TaskDistribution, Learner, Checkpoint]:
     """The task distribution and the learner of a run, with the parameters of one of its checkpoints.
 
     Args:

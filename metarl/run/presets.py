@@ -2,27 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from metarl.agents.learner import Preset
 from metarl.agents.registry import AGENTS
 from metarl.envs.registry import ALIASES
 from metarl.errors import unknown
 from metarl.run.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Changes to the defaults of TrainConfig.
-
-    Attributes:
-        summary: what it is for, one line.
-        changes: "field", "learner.field" or "learner.policy.field" → value.
-    """
-
-    summary: str
-    changes: Mapping[str, Any]
-
 
 _LEARNED_STEPS = {
     "learner.outer": "ppo",

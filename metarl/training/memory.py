@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from metarl.agents.gradients.processes import num_processes
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 from metarl.run.config import TrainConfig
@@ -35,13 +35,13 @@ def keep_freed_memory() -> None:
         mallopt(parameter, _NEVER)
 
 
-def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> None:
+def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> None:
     """Find out that the episodes of a meta-iteration fit into the memory that is free now.
 
     Raises:
         UserError: they do not; names the batch and what to lower.
     """
-    batches = learner.support_batches + learner.collects_query
+    batches = learner.sampling.batches
     needed = episode_bytes(config, distribution, learner) * batches // num_processes()
     available = available_bytes(torch.device(config.device))
     if available is not None and needed > available:
@@ -61,7 +61,7 @@ def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
     return f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
 
 
-def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
     """Bytes of one batch of all tasks while it is collected."""
     obs_size = learner.policy.sizes[0]
     output_size = learner.policy.sizes[-1]

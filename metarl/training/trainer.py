@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from rich.console import Console
 
-from metarl.agents.distillation import Distillation
+from metarl.agents.distillation import Teachers
 from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
@@ -89,8 +89,7 @@ class Trainer:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
 
-        if isinstance(self.learner, Distillation):
-            self._take_teachers(self.learner)
+        self.progress = Progress(env_steps=self.learner.prepare(self))
 
         self._whole = self._checkpoint()
         self._on_disk: Checkpoint | None = None
@@ -102,11 +101,15 @@ class Trainer:
             if problem is not None:
                 say(console, f"warning: {problem}")
 
-    def _take_teachers(self, student: Distillation) -> None:
-        """Give a student its teachers, and train it on their tasks alone; what they cost counts as training."""
-        student.teachers, env_steps = load_or_train_teachers(self.run, self.distribution, partial(say, self.console))
-        self.distribution = self.distribution.with_train_tasks(student.teachers.tasks)
-        self.progress = Progress(env_steps=env_steps)
+    # ------------------------------------------------------------------ what a learner may ask for (Lab)
+
+    def teachers(self) -> tuple[Teachers, int]:
+        """See Lab.teachers."""
+        return load_or_train_teachers(self.run, self.distribution, partial(say, self.console))
+
+    def train_on(self, tasks: Task) -> None:
+        """See Lab.train_on."""
+        self.distribution = self.distribution.with_train_tasks(tasks)
 
     # ------------------------------------------------------------------ the loop
 

@@ -63,6 +63,6 @@ def test_without_episodes_of_its_own_it_reports_no_steps_and_no_returns(monkeypa
     generator = torch.Generator().manual_seed(0)
     config = tiny("distill", states="teacher", match="initial", objective_steps="last")
     distribution, learner = build(config, generator)
-    monkeypatch.setattr(Distillation, "meta_update", lambda *arguments: {"kl": 0.5})
+    monkeypatch.setattr(Distillation, "update", lambda *arguments: {"kl": 0.5})
     done = run_meta_iteration(learner, distribution, UniformTasks(), NUM_TASKS, EPISODES, 0.0, generator)
     assert (done.env_steps, done.returns, done.metrics) == (0, [], {"kl": 0.5})
