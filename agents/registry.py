@@ -48,3 +48,8 @@ def _load_from_module(name: str) -> Agent:
         what = f"{attribute!r} is a {type(agent).__name__}"
         raise ValueError(f"agent {name!r}: {what}, but must be a metarl.agents.learner.Agent(name, config, make)")
     return agent
+
+
+def is_agent(name: str) -> bool:
+    """Whether it is an agent's name, or says where to find the user's own."""
+    return name in AGENTS or ":" in name

@@ -8,7 +8,7 @@ memory of zeros is that of a trial's beginning.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -148,8 +148,8 @@ class RecurrentPolicy:
         memory = self._blank(obs) if memory is None else memory
 
         inputs = self._inputs(params, obs, memory["action"], memory["reward"], 1 - memory["running"])
-        gates = _linear(inputs, params, "policy.gru.input")
-        hidden = _gru_step(gates, memory["hidden"], params, "policy.gru")
+        gates = _input_gates(inputs, params, "policy.gru")
+        hidden = _gru_step(gates, memory["hidden"], _gru_weights(params, "policy.gru"))
 
         output = self._head("policy", params, hidden, obs)
         return self._distribution_of(params, output), {**memory, "hidden": hidden}
@@ -308,7 +308,11 @@ def _behind_hypernetwork(name: str, head: Parameters, embedding_size: int) -> Pa
 
 def _linear(inputs: Tensor, params: Parameters, name: str) -> Tensor:
     """inputs (*batch, in) → (*batch, out); with a task-batched P the first dimension of the batch is M."""
-    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+    return _affine(inputs, params[f"{name}.weight"], params[f"{name}.bias"])
+
+
+def _affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """inputs · weight + bias, for a weight (in, out), or one for each task, (M, in, out)."""
     if weight.ndim == 2:
         flat = torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), weight)
     else:
@@ -316,29 +320,54 @@ def _linear(inputs: Tensor, params: Parameters, name: str) -> Tensor:
     return flat.reshape(*inputs.shape[:-1], weight.shape[-1])
 
 
-def _gru_step(input_gates: Tensor, hidden: Tensor, params: Parameters, name: str) -> Tensor:
-    """h_t = (1 − z) n + z h_{t−1},  r, z = σ(·),  n = tanh(x_n + r ∘ h_n); input gates (*batch, 3U)."""
-    memory_gates = _linear(hidden, params, f"{name}.memory")
-    units = hidden.shape[-1]
-
-    gates = torch.sigmoid(input_gates[..., : 2 * units] + memory_gates[..., : 2 * units])
-    reset, update = gates[..., :units], gates[..., units:]
-    candidate = torch.tanh(torch.addcmul(input_gates[..., 2 * units :], reset, memory_gates[..., 2 * units :]))
+def _gru_step(input_gates: tuple[Tensor, Tensor], hidden: Tensor, weights: "_MemoryWeights") -> Tensor:
+    """h_t = (1 − z) n + z h_{t−1},  r, z = σ(·),  n = tanh(x_n + r ∘ h_n); input gates (*batch, 2U) and (*batch, U)."""
+    gates = torch.sigmoid(input_gates[0] + _affine(hidden, weights.gates, weights.gates_bias))
+    reset, update = gates.chunk(2, dim=-1)
+    remembered = _affine(hidden, weights.candidate, weights.candidate_bias)
+    candidate = torch.tanh(torch.addcmul(input_gates[1], reset, remembered))
     return torch.lerp(candidate, hidden, update)
+
+
+class _MemoryWeights(NamedTuple):
+    """The recurrent weights of a GRU: of the gates r and z together, (U, 2U), and of the candidate, (U, U)."""
+
+    gates: Tensor
+    gates_bias: Tensor
+    candidate: Tensor
+    candidate_bias: Tensor
+
+
+def _gru_weights(params: Parameters, name: str) -> _MemoryWeights:
+    """Taken apart once for all steps: autograd would put the parts together again at each step."""
+    weight, bias = params[f"{name}.memory.weight"], params[f"{name}.memory.bias"]
+    units = weight.shape[-2]
+    gates, candidate = weight.split([2 * units, units], dim=-1)
+    gates_bias, candidate_bias = bias.split([2 * units, units], dim=-1)
+    return _MemoryWeights(gates, gates_bias, candidate, candidate_bias)
+
+
+def _input_gates(inputs: Tensor, params: Parameters, name: str) -> tuple[Tensor, Tensor]:
+    """What the inputs contribute to the gates r and z, (*batch, 2U), and to the candidate, (*batch, U)."""
+    weight, bias = params[f"{name}.input.weight"], params[f"{name}.input.bias"]
+    units = weight.shape[-1] // 3
+    gates, candidate = weight.split([2 * units, units], dim=-1)
+    gates_bias, candidate_bias = bias.split([2 * units, units], dim=-1)
+    return _affine(inputs, gates, gates_bias), _affine(inputs, candidate, candidate_bias)
 
 
 def _unroll_gru(inputs: Tensor, params: Parameters, name: str, truncation: int) -> Tensor:
     """Memories (N, T, U) after each step of inputs (N, T, I), from zeros on."""
     # Time first, so that each step reads and writes one block of memory.
-    gates = _linear(inputs.transpose(0, 1).contiguous(), params, f"{name}.input")
-    units = params[f"{name}.memory.weight"].shape[0]
-    hidden = gates.new_zeros((gates.shape[1], units))
+    gates, candidates = _input_gates(inputs.transpose(0, 1).contiguous(), params, name)
+    weights = _gru_weights(params, name)
+    hidden = candidates.new_zeros(candidates.shape[1:])
 
     steps = []
-    for time, step_gates in enumerate(gates.unbind(0)):
+    for time, step in enumerate(zip(gates.unbind(0), candidates.unbind(0), strict=True)):
         if truncation and time % truncation == 0:
             hidden = hidden.detach()
-        hidden = _gru_step(step_gates, hidden, params, name)
+        hidden = _gru_step(step, hidden, weights)
         steps.append(hidden)
     return torch.stack(steps, dim=1)
 

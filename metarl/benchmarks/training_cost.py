@@ -3,7 +3,7 @@
 import torch
 
 from metarl.agents.learner import Learner
-from metarl.agents.registry import AGENTS
+from metarl.agents.registry import find_agent
 from metarl.envs.checks.environment_check import EnvironmentCheck
 from metarl.envs.checks.finding import Finding
 from metarl.envs.cores import num_cores
@@ -26,7 +26,7 @@ def training_cost(check: EnvironmentCheck) -> list[Finding]:
     config = default_config(DEFAULT_AGENT, distribution.name)
     generator = torch.Generator().manual_seed(0)
     try:
-        learner = AGENTS[config.agent].make(
+        learner = find_agent(config.agent).make(
             distribution.observation_space, distribution.action_space, config.learner, generator, 1
         )
     except ValueError as error:

@@ -113,7 +113,7 @@ class Render(TaskSelection):
             task_label = "the task" if self.task else f"{self.split} task"
             batches = draw_pictures(self.out, title, task_label, *adaptation, Pace(self.fps, self.every))
 
-        evaluation = summarize(batches)
+        evaluation = summarize(batches, learner.sampling.pooled)
         data = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
         which = self._which(num_tasks_of(tasks))
         curve = " → ".join(map(return_text, evaluation.return_mean))

@@ -23,7 +23,7 @@ from metarl.run.build import build, load_learner
 from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig
 from metarl.run.presets import default_config
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import RunDirectory, as_file_name
 from metarl.training.trainer import Trainer, resolve
 
 UNLIMITED_ITERATIONS = 100_000
@@ -71,7 +71,7 @@ def _measure_adaptation(
         tasks = {name: value.to(plan.device) for name, value in plan.tasks.items()}
         batches = adaptation_episodes(learner, plan.distribution, tasks, steps, plan.config.episodes, generator)
 
-        evaluation = summarize(batches)
+        evaluation = summarize(batches, learner.sampling.pooled)
         # A batch after k < K steps is the data of step k + 1: only the last one merely measures.
         return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), batches[-1].env_steps)
 
@@ -119,7 +119,7 @@ def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, see
         num_threads=plan.config.num_threads,
         iterations=UNLIMITED_ITERATIONS,
         max_env_steps=plan.training_env_steps,
-        name=f"{agent}-seed{seed}",
+        name=f"{as_file_name(agent)}-seed{seed}",
         run_dir=str(directory.trained),
     )
     return resolve(config)

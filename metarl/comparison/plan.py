@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metarl.agents.registry import AGENTS
+from metarl.agents.registry import AGENTS, find_agent, is_agent
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
@@ -205,7 +205,9 @@ def check_baselines(requested: Sequence[str], env: str, distribution: TaskDistri
     chosen = [name for name in dict.fromkeys(requested) if name != NONE]
     known = (*AGENTS, *SB3_BASELINES, *REFERENCES, NONE)
     for name in chosen:
-        if name not in known:
+        if is_agent(name):
+            find_agent(name)
+        elif name not in known:
             raise unknown("baseline", name, known)
         if name in SB3_BASELINES:
             from metarl.agents.sb3 import check_algorithm  # slow to import, and not always needed

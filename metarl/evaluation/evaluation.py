@@ -24,6 +24,8 @@ class Evaluation:
         episodes_per_step: E.
         successes: number of each task's E episodes that succeeded after k steps, (K+1, M); None where the environment
             does not say.
+        pooled: True: all E episodes of a step inform the next policy. False: they are E separate trials of the task,
+            each of K+1 episodes, and a task costs what one trial takes.
     """
 
     returns: NDArray[np.float64]
@@ -31,6 +33,22 @@ class Evaluation:
     total_env_steps: int
     episodes_per_step: int
     successes: NDArray[np.int64] | None = None
+    pooled: bool = True
+
+    @property
+    def episodes_informing(self) -> int:
+        """Episodes of a step that inform the next policy: E, or 1 where the E episodes are separate trials."""
+        return self.episodes_per_step if self.pooled else 1
+
+    @property
+    def score(self) -> float:
+        """What a checkpoint is chosen by: the return after the last step, or a separate trial's mean over episodes."""
+        return float(self.return_mean[-1] if self.pooled else self.return_mean.mean())
+
+    @property
+    def trial_returns(self) -> NDArray[np.float64] | None:
+        """Return of a whole trial of K+1 episodes, mean over each task's trials, (M,); None where they are pooled."""
+        return None if self.pooled else np.asarray(self.returns.sum(axis=0))
 
     @property
     def success_rate(self) -> NDArray[np.float64] | None:
@@ -80,7 +98,7 @@ class Evaluation:
             "num_tasks": self.returns.shape[1],
             "episodes_per_step": self.episodes_per_step,
             "adaptation_steps": len(self.returns) - 1,
-            "episodes": [k * self.episodes_per_step for k in range(len(self.returns))],
+            "episodes": [k * self.episodes_informing for k in range(len(self.returns))],
             "env_steps": self.env_steps.tolist(),
             "return_mean": self.return_mean.tolist(),
             "return_ci95": self.return_ci95.tolist(),
@@ -88,6 +106,13 @@ class Evaluation:
             "gain_ci95": self.gain_ci95.tolist(),
             "total_env_steps": self.total_env_steps,
         }
+
+        trials = self.trial_returns
+        if trials is not None:
+            data["pooled"] = False
+            data["trials_per_task"] = self.episodes_per_step
+            data["trial_return_mean"] = float(trials.mean())
+            data["trial_return_ci95"] = bootstrap_ci(trials).tolist()
 
         if self.success_rate is not None and self.success_ci95 is not None:
             data["success_rate"] = self.success_rate.tolist()
@@ -125,9 +150,16 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([interval.low, interval.high])
 
 
-def summarize(batches: list[Episodes]) -> Evaluation:
-    """The adaptation curves that the batches of `adaptation_episodes` show."""
+def summarize(batches: list[Episodes], pooled: bool = True) -> Evaluation:
+    """The adaptation curves that the batches of `adaptation_episodes` show.
+
+    Args:
+        batches: of M tasks × E episodes, after k = 0 … K adaptation steps.
+        pooled: whether all E episodes inform the next policy, or are separate trials (`Sampling.pooled`).
+    """
     steps_per_task = np.array([batch.mask.sum(dim=(1, 2)).double().mean().item() for batch in batches])
+    if not pooled:
+        steps_per_task = steps_per_task / batches[0].reward.shape[1]
 
     return Evaluation(
         returns=np.stack([batch.returns.double().mean(dim=1).cpu().numpy() for batch in batches]),
@@ -136,6 +168,7 @@ def summarize(batches: list[Episodes]) -> Evaluation:
         total_env_steps=sum(batch.env_steps for batch in batches),
         episodes_per_step=batches[0].reward.shape[1],
         successes=_successes(batches),
+        pooled=pooled,
     )
 
 

@@ -68,10 +68,12 @@ class Interpretation:
 
 def interpret(
     learner: Learner, distribution: TaskDistribution, tasks: Task, split: str, batches: list[Episodes]
-) -> Interpretation:
+) -> Interpretation | None:
     """Repeat the adaptation that `batches` of `adaptation_episodes` come from; takes no environment step.
 
     Leaves the learner bit-identical.
+
+    A learner that adapts in its memory moves no parameters: there is nothing to interpret, and None is returned.
 
     Args:
         learner: adapted to the tasks.
@@ -83,6 +85,8 @@ def interpret(
     path = adaptation_path(learner, batches)
     before = path[0]
     after = path[-1]
+    if batches[-1].memory is not None and all(torch.equal(before[name], after[name]) for name in before):
+        return None
 
     start = _norms(before)
     step_sizes = np.stack([_norms(new, old) for old, new in itertools.pairwise(path)])

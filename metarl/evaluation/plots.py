@@ -35,7 +35,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     """Return against episodes of experience on a new task: mean with its 95% interval, and each task faintly."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_per_step
+    episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_informing
     axes.plot(episodes, evaluation.returns, color="tab:blue", alpha=0.08, linewidth=0.8)
 
     low, high = evaluation.return_ci95.T

@@ -72,7 +72,8 @@ def heat_map(
         generator: drives the rollouts.
     """
     tasks = {name: value.to(generator.device) for name, value in grid.tasks.items()}
-    evaluation = summarize(adaptation_episodes(learner, distribution, tasks, steps, episodes, generator))
+    batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
+    evaluation = summarize(batches, learner.sampling.pooled)
     return HeatMap(grid, evaluation.returns, evaluation.total_env_steps)
 
 

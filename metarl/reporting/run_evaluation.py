@@ -51,6 +51,7 @@ class RunEvaluation:
         seed: of the rollouts.
         batches: episodes after k = 0 … K adaptation steps.
         interpretation: how the parameters moved; None without adaptation.
+        pooled: whether the episodes of a step inform one policy, or are separate trials (`Sampling.pooled`).
         section: what the learner says of itself besides; None where that is nothing.
     """
 
@@ -64,11 +65,12 @@ class RunEvaluation:
     batches: list[Episodes]
     interpretation: Interpretation | None
     section: Section | None
+    pooled: bool = True
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """The adaptation curves that the episodes show."""
-        return summarize(self.batches)
+        return summarize(self.batches, self.pooled)
 
     @property
     def title(self) -> str:
@@ -76,7 +78,7 @@ class RunEvaluation:
         config = self.run.config
         count = num_tasks_of(self.tasks)
         which = f"{count} {self.split} tasks" if self.split else f"the task {self.task}, {count} times"
-        episodes = f"{self.evaluation.episodes_per_step} episodes a step"
+        episodes = f"{self.evaluation.episodes_per_step} {'episodes a step' if self.pooled else 'trials each'}"
         return f"{config.agent} on {env_label(config.env)}: {which}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:
@@ -187,6 +189,7 @@ def evaluate_run(
         seed=seed,
         batches=batches,
         interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
+        pooled=learner.sampling.pooled,
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
         section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
     )

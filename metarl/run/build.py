@@ -4,14 +4,14 @@ import json
 
 import torch
 
-from metarl.agents.learner import Learner
-from metarl.agents.registry import AGENTS
+from metarl.agents.learner import Learner, Sampling
+from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import UserError, unknown
+from metarl.errors import UserError
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
@@ -32,17 +32,30 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     Raises:
         UserError, ValueError: unknown agent or environment, or the agent cannot act in the environment.
     """
-    if config.agent not in AGENTS:
-        raise unknown("agent", config.agent, AGENTS)
-    agent = AGENTS[config.agent]
-
+    agent = find_agent(config.agent)
     distribution = make_distribution(config.env)
     check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
+    _check_learner(config.agent, learner)
     return distribution, learner
+
+
+def _check_learner(agent: str, learner: object) -> None:
+    """Refuse what does not keep the contract, before it fails somewhere inside.
+
+    Raises:
+        UserError: it is no Learner, or lacks what one has; says which.
+    """
+    if not isinstance(learner, Learner):
+        raise UserError(f"agent {agent}: make() gave a {type(learner).__name__}, not a metarl.agents.learner.Learner")
+    if not isinstance(getattr(learner, "sampling", None), Sampling):
+        raise UserError(f"agent {agent}: {type(learner).__name__} must set `sampling`, a metarl.agents.learner.Sampling")
+    for method in ("init", "apply"):
+        if not callable(getattr(getattr(learner, "policy", None), method, None)):
+            raise UserError(f"agent {agent}: {type(learner).__name__}.policy must have a method {method}()")
 
 
 def load_learner(

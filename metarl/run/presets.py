@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from metarl.agents.learner import Preset
-from metarl.agents.registry import AGENTS
+from metarl.agents.registry import find_agent
 from metarl.envs.registry import ALIASES
-from metarl.errors import unknown
+from metarl.errors import UserError, unknown
 from metarl.run.config import TrainConfig
 
 _LEARNED_STEPS = {
@@ -174,22 +174,21 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
 
 def presets_for(agent: str, env: str) -> dict[str, Preset]:
     """The presets of an agent on an environment; "default" is always one of them."""
-    return AGENT_PRESETS[agent] | PRESETS.get((agent, ALIASES.get(env, env)), {})
+    own = {"default": Preset("the defaults of its configuration", {}), **find_agent(agent).presets}
+    return own | AGENT_PRESETS.get(agent, {}) | PRESETS.get((agent, ALIASES.get(env, env)), {})
 
 
 def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig:
     """The configuration that `metarl train AGENT ENV --preset PRESET` starts from.
 
     Raises:
-        UserError: unknown agent or preset.
+        UserError, ValueError: unknown agent or preset, or a preset of a field that there is not.
     """
-    if agent not in AGENTS:
-        raise unknown("agent", agent, AGENTS)
     presets = presets_for(agent, env)
     if preset not in presets:
         raise unknown(f"preset of {agent} on {env}", preset, presets)
 
-    config = TrainConfig(agent=agent, env=env, preset=preset, learner=AGENTS[agent].config_class())
+    config = TrainConfig(agent=agent, env=env, preset=preset, learner=find_agent(agent).config_class())
     for path, value in presets[preset].changes.items():
         config = _replace(config, path.split("."), value)
     return config
@@ -198,6 +197,8 @@ def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig
 def _replace(config: Any, path: list[str], value: Any) -> Any:
     """`dataclasses.replace` along a path of nested fields."""
     name, *rest = path
+    if not hasattr(config, name):
+        raise UserError(f"a preset sets {name!r}, but {type(config).__name__} has no such field")
     if rest:
         value = _replace(getattr(config, name), rest, value)
     return dataclasses.replace(config, **{name: value})

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from gymnasium.spaces import Discrete
 
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
@@ -63,8 +64,9 @@ def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
 
 def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
     """Bytes of one batch of all tasks while it is collected."""
-    obs_size = learner.policy.sizes[0]
-    output_size = learner.policy.sizes[-1]
+    obs_size = distribution.observation_space.shape[0]
+    action_space = distribution.action_space
+    output_size = int(action_space.n) if isinstance(action_space, Discrete) else action_space.shape[0]
     # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
     numbers = obs_size + 3 * output_size + 5
 

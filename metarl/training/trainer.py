@@ -281,7 +281,7 @@ class Trainer:
         tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
         batches = self._adapt_to_validation(tasks, generator)
 
-        evaluation = summarize(batches)
+        evaluation = summarize(batches, self.learner.sampling.pooled)
         self._keep_best(evaluation)
 
         self._draw_validation(log, evaluation, tasks, batches)
@@ -296,8 +296,8 @@ class Trainer:
         return adaptation_episodes(self.learner, self.distribution, tasks, steps, self.config.episodes, generator)
 
     def _keep_best(self, evaluation: Evaluation) -> None:
-        """Count the evaluation, and save the best checkpoint if its return after the last step is the best so far."""
-        score = float(evaluation.return_mean[-1])
+        """Count the evaluation, and save the best checkpoint if its score is the best so far."""
+        score = evaluation.score
         best = self.progress.best_validation
         self.progress = dataclasses.replace(
             self.progress,
