@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl.agents.gradients.objectives import Batch
@@ -15,6 +15,7 @@ from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import Parameters, concatenate, expand_to_tasks, map_parameters, tasks_of
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_space import Task
 
 
@@ -231,7 +232,7 @@ class Agent:
 
     name: str
     config_class: type[Any]
-    make: Callable[[Box, Box | Discrete, Any, torch.Generator, int], Learner]
+    make: Callable[[Box, PolicySpace, Any, torch.Generator, int], Learner]
     presets: Mapping[str, Preset] = field(default_factory=dict)
 
     @property
@@ -272,7 +273,7 @@ class GradientLearner(Learner, Generic[Config]):
 
     Args:
         observation_space: Box (O,).
-        action_space: Box (A,) or Discrete.
+        action_space: Box (A,), Discrete or MultiDiscrete (A,).
         config: hyper-parameters.
         generator: draws the initial parameters; they lie on its device.
         num_threads: CPU threads that share the chunks of tasks; changes no result.
@@ -283,7 +284,7 @@ class GradientLearner(Learner, Generic[Config]):
     def __init__(
         self,
         observation_space: Box,
-        action_space: Box | Discrete,
+        action_space: PolicySpace,
         config: Config,
         generator: torch.Generator,
         num_threads: int = 1,

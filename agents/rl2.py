@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
 from metarl.agents.learner import Adapted, Agent, Learner, MetaBatch, Preset, Sampling
-from metarl.agents.policies.distributions import Categorical, DiagonalGaussian
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import (
     Parameters,
@@ -20,9 +19,10 @@ from metarl.agents.policies.parameters import (
     map_parameters,
     unflatten_like,
 )
-from metarl.agents.policies.recurrent import REWARD_SCALE, RecurrentConfig, RecurrentPolicy
+from metarl.agents.policies.recurrent import REWARD_SCALE, Distribution, RecurrentConfig, RecurrentPolicy
 from metarl.agents.policies.validation import check_values
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.action_map import PolicySpace
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class RL2(Learner):
     def __init__(
         self,
         observation_space: Box,
-        action_space: Box | Discrete,
+        action_space: PolicySpace,
         config: RL2Config,
         generator: torch.Generator,
         num_threads: int = 1,
@@ -309,7 +309,7 @@ class RL2(Learner):
         metrics = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy}
         return loss, {name: float(number.detach()) for name, number in metrics.items()}
 
-    def _unroll(self, params: Parameters, trials: Trials) -> tuple[DiagonalGaussian | Categorical, Tensor]:
+    def _unroll(self, params: Parameters, trials: Trials) -> tuple[Distribution, Tensor]:
         """Distributions and values at every step of the trials."""
         return self.policy.unroll(
             params, trials.obs, trials.action, trials.reward, trials.begins, self.config.truncation

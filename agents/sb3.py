@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -66,7 +66,7 @@ _OFF_POLICY = {
 ALGORITHMS = {
     "ppo": Algorithm(
         PPO,
-        (Box, Discrete),
+        (Box, Discrete, MultiDiscrete),
         {
             "n_steps": 10,
             "batch_size": 100,
@@ -78,7 +78,7 @@ ALGORITHMS = {
         },
         {"n_steps": 100, "batch_size": 4000, "n_epochs": 5, "learning_rate": 1e-3},
     ),
-    "a2c": Algorithm(A2C, (Box, Discrete), {"n_steps": 5, "policy_kwargs": _ACTOR_CRITIC}, {}),
+    "a2c": Algorithm(A2C, (Box, Discrete, MultiDiscrete), {"n_steps": 5, "policy_kwargs": _ACTOR_CRITIC}, {}),
     "sac": Algorithm(SAC, (Box,), _OFF_POLICY, {}),
     "td3": Algorithm(TD3, (Box,), _OFF_POLICY, {}),
     "ddpg": Algorithm(DDPG, (Box,), _OFF_POLICY, {}),

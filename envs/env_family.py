@@ -3,11 +3,12 @@
 from typing import Any, Protocol
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Space
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.rollout import BatchedEnv
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap
 from metarl.envs.task_space import Task
 
 Polyline = list[tuple[float, float]]
@@ -31,8 +32,10 @@ class EnvFamily:
 
     Attributes:
         observation_space: Box of shape (O,); finite bounds keep Gymnasium's checker quiet.
-        action_space: Box of shape (A,), best with bounds [-1, 1], or Discrete. A Gaussian policy samples outside
-            a Box now and then: the environment clips.
+        action_space: the environment's own: Box, Discrete, MultiDiscrete or MultiBinary. A policy's [-1, 1] is
+            stretched to the bounds of a Box and never leaves it. A Box that is [-1, 1] itself gets the policy's
+            actions as they are, and a Gaussian one samples outside now and then: the environment clips.
+        action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
         horizon: number of steps after which an episode is truncated, H.
         num_threads: CPU threads, where the environments themselves compute on several; 0 = one per core.
         render_fps: frames per second of rendered episodes.
@@ -42,12 +45,31 @@ class EnvFamily:
     """
 
     observation_space: Box
-    action_space: Box | Discrete
+    action_space: Space[Any]
+    action_scale: float = DEFAULT_SCALE
     horizon: int
     num_threads: int = 0
     render_fps: int = 10
     plane_cell: float = 0.0
     plane_axes: tuple[str, str] | None = None
+
+    @property
+    def action_map(self) -> ActionMap:
+        """From the actions that policies give to what `bind` returns, to those of `action_space`."""
+        return ActionMap.of(self.action_space, self.action_scale)
+
+    @property
+    def native_action_space(self) -> Space[Any]:
+        """The action space of the environments themselves."""
+        return self.action_space
+
+    def same_actions(self, one: float, other: float) -> bool:
+        """Whether a policy's actions mean the same with two values of `action_scale`."""
+        return ActionMap.of(self.action_space, one).same_as(ActionMap.of(self.action_space, other))
+
+    def set_action_scale(self, scale: float) -> None:
+        """Set `action_scale` for all that is bound from now on."""
+        self.action_scale = scale
 
     def bind(self, tasks: Task, num_episodes: int) -> BatchedEnv:
         """Bind to M tasks × E episodes: what `collect` steps."""

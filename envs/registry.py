@@ -60,7 +60,23 @@ ALIASES: dict[str, str] = {family.alias: family.name for family in FAMILIES.valu
 """Other names → the names that they stand for."""
 
 
-def make_distribution(name: str) -> TaskDistribution:
+def make_distribution(name: str, action_scale: float | None = None) -> TaskDistribution:
+    """Build a distribution by its registered name, from a YAML file, or from the user's own "package.module:Attribute".
+
+    Args:
+        name: as `_make_by_name` takes it.
+        action_scale: span of actions where a Box has no bounds; None leaves it as it is.
+
+    Raises:
+        ValueError: see `_make_by_name`.
+    """
+    distribution = _make_by_name(name)
+    if action_scale is not None:
+        distribution.env.set_action_scale(action_scale)
+    return distribution
+
+
+def _make_by_name(name: str) -> TaskDistribution:
     """Build a distribution by its registered name, from a YAML file, or from the user's own "package.module:Attribute".
 
     The attribute is a TaskDistribution, or a class or function that gives one when called without arguments. A name

@@ -7,10 +7,11 @@ from numbers import Integral
 from typing import Any, Self
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import BatchedEnv
+from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Range, Task, num_tasks_of, select_tasks
 
@@ -80,9 +81,16 @@ class TaskDistribution:
         return self.env.observation_space
 
     @property
-    def action_space(self) -> Box | Discrete:
-        """Gymnasium space of one action."""
-        return self.env.action_space
+    def action_space(self) -> PolicySpace:
+        """The space that policies act in; that of a torch environment itself is `env.action_space`.
+
+        Raises:
+            ValueError: no policy here acts in the environment's own.
+        """
+        try:
+            return self.env.action_map.policy
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     @property
     def horizon(self) -> int:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from gymnasium.experimental.functional import FuncEnv
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Space
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.env_family import EnvFamily, RenderableEnv
 from metarl.envs.rollout import ActingPolicy
 from metarl.envs.rollout_graphs import Capture, RolloutGraphs, cuda_graph
+from metarl.envs.spaces.action_map import TensorActionMap
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 
 # FuncEnv lets `params` be None; here every method is given a task. The type checker would compare the methods of every
@@ -50,7 +51,7 @@ class TaskEnv(_FuncEnv, EnvFamily):
     """
 
     observation_space: Box
-    action_space: Box | Discrete
+    action_space: Space[Any]
     random_steps: bool = False
     rollout_graphs: RolloutGraphs | None = None
 
@@ -59,7 +60,7 @@ class TaskEnv(_FuncEnv, EnvFamily):
         raise NotImplementedError
 
     def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task) -> State:
-        """Next state for an action of shape (*batch, A), or (*batch,) integers in a Discrete space."""
+        """Next state for an action of `action_space`: (*batch, A), or (*batch,) integers in a Discrete space."""
         raise NotImplementedError
 
     def reward(self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task) -> Tensor:
@@ -170,6 +171,12 @@ class BoundTaskEnv:
         self._rng: torch.Generator | None = None
         self._renderers: dict[tuple[int, int], Renderer] = {}
 
+        # Its numbers lie on the device before a step is captured there.
+        action_map = env.action_map
+        self._to_native: TensorActionMap | None = None
+        if not action_map.is_identity:
+            self._to_native = TensorActionMap(action_map).to(next(iter(tasks.values())).device)
+
         # Each of the E episodes sees its task: (M, …) -> (M, E, …).
         self._params: Task = {}
         for name, value in tasks.items():
@@ -182,8 +189,10 @@ class BoundTaskEnv:
         return self.env.observation(self.state, generator, self._params)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Step everywhere: action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
+        """Step everywhere: a policy's action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
         assert self._rng is not None, "reset() comes before step()"
+        if self._to_native is not None:
+            action = self._to_native(action)
         self.state, obs, reward, terminated = self.env.step(self.state, action, self._rng, self._params)
         return obs, reward, terminated
 

@@ -25,6 +25,7 @@ ROOMS = (
     ("metarl.envs.families",),
     ("metarl.envs.external", "metarl.envs.physics"),
     ("metarl.envs",),
+    ("metarl.envs.spaces",),
 )
 """From the roof to the ground; a module belongs to the longest name that it begins with. Imports only go down, or stay
 inside one room; rooms of one line may import each other in one direction."""

@@ -1,5 +1,7 @@
 """Distributions over actions in closed form: Gaussian for continuous actions, categorical for discrete ones.
 
+Several discrete choices at once, as in MultiDiscrete and MultiBinary spaces, are a product of categoricals.
+
 They know nothing of networks. A policy makes them of what its network puts out, `collect` samples from them and keeps
 their parameters, and objectives are made of their log-probabilities, entropies and divergences.
 """
@@ -10,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 LOG_STD = "log_std"
 """Name of the log standard deviation among a Gaussian's parameters, and among those of a policy that has one."""
@@ -160,3 +163,75 @@ class Categorical:
     def parameters(self) -> dict[str, Tensor]:
         """See ActionDistribution.parameters."""
         return {"logits": self.logits}
+
+
+IMPOSSIBLE = -1e30
+"""Logit of an alternative that a choice does not have: its probability is 0, and 0 times its logarithm as well."""
+
+
+@dataclass(frozen=True)
+class CategoricalProduct:
+    """A independent choices at once, choice a of the integers 0 … n_a − 1:  p(x) = Π_a p_a(x_a).
+
+    Attributes:
+        logits: log-probabilities of all choices one after another, each up to a constant, (*batch, Σ n_a).
+        sizes: n_a of each choice, A of them.
+    """
+
+    logits: Tensor
+    sizes: tuple[int, ...]
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw one action each: (*batch, A) integers."""
+        return self._each_choice().sample(generator)
+
+    def mode(self) -> Tensor:
+        """The most likely action: (*batch, A) integers."""
+        return self._each_choice().mode()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Σ_a log p_a(x_a)."""
+        return self._each_choice().log_prob(action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """The sum of the choices' entropies: they are independent."""
+        return self._each_choice().entropy().sum(-1)
+
+    def kl(self, other: Any) -> Tensor:
+        """The sum of the choices' divergences."""
+        return self._each_choice().kl(other._each_choice()).sum(-1)
+
+    def tempered(self, temperature: float) -> "CategoricalProduct":
+        """The logits over the temperature."""
+        return CategoricalProduct(self.logits / temperature, self.sizes)
+
+    def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The Fisher matrix has a block diag(p) − p pᵀ for each choice."""
+        rows = {"logits": self._rows(tangent["logits"], 0.0)}
+        return {"logits": self._flat(self._each_choice().fisher_product(rows)["logits"])}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """See ActionDistribution.parameters."""
+        return {"logits": self.logits}
+
+    def _each_choice(self) -> Categorical:
+        """The choices as a batch of categoricals, logits (*batch, A, n)."""
+        return Categorical(self._rows(self.logits, IMPOSSIBLE))
+
+    def _rows(self, flat: Tensor, missing: float) -> Tensor:
+        """(*batch, Σ n_a) -> (*batch, A, n) with the largest n; `missing` fills the rows of fewer numbers."""
+        largest = max(self.sizes)
+        if min(self.sizes) == largest:
+            return flat.reshape(*flat.shape[:-1], len(self.sizes), largest)
+
+        # No table of indices, which would have to lie on the device.
+        rows = [
+            pad(row, (0, largest - row.shape[-1]), value=missing) for row in torch.split(flat, list(self.sizes), dim=-1)
+        ]
+        return torch.stack(rows, dim=-2)
+
+    def _flat(self, rows: Tensor) -> Tensor:
+        """Inverse of `_rows`."""
+        if min(self.sizes) == max(self.sizes):
+            return rows.flatten(-2)
+        return torch.cat([rows[..., choice, :size] for choice, size in enumerate(self.sizes)], dim=-1)

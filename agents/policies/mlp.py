@@ -5,14 +5,20 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from torch import Tensor
 
 from metarl.agents.policies.activations import ACTIVATIONS
-from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD, Categorical, DiagonalGaussian
+from metarl.agents.policies.distributions import (
+    LOG_STD,
+    MIN_LOG_STD,
+    Categorical,
+    CategoricalProduct,
+    DiagonalGaussian,
+)
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
 
@@ -40,25 +46,29 @@ class PolicyConfig:
 
 
 class MLPPolicy:
-    """A multilayer perceptron with a Gaussian (Box) or categorical (Discrete) head.
+    """A multilayer perceptron with a Gaussian (Box) or categorical (Discrete, MultiDiscrete) head.
 
     Works with shared P, whose weights are (in, out), and with task-batched P, (M, in, out): then one batched
     matrix product per layer serves all tasks.
 
     Args:
         observation_space: Box of shape (O,).
-        action_space: Box of shape (A,), or Discrete.
+        action_space: Box of shape (A,), Discrete or MultiDiscrete of shape (A,), both from 0.
         config: the network.
 
+    Attributes:
+        sizes: of the layers, from O to the number of outputs.
+        gaussian: whether the action space is a Box.
+        choices: numbers of alternatives of a MultiDiscrete space's A choices; of the other spaces ().
+
     Raises:
-        ValueError: the action space is neither.
+        ValueError: the action space is none of them.
     """
 
-    def __init__(
-        self, observation_space: Box, action_space: Box | Discrete, config: PolicyConfig | None = None
-    ) -> None:
+    def __init__(self, observation_space: Box, action_space: Space[Any], config: PolicyConfig | None = None) -> None:
         self.config = config or PolicyConfig()
         self.gaussian = isinstance(action_space, Box)
+        self.choices: tuple[int, ...] = ()
 
         if len(observation_space.shape) != 1:
             raise ValueError(f"a policy needs vector observations, got shape {observation_space.shape}")
@@ -66,8 +76,12 @@ class MLPPolicy:
             outputs = action_space.shape[0]
         elif isinstance(action_space, Discrete) and action_space.start == 0:
             outputs = int(action_space.n)
+        elif _is_product(action_space):
+            self.choices = tuple(action_space.nvec.tolist())
+            outputs = sum(self.choices)
         else:
-            raise ValueError(f"a policy needs a Box (A,) or Discrete action space, got {action_space}")
+            kinds = "a Box (A,), Discrete or MultiDiscrete (A,) from 0"
+            raise ValueError(f"a policy needs {kinds} as its action space, got {action_space}")
 
         self.sizes = (observation_space.shape[0], *self.config.hidden_sizes, outputs)
         self._activation = ACTIVATIONS[self.config.activation]
@@ -94,7 +108,7 @@ class MLPPolicy:
 
     def apply(
         self, params: Parameters, obs: Tensor, memory: None = None
-    ) -> tuple[DiagonalGaussian | Categorical, None]:
+    ) -> tuple[DiagonalGaussian | Categorical | CategoricalProduct, None]:
         """Distribution over actions.
 
         Args:
@@ -116,13 +130,22 @@ class MLPPolicy:
 
         output = x.reshape(*batch, self.sizes[-1])
         if not self.gaussian:
-            return Categorical(output), None
+            return self.distribution({"logits": output}), None
 
         log_std = params[LOG_STD].clamp(min=MIN_LOG_STD)
         if task_batched:
             log_std = log_std.reshape(batch[0], *(1,) * (len(batch) - 1), self.sizes[-1])
         return DiagonalGaussian(output, log_std), None
 
-    def distribution(self, parameters: dict[str, Tensor]) -> DiagonalGaussian | Categorical:
+    def distribution(self, parameters: dict[str, Tensor]) -> DiagonalGaussian | Categorical | CategoricalProduct:
         """Inverse of `ActionDistribution.parameters()`, for the distributions stored in Episodes."""
-        return DiagonalGaussian(**parameters) if self.gaussian else Categorical(**parameters)
+        if self.gaussian:
+            return DiagonalGaussian(**parameters)
+        if self.choices:
+            return CategoricalProduct(parameters["logits"], self.choices)
+        return Categorical(**parameters)
+
+
+def _is_product(action_space: Space[Any]) -> TypeGuard[MultiDiscrete]:
+    """Whether it is a MultiDiscrete space (A,) from 0."""
+    return isinstance(action_space, MultiDiscrete) and len(action_space.shape) == 1 and not action_space.start.any()

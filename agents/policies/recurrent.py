@@ -11,16 +11,25 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Space
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD, Categorical, DiagonalGaussian
+from metarl.agents.policies.distributions import (
+    LOG_STD,
+    MIN_LOG_STD,
+    Categorical,
+    CategoricalProduct,
+    DiagonalGaussian,
+)
+from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
 
 REWARD_SCALE = "reward_scale"
 """Name of the scale by which rewards are divided among the parameters of a recurrent policy; it is not trained."""
+
+Distribution = DiagonalGaussian | Categorical | CategoricalProduct
 
 Memory = dict[str, Tensor]
 """hidden (*batch, U), action (*batch, A), reward (*batch, 1), running (*batch, 1): 0 before an episode's first step."""
@@ -59,7 +68,7 @@ class RecurrentConfig:
 
 
 class RecurrentPolicy:
-    """A GRU policy with a Gaussian (Box) or categorical (Discrete) head, and a value function beside it.
+    """A GRU policy with a Gaussian (Box) or categorical (Discrete, MultiDiscrete) head, and a value function beside it.
 
     Works with shared P and with task-batched P, (M, …). Where all tasks have the same P, as views of one tensor, it is
     computed as shared.
@@ -70,26 +79,20 @@ class RecurrentPolicy:
 
     Args:
         observation_space: Box of shape (O,).
-        action_space: Box of shape (A,), or Discrete.
+        action_space: Box of shape (A,), Discrete or MultiDiscrete of shape (A,), both from 0.
         config: the network.
 
     Raises:
         ValueError: the spaces are others.
     """
 
-    def __init__(self, observation_space: Box, action_space: Box | Discrete, config: RecurrentConfig) -> None:
+    def __init__(self, observation_space: Box, action_space: Space[Any], config: RecurrentConfig) -> None:
         self.config = config
-        self.gaussian = isinstance(action_space, Box)
-        if len(observation_space.shape) != 1:
-            raise ValueError(f"a recurrent policy needs vector observations, got shape {observation_space.shape}")
-        if isinstance(action_space, Box) and len(action_space.shape) == 1:
-            self.num_outputs = action_space.shape[0]
-        elif isinstance(action_space, Discrete) and action_space.start == 0:
-            self.num_outputs = int(action_space.n)
-        else:
-            raise ValueError(f"a recurrent policy needs a Box (A,) or Discrete action space, got {action_space}")
-
-        self.num_observations = observation_space.shape[0]
+        # Which spaces there are, and which distributions belong to them, a policy without memory knows.
+        self._plain = MLPPolicy(observation_space, action_space)
+        self.gaussian = self._plain.gaussian
+        self.num_observations = self._plain.sizes[0]
+        self.num_outputs = self._plain.sizes[-1]
         self.num_inputs = self.num_observations + self.num_outputs + 2
         self.heads = {
             "policy": _Head("policy", self._head_sizes(self.num_outputs)),
@@ -134,9 +137,7 @@ class RecurrentPolicy:
 
     # ------------------------------------------------------------------ acting
 
-    def apply(
-        self, params: Parameters, obs: Tensor, memory: Memory | None = None
-    ) -> tuple[DiagonalGaussian | Categorical, Memory]:
+    def apply(self, params: Parameters, obs: Tensor, memory: Memory | None = None) -> tuple[Distribution, Memory]:
         """Distribution over actions, and the memory with the observation in it.
 
         Args:
@@ -177,7 +178,11 @@ class RecurrentPolicy:
         """Actions as vectors: one-hot where they are discrete."""
         if self.gaussian:
             return action
-        return one_hot(action.long(), self.num_outputs).to(like.dtype)
+        if not self._plain.choices:
+            return one_hot(action.long(), self.num_outputs).to(like.dtype)
+
+        columns = [one_hot(action[..., i].long(), count) for i, count in enumerate(self._plain.choices)]
+        return torch.cat(columns, dim=-1).to(like.dtype)
 
     def _inputs(self, params: Parameters, obs: Tensor, action: Tensor, reward: Tensor, begins: Tensor) -> Tensor:
         """x_t, (*batch, I)."""
@@ -189,7 +194,7 @@ class RecurrentPolicy:
 
     def unroll(
         self, params: Parameters, obs: Tensor, action: Tensor, reward: Tensor, begins: Tensor, truncation: int = 0
-    ) -> tuple[DiagonalGaussian | Categorical, Tensor]:
+    ) -> tuple[Distribution, Tensor]:
         """What it would do and expect at every step of N whole trials, from no memory on.
 
         Args:
@@ -224,17 +229,17 @@ class RecurrentPolicy:
         generated = _linear(embedding, params, f"{name}.hypernetwork")
         return head.apply_generated(generated, obs)
 
-    def _distribution_of(self, params: Parameters, output: Tensor) -> DiagonalGaussian | Categorical:
+    def _distribution_of(self, params: Parameters, output: Tensor) -> Distribution:
         if not self.gaussian:
-            return Categorical(output)
+            return self.distribution({"logits": output})
         log_std = params[LOG_STD].clamp(min=MIN_LOG_STD)
         if log_std.ndim == 2:
             log_std = log_std.reshape(len(log_std), *(1,) * (output.ndim - 2), -1)
         return DiagonalGaussian(output, log_std)
 
-    def distribution(self, parameters: dict[str, Tensor]) -> DiagonalGaussian | Categorical:
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         """Inverse of `ActionDistribution.parameters()`, for the distributions stored in Episodes."""
-        return DiagonalGaussian(**parameters) if self.gaussian else Categorical(**parameters)
+        return self._plain.distribution(parameters)
 
 
 class _Head:

@@ -3,25 +3,38 @@
 from dataclasses import dataclass
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor
 
 from metarl.envs.env_family import EnvFamily
+from metarl.envs.spaces.action_map import PolicySpace, TensorActionMap
 from metarl.envs.task_space import Task
+
+Bounds = tuple[Tensor, Tensor] | Tensor | int
+"""See UniformActions.bounds."""
 
 
 @dataclass(frozen=True)
 class UniformActions:
-    """Uniform between two bounds, (A,), or over the integers below one, in every state of batch shape (M, E)."""
+    """Uniform between two bounds, (A,), or over the integers below one, in every state of batch shape (M, E).
+
+    Attributes:
+        batch_shape: (M, E).
+        bounds: lower and upper ones, (A,); the number of integers; or of each choice its number of integers, (A,).
+    """
 
     batch_shape: torch.Size
-    bounds: tuple[Tensor, Tensor] | int
+    bounds: Bounds
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw one action each: (M, E, A), or (M, E) integers."""
         device = generator.device
         if isinstance(self.bounds, int):
             return torch.randint(self.bounds, self.batch_shape, generator=generator, device=device)
+        if isinstance(self.bounds, Tensor):
+            uniform = torch.rand((*self.batch_shape, *self.bounds.shape), generator=generator, device=device)
+            # A product with a number just below 1 may be rounded up.
+            return torch.minimum((uniform * self.bounds).long(), self.bounds - 1)
         low, high = self.bounds
         return low + (high - low) * torch.rand((*self.batch_shape, *low.shape), generator=generator, device=device)
 
@@ -49,27 +62,29 @@ class RandomPolicy:
     """Acts uniformly at random; an ActingPolicy without parameters.
 
     Args:
-        action_space: a bounded Box (A,), or Discrete.
+        action_space: a bounded Box (A,), Discrete, or MultiDiscrete (A,) from 0.
 
     Raises:
         ValueError: a Box without bounds has no uniform distribution.
     """
 
-    def __init__(self, action_space: Box | Discrete) -> None:
+    def __init__(self, action_space: PolicySpace) -> None:
         if isinstance(action_space, Box) and not action_space.is_bounded():
             raise ValueError(f"a random policy needs a bounded action space, got {action_space}")
         self.action_space = action_space
 
     def apply(
-        self, params: dict[str, Tensor], obs: Tensor, memory: tuple[Tensor, Tensor] | int | None = None
-    ) -> tuple[UniformActions, tuple[Tensor, Tensor] | int]:
+        self, params: dict[str, Tensor], obs: Tensor, memory: Bounds | None = None
+    ) -> tuple[UniformActions, Bounds]:
         """See ActingPolicy.apply; the memory holds the bounds on the device."""
         bounds = self._bounds_on(obs.device) if memory is None else memory
         return UniformActions(obs.shape[:-1], bounds), bounds
 
-    def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | int:
+    def _bounds_on(self, device: torch.device) -> Bounds:
         if isinstance(self.action_space, Discrete):
             return int(self.action_space.n)
+        if isinstance(self.action_space, MultiDiscrete):
+            return torch.as_tensor(self.action_space.nvec, dtype=torch.int64, device=device)
         low, high = self.action_space.low, self.action_space.high
         return torch.as_tensor(low, device=device), torch.as_tensor(high, device=device)
 
@@ -88,6 +103,8 @@ class OraclePolicy:
         if not env.has_oracle:
             raise ValueError(f"{type(env).__name__} defines no oracle_action, so there is no oracle")
         self.env = env
+        self._action_map = env.action_map
+        self._maps: dict[torch.device, TensorActionMap] = {}
 
     def apply(self, params: Task, obs: Tensor, memory: int | None = None) -> tuple[FixedActions, int]:
         """See ActingPolicy.apply; the memory is the time."""
@@ -99,4 +116,13 @@ class OraclePolicy:
         for name, value in params.items():
             tasks[name] = value.unsqueeze(1).expand(value.shape[0], num_episodes, *value.shape[1:])
 
-        return FixedActions(self.env.oracle_action(obs, tasks, time)), time + 1
+        action = self.env.oracle_action(obs, tasks, time)
+        return FixedActions(self._as_policy_action(action)), time + 1
+
+    def _as_policy_action(self, action: Tensor) -> Tensor:
+        """The family's oracle acts in the environment's units; what is stepped takes a policy's."""
+        if self._action_map.is_identity:
+            return action
+        if action.device not in self._maps:
+            self._maps[action.device] = TensorActionMap(self._action_map).to(action.device)
+        return self._maps[action.device].inverse(action)

@@ -24,8 +24,8 @@ def as_distribution(distribution: TaskDistribution | str) -> TaskDistribution:
 
 
 def own_spaces(distribution: TaskDistribution) -> tuple[Space[Any], Space[Any]]:
-    """Copies of both spaces: `action_space.seed()` of one environment must not reseed another's samples."""
-    return copy.deepcopy(distribution.observation_space), copy.deepcopy(distribution.action_space)
+    """Copies of the environment's own spaces: `action_space.seed()` of one must not reseed another's samples."""
+    return copy.deepcopy(distribution.observation_space), copy.deepcopy(distribution.env.native_action_space)
 
 
 def at_least_one(field: str, value: int) -> int:

@@ -51,6 +51,8 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         max_episode_steps: steps after which an episode is truncated; None: the family's horizon.
         render_mode: None or "rgb_array".
         autoreset_mode: "NextStep" or "SameStep", as AutoresetMode or its value.
+        task_in_info: whether `infos["task"]` is given. Libraries that turn infos into tensors, TorchRL among them, take
+            no nested ones.
 
     Raises:
         ValueError: a count below 1; unknown distribution; malformed or out-of-range task, or a list of another
@@ -71,6 +73,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        task_in_info: bool = True,
     ) -> None:
         self.distribution = as_distribution(distribution)
         self.num_envs = at_least_one("num_envs", num_envs)
@@ -79,6 +82,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
 
         env = self.distribution.task_env
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self._task_in_info = task_in_info
         self.metadata = {**render_metadata(env, self.metadata), "autoreset_mode": self.autoreset_mode}
         self.render_mode = check_render_mode(render_mode, self.metadata, self.distribution)
         self.single_observation_space, self.single_action_space = own_spaces(self.distribution)
@@ -158,8 +162,11 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
             # What is observed so far ends the old episodes; what is returned begins the new ones.
             last_obs, _ = self._observe()
             for row in np.flatnonzero(done):
-                task = {name: copy_out(value) for name, value in select_tasks(self._batch.tasks, int(row)).items()}
-                final = self._add_info(final, {"final_obs": last_obs[row], "final_info": {"task": task}}, int(row))
+                final_info: dict[str, Any] = {}
+                if self._task_in_info:
+                    task = select_tasks(self._batch.tasks, int(row))
+                    final_info["task"] = {name: copy_out(value) for name, value in task.items()}
+                final = self._add_info(final, {"final_obs": last_obs[row], "final_info": final_info}, int(row))
             self._batch.restart(done)
             self._elapsed[done] = 0
 
@@ -197,6 +204,9 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
 
     def _observe(self) -> tuple[Floats, dict[str, Any]]:
         """Observations (N, O) of the current states, and infos with Gymnasium's "_key" presence masks."""
+        if not self._task_in_info:
+            return self._batch.observe(), {}
+
         tasks = {name: copy_out(value) for name, value in self._batch.tasks.items()}
         present = {f"_{name}": np.ones(self.num_envs, np.bool_) for name in tasks}
         infos = {"task": {**tasks, **present}, "_task": np.ones(self.num_envs, np.bool_)}

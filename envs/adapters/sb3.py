@@ -28,6 +28,7 @@ from metarl.envs.adapters.arguments import (
 from metarl.envs.adapters.task_batch import Flags, Floats, TaskBatch, action_tensor, copy_out, repeat_task
 from metarl.envs.external.env_spec import ExternalEnv
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
+from metarl.envs.spaces.action_map import TensorActionMap
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, select_tasks
 
@@ -52,6 +53,8 @@ class TaskSB3VecEnv(VecEnv):
         task: as in TaskGymEnv, the same for all; with "sample" every episode samples a training task; or a Task with
             leaves (1, …) for all, or (N, …), one for each.
         seed: drives the sampling of tasks and the environments' randomness; `seed()` sets another at the next reset.
+        policy_actions: take the actions that policies give to `collect` (a Box stretched from [−1, 1]), so that a model
+            acts in both; False: the environment's own.
 
     Raises:
         ValueError: N below 1, unknown distribution, or malformed or out-of-range task.
@@ -63,10 +66,19 @@ class TaskSB3VecEnv(VecEnv):
         num_envs: int,
         task: TaskChoice | Task = None,
         seed: int = 0,
+        policy_actions: bool = False,
     ) -> None:
         self.distribution = as_distribution(distribution)
         self.render_mode = None  # read by VecEnv
-        super().__init__(at_least_one("num_envs", num_envs), *own_spaces(self.distribution))
+        observation_space, action_space = own_spaces(self.distribution)
+
+        action_map = self.distribution.env.action_map
+        self._to_native: TensorActionMap | None = None
+        if policy_actions and not action_map.is_identity:
+            action_space = action_map.policy
+            self._to_native = TensorActionMap(action_map)
+
+        super().__init__(at_least_one("num_envs", num_envs), observation_space, action_space)
         self.env_steps = 0
 
         self._batch = TaskBatch(self.distribution, num_envs, self._parse_tasks(task))
@@ -109,7 +121,10 @@ class TaskSB3VecEnv(VecEnv):
         Raises:
             ValueError: the actions have another shape, or one is not in the Discrete space.
         """
-        reward_tensor, terminated = self._batch.step(action_tensor(self._actions, self._batch_space))
+        action = action_tensor(self._actions, self._batch_space)
+        if self._to_native is not None:
+            action = self._to_native(action)
+        reward_tensor, terminated = self._batch.step(action)
         reward = copy_out(reward_tensor)
         self.env_steps += self.num_envs
         self._returns += reward
@@ -234,6 +249,8 @@ def make_sb3_vec_env(
 ) -> VecEnv:
     """SB3's view of a distribution: a TaskSB3VecEnv, or SB3's DummyVecEnv of environments not written in torch.
 
+    Its actions are those that policies give to `collect`: a Box is stretched from [−1, 1], as SB3 advises.
+
     Args:
         distribution: the tasks.
         num_envs: N.
@@ -242,7 +259,7 @@ def make_sb3_vec_env(
     """
     family = distribution.env
     if not isinstance(family, GymnasiumFamily):
-        return TaskSB3VecEnv(distribution, num_envs, task, seed)
+        return TaskSB3VecEnv(distribution, num_envs, task, seed, policy_actions=True)
 
     tasks = _as_tasks(distribution, task)
 

@@ -8,6 +8,7 @@ from gymnasium.spaces import Box, Space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.envs.spaces.action_map import NOT_A_NUMBER
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
@@ -94,16 +95,20 @@ def action_tensor(action: Any, space: Space[Any], ignored: Flags | None = None) 
     A Box's bounds are not checked: the environment clips. NaN cannot be clipped.
 
     Raises:
-        ValueError: it has another shape, is not in the Discrete space, or holds NaN.
+        ValueError: it has another shape or type, holds NaN, or is not in the discrete space.
     """
-    array = np.asarray(action).astype(space.dtype, casting="same_kind")
+    try:
+        array = np.asarray(action).astype(space.dtype, casting="same_kind")
+    except TypeError:
+        raise ValueError(f"action {action!r} is not in {space}") from None
     if array.shape == space.shape and ignored is not None:
         array[ignored] = 0
 
+    # No environment clips what is not a number: state and reward would silently be NaN from here on.
+    if isinstance(space, Box) and np.isnan(array).any():
+        raise ValueError(f"action {action!r} {NOT_A_NUMBER}")
     if array.shape != space.shape or not (isinstance(space, Box) or space.contains(array)):
         raise ValueError(f"action {action!r} is not in {space}")
-    if np.isnan(array).any():
-        raise ValueError(f"action {action!r} holds NaN")
     return torch.from_numpy(array)
 
 

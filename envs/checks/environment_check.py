@@ -12,6 +12,7 @@ from metarl.envs.checks.finding import Finding
 from metarl.envs.checks.layout import Field
 from metarl.envs.checks.trial import Trial, TrialFailedError
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
+from metarl.envs.spaces.action_map import ActionMap
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 
@@ -113,7 +114,6 @@ def check_environment(name: str, seconds: float) -> EnvironmentCheck:
         ValueError: there is no such environment, or it cannot be made.
     """
     distribution, found = distribution_of(name)
-    native_obs, native_action = layout.native_spaces(distribution)
     env = distribution.env
     kind = f"the Gymnasium environment {env.spec.env_id}" if isinstance(env, GymnasiumFamily) else "written in torch"
 
@@ -121,9 +121,9 @@ def check_environment(name: str, seconds: float) -> EnvironmentCheck:
     check = EnvironmentCheck(
         distribution=distribution,
         kind=kind,
-        fields=layout.fields_of(native_obs),
-        actions=layout.action_lines(distribution.action_space, native_action),
-        findings=[*found, *shapes, layout.actions(distribution, native_action)],
+        fields=layout.fields_of(layout.native_observations(distribution)),
+        actions=layout.action_lines(ActionMap.of(env.native_action_space, env.action_scale)),
+        findings=[*found, *shapes, layout.actions(distribution)],
     )
     # Nothing that a rollout shows can be trusted with wrong shapes.
     if not check.passed:

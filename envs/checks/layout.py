@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
 from gymnasium.spaces.utils import flatdim
 
 from metarl.envs.checks.finding import Finding
-from metarl.envs.external.action_map import ActionMap
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
+from metarl.envs.spaces.action_map import ActionMap, missing_bounds_warning
 from metarl.envs.task_distribution import TaskDistribution
 
 MANY_ELEMENTS = 12
@@ -43,17 +42,10 @@ class Field:
         return {"name": self.name, "start": self.start, "stop": self.stop, "space": self.space}
 
 
-def native_spaces(distribution: TaskDistribution) -> tuple[Space[Any], Space[Any]]:
-    """Observation and action space of the environment itself."""
+def native_observations(distribution: TaskDistribution) -> Space[Any]:
+    """Observation space of the environment itself."""
     env = distribution.env
-    if not isinstance(env, GymnasiumFamily):
-        return env.observation_space, env.action_space
-
-    one = env.single()
-    try:
-        return one.native_spaces
-    finally:
-        one.close()
+    return env.observed if isinstance(env, GymnasiumFamily) else env.observation_space
 
 
 def fields_of(space: Space[Any], name: str = "", start: int = 0) -> list[Field]:
@@ -78,13 +70,12 @@ def name_of_index(fields: Sequence[Field], index: int) -> str:
     return f"index {index} ({name})" if name else f"index {index}"
 
 
-def action_lines(policy: Space[Any], native: Space[Any]) -> list[str]:
+def action_lines(action_map: ActionMap) -> list[str]:
     """What a policy's action becomes, one line for each element, or for all where they are the same."""
-    if not (isinstance(policy, Box) and isinstance(native, Box)):
-        return [f"{_one_line(policy)} → {_one_line(native)}"]
+    if not (isinstance(action_map.policy, Box) and isinstance(action_map.native, Box)):
+        return [f"{_one_line(action_map.policy)} → {_one_line(action_map.native)}"]
 
-    ends = _ends(policy, native)
-    lines = [f"{_span(*one)} → {_span(*other)}" for one, other in ends]
+    lines = [f"{_span(*one)} → {_span(*other)}" for one, other in _ends(action_map, action_map.policy)]
     if len(set(lines)) == 1:
         count = f", each of {len(lines)}" if len(lines) > 1 else ""
         return [lines[0] + count]
@@ -95,42 +86,27 @@ def action_lines(policy: Space[Any], native: Space[Any]) -> list[str]:
     return shown
 
 
-def actions(distribution: TaskDistribution, native: Space[Any]) -> Finding:
-    """Whether a policy that was just initialised reaches all actions."""
-    policy = distribution.action_space
-    lines = action_lines(policy, native)
+def actions(distribution: TaskDistribution) -> Finding:
+    """What a policy's actions become, and what is assumed where the environment's have no bounds."""
+    env = distribution.env
+    action_map = ActionMap.of(env.native_action_space, env.action_scale)
+    lines = action_lines(action_map)
     text = lines[0] if len(lines) == 1 else f"{len(lines)} elements, each with bounds of its own"
-    numbers = {"policy": _one_line(policy), "environment": _one_line(native), "map": lines}
-    if not (isinstance(policy, Box) and isinstance(native, Box)):
+    numbers = {"policy": _one_line(action_map.policy), "environment": _one_line(action_map.native), "map": lines}
+
+    assumed = missing_bounds_warning(action_map.native, env.action_scale)
+    if assumed is None:
         return Finding("actions", "ok", text, numbers=numbers)
-
-    if not (np.isfinite(native.low).all() and np.isfinite(native.high).all()):
-        return Finding(
-            "actions",
-            "note",
-            f"{text}; no bounds in {_one_line(native)}",
-            "a fresh policy's actions are about ±1 in the environment's own units: give the space bounds, and the "
-            "policy spans them",
-            numbers,
-        )
-    if not (np.all(policy.low == -1) and np.all(policy.high == 1)):
-        return Finding(
-            "actions",
-            "note",
-            f"{text}; passed on as they are",
-            "a fresh policy's actions are about ±1, only a part of these bounds: give the space the bounds −1 and 1 "
-            "and scale inside the environment",
-            numbers,
-        )
-    return Finding("actions", "ok", text, numbers=numbers)
+    advice = "give the space bounds, or set s by --action-scale to about the largest action that makes sense"
+    return Finding("actions", "note", f"{text}; no bounds in {_one_line(action_map.native)}", advice, numbers)
 
 
-def _ends(policy: Box, native: Box) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Of each element, the bounds of the policy and what these become."""
-    convert = ActionMap.between(policy, native)
-    low = np.where(np.isfinite(policy.low), policy.low, -1).reshape(-1)
-    high = np.where(np.isfinite(policy.high), policy.high, 1).reshape(-1)
-    to_low, to_high = convert(low).reshape(-1), convert(high).reshape(-1)
+def _ends(action_map: ActionMap, policy: Box) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Of each element of a Box, the bounds of the policy and what these become."""
+    low = policy.low.reshape(-1)
+    high = policy.high.reshape(-1)
+    to_low = action_map(low).reshape(-1)
+    to_high = action_map(high).reshape(-1)
     pairs = zip(low.tolist(), high.tolist(), to_low.tolist(), to_high.tolist(), strict=True)
     return [((one, other), (to_one, to_other)) for one, other, to_one, to_other in pairs]
 

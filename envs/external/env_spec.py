@@ -9,11 +9,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatten_space
 from numpy.typing import NDArray
 
-from metarl.envs.external.action_map import flatten_observation, native_actions
 from metarl.envs.external.env_check import (
     observed_space,
     require_no_running_statistics,
@@ -21,6 +20,8 @@ from metarl.envs.external.env_check import (
     require_same_spaces,
 )
 from metarl.envs.external.worker_pool import SingleEnv, TaskValues, one_line
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, policy_action_space
+from metarl.envs.spaces.observation import flatten_observation
 from metarl.envs.task_space import task_text
 
 SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
@@ -45,6 +46,7 @@ class EnvSpec:
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
         spaces: what is observed, and the action space, of the environment itself; every task must have these, and
             observations are flattened in the order of these. None: those of the first task.
+        action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
     """
 
     env_id: str
@@ -56,6 +58,7 @@ class EnvSpec:
     observe: tuple[str, ...] = ()
     allow_running_statistics: bool = False
     spaces: tuple[Space[Any], Space[Any]] | None = None
+    action_scale: float = DEFAULT_SCALE
 
     def for_rendering(self) -> "EnvSpec":
         """The same environments, made with the render mode "rgb_array".
@@ -96,8 +99,8 @@ class ExternalEnv(SingleEnv):
     """One Gymnasium environment that takes tasks, with the spaces that our policies need.
 
     Observations are flattened to float32 vectors by Gymnasium's utilities: Dict, Tuple, Box, Discrete (one-hot),
-    MultiDiscrete and MultiBinary alike. Actions of a bounded Box are scaled from [−1, 1] to the bounds and clipped;
-    Discrete actions pass. The environment's registered time limit is taken off: the horizon belongs to the caller.
+    MultiDiscrete and MultiBinary alike. Actions become the environment's own by an `ActionMap`. The environment's
+    registered time limit is taken off: the horizon belongs to the caller.
 
     Args:
         spec: how a task becomes an environment.
@@ -146,7 +149,7 @@ class ExternalEnv(SingleEnv):
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take an action of this class's own space."""
         assert self._env is not None
-        native_obs, reward, terminated, truncated, info = self._env.step(self._native_action(action))
+        native_obs, reward, terminated, truncated, info = self._env.step(self._action_map.one(action))
         return self._flatten(native_obs), float(reward), bool(terminated), bool(truncated), info
 
     def render(self) -> Any:
@@ -176,8 +179,8 @@ class ExternalEnv(SingleEnv):
         self._check_spaces(env)
 
         self.observation_space = vector_space(self.native_spaces[0], self._spec.env_id)
-        self.action_space = _policy_action_space(env.action_space, self._spec.env_id)
-        self._native_action = native_actions(self.action_space, env.action_space)
+        self._action_map = _action_map(env.action_space, self._spec)
+        self.action_space = self._action_map.policy
         return env
 
     def _check_spaces(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -216,17 +219,16 @@ def vector_space(native: Space[Any], env_id: str) -> Box:
     return Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 
 
-def _policy_action_space(native: Space[Any], env_id: str) -> Box | Discrete:
-    """The space a policy acts in: Discrete as it is, a Box scaled to [−1, 1].
+def _action_map(native: Space[Any], spec: EnvSpec) -> ActionMap:
+    """From a policy's actions, those of a Box in [−1, 1], to the environment's.
 
     Raises:
         ValueError: no policy here acts in such a space.
     """
-    if isinstance(native, Discrete) and native.start == 0:
-        return native
-    if isinstance(native, Box) and len(native.shape) == 1:
-        return Box(-1.0, 1.0, native.shape, np.float32)
-    raise ValueError(f"{env_id}: actions must be Discrete from 0 or a Box (A,), got {native}")
+    try:
+        return ActionMap.between(policy_action_space(native), native, spec.action_scale)
+    except ValueError as error:
+        raise ValueError(f"{spec.env_id}: {error}") from None
 
 
 def _equal(arguments: Any, others: Any) -> bool:

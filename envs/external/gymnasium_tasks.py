@@ -18,6 +18,7 @@ from metarl.envs.env_family import EnvFamily, RenderableEnv
 from metarl.envs.external.env_check import same_layout
 from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask, vector_space
 from metarl.envs.external.worker_pool import NO_SUCCESS, TaskValues, WorkerPool, one_line
+from metarl.envs.spaces.action_map import ActionMap, policy_action_space
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
 
@@ -120,6 +121,7 @@ class GymnasiumFamily(EnvFamily):
         self.spec = replace(spec, spaces=one.native_spaces)
         self.observation_space = one.observation_space
         self.action_space = one.action_space
+        self._native_action_space = one.native_spaces[1]
         self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
         self._can_render = "rgb_array" in one.metadata.get("render_modes", ())
         one.close()
@@ -141,6 +143,7 @@ class GymnasiumFamily(EnvFamily):
         """Arguments of a LiveEnv on which a policy of this family acts as it does here."""
         return {
             "trained_on": self.observed,
+            "action_scale": self.action_scale,
             "observe": self.spec.observe,
             "allow_running_statistics": self.spec.allow_running_statistics,
         }
@@ -159,6 +162,26 @@ class GymnasiumFamily(EnvFamily):
         self.spec = replace(self.spec, spaces=(trained_on, actions))
         self.observation_space = vector_space(trained_on, self.spec.env_id)
         self.pool = self._new_pool()
+
+    @property
+    def native_action_space(self) -> Space[Any]:
+        """See EnvFamily.native_action_space."""
+        return self._native_action_space
+
+    def same_actions(self, one: float, other: float) -> bool:
+        """See EnvFamily.same_actions."""
+        native = self._native_action_space
+        policy = policy_action_space(native)
+        maps = [ActionMap.between(policy, native, scale) for scale in (one, other)]
+        return maps[0].same_as(maps[1])
+
+    def set_action_scale(self, scale: float) -> None:
+        """See EnvFamily.set_action_scale."""
+        super().set_action_scale(scale)
+        if scale != self.spec.action_scale:
+            self.spec = replace(self.spec, action_scale=scale)
+            self.pool.close()
+            self.pool = self._new_pool()
 
     def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
         """See EnvFamily.bind."""

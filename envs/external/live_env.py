@@ -1,17 +1,17 @@
 """One live Gymnasium environment whose task parameters are unknown: a real robot's case."""
 
 import importlib
+import math
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
+from gymnasium.spaces import Box, Dict, Space, Tuple
 from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.envs.external.action_map import flatten_observation, native_actions
 from metarl.envs.external.env_check import (
     observed_space,
     require_no_running_statistics,
@@ -19,6 +19,8 @@ from metarl.envs.external.env_check import (
     same_layout,
 )
 from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line, reason_of, success_of
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, PolicySpace
+from metarl.envs.spaces.observation import flatten_observation
 
 LiveGymEnv = gymnasium.Env[Any, Any]
 
@@ -26,20 +28,21 @@ LiveGymEnv = gymnasium.Env[Any, Any]
 class LiveEnv:
     """Implements the BatchedEnv protocol of `envs/rollout.py` for 1 task × 1 episode; episodes come one after another.
 
-    Observations are flattened, Box actions scaled and clipped as in `ActionMap`. An episode that the environment
+    Observations are flattened, actions become the environment's own by an `ActionMap`. An episode that the environment
     terminates or truncates is not stepped on. Where the policy was trained on a Dict, its fields keep that order,
     whatever the order here; without one they have the order in which Gymnasium flattens this environment.
 
     Args:
         env: the environment, with its own time limit or none.
         observation_space: what the policy observes, Box (O,).
-        action_space: the policy's actions, Box (A,) or Discrete.
+        action_space: the policy's actions, Box (A,), Discrete or MultiDiscrete.
         horizon: H.
         label: what it is called in error messages.
         trained_on: what was observed of the environments of the training, before it was flattened; None: vectors.
         observe: keys of a Dict that are observed; empty: all of them.
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
         action_limit: share of the range of actions that may be used, as in `limits_of`.
+        action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
 
     Attributes:
         horizon: H.
@@ -57,13 +60,14 @@ class LiveEnv:
         self,
         env: LiveGymEnv,
         observation_space: Box,
-        action_space: Box | Discrete,
+        action_space: PolicySpace,
         horizon: int,
         label: str,
         trained_on: Space[Any] | None = None,
         observe: tuple[str, ...] = (),
         allow_running_statistics: bool = False,
         action_limit: float = 1.0,
+        action_scale: float = DEFAULT_SCALE,
     ) -> None:
         if not allow_running_statistics:
             require_no_running_statistics(env, label)
@@ -74,7 +78,7 @@ class LiveEnv:
         self.env = env
         self.horizon = horizon
         self.label = label
-        self._native_action = native_actions(action_space, env.action_space)
+        self._action_map = ActionMap.between(action_space, env.action_space, action_scale)
         self._limits = limits_of(env.action_space, action_limit)
 
         self._device = torch.device("cpu")
@@ -104,12 +108,14 @@ class LiveEnv:
     def _step_on(self, action: NDArray[Any]) -> float:
         """Take an action in the running episode; returns the reward."""
         try:
-            native = self._native_action(action)
+            native = self._action_map.one(action)
             if self._limits:
                 native = np.clip(native, *self._limits)
             obs, value, terminated, truncated, info = self.env.step(native)
             self._obs = self._flatten(obs)
             reward = float(value)
+            if not math.isfinite(reward):
+                raise ValueError(f"the reward {reward} is not finite")
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
 
@@ -124,9 +130,12 @@ class LiveEnv:
         return None if self._success is None else self._tensor(np.bool_(self._success))
 
     def _flatten(self, obs: Any) -> NDArray[np.float32]:
-        """An observation of the environment as the policy sees it, (O,)."""
+        """An observation of the environment as the policy sees it, (O,); no policy acts on what is not finite."""
         require_observation(self.observed, obs)
-        return flatten_observation(self.observed, obs)
+        vector = flatten_observation(self.observed, obs)
+        if not np.isfinite(vector).all():
+            raise ValueError(f"the observation {vector} is not finite")
+        return vector
 
     def _tensor(self, value: Any) -> Tensor:
         """A number or array (…) as a tensor (1, 1, …) of its own."""
@@ -185,7 +194,7 @@ def _in_trained_order(observed: Space[Any], trained_on: Space[Any] | None, label
 
 
 def check_spaces(
-    env: LiveGymEnv, observed: Space[Any], observation_space: Box, action_space: Box | Discrete, label: str
+    env: LiveGymEnv, observed: Space[Any], observation_space: Box, action_space: PolicySpace, label: str
 ) -> None:
     """Refuse an environment with other spaces than the policy's; bounds may differ.
 
@@ -196,17 +205,12 @@ def check_spaces(
     if flatdim(observed) != needed:
         raise ValueError(f"environment {label} observes {observed}, but the policy was trained on {needed} numbers")
 
-    if not _same_actions(env.action_space, action_space):
+    try:
+        ActionMap.between(action_space, env.action_space)
+    except ValueError:
         raise ValueError(
             f"environment {label} takes actions {env.action_space}, but the policy was trained on {action_space}"
-        )
-
-
-def _same_actions(native: Space[Any], policy: Box | Discrete) -> bool:
-    """Whether both take the same integers, or vectors of the same size."""
-    if isinstance(policy, Discrete):
-        return isinstance(native, Discrete) and native == policy
-    return isinstance(native, Box) and native.shape == policy.shape
+        ) from None
 
 
 def make_live_env(name: str) -> LiveGymEnv:

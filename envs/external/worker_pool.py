@@ -19,12 +19,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from metarl.envs.external.worker_process import env_worker, kill, starting_workers
 from metarl.envs.external.worker_start import WAYS_OUT, BlockMaker, CannotStartError, block_makers, why_ended
+from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_space import task_text
 
 TaskValues = Mapping[str, NDArray[np.float32]]
@@ -82,7 +83,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     """What a block holds: one environment with float32 vector observations that can be given a task."""
 
     observation_space: Box
-    action_space: Box | Discrete
+    action_space: PolicySpace
 
     def set_task(self, task: TaskValues) -> None:
         """Take a task for all episodes from the next one on."""
@@ -200,10 +201,12 @@ def _observed_space(obs_space: Box, size: int) -> Dict:
     )
 
 
-def _block_action_space(action_space: Box | Discrete, size: int) -> Space[Any]:
+def _block_action_space(action_space: PolicySpace, size: int) -> Space[Any]:
     """Actions of n environments, (n, A), or (n,) integers."""
     if isinstance(action_space, Discrete):
         return Box(0, int(action_space.n) - 1, (size,), np.int64)
+    if isinstance(action_space, MultiDiscrete):
+        return Box(0, int(action_space.nvec.max()) - 1, (size, *action_space.shape), np.int64)
     return Box(-np.inf, np.inf, (size, *action_space.shape), np.float32)
 
 

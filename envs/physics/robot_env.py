@@ -69,6 +69,7 @@ class RobotEnv(TaskEnv):
     sensors: Sensors = Sensors()
     engine: str = "auto"
     num_threads: int = 0
+    action_space: Box
 
     def __init__(self, horizon: int = 200, num_extra_observations: int = 0) -> None:
         robot = self.robot

@@ -19,6 +19,7 @@ from metarl.envs.adapters.sb3 import make_sb3_vec_env
 from metarl.envs.external.worker_process import kill, prepare_worker, starting_workers
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
+from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError
 from metarl.run.files import write_atomically
@@ -44,6 +45,7 @@ class TaskJob:
         directory: where the model and SB3's own log are written.
         pretrained: zip of the model to start from; "": from scratch.
         changes: arguments of the algorithm's class to set otherwise than in `metarl.agents.sb3`.
+        action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
     """
 
     algorithm: str
@@ -55,6 +57,7 @@ class TaskJob:
     directory: str
     pretrained: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
+    action_scale: float = DEFAULT_SCALE
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class LearningCurve:
 def learn_task(job: TaskJob) -> LearningCurve:
     """Train on the one task, evaluating on the way with deterministic actions, and save the model."""
     torch.set_num_threads(1)  # one process per core
-    distribution = make_distribution(job.env)
+    distribution = make_distribution(job.env, job.action_scale)
     task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
 
     train_env = make_sb3_vec_env(distribution, TRAINING_ENVS, task=task, seed=job.seed)
@@ -100,7 +103,15 @@ def learn_task(job: TaskJob) -> LearningCurve:
     )
 
 
-def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Path, show: Callable[[int], None]) -> Path:
+def pretrain(
+    algorithm: str,
+    env: str,
+    env_steps: int,
+    seed: int,
+    directory: Path,
+    show: Callable[[int], None],
+    action_scale: float = DEFAULT_SCALE,
+) -> Path:
     """Train one model over the task distribution, a new task every episode; returns its zip.
 
     Args:
@@ -110,8 +121,10 @@ def pretrain(algorithm: str, env: str, env_steps: int, seed: int, directory: Pat
         seed: of the model, the tasks and the environments.
         directory: where the model and SB3's own log are written.
         show: called with the number of environment steps so far.
+        action_scale: as in TaskJob.
     """
-    train_env = make_sb3_vec_env(make_distribution(env), PRETRAINING_ENVS, task=SAMPLE, seed=seed)
+    distribution = make_distribution(env, action_scale)
+    train_env = make_sb3_vec_env(distribution, PRETRAINING_ENVS, task=SAMPLE, seed=seed)
     model = make_model(algorithm, train_env, seed, directory, pretraining=True)
 
     def on_step(local: dict[str, Any], everything: dict[str, Any]) -> bool:

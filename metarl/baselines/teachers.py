@@ -268,6 +268,7 @@ def _expert_jobs(run: RunDirectory, tasks: Task) -> list["TaskJob"]:
             schedule=(learner.expert_env_steps,),
             episodes=1,
             directory=str(run.path / EXPERTS / f"task-{number:03d}"),
+            action_scale=config.action_scale,
         )
         jobs.append(job)
 
@@ -306,8 +307,13 @@ def teacher_run(config: TrainConfig) -> RunDirectory:
         )
 
     run = RunDirectory.open(teacher, config.run_dir)
-    if make_distribution(run.config.env).name != make_distribution(config.env).name:
+    distribution = make_distribution(config.env)
+    if make_distribution(run.config.env).name != distribution.name:
         raise UserError(f"teacher {run.path} is of {run.config.env}, the student of {config.env}")
+    if not distribution.env.same_actions(run.config.action_scale, config.action_scale):
+        raise UserError(
+            f"teacher {run.path} has action_scale {run.config.action_scale:g}, the student {config.action_scale:g}"
+        )
     return run
 
 

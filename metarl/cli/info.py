@@ -74,11 +74,19 @@ def _show_family(name: str, console: Console) -> None:
 
     say(console, f"{distribution.name}: {summary}")
     say(console, f"observation {distribution.observation_space}")
-    say(console, f"action      {distribution.action_space}")
+    say(console, f"action      {_actions(distribution)}")
     say(console, f"horizon     {distribution.horizon} steps")
     splits = ", ".join(distribution.splits)
     say(console, f"splits      {splits} (train gives new tasks each time, the others are fixed lists)")
     console.print(_parameters(distribution))
+
+
+def _actions(distribution: "TaskDistribution") -> str:
+    """The environment's own action space, and that of policies where it is another one."""
+    own = distribution.env.native_action_space
+    if own == distribution.action_space:
+        return str(own)
+    return f"{own}; policies act in {distribution.action_space}"
 
 
 def _parameters(distribution: "TaskDistribution") -> Table:

@@ -119,6 +119,7 @@ def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, see
         num_threads=plan.config.num_threads,
         iterations=UNLIMITED_ITERATIONS,
         max_env_steps=plan.training_env_steps,
+        action_scale=plan.action_scale,
         name=f"{as_file_name(agent)}-seed{seed}",
         run_dir=str(directory.trained),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from metarl.agents.registry import AGENTS, find_agent, is_agent
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
+from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError, unknown
@@ -55,6 +56,12 @@ class Plan:
         """Every agent that is compared, the subject first."""
         return [*self.pools, *self.baselines]
 
+    @property
+    def action_scale(self) -> float:
+        """That of all runs; the usual one where it changes nothing."""
+        scale = self.runs[0].config.action_scale
+        return DEFAULT_SCALE if self.distribution.env.same_actions(scale, DEFAULT_SCALE) else scale
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, as plain data."""
         config = self.config
@@ -73,12 +80,14 @@ class Plan:
 
     def protocol(self) -> dict[str, Any]:
         """What decides one measurement besides the agent, as plain data."""
-        return {
+        protocol = {
             "env": self.env,
             "split": self.config.split,
             "num_tasks": self.config.tasks_compared,
             "episodes": self.config.episodes,
         }
+        # What was measured before there was a scale stays valid.
+        return protocol if self.action_scale == DEFAULT_SCALE else protocol | {"action_scale": self.action_scale}
 
 
 def make_plan(config: CompareConfig) -> Plan:
@@ -93,7 +102,8 @@ def make_plan(config: CompareConfig) -> Plan:
 
     runs = [RunDirectory.open(run, config.run_dir) for run in config.runs]
     env = common_env(runs)
-    distribution = make_distribution(env)
+    distribution = make_distribution(env, runs[0].config.action_scale)
+    check_action_scales(runs, distribution)
     if config.task_budget < distribution.horizon:
         raise UserError(
             f"budget must be at least one episode, {distribution.horizon} environment steps of {env}, "
@@ -143,6 +153,21 @@ def common_env(runs: Sequence[RunDirectory]) -> str:
     return first.config.env
 
 
+def check_action_scales(runs: Sequence[RunDirectory], distribution: TaskDistribution) -> None:
+    """Refuse runs whose policies' actions mean different things in the same environment.
+
+    Raises:
+        UserError: names two of them.
+    """
+    first = runs[0]
+    for run in runs:
+        if not distribution.env.same_actions(first.config.action_scale, run.config.action_scale):
+            raise UserError(
+                f"runs of different action scales cannot be compared: {first.path} has action_scale "
+                f"{first.config.action_scale:g}, {run.path} {run.config.action_scale:g}"
+            )
+
+
 def pool_seeds(runs: Iterable[RunDirectory]) -> dict[str, list[RunDirectory]]:
     """Runs that differ only in their seed and where they ran, by the label of their agent.
 
@@ -176,7 +201,9 @@ def same_but_for_seed(one: TrainConfig, other: TrainConfig) -> bool:
     """Whether two configurations differ at most in their seed, their name and where they ran."""
 
     def without_seed(config: TrainConfig) -> TrainConfig:
-        return dataclasses.replace(config, seed=0, name="", run_dir="", device="", num_threads=0)
+        return dataclasses.replace(
+            config, seed=0, name="", run_dir="", device="", num_threads=0, action_scale=DEFAULT_SCALE
+        )
 
     return without_seed(one) == without_seed(other)
 

@@ -18,6 +18,7 @@ from metarl.comparison.measurements import Measurement, concatenate_tasks, make_
 from metarl.comparison.plan import Plan
 from metarl.console import say
 from metarl.envs.cores import num_cores
+from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.evaluation.statistics import Curve
 from metarl.training.progress import PlainReporter
 
@@ -41,13 +42,21 @@ def measure_sb3(plan: Plan, directory: ComparisonDirectory, label: str, console:
 
     # Whatever decides the curve of a job belongs to the settings under which it is kept.
     also = {"pretraining_env_steps": pretraining_env_steps, "defaults": repr(ALGORITHMS[algorithm])}
-    settings = [dataclasses.asdict(job) | also for job in jobs]
+    settings = [job_settings(job) | also for job in jobs]
     measurements = _measure_jobs(plan, directory, label, jobs, settings, console)
 
     num_tasks = plan.config.tasks_compared
     starts = range(0, len(measurements), num_tasks)
     seeds = [concatenate_tasks(measurements[start : start + num_tasks]) for start in starts]
     return make_curve(label, "baseline", pretraining_env_steps, seeds)
+
+
+def job_settings(job: TaskJob) -> dict[str, Any]:
+    """A job as plain data; what was measured before there was an action scale is that of the usual one."""
+    settings = dataclasses.asdict(job)
+    if job.action_scale == DEFAULT_SCALE:
+        del settings["action_scale"]
+    return settings
 
 
 def _jobs(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, pretrained: str) -> list[TaskJob]:
@@ -66,6 +75,7 @@ def _jobs(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, pre
             directory=str(directory.sb3_model(label, seed, f"task-{number:03d}")),
             pretrained=pretrained,
             changes=plan.sb3_changes.get(label, {}),
+            action_scale=plan.action_scale,
         )
         jobs.append(job)
     return jobs
@@ -107,7 +117,7 @@ def _pretrained_model(plan: Plan, directory: ComparisonDirectory, label: str, se
     place = directory.sb3_model(label, seed, f"pretraining-{env_steps}")
     if not (place / MODEL_FILE).exists():
         with _progress_bar(console, "steps of pretraining", env_steps) as show:
-            pretrain(label.removesuffix(PRETRAINED), plan.env, env_steps, seed, place, show)
+            pretrain(label.removesuffix(PRETRAINED), plan.env, env_steps, seed, place, show, plan.action_scale)
     return str(place / MODEL_FILE)
 
 

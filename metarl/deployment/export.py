@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metarl.agents.policies.parameters import Parameters
-from metarl.envs.external.action_map import ActionMap
 from metarl.envs.extras import how_to_install
 from metarl.envs.rollout import ActingPolicy
+from metarl.envs.spaces.action_map import ActionMap, TensorActionMap, torch_dtype
 from metarl.errors import UserError
 
 OBS = "obs"
@@ -57,7 +57,7 @@ class PolicyModule(nn.Module):
     Args:
         policy: the functional policy.
         params: shared P.
-        actions: from its actions to the environment's; None for Discrete ones.
+        actions: from its actions to the environment's.
         num_observations: O.
         limits: lowest and highest action in the environment's units, (A,); None: the mapping's own.
 
@@ -74,7 +74,7 @@ class PolicyModule(nn.Module):
         self,
         policy: ActingPolicy,
         params: Parameters,
-        actions: ActionMap | None,
+        actions: ActionMap,
         num_observations: int,
         limits: tuple[NDArray[Any], NDArray[Any]] | None = None,
     ) -> None:
@@ -84,10 +84,7 @@ class PolicyModule(nn.Module):
         for index, value in enumerate(params.values()):
             self.register_buffer(f"parameter{index}", value.detach().clone())
 
-        self._maps_actions = actions is not None
-        if actions is not None:
-            for name in ("low", "high", "origin", "base", "ratio"):
-                self.register_buffer(name, torch.as_tensor(getattr(actions, name), dtype=torch.float32))
+        self._actions = TensorActionMap(actions, torch_dtype(actions.native.dtype))
 
         self._limited = limits is not None
         if limits is not None:
@@ -119,14 +116,13 @@ class PolicyModule(nn.Module):
             generator: draws the action; None = the most likely action.
 
         Returns:
-            Action in the environment's units, (N, A) or (N,) integers; the distribution; the next memory.
+            Actions of the environment's own space, (N, …); the distribution; the next memory.
         """
         before = like(memory, self._memory_kind) if memory else None
         distribution, following = self._policy.apply(self._params(), obs, before)
 
         action = distribution.mode() if generator is None else distribution.sample(generator)
-        if self._maps_actions:
-            action = self.base + (action.clamp(self.low, self.high) - self.origin) * self.ratio
+        action = self._actions(action)
         if self._limited:
             action = action.clamp(self.lowest, self.highest)
         return action, distribution, leaves(following)

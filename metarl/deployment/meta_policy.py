@@ -111,7 +111,9 @@ class MetaPolicy:
         trained = self._distribution
         if noise_scale != 1 and not isinstance(trained.action_space, Box):
             raise UserError(f"noise_scale needs continuous actions, but the policy's are {trained.action_space}")
-        options = trained.env.live_options() if isinstance(trained.env, GymnasiumFamily) else {}
+        options: dict[str, Any] = {"action_scale": trained.env.action_scale}
+        if isinstance(trained.env, GymnasiumFamily):
+            options = trained.env.live_options()
         live = LiveEnv(
             env,
             trained.observation_space,
@@ -177,6 +179,11 @@ class MetaPolicy:
         noise_scale: float = 1.0,
     ) -> AdaptationBudget:
         """The budget asked for, with what the run was trained with where nothing was."""
+        if not self._learner.sampling.pooled:
+            raise UserError(
+                f"{self.run.config.agent} adapts in its memory: there are no adapted parameters to keep, and the run "
+                "itself is the policy for every task; `metarl evaluate` and `metarl render` show how it adapts"
+            )
         steps = self._learner.adaptation_steps if steps is None else steps
         episodes = self.run.config.episodes if episodes is None else episodes
         measure_episodes = episodes if measure_episodes is None else measure_episodes
@@ -219,7 +226,9 @@ class MetaPolicy:
             "versions": _versions(),
         }
 
-        return SpecialisedPolicy(self._learner.policy, done.params, *spaces, self._distribution.action_space, card)
+        network_actions = self._distribution.action_space
+        scale = self._distribution.env.action_scale
+        return SpecialisedPolicy(self._learner.policy, done.params, *spaces, network_actions, card, scale)
 
     def _native_spaces(self, task: Task) -> tuple[Space[Any], Space[Any]]:
         """Spaces of the environment itself, before flattening and stretching."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
+from gymnasium.spaces import Box, Dict, Space, Tuple
 from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
@@ -25,10 +25,10 @@ from safetensors.torch import save as serialize_tensors
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, map_parameters, shapes_of
 from metarl.deployment import export, model_card
-from metarl.envs.external.action_map import ActionMap
 from metarl.envs.external.live_env import limits_of
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.rollout import ActingPolicy
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
 from metarl.errors import UserError
 from metarl.run.files import new_directory
 
@@ -50,10 +50,11 @@ class SpecialisedPolicy:
         network: the functional policy.
         params: shared P.
         observation_space: of the environment itself; flattened to a vector (O,) for the network.
-        action_space: of the environment itself, Box (A,) or Discrete.
-        network_actions: the network's action space; a Box is stretched to the environment's.
+        action_space: of the environment itself.
+        network_actions: the network's action space, from which an `ActionMap` leads to the environment's.
         card: where it comes from and how well it does, plain data for JSON; its "action_limit" is the share of the
             range of actions that the policy may use (1 where it says nothing).
+        action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
 
     Attributes:
         observation_space: as above.
@@ -67,8 +68,9 @@ class SpecialisedPolicy:
         params: Parameters,
         observation_space: Space[Any],
         action_space: Space[Any],
-        network_actions: Box | Discrete,
+        network_actions: PolicySpace,
         card: dict[str, Any],
+        action_scale: float = DEFAULT_SCALE,
     ) -> None:
         self.network = network
         self.params = map_parameters(lambda leaf: leaf.detach().cpu().contiguous(), params)
@@ -78,10 +80,8 @@ class SpecialisedPolicy:
 
         self._network_actions = network_actions
         self._size = flatdim(observation_space)
-        # The network acts in its own range; a Box of the environment may have another.
-        actions = None
-        if isinstance(network_actions, Box) and isinstance(action_space, Box):
-            actions = ActionMap.between(network_actions, action_space)
+        self._action_scale = action_scale
+        actions = ActionMap.between(network_actions, action_space, action_scale)
         limits = limits_of(action_space, card.get("action_limit", 1.0))
         self._module = export.PolicyModule(network, self.params, actions, self._size, limits)
         self._generator = torch.Generator().manual_seed(0)
@@ -163,6 +163,7 @@ class SpecialisedPolicy:
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "network_actions": space_to_json(self._network_actions),
+            "action_scale": self._action_scale,
             **card,
         }
         (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
@@ -217,6 +218,8 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
         spaces = {key: space_from_json(description.pop(key)) for key in _SPACES}
         if network["kind"] != MLPPolicy.__name__:
             raise UserError(f"{description_file}: unknown network {network['kind']!r}")
+        # Policies of before know no scale: what they do must stay as it was.
+        action_scale = float(description.pop("action_scale", OWN_UNITS))
         policy = _network_from_json(network, spaces)
         params = read_tensors(parameters_file.read_bytes())
     except OSError as error:
@@ -229,7 +232,7 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     # A file of another network would fail much later, with an error that names no file.
     if shapes_of(params) != shapes_of(policy.init(torch.Generator())):
         raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
-    return SpecialisedPolicy(policy, params, **spaces, card=description)  # type: ignore[arg-type]
+    return SpecialisedPolicy(policy, params, **spaces, card=description, action_scale=action_scale)  # type: ignore[arg-type]
 
 
 _SPACES = ("observation_space", "action_space", "network_actions")
@@ -247,7 +250,7 @@ def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -
     """Inverse of `_network_to_json` for an MLPPolicy."""
     vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
     config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
-    return MLPPolicy(vector, spaces["network_actions"], config)  # type: ignore[arg-type]
+    return MLPPolicy(vector, spaces["network_actions"], config)
 
 
 def _is_single(space: Space[Any], observation: Any) -> bool:

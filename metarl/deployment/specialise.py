@@ -156,15 +156,7 @@ def specialise(
         generator: drives the rollouts.
         report: takes a line after each batch.
         save_policy: takes the policy after each adaptation step, before its first episode.
-
-    Raises:
-        UserError: the learner adapts in its memory.
     """
-    if not learner.sampling.pooled:
-        raise UserError(
-            "this agent adapts in its memory, so there are no adapted parameters to keep: a policy for one task is the "
-            "run itself with what it remembers; watch it adapt with `metarl evaluate` or `metarl render`"
-        )
     policies: list[Parameters] = []
 
     def add_policy(adapted: Adapted) -> None:

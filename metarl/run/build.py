@@ -1,6 +1,8 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
 import json
+import warnings
+from typing import Any
 
 import torch
 
@@ -9,6 +11,7 @@ from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
+from metarl.envs.external.user_code import user_sources
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
@@ -20,6 +23,12 @@ from metarl.run.run_directory import RunDirectory
 
 OBSERVATION_FILE = "observation_space.json"
 """In a run of a Gymnasium environment: what its policy sees, the fields of a Dict in their order."""
+
+SOURCES = "source"
+"""In a run of a user's own environment: the source files that it was trained with."""
+
+_WARNED: dict[Any, Any] = {}
+"""Warnings given so far, kept by Python's own module."""
 
 
 def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, Learner]:
@@ -33,7 +42,8 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
         UserError, ValueError: unknown agent or environment, or the agent cannot act in the environment.
     """
     agent = find_agent(config.agent)
-    distribution = make_distribution(config.env)
+
+    distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
     learner = agent.make(
@@ -52,7 +62,9 @@ def _check_learner(agent: str, learner: object) -> None:
     if not isinstance(learner, Learner):
         raise UserError(f"agent {agent}: make() gave a {type(learner).__name__}, not a metarl.agents.learner.Learner")
     if not isinstance(getattr(learner, "sampling", None), Sampling):
-        raise UserError(f"agent {agent}: {type(learner).__name__} must set `sampling`, a metarl.agents.learner.Sampling")
+        raise UserError(
+            f"agent {agent}: {type(learner).__name__} must set `sampling`, a metarl.agents.learner.Sampling"
+        )
     for method in ("init", "apply"):
         if not callable(getattr(getattr(learner, "policy", None), method, None)):
             raise UserError(f"agent {agent}: {type(learner).__name__}.policy must have a method {method}()")
@@ -74,6 +86,7 @@ def load_learner(
     checkpoint = run.checkpoints.load(which)
     distribution, learner = build(run.config, torch.Generator(resolve_device(device)))
     restore_observations(run, distribution)
+    warn_of_changed_sources(run, distribution)
     learner.load_state_dict(learner_state(checkpoint))
     return distribution, learner, checkpoint
 
@@ -98,6 +111,25 @@ def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> N
         distribution.env.keep_observations(space_from_json(json.loads(file.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def keep_sources(run: RunDirectory, distribution: TaskDistribution) -> None:
+    """Copy the user's own source files of an environment into its run; they are for reading, none is imported."""
+    for name, file in user_sources(distribution).items():
+        copy = run.path / SOURCES / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, file.read_bytes())
+
+
+def warn_of_changed_sources(run: RunDirectory, distribution: TaskDistribution) -> None:
+    """Warn of each of the user's source files that is another one than the run was trained with."""
+    kept = run.path / SOURCES
+    for name, file in user_sources(distribution).items():
+        copy = kept / name
+        if copy.is_file() and copy.read_bytes() != file.read_bytes():
+            text = f"{file} has changed since {run.path} was trained; what it was trained with is kept as {copy}"
+            # Without a line of source below it, and once for each file.
+            warnings.warn_explicit(text, UserWarning, "metarl", 0, registry=_WARNED)
 
 
 def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

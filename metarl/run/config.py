@@ -1,6 +1,7 @@
 """Configuration of a training run: a dataclass that becomes the flags of `metarl train` and the run's config.yaml."""
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ import yaml
 
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least
 
@@ -46,6 +48,9 @@ class TrainConfig:
         curriculum_buffer: number of tasks that may be replayed, the newest ones.
         curriculum_fresh: share of new tasks in each meta-iteration.
         curriculum_correction: weight tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
+        action_scale: span s of actions where a Box space has no bounds, in the environment's units: a policy's [-1, 1]
+            becomes [-s, s], or 2 s beside the one bound that there is. Finite bounds need none. 0 is what runs of
+            before did: torch environments got a policy's actions without stretching.
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
         cuda_graphs: 'auto' runs the steps of environment and policy as a CUDA graph on a GPU; 'off' runs them one
             operation at a time, with the same numbers up to rounding.
@@ -72,6 +77,7 @@ class TrainConfig:
     curriculum_buffer: int = 100
     curriculum_fresh: float = 0.2
     curriculum_correction: bool = False
+    action_scale: float = DEFAULT_SCALE
     compile_env: bool = False
     cuda_graphs: Literal["auto", "off"] = "auto"
     name: str = ""
@@ -87,6 +93,9 @@ class TrainConfig:
             raise UserError(f"curriculum_fresh must be above 0 and at most 1, got {self.curriculum_fresh}")
         if self.curriculum_correction and self.curriculum == UNIFORM:
             raise UserError(f"curriculum_correction needs --curriculum {LEARNING_PROGRESS} or {HARD_FIRST}")
+
+        if not 0 <= self.action_scale < math.inf:
+            raise UserError(f"action_scale must be a finite number and not negative, got {self.action_scale}")
 
         # The validation and test splits are frozen lists of this length.
         for name in ("eval_tasks", "test_tasks"):
@@ -125,6 +134,8 @@ def from_yaml(text: str) -> TrainConfig:
     except ValueError as error:
         raise UserError(str(error)) from None
     learner = _build(agent.config_class, data.pop("learner", {}))
+    # A run of before there was a scale: what its policy does must stay as it was.
+    data = {"action_scale": OWN_UNITS} | data
     return typing.cast(TrainConfig, _build(TrainConfig, data | {"learner": learner}))
 
 

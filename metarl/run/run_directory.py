@@ -7,6 +7,7 @@ metrics.jsonl        one JSON object per meta-iteration
 events.out.tfevents… TensorBoard
 <env>.yaml           the environment, where it is described by a file
 observation_space.json what the policy sees of a Gymnasium environment, in its order
+source/              the user's own source files of the environment, as they were
 checkpoints/         iteration-0000100.safetensors …, best.safetensors
 evaluation-test.json evaluation at the end of training, with its figures <figure>-test.png
 report.html          the page of `metarl report`

@@ -1,7 +1,7 @@
 """Faster rollouts: compiled environment steps (`--compile-env`) and CUDA graphs, both tried before they are used."""
 
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box
 
 from metarl.agents.learner import Learner
 from metarl.envs.rollout import collect
@@ -24,8 +24,8 @@ def compile_env(distribution: TaskDistribution, device: torch.device) -> None:
 
     generator = torch.Generator(device)
     bound = env.bind(distribution.sample(2, "validation", generator), 2)
-    dtype = torch.int64 if isinstance(env.action_space, Discrete) else torch.float32
-    action_shape = env.action_space.shape or ()
+    dtype = torch.float32 if isinstance(distribution.action_space, Box) else torch.int64
+    action_shape = distribution.action_space.shape or ()
     action = torch.zeros((2, 2, *action_shape), dtype=dtype, device=device)
     try:
         bound.reset(generator)

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, MultiDiscrete
 
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
+from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 from metarl.run.config import TrainConfig
@@ -65,8 +66,7 @@ def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
 def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
     """Bytes of one batch of all tasks while it is collected."""
     obs_size = distribution.observation_space.shape[0]
-    action_space = distribution.action_space
-    output_size = int(action_space.n) if isinstance(action_space, Discrete) else action_space.shape[0]
+    output_size = _num_outputs(distribution.action_space)
     # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
     numbers = obs_size + 3 * output_size + 5
 
@@ -74,6 +74,15 @@ def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: 
     bytes_of_float32 = 4
     copies = 2  # once step by step, and once put together
     return copies * bytes_of_float32 * numbers * steps
+
+
+def _num_outputs(action_space: PolicySpace) -> int:
+    """Numbers that a policy puts out for an action."""
+    if isinstance(action_space, Discrete):
+        return int(action_space.n)
+    if isinstance(action_space, MultiDiscrete):
+        return int(action_space.nvec.sum())
+    return int(action_space.shape[0])
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -170,7 +170,9 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     if trials is not None:
         low, high = bootstrap_ci(trials)
         table.add_section()
-        table.add_row("whole trial", str(len(evaluation.returns)), "", f"{trials.mean():.2f}", f"[{low:.2f}, {high:.2f}]")
+        table.add_row(
+            "whole trial", str(len(evaluation.returns)), "", f"{trials.mean():.2f}", f"[{low:.2f}, {high:.2f}]"
+        )
 
     low, high = evaluation.gain_ci95
     table.add_section()

@@ -17,12 +17,21 @@ from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.action_map import missing_bounds_warning
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError, what_happened
 from metarl.evaluation import plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
-from metarl.run.build import build, curriculum_state, keep_observations, learner_state, restore_observations
+from metarl.run.build import (
+    build,
+    curriculum_state,
+    keep_observations,
+    keep_sources,
+    learner_state,
+    restore_observations,
+    warn_of_changed_sources,
+)
 from metarl.run.checkpoint import Checkpoint, Progress
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
@@ -85,6 +94,10 @@ class Trainer:
         self.generator = torch.Generator(resolve_device(self.config.device)).manual_seed(self.config.seed)
         self.distribution, self.learner = build(self.config, self.generator)
         restore_observations(self.run, self.distribution)
+        warn_of_changed_sources(self.run, self.distribution)
+        assumed = missing_bounds_warning(self.distribution.env.native_action_space, self.config.action_scale)
+        if assumed is not None:
+            say(console, f"warning: {assumed}")
         if self.config.compile_env:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
@@ -149,6 +162,7 @@ class Trainer:
     def _begin(self, log: RunLog, reporter: Reporter) -> None:
         """Log and save the learner as it is before the first iteration."""
         keep_observations(self.run, self.distribution)
+        keep_sources(self.run, self.distribution)
         evaluation = self._validate(log, reporter)
         log.layout(with_success=evaluation.success_rate is not None)
         log.write(self.progress)

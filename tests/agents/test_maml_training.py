@@ -56,7 +56,7 @@ class Problem:
 
     def learner(self, config: MAMLConfig) -> MAML:
         """An untrained learner."""
-        return MAML(self.env.observation_space, self.env.action_space, config, seeded(0))
+        return MAML(self.env.observation_space, self.env.action_map.policy, config, seeded(0))
 
     def sample(self, learner: MAML, num_tasks: int, generator: torch.Generator) -> tuple[list[Episodes], Episodes]:
         """Support batches and query batch of one meta-iteration, 10 episodes each."""

@@ -436,7 +436,7 @@ def both_distributions(model: BaseAlgorithm) -> tuple[Any, Any]:
     space: Any = model.observation_space
     obs = torch.randn(100, *space.shape, generator=torch.Generator().manual_seed(4))
     policy: Any = model.policy
-    ours, _ = MLPPolicy(space, model.action_space).apply(as_policy_parameters(model), obs)  # type: ignore[arg-type]
+    ours, _ = MLPPolicy(space, model.action_space).apply(as_policy_parameters(model), obs)
     with torch.no_grad():
         return ours, policy.get_distribution(obs).distribution
 
@@ -466,7 +466,7 @@ def test_our_parameters_are_exactly_those_of_our_policy() -> None:
         model = make_model("ppo", env, seed=0, changes=FEW_ENVS["ppo"])
         params = as_policy_parameters(model)
         space: Any = model.observation_space
-        expected = MLPPolicy(space, model.action_space).init(torch.Generator())  # type: ignore[arg-type]
+        expected = MLPPolicy(space, model.action_space).init(torch.Generator())
         assert {name: value.shape for name, value in params.items()} == {
             name: value.shape for name, value in expected.items()
         }

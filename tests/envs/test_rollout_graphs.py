@@ -179,10 +179,12 @@ class Remembering(MLPPolicy):
     """Acts on its observation plus the sum of all rewards, which it remembers as if it were one more step's input."""
 
     def apply(self, params: Any, obs: Tensor, memory: Any = None) -> Any:
+        """See ActingPolicy."""
         total = torch.zeros(obs.shape[:-1]) if memory is None else memory["total"]
         return super().apply(params, obs + total.unsqueeze(-1))[0], {"total": total}
 
     def observe(self, memory: Any, action: Tensor, reward: Tensor, terminated: Tensor) -> Any:
+        """See ObservingPolicy."""
         return {"total": memory["total"] + reward}
 
 

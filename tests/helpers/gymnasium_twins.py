@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.envs.task_env import TaskEnv
@@ -151,4 +151,5 @@ def action_of(twin: Twin, task: Task, obs: Tensor, random: np.random.Generator, 
     space = twin.env.action_space
     if skilled and random.random() < 0.85:
         return twin.env.oracle_action(obs, task, 0)
+    assert isinstance(space, Box | Discrete)
     return torch.tensor(random.uniform(-1, 1, 1) if isinstance(space, Box) else random.integers(space.n))

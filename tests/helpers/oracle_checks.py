@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 from torch.nn import functional
 
@@ -60,6 +60,7 @@ class GridPlanner:
     def __init__(self, env: TaskEnv, task: Task, centre: Tensor, half_width: Tensor, wraps: bool) -> None:
         self.env, self.task, self.centre, self.half_width, self.wraps = env, task, centre, half_width, wraps
         space = env.action_space
+        assert isinstance(space, Box | Discrete)
         self.actions = torch.linspace(-1, 1, 9).unsqueeze(-1) if isinstance(space, Box) else torch.arange(int(space.n))
         across = torch.linspace(-1, 1, 101)
         grid = torch.stack(torch.meshgrid(across, across, indexing="xy"), dim=-1)

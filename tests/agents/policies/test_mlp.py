@@ -229,8 +229,8 @@ def test_standard_deviation_has_a_floor() -> None:
 
 @pytest.mark.parametrize(
     "action_space",
-    [Box(-1, 1, (2, 2)), Box(-1, 1, ()), Discrete(3, start=1), MultiDiscrete([2, 2])],
-    ids=["matrix", "scalar", "shifted", "multi-discrete"],
+    [Box(-1, 1, (2, 2)), Box(-1, 1, ()), Discrete(3, start=1), MultiDiscrete([2, 2], start=[0, 1])],
+    ids=["matrix", "scalar", "shifted", "shifted choices"],
 )
 def test_action_spaces_it_cannot_act_in_are_rejected(action_space: Any) -> None:
     with pytest.raises(ValueError, match="action space"):

@@ -251,7 +251,7 @@ class NoVector(gymnasium.Env[Any, Any]):
 class NoActions(Everything):
     """Two action spaces in one."""
 
-    action_space = MultiDiscrete([2, 2])  # type: ignore[assignment]
+    action_space = Dict({"arm": Discrete(2), "hand": Discrete(2)})  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ class NoActions(Everything):
         (lambda: everything(seed_parameter="sed"), "seed_parameter 'sed' is none of the task parameters"),
         (
             lambda: everything(train={"level": Integers(0, 1)}, make=NoActions),
-            "actions must be Discrete from 0 or a Box",
+            "actions must be a Box of numbers, Discrete, Multi",
         ),
         (lambda: everything(keywords=lambda task: {}, make=NoVector), "cannot be flattened"),
     ],

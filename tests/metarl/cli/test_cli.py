@@ -187,7 +187,7 @@ from metarl.envs.families.navigation import pearl
 
 def wrong_actions():
     distribution = pearl()
-    distribution.env.action_space = gymnasium.spaces.MultiBinary(3)
+    distribution.env.action_space = gymnasium.spaces.Text(3)
     return distribution
 
 def without_ood():
@@ -200,7 +200,13 @@ def broken():
 """
 
 
-@pytest.mark.parametrize(("attribute", "named"), [("wrong_actions", "MultiBinary"), ("broken", "oops")])
+@pytest.mark.parametrize(
+    ("attribute", "named"),
+    [
+        ("wrong_actions", "users_module:wrong_actions: actions must be a Box"),
+        ("broken", "oops"),
+    ],
+)
 def test_environment_that_cannot_be_built_is_refused(
     attribute: str, named: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,1 @@
+"""Between a policy's arrays and an environment's own spaces."""
