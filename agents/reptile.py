@@ -73,11 +73,12 @@ class Reptile(FixedRateLearner[ReptileConfig]):
         check_finite(flat, "the adapted parameters are")
 
         rate = self.annealed_lr(meta_batch.progress)
-        if self.config.outer == "adam":
-            self.optimizer.ascend(displacement, rate)
-        else:
-            moved = {name: leaf + rate * displacement[name] for name, leaf in self.meta_parameters.items()}
-            self.optimizer.assign(moved)
+        with self.optimizer.all_or_nothing():
+            if self.config.outer == "adam":
+                self.optimizer.ascend(displacement, rate)
+            else:
+                moved = {name: leaf + rate * displacement[name] for name, leaf in self.meta_parameters.items()}
+                self.optimizer.assign(moved)
         return {"displacement_norm": float(flat.norm()), "outer_lr": rate}
 
     def displacement(self, support: list[Episodes], importance: Tensor | None = None) -> Parameters:

@@ -95,6 +95,7 @@ SNIPPETS = {
     "meta-iteration": (ROOT / "metarl" / "README.md", "learner.begin("),
     "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "InferenceSession("),
     "adapted from Python": (ROOT / "metarl" / "deployment" / "README.md", "evaluate_policy("),
+    "own agent": (ROOT / "agents" / "README.md", "class MyLearner"),
     "same tensors": (ROOT / "CONTRIBUTING.md", "load_file("),
 }
 """Name → page and a part of the snippet: all Python of all pages, each run by a test below."""
