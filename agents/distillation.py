@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.gradients.advantages import advantages_of
-from metarl.agents.gradients.objectives import Batch, clipped_surrogate, mean_over_steps
+from metarl.agents.gradients.objectives import Batch, as_seen_by, clipped_surrogate, mean_over_steps
 from metarl.agents.learner import Agent, Evaluated, Lab, MetaBatch, Sampling, Section
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.distributions import ActionDistribution
@@ -205,7 +205,7 @@ class Distillation(MAML):
         """
         divergence = self._divergence(batch, self.policy.distribution(batch.behaviour)) * episodes.mask
         later = torch.cat([divergence[..., 1:], torch.zeros_like(divergence[..., :1])], dim=-1)
-        costs = replace(episodes, reward=later)
+        costs = replace(as_seen_by(self.policy, episodes), reward=later)
         return advantages_of(costs, self.config.gamma, self.config.gae_lambda, normalized=False)
 
     # ------------------------------------------------------------------ objective

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl.agents.gradients.objectives import Batch
 from metarl.agents.gradients.parallel import ChunkPool
+from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import Parameters, concatenate, expand_to_tasks, map_parameters, tasks_of
@@ -290,7 +291,7 @@ class GradientLearner(Learner, Generic[Config]):
         num_threads: int = 1,
     ) -> None:
         self.config = config
-        self.policy = MLPPolicy(observation_space, action_space, config.policy)
+        self.policy = make_policy(observation_space, action_space, config.policy)
         self.pool = ChunkPool(num_threads, config.task_chunk)
         self.optimizer = MetaOptimizer(self.setup(self.policy.init(generator)))
 

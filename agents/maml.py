@@ -23,6 +23,7 @@ from metarl.agents.gradients.outer_updates import OuterUpdate, ProximalUpdate, T
 from metarl.agents.gradients.processes import mean_over_tasks
 from metarl.agents.gradients.trust_region import TrustRegionConfig
 from metarl.agents.learner import Agent, GradientLearner, MetaBatch, Sampling
+from metarl.agents.policies.cnn import require_written_out
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import Parameters
@@ -130,6 +131,7 @@ class MAML(GradientLearner[MAMLConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup; learned inner rates are meta-trained beside the policy."""
         config = self.config
+        require_written_out(self.policy, type(self).__name__)
         self.sampling = Sampling(config.adaptation_steps, support=config.adaptation_steps, query=True)
 
         adapted = list(initial) if config.adapted_layers == "all" else list(self.policy.head_names)

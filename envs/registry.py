@@ -111,6 +111,11 @@ def is_env_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def is_registered(name: str) -> bool:
+    """Whether it is the name of a family of this project."""
+    return ALIASES.get(name, name) in FAMILIES
+
+
 def env_label(name: str) -> str:
     """How an environment is called in titles: a file by its name alone."""
     return Path(name).name if is_env_file(name) else name

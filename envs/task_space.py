@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.envs.spaces.precision import float_dtype
+
 Task = dict[str, Tensor]
 """Named task parameters; every leaf is (M, …). A task is held over many episodes and is never part of the state."""
 
@@ -58,12 +60,12 @@ _MAX_LISTED = 8
 
 def _rand(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform on [0, 1), (M, *shape)."""
-    return torch.rand((num_tasks, *shape), generator=generator, device=generator.device)
+    return torch.rand((num_tasks, *shape), generator=generator, device=generator.device, dtype=float_dtype())
 
 
 def _randn(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard normal, (M, *shape)."""
-    return torch.randn((num_tasks, *shape), generator=generator, device=generator.device)
+    return torch.randn((num_tasks, *shape), generator=generator, device=generator.device, dtype=float_dtype())
 
 
 def _randint(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -203,7 +205,8 @@ class Simplex(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample; independent exponential variables divided by their sum."""
-        weights = torch.empty((num_tasks, *self.shape), device=generator.device).exponential_(generator=generator)
+        weights = torch.empty((num_tasks, *self.shape), device=generator.device, dtype=float_dtype())
+        weights = weights.exponential_(generator=generator)
         return weights / weights.sum(dim=-1, keepdim=True)
 
     def contains(self, value: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from metarl.envs.spaces.precision import set_float_dtype
+
 torch.set_num_threads(1)  # tensors this small gain nothing from more, and test processes would fight over the cores
 
 
@@ -13,8 +15,10 @@ def float64() -> Iterator[None]:
     """Computes in double precision, so that equations can be compared to many digits."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
+    set_float_dtype(torch.float64)
     yield
     torch.set_default_dtype(previous)
+    set_float_dtype(torch.float32)
 
 
 LONGEST = ["distributed", "external_training", "every_family", "readme", "bench", "compare", "curriculum", "families"]

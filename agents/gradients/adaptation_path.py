@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.agents.gradients.forward_pass import ForwardPass, Outputs
+from metarl.agents.gradients.forward_pass import ForwardPass, Outputs, network_at
 from metarl.agents.gradients.inner_rates import Rates
 from metarl.agents.gradients.objectives import Batch, Objective
 from metarl.agents.policies.mlp import MLPPolicy
@@ -35,7 +35,7 @@ class ObjectiveAt:
     def __init__(
         self, policy: MLPPolicy, params: Parameters, batch: Batch, objective: Objective, second_order: bool = False
     ) -> None:
-        self.network = ForwardPass(policy, params, batch.obs)
+        self.network = network_at(policy, params, batch.obs)
 
         self._outputs = as_leaves(self.network.outputs)
         with torch.enable_grad():
@@ -46,6 +46,7 @@ class ObjectiveAt:
 
         cotangent = {name: leaf.detach() for name, leaf in zip(self._outputs, self._by_outputs, strict=True)}
         if second_order:
+            assert isinstance(self.network, ForwardPass)
             self.gradient, self._backward_pass = self.network.backward(cotangent)
         else:
             self.gradient = self.network.vjp(cotangent)
@@ -55,6 +56,7 @@ class ObjectiveAt:
 
         With N the network and L the objective as a function of its outputs:  H v = Jᵀ (∇²L J v) + (∂ Jᵀ/∂θ · v) ∇L.
         """
+        assert isinstance(self.network, ForwardPass)
         tangent, tangents = self.network.jvp(vector)
 
         # ∇²L J v, by differentiating ∇L, of which autograd has kept the graph.

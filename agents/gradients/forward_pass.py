@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl.agents.policies.activations import INPLACE_ACTIVATIONS
 from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.parameters import Parameters, map_parameters
 
 Outputs = dict[str, Tensor]
 """What a distribution over actions is made of: mean (M, E, H, A) and log_std (M, 1, 1, A), or logits (M, E, H, n)."""
@@ -69,14 +69,15 @@ class ForwardPass:
     """
 
     def __init__(self, policy: MLPPolicy, params: Parameters, obs: Tensor) -> None:
-        assert policy.config.activation in ("tanh", "relu")  # each has its derivatives here
+        assert policy.written_out and policy.config.activation in ("tanh", "relu")  # these have derivatives here
         self._activate_ = INPLACE_ACTIVATIONS[policy.config.activation]
         self._curved = policy.config.activation == "tanh"
 
         self._batch_shape = obs.shape[:-1]
         self._names = [(f"layer{layer}.weight", f"layer{layer}.bias") for layer in range(len(policy.sizes) - 1)]
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
-        self._inputs = [self._as_rows(obs)]  # of each layer: the observations, then the hidden activations
+        # Of each layer: the observations, then the hidden activations.
+        self._inputs = [self._as_rows(policy.observations(obs))]
         self._derivatives: list[Tensor] = []  # of each hidden layer: f′(z)
 
         with torch.no_grad():
@@ -210,3 +211,43 @@ class ForwardPass:
     def _vjp_log_std(self, cotangent: Outputs, gradient: Parameters) -> None:
         if LOG_STD in cotangent:
             gradient[LOG_STD] = cotangent[LOG_STD][:, 0, 0] * self._log_std_derivative
+
+
+class AutogradPass:
+    """Any policy's network at parameters θ of M tasks, with first derivatives by autograd.
+
+    Attributes:
+        outputs: N(θ).
+
+    Args:
+        policy: the network.
+        params: task-batched P, leaves (M, …).
+        obs: (M, E, H, O).
+    """
+
+    def __init__(self, policy: MLPPolicy, params: Parameters, obs: Tensor) -> None:
+        self._params = map_parameters(lambda leaf: leaf.detach().requires_grad_(), params)
+        with torch.enable_grad():
+            distribution, _ = policy.apply(self._params, obs)
+            self._outputs = distribution.parameters()
+        self.outputs: Outputs = map_parameters(torch.Tensor.detach, self._outputs)
+
+    def vjp(self, cotangent: Outputs) -> Parameters:
+        """Jᵀ u: the gradient of u · outputs, for each task.
+
+        Args:
+            cotangent: u, shaped as the outputs.
+        """
+        gradients = torch.autograd.grad(
+            list(self._outputs.values()),
+            list(self._params.values()),
+            [cotangent[name] for name in self._outputs],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self._params, gradients, strict=True))
+
+
+def network_at(policy: MLPPolicy, params: Parameters, obs: Tensor) -> ForwardPass | AutogradPass:
+    """The network at parameters of M tasks: with derivatives that are written out where there are such."""
+    return ForwardPass(policy, params, obs) if policy.written_out else AutogradPass(policy, params, obs)

@@ -47,7 +47,7 @@ class Batch:
         return cls(
             obs=episodes.obs,
             action=episodes.action,
-            advantage=advantages_of(episodes, gamma, gae_lambda, normalized),
+            advantage=advantages_of(as_seen_by(policy, episodes), gamma, gae_lambda, normalized),
             weight=episodes.mask / episodes.mask.sum(dim=(1, 2), keepdim=True),
             old_log_prob=policy.distribution(episodes.behaviour).log_prob(episodes.action),
             behaviour=episodes.behaviour,
@@ -80,6 +80,12 @@ class Batch:
             value = getattr(self, field.name)
             changed[field.name] = map_parameters(function, value) if isinstance(value, dict) else function(value)
         return replace(self, **changed)
+
+
+def as_seen_by(policy: MLPPolicy, episodes: Episodes) -> Episodes:
+    """Episodes with what the baseline sees in place of the observations: normalised ones, a few numbers of images."""
+    seen = policy.observations.summary(episodes.obs)
+    return episodes if seen is episodes.obs else replace(episodes, obs=seen)
 
 
 Objective = Callable[[Batch, ActionDistribution], Tensor]

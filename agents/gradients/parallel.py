@@ -10,6 +10,9 @@ from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
 
+CHUNK_NUMBERS = 2**27
+"""Numbers in the observations of a chunk at most: long observations make chunks of fewer steps."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -67,6 +70,7 @@ def task_slices(obs: Tensor, size: int, cpu_steps: int = CPU_CHUNK_STEPS) -> lis
     """
     if size == 0:
         chunk_steps = GPU_CHUNK_STEPS if obs.is_cuda else cpu_steps
+        chunk_steps = min(chunk_steps, CHUNK_NUMBERS // max(obs.shape[-1], 1))
         steps_per_task = math.prod(obs.shape[1:-1])
         size = max(1, chunk_steps // steps_per_task)
     return [slice(start, start + size) for start in range(0, len(obs), size)]

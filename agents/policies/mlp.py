@@ -19,8 +19,10 @@ from metarl.agents.policies.distributions import (
     CategoricalProduct,
     DiagonalGaussian,
 )
+from metarl.agents.policies.observations import observations_of
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
+from metarl.envs.spaces.precision import float_dtype
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class PolicyConfig:
         activation: activation between layers.
         init_log_std: initial log standard deviation of a Gaussian policy, in units of the action. It is a
             parameter: it does not depend on the state and is adapted and meta-learned like all the others.
+        policy: 'mlp' is a perceptron; 'cnn' has three convolutions before it, for images; 'auto' takes it for these.
     """
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     init_log_std: float = -0.5
+    policy: Literal["auto", "mlp", "cnn"] = "auto"
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
@@ -51,6 +55,10 @@ class MLPPolicy:
     Works with shared P, whose weights are (in, out), and with task-batched P, (M, in, out): then one batched
     matrix product per layer serves all tasks.
 
+    Attributes:
+        written_out: whether `metarl.agents.gradients.forward_pass` has its derivatives; autograd has them in any case.
+        observations: what the network sees of an observation.
+
     Args:
         observation_space: Box of shape (O,).
         action_space: Box of shape (A,), Discrete or MultiDiscrete of shape (A,), both from 0.
@@ -64,6 +72,8 @@ class MLPPolicy:
     Raises:
         ValueError: the action space is none of them.
     """
+
+    written_out = True
 
     def __init__(self, observation_space: Box, action_space: Space[Any], config: PolicyConfig | None = None) -> None:
         self.config = config or PolicyConfig()
@@ -83,8 +93,17 @@ class MLPPolicy:
             kinds = "a Box (A,), Discrete or MultiDiscrete (A,) from 0"
             raise ValueError(f"a policy needs {kinds} as its action space, got {action_space}")
 
-        self.sizes = (observation_space.shape[0], *self.config.hidden_sizes, outputs)
+        self.sizes = (self.num_inputs(observation_space), *self.config.hidden_sizes, outputs)
+        self.observations = observations_of(observation_space)
         self._activation = ACTIVATIONS[self.config.activation]
+
+    def num_inputs(self, observation_space: Box) -> int:
+        """Numbers that the first layer takes."""
+        return observation_space.shape[0]
+
+    def features(self, params: Parameters, obs: Tensor) -> Tensor:
+        """What the first layer takes of observations (*batch, O)."""
+        return self.observations(obs)
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -98,12 +117,14 @@ class MLPPolicy:
         parameters = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
             bound = math.sqrt(6 / (fan_in + fan_out))
-            uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device)
+            uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device, dtype=float_dtype())
             parameters[f"layer{layer}.weight"] = bound * (2 * uniform - 1)
-            parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device)
+            parameters[f"layer{layer}.bias"] = torch.zeros(fan_out, device=generator.device, dtype=float_dtype())
 
         if self.gaussian:
-            parameters[LOG_STD] = torch.full((self.sizes[-1],), self.config.init_log_std, device=generator.device)
+            parameters[LOG_STD] = torch.full(
+                (self.sizes[-1],), self.config.init_log_std, device=generator.device, dtype=float_dtype()
+            )
         return parameters
 
     def apply(
@@ -119,7 +140,7 @@ class MLPPolicy:
         task_batched = params["layer0.bias"].ndim == 2
         batch = obs.shape[:-1]
         leading = (batch[0], -1) if task_batched else (-1,)
-        x = obs.reshape(*leading, obs.shape[-1])
+        x = self.features(params, obs).reshape(*leading, self.sizes[0])
 
         last = len(self.sizes) - 2
         for layer in range(last + 1):

@@ -85,7 +85,8 @@ class MetaOptimizer:
         state = {f"meta.{name}": leaf.detach().clone() for name, leaf in self.parameters.items()}
         for name, leaf in self.parameters.items():
             for moment, value in self._adam.state.get(leaf, {}).items():
-                state[f"adam.{moment}.{name}"] = value.detach().clone()
+                # torch keeps the count of steps in the user's default dtype.
+                state[f"adam.{moment}.{name}"] = value.detach().to(leaf.dtype, copy=True)
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -102,7 +103,9 @@ class MetaOptimizer:
         for name, leaf in self.parameters.items():
             if f"adam.step.{name}" in state:
                 self._adam.state[leaf] = {
-                    "step": state[f"adam.step.{name}"].cpu().clone(),  # torch keeps the count on the CPU
+                    "step": state[f"adam.step.{name}"].to(
+                        "cpu", leaf.dtype, copy=True
+                    ),  # torch keeps the count on the CPU
                     "exp_avg": state[f"adam.exp_avg.{name}"].to(leaf.device, copy=True),
                     "exp_avg_sq": state[f"adam.exp_avg_sq.{name}"].to(leaf.device, copy=True),
                 }

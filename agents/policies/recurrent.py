@@ -82,6 +82,10 @@ class RecurrentPolicy:
         action_space: Box of shape (A,), Discrete or MultiDiscrete of shape (A,), both from 0.
         config: the network.
 
+    Attributes:
+        observations: what the network sees of an observation.
+        sizes: of the layers, from the observation to the head for actions.
+
     Raises:
         ValueError: the spaces are others.
     """
@@ -93,6 +97,8 @@ class RecurrentPolicy:
         self.gaussian = self._plain.gaussian
         self.num_observations = self._plain.sizes[0]
         self.num_outputs = self._plain.sizes[-1]
+        self.observations = self._plain.observations
+        self.sizes = (self.num_observations, 3 * config.recurrent_size, *config.hidden_sizes, self.num_outputs)
         self.num_inputs = self.num_observations + self.num_outputs + 2
         self.heads = {
             "policy": _Head("policy", self._head_sizes(self.num_outputs)),
@@ -146,6 +152,7 @@ class RecurrentPolicy:
             memory: leaves (*batch, …); None where a trial begins.
         """
         params = _as_shared(params)
+        obs = self.observations(obs)
         memory = self._blank(obs) if memory is None else memory
 
         inputs = self._inputs(params, obs, memory["action"], memory["reward"], 1 - memory["running"])
@@ -208,6 +215,7 @@ class RecurrentPolicy:
         Returns:
             Distributions (N, T, …) and values (N, T), in units of the scale that the learner gives them.
         """
+        obs = self.observations(obs)
         before = (self._encode(action, reward), reward.unsqueeze(-1))
         last_action, last_reward = (_shift(values) for values in before)
         inputs = self._inputs(params, obs, last_action, last_reward, begins.unsqueeze(-1))

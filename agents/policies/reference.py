@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.spaces.action_map import PolicySpace, TensorActionMap
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_space import Task
 
 Bounds = tuple[Tensor, Tensor] | Tensor | int
@@ -36,7 +37,9 @@ class UniformActions:
             # A product with a number just below 1 may be rounded up.
             return torch.minimum((uniform * self.bounds).long(), self.bounds - 1)
         low, high = self.bounds
-        return low + (high - low) * torch.rand((*self.batch_shape, *low.shape), generator=generator, device=device)
+        return low + (high - low) * torch.rand(
+            (*self.batch_shape, *low.shape), generator=generator, device=device, dtype=float_dtype()
+        )
 
     def parameters(self) -> dict[str, Tensor]:
         """None."""

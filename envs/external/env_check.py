@@ -175,8 +175,8 @@ def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> N
         if isinstance(inner, NormalizeObservation) and changes:
             raise ValueError(
                 f"{label}: {name} normalises observations by running statistics, which no checkpoint and no exported "
-                "policy holds; take the wrapper off, set its update_running_mean = False, or allow it with "
-                "allow_running_statistics: true"
+                "policy holds; take the wrapper off, since training normalises observations itself (--normalize-obs), "
+                "set its update_running_mean = False, or allow it with allow_running_statistics: true"
             )
         # Workers would say the same once more each.
         if isinstance(inner, NormalizeReward) and changes and multiprocessing.parent_process() is None:

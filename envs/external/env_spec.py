@@ -9,8 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Space
-from gymnasium.spaces.utils import flatten_space
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from metarl.envs.external.env_check import (
@@ -21,7 +20,7 @@ from metarl.envs.external.env_check import (
 )
 from metarl.envs.external.worker_pool import SingleEnv, TaskValues, one_line
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, policy_action_space
-from metarl.envs.spaces.observation import flatten_observation
+from metarl.envs.spaces.observation import flatten_observation, vector_space
 from metarl.envs.task_space import task_text
 
 SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
@@ -202,21 +201,6 @@ class ExternalEnv(SingleEnv):
         space = self.native_spaces[0]
         require_observation(space, obs)
         return flatten_observation(space, obs)
-
-
-def vector_space(native: Space[Any], env_id: str) -> Box:
-    """Space of the flattened observations, float32.
-
-    Raises:
-        ValueError: they cannot be flattened to a vector.
-    """
-    try:
-        flat = flatten_space(native)
-    except NotImplementedError:
-        flat = None
-    if not isinstance(flat, Box):
-        raise ValueError(f"{env_id}: observations {native} cannot be flattened to a vector")
-    return Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 
 
 def _action_map(native: Space[Any], spec: EnvSpec) -> ActionMap:

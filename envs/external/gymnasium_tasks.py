@@ -16,9 +16,10 @@ from torch import Tensor
 from metarl.envs.cores import num_cores
 from metarl.envs.env_family import EnvFamily, RenderableEnv
 from metarl.envs.external.env_check import same_layout
-from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask, vector_space
+from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeKeywords, SetTask
 from metarl.envs.external.worker_pool import NO_SUCCESS, TaskValues, WorkerPool, one_line
 from metarl.envs.spaces.action_map import ActionMap, policy_action_space
+from metarl.envs.spaces.observation import vector_space
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
 

@@ -17,6 +17,7 @@ from metarl.envs.physics.models import State
 from metarl.envs.physics.robot_env import RobotEnv, along
 from metarl.envs.physics.robots import ANT
 from metarl.envs.physics.sensors import Sensors
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Ball, Choice, Circle, Task, Uniform
 
@@ -87,7 +88,7 @@ class AntDirection(Ant):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Forward."""
-        return {"angle": torch.tensor(FORWARD)}
+        return {"angle": torch.tensor(FORWARD, dtype=float_dtype())}
 
 
 class AntVelocity(Ant):
@@ -107,7 +108,7 @@ class AntVelocity(Ant):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """1 m/s."""
-        return {"velocity": torch.tensor(1.0)}
+        return {"velocity": torch.tensor(1.0, dtype=float_dtype())}
 
 
 class AntGoal(Ant):
@@ -129,7 +130,7 @@ class AntGoal(Ant):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Two metres ahead."""
-        return {"goal": torch.tensor([2.0, 0.0])}
+        return {"goal": torch.tensor([2.0, 0.0], dtype=float_dtype())}
 
     def plane_position(self, obs: Tensor) -> Tensor:
         """See EnvFamily.plane_position."""

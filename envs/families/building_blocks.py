@@ -5,6 +5,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_space import Task
 
 
@@ -21,4 +22,4 @@ def symmetric_box(*high: float) -> Box:
 
 def scalar_task(values: dict[str, float]) -> Task:
     """One task of scalar parameters."""
-    return {name: torch.tensor(value) for name, value in values.items()}
+    return {name: torch.tensor(value, dtype=float_dtype()) for name, value in values.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl.envs.families.building_blocks import scalar_task, symmetric_box, uniform_like
 from metarl.envs.families.canvas import Canvas, Rendered
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Choice, LogUniform, Task, Uniform
@@ -123,7 +124,7 @@ class MirroredCartPole(CartPole):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Gymnasium's CartPole."""
-        return {**super().get_default_params(), "direction": torch.tensor(1.0)}
+        return {**super().get_default_params(), "direction": torch.tensor(1.0, dtype=float_dtype())}
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """See CartPole.oracle_action."""

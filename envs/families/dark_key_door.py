@@ -10,6 +10,7 @@ from torch import Tensor
 from metarl.envs.families.canvas import Rendered
 from metarl.envs.families.grid_game import Cell, GridGame, action_towards, point_of, same_cell
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State
 from metarl.envs.task_space import Choice, Task
@@ -76,7 +77,10 @@ class DarkKeyDoor(GridGame):
     def get_default_params(self, **kwargs: Any) -> Task:
         """Key and door in opposite directions."""
         x, y = self.start
-        return {"key": torch.tensor([x - 3.0, y - 2.0]), "door": torch.tensor([x + 3.0, y + 1.0])}
+        return {
+            "key": torch.tensor([x - 3.0, y - 2.0], dtype=float_dtype()),
+            "door": torch.tensor([x + 3.0, y + 1.0], dtype=float_dtype()),
+        }
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """A shortest path to the key, then one to the door: optimal."""

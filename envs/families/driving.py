@@ -14,6 +14,7 @@ from metarl.envs.env_family import Polyline
 from metarl.envs.families.building_blocks import scalar_task
 from metarl.envs.families.canvas import Rendered
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import LogUniform, Range, Task, Uniform
@@ -481,7 +482,7 @@ class LaneKeeping(Driving):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, at 16 m/s."""
-        return {**super().get_default_params(), "target_speed": torch.tensor(16.0)}
+        return {**super().get_default_params(), "target_speed": torch.tensor(16.0, dtype=float_dtype())}
 
     def oracle_speed(self, limit: Tensor, params: Task) -> Tensor:
         """See Driving.oracle_speed: the target speed, where the bends allow it."""
@@ -516,7 +517,7 @@ class RacingLine(Driving):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Driving's, with sharper bends."""
-        return {**super().get_default_params(), "curvature": torch.tensor(0.015)}
+        return {**super().get_default_params(), "curvature": torch.tensor(0.015, dtype=float_dtype())}
 
     def oracle_offset(self, curvature: Tensor) -> Tensor:
         """See Driving.oracle_offset: the shorter way, 3 m inside where the next 40 m bend by 0.01/m on average."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.external.worker_pool import TaskValues
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_space import Range
 
 HORIZON = 30
@@ -44,12 +45,13 @@ class SolvableLakes(Range):
         device = generator.device
         inner = self.size**2 - 2  # start and goal are no holes
         holes = torch.randint(self.fewest, self.most + 1, (num_tasks, 1), generator=generator, device=device)
-        lakes = torch.zeros((num_tasks, self.size**2), device=device)
+        lakes = torch.zeros((num_tasks, self.size**2), device=device, dtype=float_dtype())
         missing = torch.ones(num_tasks, dtype=torch.bool, device=device)
 
         while bool(missing.any()):
             # The fields with the smallest random numbers become the holes.
-            rank = torch.rand((num_tasks, inner), generator=generator, device=device).argsort(dim=1).argsort(dim=1)
+            order = torch.rand((num_tasks, inner), generator=generator, device=device, dtype=float_dtype())
+            rank = order.argsort(dim=1).argsort(dim=1)
             lakes[:, 1:-1] = torch.where(missing.unsqueeze(1), (rank < holes).float(), lakes[:, 1:-1])
             missing = ~self.contains(lakes.reshape(num_tasks, *self.shape))
 

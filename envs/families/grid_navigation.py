@@ -10,6 +10,7 @@ from torch import Tensor
 from metarl.envs.families.canvas import Rendered
 from metarl.envs.families.grid_game import Cell, GridGame, action_towards, point_of, same_cell
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Task
 
@@ -61,7 +62,7 @@ class GridNavigation(GridGame):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """The goal in the middle."""
-        return {"goal": torch.full((2,), float(self.size // 2))}
+        return {"goal": torch.full((2,), float(self.size // 2), dtype=float_dtype())}
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """A shortest path to the goal, and stay there: optimal."""

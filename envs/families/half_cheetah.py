@@ -15,6 +15,7 @@ from metarl.envs.physics.models import State
 from metarl.envs.physics.robot_env import RobotEnv, TaskValues
 from metarl.envs.physics.robots import HALF_CHEETAH
 from metarl.envs.physics.varied_robot import VariedRobot
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Integers, LogUniform, Task, Uniform
 
@@ -37,7 +38,7 @@ class HalfCheetahDirection(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Forward."""
-        return {"direction": torch.tensor(1.0)}
+        return {"direction": torch.tensor(1.0, dtype=float_dtype())}
 
 
 class HalfCheetahVelocity(RobotEnv):
@@ -59,7 +60,7 @@ class HalfCheetahVelocity(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """1 m/s."""
-        return {"velocity": torch.tensor(1.0)}
+        return {"velocity": torch.tensor(1.0, dtype=float_dtype())}
 
 
 class HalfCheetahDynamics(VariedRobot):
@@ -97,8 +98,8 @@ class HalfCheetahDynamics(VariedRobot):
         """The robot as Gymnasium has it."""
         return {
             **super().get_default_params(),
-            "friction": torch.tensor(1.0),
-            "disabled_joint": torch.tensor(-1.0),
+            "friction": torch.tensor(1.0, dtype=float_dtype()),
+            "disabled_joint": torch.tensor(-1.0, dtype=float_dtype()),
         }
 
 

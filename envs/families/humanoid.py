@@ -15,6 +15,7 @@ from metarl.envs.physics.models import State
 from metarl.envs.physics.robot_env import RobotEnv, along
 from metarl.envs.physics.robots import HUMANOID
 from metarl.envs.physics.sensors import Sensors
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, Uniform
 
@@ -62,7 +63,7 @@ class HumanoidDirection(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Forward."""
-        return {"angle": torch.tensor(0.0)}
+        return {"angle": torch.tensor(0.0, dtype=float_dtype())}
 
 
 def humanoid_direction() -> TaskDistribution:

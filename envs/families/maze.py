@@ -13,6 +13,7 @@ from metarl.envs.env_family import Polyline
 from metarl.envs.families.canvas import Rendered
 from metarl.envs.families.grid_game import GridGame, point_of, same_cell
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Range, Task
 
@@ -53,16 +54,18 @@ class Openings(Range):
         one = torch.cat([cells[:-1].flatten(), cells[:, :-1].flatten()])
         other = torch.cat([cells[1:].flatten(), cells[:, 1:].flatten()])
 
-        weight = torch.rand((num_tasks, len(one)), generator=generator, device=device)
+        weight = torch.rand((num_tasks, len(one)), generator=generator, device=device, dtype=float_dtype())
         opened = _spanning_tree(weight, one, other, num_cells)
 
         # The extra openings are the closed walls with the smallest of new random numbers.
-        order = torch.rand(weight.shape, generator=generator, device=device).masked_fill(opened, math.inf)
+        order = torch.rand(weight.shape, generator=generator, device=device, dtype=float_dtype()).masked_fill(
+            opened, math.inf
+        )
         opened = opened.scatter(1, order.topk(self.extra, largest=False).indices, True)
 
         # A wall's place in a flat value: that of `one`, first upwards, then to the right.
         places = torch.where(other == one + 1, 2 * one + 1, 2 * one)
-        openings = torch.zeros((num_tasks, 2 * num_cells), device=device)
+        openings = torch.zeros((num_tasks, 2 * num_cells), device=device, dtype=float_dtype())
         openings[:, places] = opened.float()
         return openings.reshape(num_tasks, *self.shape)
 
@@ -167,12 +170,12 @@ class Maze(GridGame):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """One winding corridor, row by row, with the goal half-way."""
-        openings = torch.zeros(self.size, self.size, 2)
+        openings = torch.zeros(self.size, self.size, 2, dtype=float_dtype())
         openings[:, :-1, 1] = 1.0
         for y in range(self.size - 1):
             end_of_row = -1 if y % 2 == 0 else 0
             openings[y, end_of_row, 0] = 1.0
-        return {"openings": openings, "goal": torch.full((2,), float(self.size // 2))}
+        return {"openings": openings, "goal": torch.full((2,), float(self.size // 2), dtype=float_dtype())}
 
     def distances(self, params: Task) -> Tensor:
         """Steps from each cell to the goal, (*batch, n²), by value iteration.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.envs.families.canvas import Canvas, Rendered
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import BoxRing, Circle, LogUniform, Task, Uniform
@@ -81,7 +82,7 @@ class PointNavigation(TaskEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """The default goal."""
-        return {"goal": torch.tensor(self.default_goal)}
+        return {"goal": torch.tensor(self.default_goal, dtype=float_dtype())}
 
     def render_image(self, state: Tensor, render_state: Any, params: Task) -> Rendered:
         """Picture of the plane: the point in blue, the goal as a red cross, the start as a grey dot."""
@@ -177,11 +178,11 @@ class PointDynamics(PointNavigation):
     def get_default_params(self, **kwargs: Any) -> Task:
         """The default goal with nominal dynamics."""
         return {
-            "goal": torch.tensor(self.default_goal),
-            "gain": torch.tensor(1.0),
-            "rotation": torch.tensor(0.0),
-            "wind": torch.zeros(2),
-            "drag": torch.tensor(0.8),
+            "goal": torch.tensor(self.default_goal, dtype=float_dtype()),
+            "gain": torch.tensor(1.0, dtype=float_dtype()),
+            "rotation": torch.tensor(0.0, dtype=float_dtype()),
+            "wind": torch.zeros(2, dtype=float_dtype()),
+            "drag": torch.tensor(0.8, dtype=float_dtype()),
         }
 
 

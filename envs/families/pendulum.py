@@ -14,6 +14,7 @@ from torch import Tensor
 from metarl.envs.families.building_blocks import scalar_task, symmetric_box, uniform_like
 from metarl.envs.families.canvas import Canvas, Rendered
 from metarl.envs.family_entry import Family
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import LogUniform, Task, Uniform
@@ -112,7 +113,7 @@ class Pendulum(TaskEnv):
 
         # The energy is 0 at the aim and at rest.
         energy = 0.5 * inertia * speed.square() + weight * (cos - aim.cos())
-        pump = torch.where(energy < 0, limit, -limit) * torch.where(speed >= 0, 1.0, -1.0)
+        pump = torch.where(energy < 0, limit, -limit) * torch.where(speed >= 0, 1.0, -1.0).to(speed.dtype)
 
         can_hold = strong | (hold.abs() < 2 * limit)
         return (torch.where(can_hold, hold, pump) / limit).clamp(-1.0, 1.0).unsqueeze(-1)
@@ -148,7 +149,7 @@ class TargetPendulum(Pendulum):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """Gymnasium's Pendulum."""
-        return {**super().get_default_params(), "target_angle": torch.tensor(0.0)}
+        return {**super().get_default_params(), "target_angle": torch.tensor(0.0, dtype=float_dtype())}
 
 
 def wrap_angle(angle: Tensor) -> Tensor:

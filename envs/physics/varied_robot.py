@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from metarl.envs.physics.robot_env import RobotEnv, TaskValues
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_space import Task
 
 
@@ -28,7 +29,7 @@ class VariedRobot(RobotEnv):
 
     def get_default_params(self, **kwargs: Any) -> Task:
         """The robot as Gymnasium has it."""
-        return {name: torch.ones(self.shape_of(name)) for name in self.scaled}
+        return {name: torch.ones(self.shape_of(name), dtype=float_dtype()) for name in self.scaled}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Shape of a task parameter."""

@@ -20,6 +20,7 @@ from metarl.envs.external.worker_process import kill, prepare_worker, starting_w
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError
 from metarl.run.files import write_atomically
@@ -79,7 +80,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
     """Train on the one task, evaluating on the way with deterministic actions, and save the model."""
     torch.set_num_threads(1)  # one process per core
     distribution = make_distribution(job.env, job.action_scale)
-    task: Task = {name: torch.tensor([value]) for name, value in job.task.items()}
+    task: Task = {name: torch.tensor([value], dtype=float_dtype()) for name, value in job.task.items()}
 
     train_env = make_sb3_vec_env(distribution, TRAINING_ENVS, task=task, seed=job.seed)
     initial = load_model(job.algorithm, job.pretrained, train_env) if job.pretrained else None

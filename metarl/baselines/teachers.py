@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.distillation import DistillationConfig, Teachers
+from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters
 from metarl.envs.registry import make_distribution
@@ -125,7 +126,8 @@ def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers
     """
     stored = read_checkpoint(run.path / TEACHERS_FILE).tensors
     tensors = {name: value.to(run.config.device) for name, value in stored.items()}
-    policy = MLPPolicy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
+    policy = make_policy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
+    policy.observations.activate(run.config.device)
     return _from_tensors(policy, tensors)
 
 
@@ -321,6 +323,7 @@ def _to_tensors(teachers: Teachers) -> dict[str, Tensor]:
     """Teachers as named tensors, for a file."""
     tensors = {f"task.{name}": value for name, value in teachers.tasks.items()}
     tensors |= {f"params.{name}": value for name, value in teachers.params.items()}
+    tensors |= {f"observations.{name}": value for name, value in teachers.policy.observations.state_dict().items()}
 
     if teachers.episodes is not None:
         leaves = {name: value for name, value in vars(teachers.episodes).items() if isinstance(value, Tensor)}
@@ -336,6 +339,7 @@ def _from_tensors(policy: MLPPolicy, tensors: dict[str, Tensor]) -> Teachers:
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
+    policy.observations.load_state_dict(under("observations."))
     leaves: dict[str, Any] = under("episodes.")
     episodes = Episodes(**leaves, behaviour=under(f"{BEHAVIOUR}.")) if leaves else None
     return Teachers(policy, under("params."), under("task."), episodes)

@@ -47,7 +47,7 @@ GROUPS = {
         "resume",
         "env_file",
     ),
-    "sampling": ("num_tasks", "episodes", "action_scale"),
+    "sampling": ("num_tasks", "episodes", "action_scale", "normalize_obs"),
     "evaluation": ("eval_interval", "eval_tasks", "test_tasks"),
     "curriculum": ("curriculum", "curriculum_buffer", "curriculum_fresh", "curriculum_correction"),
     "acceleration": ("num_threads", "compile_env", "cuda_graphs"),

@@ -27,7 +27,7 @@ def markdown(description: dict[str, Any]) -> str:
         "## Spaces",
         f"Observations {_short(description['observation_space'])}, flattened to float32 vectors as "
         f"`gymnasium.spaces.utils.flatten` does; actions {_short(description['action_space'])}; "
-        f"horizon {description['horizon']} steps.",
+        f"horizon {description['horizon']} steps.{_normalisation(description)}",
         "## Parent",
         _table(("", ""), [(name.replace("_", " "), str(value)) for name, value in parent.items()]),
         "## Versions",
@@ -35,6 +35,16 @@ def markdown(description: dict[str, Any]) -> str:
     ]
 
     return "\n\n".join(sections) + "\n"
+
+
+def _normalisation(description: dict[str, Any]) -> str:
+    """Whether the policy normalises what it observes."""
+    if "observation_shift" not in description["network"]:
+        return ""
+    return (
+        " Every program here takes observations as the environment gives them, and normalises them itself by the mean "
+        "and the standard deviation of those seen in training."
+    )
 
 
 def curve_rows(description: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as serialize_tensors
 
+from metarl.agents.policies.cnn import CNNPolicy, make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, map_parameters, shapes_of
 from metarl.deployment import export, model_card
@@ -29,6 +30,7 @@ from metarl.envs.external.live_env import limits_of
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.rollout import ActingPolicy
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
+from metarl.envs.spaces.observation import vector_space
 from metarl.errors import UserError
 from metarl.run.files import new_directory
 
@@ -216,7 +218,7 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
 
         network = description.pop("network")
         spaces = {key: space_from_json(description.pop(key)) for key in _SPACES}
-        if network["kind"] != MLPPolicy.__name__:
+        if network["kind"] not in (MLPPolicy.__name__, CNNPolicy.__name__):
             raise UserError(f"{description_file}: unknown network {network['kind']!r}")
         # Policies of before know no scale: what they do must stay as it was.
         action_scale = float(description.pop("action_scale", OWN_UNITS))
@@ -243,14 +245,30 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     if not isinstance(network, MLPPolicy):
         return {"kind": type(network).__name__}
     config = network.config
-    return {"kind": "MLPPolicy", "hidden_sizes": list(config.hidden_sizes), "activation": config.activation}
+    described: dict[str, Any] = {
+        "kind": type(network).__name__,
+        "hidden_sizes": list(config.hidden_sizes),
+        "activation": config.activation,
+    }
+    if network.observations.active:
+        shift, factor = network.observations.shift_and_factor
+        described["observation_shift"] = shift.tolist()
+        described["observation_factor"] = factor.tolist()
+    return described
 
 
 def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -> MLPPolicy:
     """Inverse of `_network_to_json` for an MLPPolicy."""
-    vector = Box(-np.inf, np.inf, (flatdim(spaces["observation_space"]),), np.float32)
-    config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"])
-    return MLPPolicy(vector, spaces["network_actions"], config)
+    vector = vector_space(spaces["observation_space"], "the policy")
+    kind = "cnn" if network["kind"] == CNNPolicy.__name__ else "mlp"
+    config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"], policy=kind)
+    policy = make_policy(vector, spaces["network_actions"], config)
+
+    if "observation_shift" in network:
+        shift = torch.tensor(network["observation_shift"], dtype=torch.float32)
+        factor = torch.tensor(network["observation_factor"], dtype=torch.float32)
+        policy.observations.set(shift, factor)
+    return policy
 
 
 def _is_single(space: Space[Any], observation: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 from metarl.agents.learner import Learner
 from metarl.envs.env_family import RenderableEnv
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import UserError
@@ -58,7 +59,7 @@ class Pace:
 
 def has_plane(distribution: TaskDistribution) -> bool:
     """Whether the family's trajectories can be drawn as lines in a plane."""
-    observation = torch.zeros(1, *distribution.observation_space.shape)
+    observation = torch.zeros(1, *distribution.observation_space.shape, dtype=float_dtype())
     return distribution.env.plane_path(observation) is not None
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from metarl.agents.learner import Learner, Sampling
+from metarl.agents.policies.observations import ObservationNormalizer
 from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.external.user_code import user_sources
-from metarl.envs.registry import make_distribution
+from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 from metarl.run.checkpoint import BEST, Checkpoint
@@ -49,16 +50,32 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
-    _check_learner(config.agent, learner)
+    _check_learner(config, learner, distribution)
+    if may_normalize(config, distribution):
+        learner.policy.observations.activate(generator.device)
     return distribution, learner
 
 
-def _check_learner(agent: str, learner: object) -> None:
+def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:
+    """Whether a run normalises observations, or may turn out to after its first look at them.
+
+    'auto' leaves the families of this project that are written in torch alone: their observations have sensible units,
+    and published results belong to them. It always normalises Gymnasium environments, whose units nobody here knows.
+    """
+    if config.normalize_obs == "auto":
+        return isinstance(distribution.env, GymnasiumFamily) or not is_registered(config.env)
+    return config.normalize_obs == "on"
+
+
+def _check_learner(config: TrainConfig, learner: object, distribution: TaskDistribution) -> None:
     """Refuse what does not keep the contract, before it fails somewhere inside.
+
+    A policy of a user's own that says nothing of `observations` takes them as they are.
 
     Raises:
         UserError: it is no Learner, or lacks what one has; says which.
     """
+    agent = config.agent
     if not isinstance(learner, Learner):
         raise UserError(f"agent {agent}: make() gave a {type(learner).__name__}, not a metarl.agents.learner.Learner")
     if not isinstance(getattr(learner, "sampling", None), Sampling):
@@ -68,6 +85,18 @@ def _check_learner(agent: str, learner: object) -> None:
     for method in ("init", "apply"):
         if not callable(getattr(getattr(learner, "policy", None), method, None)):
             raise UserError(f"agent {agent}: {type(learner).__name__}.policy must have a method {method}()")
+
+    if not hasattr(learner.policy, "observations"):
+        if config.normalize_obs == "on":
+            raise UserError(f"agent {agent}: its policy has no `observations`, so --normalize-obs cannot be 'on'")
+        learner.policy.observations = _TakenAsTheyAre(distribution.observation_space.shape[0])
+
+
+class _TakenAsTheyAre(ObservationNormalizer):
+    """Observations of a policy that does not normalise them: never active."""
+
+    def activate(self, device: torch.device | str = "cpu") -> None:
+        """See ObservationNormalizer.activate; it stays inactive."""
 
 
 def load_learner(
@@ -88,6 +117,7 @@ def load_learner(
     restore_observations(run, distribution)
     warn_of_changed_sources(run, distribution)
     learner.load_state_dict(learner_state(checkpoint))
+    learner.policy.observations.load_state_dict(observations_state(checkpoint))
     return distribution, learner, checkpoint
 
 
@@ -135,6 +165,11 @@ def warn_of_changed_sources(run: RunDirectory, distribution: TaskDistribution) -
 def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The learner's part of a checkpoint's tensors."""
     return _part(checkpoint, "learner.")
+
+
+def observations_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The statistics of observations among a checkpoint's tensors; empty where they are not normalised."""
+    return _part(checkpoint, "observations.")
 
 
 def curriculum_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -38,6 +38,8 @@ class TrainConfig:
             budgets; 0 = unlimited.
         num_tasks: M, tasks in each meta-iteration.
         episodes: E, episodes per task and adaptation step.
+        normalize_obs: 'on' normalises observations by running statistics that the run keeps; 'auto' does so for
+            Gymnasium environments, and for your own in torch where a first batch exceeds ±10.
         eval_interval: meta-iterations between evaluations on the validation split.
         eval_tasks: validation tasks in each of these evaluations.
         test_tasks: held-out test tasks in the evaluation at the end.
@@ -68,6 +70,7 @@ class TrainConfig:
     max_env_steps: int = 0
     num_tasks: int = 20
     episodes: int = 20
+    normalize_obs: Literal["auto", "on", "off"] = "auto"
     eval_interval: int = 10
     eval_tasks: int = 40
     test_tasks: int = 100
@@ -134,8 +137,8 @@ def from_yaml(text: str) -> TrainConfig:
     except ValueError as error:
         raise UserError(str(error)) from None
     learner = _build(agent.config_class, data.pop("learner", {}))
-    # A run of before there was a scale: what its policy does must stay as it was.
-    data = {"action_scale": OWN_UNITS} | data
+    # A run of before there were these: what its policy does and sees must stay as it was.
+    data = {"action_scale": OWN_UNITS, "normalize_obs": "off"} | data
     return typing.cast(TrainConfig, _build(TrainConfig, data | {"learner": learner}))
 
 

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from metarl.agents.learner import Learner
+from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError
@@ -142,7 +143,7 @@ class PrioritizedTasks:
 
         tasks = distribution.sample(num_fresh, "train", generator)
         replayed = torch.empty(0, dtype=torch.long)
-        importance = torch.ones(num_tasks, device=device)
+        importance = torch.ones(num_tasks, device=device, dtype=float_dtype())
         metrics = {"buffer_size": float(len(self)), "share_replayed": num_replayed / num_tasks}
 
         # Replayed tasks come after the new ones; p/q of each corrects for how likely it was to be chosen.

@@ -1,6 +1,7 @@
 """Memory: reuse freed memory from step to step, and find out before a run begins that its episodes do not fit."""
 
 import ctypes
+import dataclasses
 import resource
 import sys
 from pathlib import Path
@@ -8,9 +9,14 @@ from pathlib import Path
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
 
+from metarl.agents.gradients.advantages import CPU_CHUNK_STEPS as BASELINE_STEPS
+from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
+from metarl.agents.maml import MAMLConfig
+from metarl.agents.policies.observations import GRID
 from metarl.envs.spaces.action_map import PolicySpace
+from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 from metarl.run.config import TrainConfig
@@ -20,6 +26,16 @@ _M_MMAP_THRESHOLD = -3
 """Parameters of glibc's mallopt: above so many bytes, freed memory is handed back to the system."""
 
 _NEVER = 2**30
+
+FLOAT, DOUBLE = 4, 8
+"""Bytes of a number."""
+
+COPIES = 2
+"""Of a batch while it is collected: once step by step, and once put together."""
+
+ARRAYS_OF_UNITS = 6
+"""Arrays of a network's units that an adaptation step and its derivatives hold at once: values, derivatives, tangents,
+deltas, and what the next of them is made from."""
 
 
 def keep_freed_memory() -> None:
@@ -38,13 +54,13 @@ def keep_freed_memory() -> None:
 
 
 def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> None:
-    """Find out that the episodes of a meta-iteration fit into the memory that is free now.
+    """Find out that a meta-iteration fits into the memory that is free now.
 
     Raises:
-        UserError: they do not; names the batch and what to lower.
+        UserError: it does not; names the batch and what to lower.
     """
     batches = learner.sampling.batches
-    needed = episode_bytes(config, distribution, learner) * batches // num_processes()
+    needed = iteration_bytes(config, distribution, learner)
     available = available_bytes(torch.device(config.device))
     if available is not None and needed > available:
         raise UserError(
@@ -63,17 +79,81 @@ def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
     return f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
 
 
+def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
+    """Bytes of everything that a meta-iteration holds at once in this process.
+
+    The batches, all of them, with what is computed of each step; the copy that is made while one of them is collected;
+    the adapted parameters; and what is held for some tasks at a time: the baseline's features, the network's
+    activations, and the derivatives that are kept for Fisher products.
+    """
+    num_tasks = max(1, config.num_tasks // num_processes())
+    own = dataclasses.replace(config, num_tasks=num_tasks)
+    batches = learner.sampling.batches
+    steps = num_tasks * config.episodes * distribution.horizon
+    one_batch = episode_bytes(own, distribution, learner) // COPIES
+
+    size = distribution.observation_space.shape[0]
+    derived = 3  # advantage, weight, log-probability
+    if learner.policy.observations.active:
+        derived += size  # what the baseline sees
+    kept = batches * (one_batch + FLOAT * derived * steps)
+
+    parameters = FLOAT * sum(leaf.numel() for leaf in learner.begin(1).params.values())
+    policies = num_tasks * parameters * (batches + 1)
+
+    at_a_time = max(_baseline_bytes(own, distribution), _network_bytes(own, distribution, learner))
+    return kept + one_batch + policies + at_a_time + _fisher_bytes(own, distribution, learner)
+
+
+def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
+    """Bytes of the derivatives that are kept from one Fisher product to the next; 0 without a trust region."""
+    agent = config.learner
+    if not isinstance(agent, MAMLConfig) or agent.outer != "trpo":
+        return 0
+    steps = config.num_tasks * max(1, round(agent.fvp_fraction * config.episodes)) * distribution.horizon
+    arrays = 4 * learner.sampling.support + 2
+    everything = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
+    return min(everything, int(agent.fvp_memory * 1e6))
+
+
+def _baseline_bytes(config: TrainConfig, distribution: TaskDistribution) -> int:
+    """Bytes of fitting the baseline to a chunk of tasks."""
+    observed = distribution.observation_space
+    size = observed.channels_first[0] * GRID**2 if isinstance(observed, FlatImage) else observed.shape[0]
+    per_task = config.episodes * distribution.horizon
+    tasks = _tasks_at_once(config, per_task, size, BASELINE_STEPS)
+
+    features = 2 * size + 3
+    held = per_task * features * (FLOAT + 2 * DOUBLE)  # as they are, and centred, in double precision
+    matrix = 2 * DOUBLE * min(features, per_task) ** 2
+    return tasks * (held + matrix)
+
+
+def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
+    """Bytes of the network's inputs, activations and derivatives on the chunks that are handled at once."""
+    size = distribution.observation_space.shape[0]
+    per_task = config.episodes * distribution.horizon
+    tasks = getattr(config.learner, "task_chunk", 0) or _tasks_at_once(config, per_task, size, CPU_CHUNK_STEPS)
+    tasks = min(tasks * max(config.num_threads, 1), config.num_tasks)
+    return tasks * per_task * FLOAT * (size + ARRAYS_OF_UNITS * sum(_sizes(distribution, learner)))
+
+
+def _tasks_at_once(config: TrainConfig, per_task: int, size: int, cpu_steps: int) -> int:
+    """Tasks in a chunk: see `task_slices`."""
+    obs = torch.empty((config.num_tasks, 1, per_task, size), device="meta")
+    slices = task_slices(obs, 0, GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps)
+    return min(slices[0].stop, config.num_tasks)
+
+
 def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
     """Bytes of one batch of all tasks while it is collected."""
     obs_size = distribution.observation_space.shape[0]
-    output_size = _num_outputs(distribution.action_space)
+    output_size = _sizes(distribution, learner)[-1]
     # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
     numbers = obs_size + 3 * output_size + 5
 
     steps = config.num_tasks * config.episodes * distribution.horizon
-    bytes_of_float32 = 4
-    copies = 2  # once step by step, and once put together
-    return copies * bytes_of_float32 * numbers * steps
+    return COPIES * FLOAT * numbers * steps
 
 
 def _num_outputs(action_space: PolicySpace) -> int:
@@ -83,6 +163,13 @@ def _num_outputs(action_space: PolicySpace) -> int:
     if isinstance(action_space, MultiDiscrete):
         return int(action_space.nvec.sum())
     return int(action_space.shape[0])
+
+
+def _sizes(distribution: TaskDistribution, learner: Learner) -> tuple[int, ...]:
+    """Units of each layer of the policy, from what it sees to what it puts out; of a user's own these two alone."""
+    ends = (distribution.observation_space.shape[0], _num_outputs(distribution.action_space))
+    sizes: tuple[int, ...] = getattr(learner.policy, "sizes", ends)
+    return sizes
 
 
 def available_bytes(device: torch.device) -> int | None:

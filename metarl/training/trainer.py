@@ -29,6 +29,7 @@ from metarl.run.build import (
     keep_observations,
     keep_sources,
     learner_state,
+    observations_state,
     restore_observations,
     warn_of_changed_sources,
 )
@@ -41,10 +42,13 @@ from metarl.training.accelerate import capture_rollouts, compile_env
 from metarl.training.curriculum import make_curriculum
 from metarl.training.curriculum_plots import PLOTTED_TASKS, task_densities
 from metarl.training.memory import out_of_memory
-from metarl.training.meta_iteration import MetaIteration, run_meta_iteration
+from metarl.training.meta_iteration import MetaIteration, first_look, run_meta_iteration
 from metarl.training.progress import Reporter, make_reporter
 from metarl.training.stopping import StopRequest, stop_requests
 from metarl.training.tensorboard import CURRICULUM_TASKS, EVAL_ADAPTATION, EVAL_TRAJECTORIES, RunLog
+
+FIRST_LOOK_SEED_OFFSET = 2_000_000
+"""The first look at the observations draws from seed + this, so that it changes nothing else."""
 
 VALIDATION_SEED_OFFSET = 1_000_000
 """Validation draws from seed + this, each time the same tasks and noise, so that its curve compares with itself."""
@@ -146,6 +150,8 @@ class Trainer:
 
     def _run_iterations(self, stop: StopRequest) -> None:
         """Begin, where the run does; then one iteration after the other until the end, or until asked to stop."""
+        if not self._begun and self.progress.iteration == 0:
+            self._look_at_observations()
         with (
             self._open_log() as log,
             make_reporter(self.console, self.progress.iteration, self.progress.env_steps) as reporter,
@@ -158,6 +164,14 @@ class Trainer:
                 if self.progress.iteration % self.config.checkpoint_interval == 0:
                     self._save()
         self._save()
+
+    def _look_at_observations(self) -> None:
+        """Decide, in every process, whether observations are normalised; counts the environment steps it takes."""
+        self._doing = "at the first look at the observations"
+        generator = rollout_generator(self.generator.device, self.config.seed + FIRST_LOOK_SEED_OFFSET)
+        env_steps = first_look(self.config, self.learner, self.distribution, generator)
+        self.progress = dataclasses.replace(self.progress, env_steps=self.progress.env_steps + env_steps)
+        self._whole = self._checkpoint()
 
     def _begin(self, log: RunLog, reporter: Reporter) -> None:
         """Log and save the learner as it is before the first iteration."""
@@ -389,6 +403,8 @@ class Trainer:
     def _checkpoint(self) -> Checkpoint:
         """The whole state, as copies."""
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        statistics = self.learner.policy.observations.state_dict()
+        tensors |= {f"observations.{name}": value for name, value in statistics.items()}
         tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
         tensors["generator"] = self.generator.get_state()
         return Checkpoint(tensors, self.progress)
@@ -396,6 +412,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Inverse of `_checkpoint`."""
         self.learner.load_state_dict(learner_state(checkpoint))
+        self.learner.policy.observations.load_state_dict(observations_state(checkpoint))
         self.curriculum.load_state_dict(curriculum_state(checkpoint))
         self.generator.set_state(checkpoint.tensors["generator"])
         self.progress = checkpoint.progress

@@ -68,19 +68,31 @@ def discounted(values: NDArray[np.float64], discount: float) -> NDArray[np.float
     return sums[:-1]
 
 
-def baseline_values(obs: Sequence[Tensor], returns: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Ridge regression of one task's returns on the baseline's features, as least squares with extra rows √ridge·I."""
+def baseline_values(obs: Sequence[Tensor], targets: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Ridge regression of one task's targets on the baseline's features, as least squares with extra rows √ridge·I.
+
+    The intercept has no extra row, so it is not shrunk.
+    """
     rows = []
     for episode in obs:
         for t, o in enumerate(np.clip(episode.double().numpy(), -10, 10)):
             time = t / 100
             rows.append([*o, *o**2, time, time**2, time**3, 1.0])
     features = np.array(rows)
-    size = features.shape[1]
-    augmented = np.concatenate([features, np.sqrt(1e-5) * np.eye(size)])
-    target = np.concatenate([*returns, np.zeros(size)])
+
+    size = features.shape[1] - 1
+    shrinkage = np.concatenate([np.sqrt(1e-5) * np.eye(size), np.zeros((size, 1))], axis=1)
+    augmented = np.concatenate([features, shrinkage])
+    target = np.concatenate([*targets, np.zeros(size)])
     weights = np.linalg.lstsq(augmented, target, rcond=None)[0]
     return np.split(features @ weights, np.cumsum([len(episode) for episode in obs])[:-1])
+
+
+def steady_return(rewards: Sequence[NDArray[np.float64]], gamma: float) -> list[NDArray[np.float64]]:
+    """What the mean reward on every step would return, up to the end of the longest episode, by episode."""
+    mean = np.concatenate(rewards).mean()
+    longest = discounted(np.full(max(len(reward) for reward in rewards), mean), gamma)
+    return [longest[: len(reward)] for reward in rewards]
 
 
 def generalized_advantage(
@@ -102,7 +114,9 @@ def task_advantages(
     """Advantages of one task, by episode."""
     obs = cut(episodes.obs, episodes, task)
     rewards = [reward.double().numpy() for reward in cut(episodes.reward, episodes, task)]
-    values = baseline_values(obs, [discounted(reward, gamma) for reward in rewards])
+    steady = steady_return(rewards, gamma)
+    deviations = [discounted(reward, gamma) - s for reward, s in zip(rewards, steady, strict=True)]
+    values = [v + s for v, s in zip(baseline_values(obs, deviations), steady, strict=True)]
     advantages = [generalized_advantage(r, v, gamma, gae_lambda) for r, v in zip(rewards, values, strict=True)]
     if normalized:
         together = np.concatenate(advantages)

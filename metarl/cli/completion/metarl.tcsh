@@ -10,6 +10,7 @@
 complete metarl \
         'c/--run-dir=/d/' \
         'c/--env-file=/f/' \
+        'c/--normalize-obs=/(auto on off)/' \
         'c/--curriculum=/(uniform learning-progress hard-first)/' \
         'c/--cuda-graphs=/(auto off)/' \
         'c/--inner-lr-mode=/(fixed meta-sgd per-step meta-sgd-per-step)/' \
@@ -18,14 +19,16 @@ complete metarl \
         'c/--objective-steps=/(last all)/' \
         'c/--outer=/(trpo ppo)/' \
         'c/--activation=/(tanh relu)/' \
+        'c/--policy=/(auto mlp cnn)/' \
         'c/--split=/(test ood train validation)/' \
         'c/--task-file=/f/' \
         'c/--keep=/(last best)/' \
         'c/--split=/(test ood validation)/' \
-        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay over pause port preset quick repeats resume run-dir sb3-settings seconds seed seeds split steps task task-chunk task-file test-tasks)/' \
+        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay over pause policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split steps task task-chunk task-file test-tasks)/' \
         'c/-/(- h)/' \
         'n/--run-dir/d/' \
         'n/--env-file/f/' \
+        'n/--normalize-obs/(auto on off)/' \
         'n/--curriculum/(uniform learning-progress hard-first)/' \
         'n/--cuda-graphs/(auto off)/' \
         'n/--inner-lr-mode/(fixed meta-sgd per-step meta-sgd-per-step)/' \
@@ -34,6 +37,7 @@ complete metarl \
         'n/--objective-steps/(last all)/' \
         'n/--outer/(trpo ppo)/' \
         'n/--activation/(tanh relu)/' \
+        'n/--policy/(auto mlp cnn)/' \
         'n/--split/(test ood train validation)/' \
         'n/--task-file/f/' \
         'n/--keep/(last best)/' \

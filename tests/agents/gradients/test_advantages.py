@@ -66,7 +66,7 @@ def test_discounted_sums_literal(discount: float, expected: list[float]) -> None
     assert discounted_sums(torch.tensor([1.0, 2.0, 3.0]), discount).tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("shape", [(7,), (2, 3, 50)])
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 50), (2, 600)])
 def test_discounted_sums_equal_the_recursion(shape: tuple[int, ...]) -> None:
     values = torch.randn(shape, generator=seeded(0))
     expected = np.apply_along_axis(slow_maml.discounted, -1, values.numpy(), GAMMA)
@@ -111,7 +111,7 @@ def test_lambda_one_gives_returns_minus_values() -> None:
 
 def test_baseline_features_literal() -> None:
     obs = torch.tensor([[[[0.5, -3.0], [20.0, -11.0]]]])
-    expected = [[0.5, -3.0, 0.25, 9.0, 0.0, 0.0, 0.0, 1.0], [10.0, -10.0, 100.0, 100.0, 0.01, 1e-4, 1e-6, 1.0]]
+    expected = [[0.5, -3.0, 0.25, 9.0, 0.0, 0.0, 0.0], [10.0, -10.0, 100.0, 100.0, 0.01, 1e-4, 1e-6]]
     torch.testing.assert_close(baseline_features(obs)[0, 0], torch.tensor(expected))
 
 
@@ -133,8 +133,83 @@ def test_baseline_equals_least_squares_of_each_task(dtype: torch.dtype) -> None:
 
 def test_baseline_finds_a_return_that_is_linear_in_its_features() -> None:
     episodes = varied_episodes()
-    returns = (baseline_features(episodes.obs) @ torch.arange(1.0, 9.0)) * episodes.mask
+    returns = (baseline_features(episodes.obs) @ torch.arange(1.0, 8.0) + 8) * episodes.mask
     torch.testing.assert_close(fit_linear_baseline(episodes, returns), returns, rtol=1e-3, atol=1e-2)
+
+
+def test_more_features_than_steps_make_no_matrix_of_features() -> None:
+    """2,000 observations in 18 steps: the fit is numpy's, from a matrix of 18 × 18."""
+    reward = torch.randn(1, 3, 6, generator=seeded(0))
+    obs = torch.randn(1, 3, 6, 2000, generator=seeded(1))
+    episodes = replace(literal_episodes([0.0], [1.0]), obs=obs, reward=reward, mask=torch.ones_like(reward))
+    expected = slow_maml.baseline_values(list(obs[0]), [r.numpy() for r in reward[0]])
+    np.testing.assert_allclose(fit_linear_baseline(episodes, reward)[0].numpy(), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_intercept_is_not_shrunk() -> None:
+    episodes = varied_episodes()
+    returns = discounted_sums(episodes.reward, GAMMA) * episodes.mask
+    raised = fit_linear_baseline(episodes, returns + 1e6 * episodes.mask)
+    expected = fit_linear_baseline(episodes, returns) + 1e6 * episodes.mask
+    torch.testing.assert_close(raised, expected, rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------------- what says nothing of the actions
+
+
+def whole_episodes(horizon: int = 200, seed: int = 0) -> Episodes:
+    """Episodes that all last to the horizon, in float32, with rewards that differ."""
+    policy = make_policy("gaussian")
+    episodes = random_episodes(policy, policy.init(seeded(seed)), seeded(seed), (2, 4, horizon))
+    reward = torch.rand(2, 4, horizon, generator=seeded(seed + 1))
+    mask = torch.ones_like(reward)
+    return replace(episodes, obs=episodes.obs.float(), reward=reward.float(), mask=mask.float())
+
+
+@pytest.mark.parametrize("bonus", [-30.0, 100.0])
+@pytest.mark.parametrize("gae_lambda", [0.9, 1.0])
+def test_a_bonus_on_every_step_changes_nothing(bonus: float, gae_lambda: float) -> None:
+    episodes = whole_episodes()
+    with_bonus = replace(episodes, reward=episodes.reward + bonus)
+    plain = advantages_of(episodes, 0.99, gae_lambda)
+    torch.testing.assert_close(advantages_of(with_bonus, 0.99, gae_lambda), plain, rtol=0, atol=2e-4)
+
+
+def test_a_bonus_still_pays_where_an_episode_ends_early() -> None:
+    episodes = whole_episodes(horizon=10)
+    mask = episodes.mask.clone()
+    mask[:, 0, 5:] = 0
+    ended = replace(episodes, mask=mask, reward=(episodes.reward + 100) * mask)
+    assert bool((advantages_of(ended, 0.99, 1.0)[:, 0, 4] < -0.5).all())
+
+
+@pytest.mark.parametrize("reward", [-1.0, 0.1, 7e4])
+def test_equal_rewards_give_no_advantages(reward: float) -> None:
+    episodes = whole_episodes()
+    equal = replace(episodes, reward=torch.full_like(episodes.reward, reward))
+    for normalized in (True, False):
+        assert float(advantages_of(equal, 0.99, 1.0, normalized).abs().max()) <= 1e-9 * abs(reward)
+
+
+def test_rewards_that_only_depend_on_time_give_no_advantages() -> None:
+    episodes = whole_episodes()
+    same = episodes.reward[:, :1].expand_as(episodes.reward)
+    assert float(advantages_of(replace(episodes, reward=same), 0.99, 1.0).abs().max()) == 0
+
+
+def test_one_task_without_information_leaves_the_others_alone() -> None:
+    episodes = whole_episodes()
+    reward = episodes.reward.clone()
+    reward[0] = -1
+    advantages = advantages_of(replace(episodes, reward=reward), 0.99, 1.0)
+    assert float(advantages[0].abs().max()) == 0
+    assert torch.equal(advantages[1], advantages_of(episodes, 0.99, 1.0)[1])
+
+
+def test_a_single_episode_still_has_advantages() -> None:
+    episodes = whole_episodes()
+    alone = replace(episodes, obs=episodes.obs[:, :1], reward=episodes.reward[:, :1], mask=episodes.mask[:, :1])
+    assert float(advantages_of(alone, 0.99, 1.0).std()) == pytest.approx(1, abs=0.01)
 
 
 # ---------------------------------------------------------------------- normalisation and the whole

@@ -15,6 +15,7 @@ from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.multitask import Multitask, MultitaskConfig
 from metarl.agents.reptile import Reptile, ReptileConfig
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.precision import set_float_dtype
 from tests.helpers.agent_builders import ACTION_SPACES, OBSERVATION_SPACE, TINY, random_meta_batch, seeded
 
 PROCESSES = 2
@@ -40,6 +41,7 @@ def make(name: str) -> tuple[Learner, list[Episodes], Episodes]:
 def join(process: int, place: Path) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
+    set_float_dtype(torch.float64)
     dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=process, world_size=PROCESSES)
 
 

@@ -27,12 +27,12 @@ pytest_plugins = ["tests.helpers.run_fixtures"]
 FLAGS = {
     "train": (
         "preset seed device iterations max-env-steps num-tasks episodes eval-interval eval-tasks test-tasks "
-        "action-scale checkpoint-interval num-threads curriculum curriculum-buffer curriculum-fresh "
+        "action-scale normalize-obs checkpoint-interval num-threads curriculum curriculum-buffer curriculum-fresh "
         "curriculum-correction compile-env cuda-graphs name run-dir resume env-file adaptation-steps inner-lr "
         "inner-lr-decay log-std-lr-factor inner-lr-mode estimator first-order adapted-layers exploration-credit "
         "objective-steps outer outer-lr outer-lr-decay outer-epochs clip inner-kl-penalty gamma gae-lambda "
-        "fvp-fraction fvp-memory task-chunk hidden-sizes activation init-log-std max-kl cg-iterations cg-damping "
-        "line-search-steps line-search-backtrack"
+        "fvp-fraction fvp-memory task-chunk hidden-sizes activation init-log-std policy max-kl cg-iterations "
+        "cg-damping line-search-steps line-search-backtrack"
     ),
     "evaluate": "split task num-tasks steps episodes seed checkpoint device json out run-dir",
     "adapt": (
@@ -109,7 +109,7 @@ def test_train_shows_its_flags_in_groups(help_of: Help) -> None:
     assert list(found) == ["positional arguments", "options", *(f"{group} options" for group in GROUPS), *of_learner]
     for group, fields in GROUPS.items():
         assert found[f"{group} options"] == [f"--{name.replace('_', '-')}" for name in fields]
-    assert found["policy options"] == ["--hidden-sizes", "--activation", "--init-log-std"]
+    assert found["policy options"] == ["--hidden-sizes", "--activation", "--init-log-std", "--policy"]
     assert "--inner-lr" in found["learner options"]
     assert "--max-kl" in found["trust region options"]
 

@@ -37,13 +37,13 @@ STARTS = [
 ]
 
 
-@pytest.fixture(params=[True, False], ids=["packages", "folders"])
+@pytest.fixture(params=["packages", "folders"])
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The user's project; its folders have an __init__.py or not."""
     for folder, module, content in (("envs", "reach.py", REACH), ("agents", "x.py", "ANSWER = 42\n")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / module).write_text(content)
-        if request.param:
+        if request.param == "packages":
             (tmp_path / folder / "__init__.py").touch()
     return tmp_path
 
@@ -62,10 +62,11 @@ def test_the_users_own_family_is_found(start: list[str], project: Path) -> None:
     assert "-0.25" in text
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_the_users_own_family_is_trained_on(start: list[str], project: Path) -> None:
+@INSTALLED
+@pytest.mark.parametrize("project", ["folders"], indirect=True)
+def test_the_users_own_family_is_trained_on(project: Path) -> None:
     small = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 2 --hidden-sizes 4 --name mine"
-    text = output_of([*start, "train", "maml", "envs.reach:Reach", *small.split()], project)
+    text = output_of([*AS_CONSOLE_SCRIPT, "train", "maml", "envs.reach:Reach", *small.split()], project)
     assert "maml on envs.reach:Reach, 1 iterations, in runs/mine" in text
     assert (project / "runs" / "mine" / "evaluation-test.json").is_file()
 

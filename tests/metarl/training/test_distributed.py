@@ -91,8 +91,9 @@ def train_alone_on_the_same_tasks(run: RunDirectory) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--outer", "trpo", "--cg-iterations", "2"),  # ten of them make much of the last bits of float32
-        ("--outer", "ppo"),
+        # Ten iterations of conjugate gradient would make much of the last bits of float32.
+        pytest.param(("--outer", "trpo", "--cg-iterations", "2"), marks=pytest.mark.slow),
+        pytest.param(("--outer", "ppo"), marks=pytest.mark.slow),
         ("--outer", "ppo", "--curriculum", "hard-first", "--curriculum-correction", "--num-tasks", "4"),
     ],
 )
@@ -111,6 +112,7 @@ def test_a_job_trains_as_one_process_on_the_same_tasks(tmp_path: Path, flags: tu
     assert rows[-1]["env_steps"] == ITERATIONS * run.config.num_tasks * 2 * run.config.episodes * 20  # M, batches, E, H
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_job_with_a_checkpoint_from_which_torchrun_goes_on(tmp_path: Path) -> None:
     places = {name: tmp_path / name for name in ("undisturbed", "lost", "restarted")}
     for place in places.values():
@@ -126,6 +128,7 @@ def test_a_lost_process_ends_the_job_with_a_checkpoint_from_which_torchrun_goes_
     assert same_tensors(tensors_of(places["restarted"] / RUN), tensors_of(places["undisturbed"] / RUN))
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_with_a_run_of_one_process_and_refuses_a_damaged_one(tmp_path: Path) -> None:
     run = train(tmp_path)
     resume = ["train", "--resume", str(run), "--iterations", str(ITERATIONS + 1)]
