@@ -21,8 +21,9 @@ def find_agent(name: str) -> Agent:
     """
     if ":" in name:
         return _load_from_module(name)
-    if name in AGENTS:
-        return AGENTS[name]
+    found: Agent | None = AGENTS.get(name)
+    if found is not None:
+        return found
 
     near = difflib.get_close_matches(name, list(AGENTS), n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""

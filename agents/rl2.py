@@ -326,7 +326,7 @@ class RL2(Learner):
 
     def _scale_of_values(self, trials: Trials) -> Tensor:
         """What a value of 1 stands for: the reward's scale over as many steps as the discount lets count."""
-        horizon = trials.mask.shape[1]
+        horizon = float(trials.mask.shape[1])
         if self.config.gamma < 1:
             horizon = min(horizon, 1 / (1 - self.config.gamma))
         return self._reward_scale * horizon

@@ -279,7 +279,8 @@ class _Head:
         start = 0
         last = len(self.sizes) - 2
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
-            weight = generated[..., start : start + fan_in * fan_out].unflatten(-1, (fan_in, fan_out))
+            numbers = generated[..., start : start + fan_in * fan_out]
+            weight = numbers.reshape(*numbers.shape[:-1], fan_in, fan_out)
             start += fan_in * fan_out
             bias = generated[..., start : start + fan_out]
             start += fan_out
@@ -355,8 +356,8 @@ def _gru_weights(params: Parameters, name: str) -> _MemoryWeights:
     """Taken apart once for all steps: autograd would put the parts together again at each step."""
     weight, bias = params[f"{name}.memory.weight"], params[f"{name}.memory.bias"]
     units = weight.shape[-2]
-    gates, candidate = weight.split([2 * units, units], dim=-1)
-    gates_bias, candidate_bias = bias.split([2 * units, units], dim=-1)
+    gates, candidate = torch.split(weight, [2 * units, units], dim=-1)
+    gates_bias, candidate_bias = torch.split(bias, [2 * units, units], dim=-1)
     return _MemoryWeights(gates, gates_bias, candidate, candidate_bias)
 
 
@@ -364,8 +365,8 @@ def _input_gates(inputs: Tensor, params: Parameters, name: str) -> tuple[Tensor,
     """What the inputs contribute to the gates r and z, (*batch, 2U), and to the candidate, (*batch, U)."""
     weight, bias = params[f"{name}.input.weight"], params[f"{name}.input.bias"]
     units = weight.shape[-1] // 3
-    gates, candidate = weight.split([2 * units, units], dim=-1)
-    gates_bias, candidate_bias = bias.split([2 * units, units], dim=-1)
+    gates, candidate = torch.split(weight, [2 * units, units], dim=-1)
+    gates_bias, candidate_bias = torch.split(bias, [2 * units, units], dim=-1)
     return _affine(inputs, gates, gates_bias), _affine(inputs, candidate, candidate_bias)
 
 

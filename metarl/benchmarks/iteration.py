@@ -19,7 +19,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.training.accelerate import capture_rollouts
 from metarl.training.memory import peak_memory_mb
-from metarl.training.meta_iteration import sample_iteration
+from metarl.training.meta_iteration import Sampled, sample_iteration
 
 PLAIN_TASKS = 4
 """The plain loop takes as long for each task; so many are timed, and the time is scaled up."""
@@ -83,13 +83,14 @@ def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
     learner = learners["trpo"]
     capture_error = capture_rollouts(distribution, learner, generator)
 
-    def sample() -> MetaBatch:
+    def sample() -> Sampled:
         tasks = distribution.sample(workload.num_tasks, "train", generator)
-        return sample_iteration(distribution, learner, tasks, workload.episodes, generator).batch
+        return sample_iteration(distribution, learner, tasks, workload.episodes, generator)
 
     # A meta-batch of the initial parameters; every update begins at them.
     start = learner.state_dict()
-    support, query, *_ = sample()
+    batch = sample().batch
+    support, query = batch.support, batch.query
     assert query is not None
 
     collected: list[float] = []

@@ -112,7 +112,7 @@ def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: 
         return 0
     steps = config.num_tasks * max(1, round(agent.fvp_fraction * config.episodes)) * distribution.horizon
     arrays = 4 * learner.sampling.support + 2
-    everything = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
+    everything: int = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
     return min(everything, int(agent.fvp_memory * 1e6))
 
 

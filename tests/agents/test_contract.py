@@ -200,19 +200,19 @@ def test_an_update_that_fails_leaves_everything_as_it_was(agent: Agent, monkeypa
 
     # Wherever it is interrupted: at the first and at a later step of Adam, or while it computes.
     monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
-    monkeypatch.setattr("metarl.agents.policies.optimizer.MetaOptimizer.assign", _failing_once(learner))
+    monkeypatch.setattr("metarl.agents.policies.optimizer.MetaOptimizer.assign", _failing_once())
     try:
         learner.update(batch)
     except KeyboardInterrupt:
         assert_same_state(learner.state_dict(), before)
 
 
-def _failing_once(learner: Learner) -> Any:
+def _failing_once() -> Any:
     """Assignment that is interrupted the first time it is called for the update, and works when state is restored."""
     from metarl.agents.policies.optimizer import MetaOptimizer
 
     assign = MetaOptimizer.assign
-    restoring = []
+    restoring: list[bool] = []
 
     def wrapped(self: MetaOptimizer, parameters: dict[str, torch.Tensor]) -> None:
         assign(self, parameters)

@@ -37,14 +37,11 @@ def made(env: str, network: str = "plain", **changes: object) -> tuple[RL2, Task
 
 
 def trials_of(learner: RL2, distribution: TaskDistribution, seed: int = 2) -> list[Episodes]:
-    """The episodes 1 … n of 2 trials of each of 4 tasks, some of which ended early."""
+    """The episodes 1 … n of 2 trials of each of 4 tasks."""
     tasks = distribution.sample(4, "train", seeded(seed))
     batches = adapt_to_tasks(learner, distribution, tasks, TRIAL - 1, 2, seeded(seed)).batches
-    return [_ended_early(batch, number) for number, batch in enumerate(batches)] if len(batches) > TRIAL else batches
-
-
-def _ended_early(batch: Episodes, number: int) -> Episodes:
-    return batch
+    assert len(batches) == TRIAL
+    return batches
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -92,9 +89,9 @@ def test_the_recurrent_unit_is_the_one_of_torch_and_no_gradient_passes_a_truncat
     trials = Trials.of(trials_of(learner, distribution))
     policy, params = learner.policy, learner.params
     cell = torch.nn.GRUCell(policy.num_inputs, 8)
-    for ours, theirs in (("input", "ih"), ("memory", "hh")):
-        getattr(cell, f"weight_{theirs}").data = params[f"policy.gru.{ours}.weight"].T.clone()
-        getattr(cell, f"bias_{theirs}").data = params[f"policy.gru.{ours}.bias"].clone()
+    for own_name, name in (("input", "ih"), ("memory", "hh")):
+        getattr(cell, f"weight_{name}").data = params[f"policy.gru.{own_name}.weight"].T.clone()
+        getattr(cell, f"bias_{name}").data = params[f"policy.gru.{own_name}.bias"].clone()
 
     # What it saw before the first step and after each: nothing, then its own action and reward.
     hidden = torch.zeros(len(trials.obs), 8)
@@ -118,7 +115,7 @@ def test_the_recurrent_unit_is_the_one_of_torch_and_no_gradient_passes_a_truncat
 
 
 def test_a_hypernetwork_begins_as_ordinary_heads_whatever_is_remembered() -> None:
-    distribution = make_distribution("continuous" if False else ENVS["continuous"])
+    distribution = make_distribution(ENVS["continuous"])
     config = RL2Config(policy=NETWORKS["hypernetwork"])
     learner = RL2(distribution.observation_space, distribution.action_space, config, seeded(0))
     policy, params, obs = learner.policy, learner.params, torch.randn(5, 2, generator=seeded(1))

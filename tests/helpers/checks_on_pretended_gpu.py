@@ -43,7 +43,7 @@ def test_a_step_neither_waits_for_the_device_nor_moves_numbers_to_it(
             traffic.questions.clear()
             carry, happened = advance(env, policy, params, carry, generator)
             assert not traffic.moves and not traffic.questions
-            assert {value.device.type for value in (*carry.tensors().values(), *happened.values())} == {NAME}
+            assert {value.device.type for value in (*carry.fields().values(), *happened.values())} == {NAME}
 
 
 @pytest.mark.parametrize("env", ["point-navigation/finn", "cart-pole"])

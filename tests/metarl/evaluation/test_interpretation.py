@@ -57,7 +57,9 @@ def found_on_quadratic(steps: int = STEPS) -> Interpretation:
     distribution = TaskDistribution(PointNavigation(), {"corner": Choice(CORNERS)})
     batch = constant_episodes(torch.zeros(4, 1, 1), torch.ones(4, 1, 1))
     tasks = {"corner": torch.tensor(CORNERS)}
-    return interpret(cast(Learner, Quadratic()), distribution, tasks, "test", [batch] * (steps + 1))
+    found = interpret(cast(Learner, Quadratic()), distribution, tasks, "test", [batch] * (steps + 1))
+    assert found is not None
+    return found
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -158,6 +160,7 @@ def test_all_tasks_at_once_is_a_loop_over_tasks(agent: str, env: str, monkeypatc
         "metarl.evaluation.adaptation.collect", lambda *arguments: pytest.fail("an environment step was taken")
     )
     found = interpret(learner, distribution, tasks, "test", batches)
+    assert found is not None
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
     directions = []
