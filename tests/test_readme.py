@@ -21,6 +21,7 @@ from metarl.envs.rollout import collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
+from tests.helpers import own_agent
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("envs", "agents", "metarl")
@@ -287,8 +288,13 @@ FLAGS = flags_by_command()
 
 
 @pytest.mark.parametrize("words", sorted(FLAGS), ids=" ".join)
-def test_every_command_has_its_subcommand_and_flags(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_its_subcommand_and_flags(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert words[0] in COMMANDS
+    own_agent.write(tmp_path)  # a page's command may name it
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         main([*words, "--help"])
     assert stop.value.code == 0
