@@ -58,9 +58,9 @@ class DistillationConfig(MAMLConfig):
             positive=("temperature",),
             not_negative=("future_credit",),
         )
-        if self.match == "initial" and self.objective_steps == "all":
+        if self.match == "initial" and self.objective_steps != "last":
             raise ValueError("match 'initial' has no adapted policies: objective_steps must be 'last'")
-        if self.states == "teacher" and (self.outer == "trpo" or self.objective_steps == "all"):
+        if self.states == "teacher" and (self.outer == "trpo" or self.objective_steps != "last"):
             raise ValueError("states 'teacher' need outer 'ppo' and objective_steps 'last'")
 
 
@@ -173,7 +173,7 @@ class Distillation(MAML):
         assert self.teachers is not None and meta_batch.tasks is not None
         teachers = self.teachers.index(meta_batch.tasks)
         batches = self.distillation_batches(meta_batch.support, meta_batch.query, teachers)
-        return self._divergences(batches) | self.improve(batches, meta_batch.importance)
+        return self._divergences(batches) | self.improve(batches, meta_batch.importance, meta_batch.progress)
 
     def distillation_batches(self, support: list[Episodes], query: Episodes | None, teachers: Tensor) -> list[Batch]:
         """Support batches and query with what the teachers (M,) do in them.

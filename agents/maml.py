@@ -53,10 +53,13 @@ class MAMLConfig:
         exploration_credit: weight of the credit that the actions of the support batches get for the return after the
             last step (E-MAML), standardised over tasks; 0: none.
         objective_steps: "last": improve the return after step K; "all": the mean over the returns after steps
-            1 … K, the support batches serving as queries of the step before them (multi-step loss of MAML++).
+            1 … K, the support batches serving as queries of the step before them (multi-step loss of MAML++); "all+0":
+            over k = 0 … K, so that the return before adaptation counts as well.
         outer: "trpo" (MAML-TRPO) or "ppo" (ProMP: clipped surrogate, Adam, inner KL penalty).
         outer_lr: ppo: Adam's rate.
-        outer_lr_decay: ppo: factor by which Adam's rate shrinks from one meta-update to the next.
+        outer_lr_decay: ppo: factor by which Adam's rate shrinks from one meta-update to the next, however many follow.
+        outer_lr_final: ppo: share of Adam's rate that is left at the end of the training; it shrinks geometrically with
+            progress, so that a longer training shrinks it more slowly.
         outer_epochs: ppo: gradient steps on each batch.
         clip: ppo: clip range ε of the likelihood ratio.
         inner_kl_penalty: ppo: weight η of the KL between each support batch's policy and its new counterpart.
@@ -80,10 +83,11 @@ class MAMLConfig:
     first_order: bool = False
     adapted_layers: Literal["all", "head"] = "all"
     exploration_credit: float = 0.0
-    objective_steps: Literal["last", "all"] = "last"
+    objective_steps: Literal["last", "all", "all+0"] = "last"
     outer: Literal["trpo", "ppo"] = "trpo"
     outer_lr: float = 1e-3
     outer_lr_decay: float = 1.0
+    outer_lr_final: float = 1.0
     outer_epochs: int = 5
     clip: float = 0.3
     inner_kl_penalty: float = 5e-4
@@ -99,7 +103,15 @@ class MAMLConfig:
         check_values(
             self,
             at_least_one=("adaptation_steps", "outer_epochs"),
-            positive=("inner_lr", "inner_lr_decay", "log_std_lr_factor", "outer_lr", "outer_lr_decay", "clip"),
+            positive=(
+                "inner_lr",
+                "inner_lr_decay",
+                "log_std_lr_factor",
+                "outer_lr",
+                "outer_lr_decay",
+                "outer_lr_final",
+                "clip",
+            ),
             not_negative=("inner_kl_penalty", "exploration_credit", "fvp_memory", "task_chunk"),
             probabilities=("gamma", "gae_lambda"),
         )
@@ -155,7 +167,8 @@ class MAML(GradientLearner[MAMLConfig]):
         return OuterObjective(
             self.policy,
             self.surrogate,
-            every_step=config.objective_steps == "all",
+            every_step=config.objective_steps != "last",
+            before_adaptation=config.objective_steps == "all+0",
             inner_kl_penalty=config.inner_kl_penalty if config.outer == "ppo" else 0.0,
             exploration_credit=config.exploration_credit,
         )
@@ -163,7 +176,9 @@ class MAML(GradientLearner[MAMLConfig]):
     def _outer_update(self) -> OuterUpdate:
         config = self.config
         if config.outer == "ppo":
-            return ProximalUpdate(self.objective, config.outer_lr, config.outer_lr_decay, config.outer_epochs)
+            return ProximalUpdate(
+                self.objective, config.outer_lr, config.outer_lr_decay, config.outer_epochs, config.outer_lr_final
+            )
         return TrustRegionUpdate(self.objective, config.trust_region, config.fvp_fraction, config.fvp_memory)
 
     # ------------------------------------------------------------------ begin and adapt
@@ -187,17 +202,23 @@ class MAML(GradientLearner[MAMLConfig]):
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See Learner.update; the trust region's KL weighs all tasks the same."""
         assert meta_batch.query is not None
-        return self.improve(self.batches(meta_batch.support, meta_batch.query), meta_batch.importance)
+        batches = self.batches(meta_batch.support, meta_batch.query)
+        return self.improve(batches, meta_batch.importance, meta_batch.progress)
 
-    def improve(self, batches: Sequence[Batch], importance: Tensor | None) -> dict[str, float]:
-        """Improve the meta-parameters on support batches and query, tasks weighed by importance (M,); returns metrics.
+    def improve(self, batches: Sequence[Batch], importance: Tensor | None, progress: float = 0.0) -> dict[str, float]:
+        """Improve the meta-parameters on support batches and query; returns metrics.
+
+        Args:
+            batches: support batches and query.
+            importance: weights of the tasks, (M,).
+            progress: share of the training that is done, 0 … 1.
 
         Raises:
             FloatingPointError: a gradient is not finite; the meta-parameters are as they were.
         """
         *support, query = batches
         with self.optimizer.all_or_nothing():
-            metrics = self.outer_update(self.optimizer, [*support, query.weighted(importance)])
+            metrics = self.outer_update(self.optimizer, [*support, query.weighted(importance)], progress)
 
         with torch.no_grad():
             entropy = mean_over_steps(query, self.policy.distribution(query.behaviour).entropy())

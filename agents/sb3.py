@@ -6,7 +6,6 @@ This module receives an SB3 VecEnv and builds none. Importing it imports stable_
 import copy
 import inspect
 import json
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,13 +175,43 @@ def load_model(name: str, path: str | Path, env: VecEnv) -> BaseAlgorithm:
 
     # A damaged or foreign file fails in many ways, each of which means the same to the user.
     try:
+        _check_sizes(path)
         _, parameters, _ = load_from_zip_file(path, load_data=False, device="cpu")
         model.set_parameters(parameters, device="cpu")
         with zipfile.ZipFile(path) as archive:
-            model.num_timesteps = int(json.loads(archive.read("data"))["num_timesteps"])
-    except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a model of SB3's {name}: {' '.join(str(error).split())}") from None
+            model.num_timesteps = _count_of_steps(json.loads(archive.read("data")))
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{path} is not a model of SB3's {name}: {what}") from None
+
+    for part, value in model.policy.state_dict().items():
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise ValueError(f"{path} is not a model of SB3's {name}: {part} holds a value that is not a number")
     return model
+
+
+_MOST_BYTES = 2**30
+"""Of one part of a zip: a small file may claim to hold more than any memory does."""
+
+
+def _check_sizes(path: str | Path) -> None:
+    """Refuse a zip with a part that is no network's.
+
+    Raises:
+        ValueError: names the part.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.file_size > _MOST_BYTES:
+                raise ValueError(f"{part.filename} takes {part.file_size / 1e9:.1f} GB")
+
+
+def _count_of_steps(data: Any) -> int:
+    """The environment steps that a model has been trained for, in its zip's "data"."""
+    count = data["num_timesteps"]
+    if type(count) is not int or count < 0:
+        raise ValueError(f"num_timesteps must be a whole number, got {count!r:.60}")
+    return count
 
 
 def learn_with_evaluations(

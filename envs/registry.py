@@ -2,10 +2,12 @@
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import BuiltinFunctionType
 
-from metarl.envs.external.yaml_file import from_yaml
+from metarl.envs.external.yaml_file import from_yaml, modules_of_yaml
 from metarl.envs.families import (
     acrobot,
     ant,
@@ -106,6 +108,17 @@ def _make_by_name(name: str) -> TaskDistribution:
     return distribution
 
 
+def modules_named_by(name: str) -> list[str]:
+    """The modules of the user's own that `make_distribution` would import; imports nothing.
+
+    Raises:
+        ValueError: a YAML file that cannot be read.
+    """
+    if is_env_file(name):
+        return modules_of_yaml(name)
+    return [name.partition(":")[0]] if ":" in name else []
+
+
 def is_env_file(name: str) -> bool:
     """Whether it is the name of a YAML file rather than of an environment."""
     return name.endswith((".yaml", ".yml"))
@@ -130,6 +143,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _load_from_module(name: str) -> TaskDistribution:
     """The distribution that "package.module:Attribute" names; see `make_distribution`."""
     module_name, _, attribute = name.partition(":")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"environment {name!r}: {module_name!r} is Python's own, and defines no environment")
     try:
         module = importlib.import_module(module_name)
     # A module of the user's own may fail with anything while it is imported.
@@ -144,8 +159,10 @@ def _load_from_module(name: str) -> TaskDistribution:
     if isinstance(target, TaskDistribution):
         return target
 
+    # Whatever else can be called does something, but makes no environment.
     made: object = None
-    if callable(target):
+    is_other_class = isinstance(target, type) and not issubclass(target, TaskDistribution)
+    if callable(target) and not is_other_class and not isinstance(target, BuiltinFunctionType):
         try:
             made = target()
         except Exception as error:

@@ -287,7 +287,9 @@ def _freeze_ended(memory: Any, carry: Carry) -> Any:
     if memory is None or carry.memory is None:
         return memory
 
-    def choose(new: Tensor, old: Tensor) -> Tensor:
+    def choose(new: Any, old: Any) -> Any:
+        if not isinstance(new, Tensor):
+            return new  # a count of steps, the same for all episodes
         alive = carry.alive.reshape(*carry.alive.shape, *(1,) * (new.ndim - carry.alive.ndim))
         return torch.where(alive, new, old)
 
@@ -325,8 +327,13 @@ def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None) 
         last_obs=end.last_obs,
         behaviour=behaviour,
         success=success,
-        memory=end.memory,
+        memory=end.memory if _is_of_episodes(end.memory) else None,
     )
+
+
+def _is_of_episodes(memory: Any) -> bool:
+    """Whether a memory holds tensors alone; a plain count of steps means nothing once they are over."""
+    return all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(memory))
 
 
 def _check_finite(env: BatchedEnv, episodes: Episodes) -> None:

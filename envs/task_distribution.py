@@ -2,12 +2,14 @@
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, Self
 
 import torch
 from gymnasium.spaces import Box
+from torch import Tensor
 
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import BatchedEnv
@@ -20,6 +22,12 @@ FROZEN_SIZE = 1000
 
 _FROZEN_SEEDS = {"validation": 1_000_003, "test": 2_000_003, "ood": 3_000_017}
 
+_HELD_OUT_TENTHS = {"train": (0, 6), "validation": (6, 8), "test": (8, 10)}
+"""Which tenths of the tasks belong to a split where tasks are held out."""
+
+_MAX_DRAWS = 1000
+_PRIME = 2**31 - 1
+
 SPLITS = ("train", *_FROZEN_SEEDS)
 """All splits; `ood` only where a distribution has ranges for it."""
 
@@ -29,9 +37,10 @@ class TaskDistribution:
 
     `train` samples new tasks each time. `validation` and `test` are frozen lists of FROZEN_SIZE tasks, sampled from
     the same ranges with seeds of their own: the first n of them are the same on every machine and in every run, so
-    that results can be compared. In a continuous space the three splits share no task; a space of a few choices (two
-    directions, say) has no other tasks to offer, and they do. `ood` is a frozen list from outside the training
-    ranges: extrapolation.
+    that results can be compared. No task stands in a list twice. In a continuous space the three splits share no task;
+    a space of a few choices (two directions, say) has no other tasks to offer, and they do (`shares_tasks`), unless the
+    choices are enough to be shared out (`held_out`). `ood` is a frozen list from outside the training ranges:
+    extrapolation.
 
     Attributes:
         name: name in the registry, or the place it was loaded from; shown in reports.
@@ -39,6 +48,8 @@ class TaskDistribution:
         train: range of each task parameter.
         ood: ranges outside training; a parameter not named keeps its training range. Empty: no ood split.
         test: ranges of the test split where they are not those of training: benchmarks that name their test tasks.
+        held_out: whether each task belongs to one of train, validation and test alone, by a hash of its parameters:
+            6, 2 and 2 tenths of all. For families of some hundred to some thousand tasks.
     """
 
     def __init__(
@@ -48,6 +59,7 @@ class TaskDistribution:
         ood: Mapping[str, Range] | None = None,
         name: str = "",
         test: Mapping[str, Range] | None = None,
+        held_out: bool = False,
     ) -> None:
         if not train:
             raise ValueError("a task distribution needs at least one task parameter")
@@ -62,6 +74,7 @@ class TaskDistribution:
         self.ood = dict(ood or {})
         self.test = dict(test or {})
         self.name = name or type(self).__name__
+        self.held_out = held_out
         self._train_tasks: Task | None = None
 
     @property
@@ -117,7 +130,7 @@ class TaskDistribution:
         """Sample tasks, leaves (M, …), on the generator's device (CPU without one).
 
         Args:
-            num_tasks: M ≥ 1.
+            num_tasks: M ≥ 1; a frozen list of fewer distinct tasks gives those that it has.
             split: "train" samples with the generator; the other splits give the first M of their frozen list.
             generator: needed for "train", not used by the frozen splits but for its device.
 
@@ -139,11 +152,47 @@ class TaskDistribution:
 
         # The whole list is sampled on the CPU, whatever M and the device, so that task i is always the same.
         frozen = torch.Generator().manual_seed(_FROZEN_SEEDS[split])
-        return {name: range_.sample(FROZEN_SIZE, frozen)[:num_tasks].to(device) for name, range_ in ranges.items()}
+        tasks = self._draw(ranges, FROZEN_SIZE, split, frozen)
+        distinct = _first_of_each(tasks)[:num_tasks]
+        return {name: value[distinct].to(device) for name, value in tasks.items()}
+
+    def _draw(self, ranges: Mapping[str, Range], num_tasks: int, split: str, generator: torch.Generator) -> Task:
+        """Draw tasks; where some are held out, those of other splits are drawn again."""
+        tasks = {name: range_.sample(num_tasks, generator) for name, range_ in ranges.items()}
+        if not self.held_out or split == "ood":
+            return tasks
+
+        first, last = _HELD_OUT_TENTHS[split]
+        for _ in range(_MAX_DRAWS):
+            tenth = _tenth(tasks)
+            foreign = (tenth < first) | (tenth >= last)
+            if not bool(foreign.any()):
+                return tasks
+            for name, range_ in ranges.items():
+                tasks[name][foreign] = range_.sample(int(foreign.sum()), generator)
+        raise ValueError(f"{self.name} has too few tasks to hold some of them out: no {split} task was found")
+
+    @property
+    def num_distinct_tasks(self) -> int | None:
+        """Number of tasks that the training ranges hold, all splits together; None where it is not finite."""
+        counts = [range_.count for range_ in self.train.values()]
+        known = [count for count in counts if count is not None]
+        return math.prod(known) if len(known) == len(counts) else None
+
+    def shares_tasks(self, split: str) -> bool:
+        """Whether a split holds tasks that training draws as well, because the family has few and keeps none apart."""
+        own_ranges = {"ood": self.ood, "test": self.test}.get(split, {})
+        count = self.num_distinct_tasks
+        return count is not None and count <= FROZEN_SIZE and not self.held_out and not own_ranges
+
+    def exhausts(self, split: str, num_tasks: int) -> bool:
+        """Whether so many tasks of a split are all that there are, and no sample of more."""
+        count = self.num_distinct_tasks
+        return self.shares_tasks(split) and count is not None and num_tasks >= count
 
     def _sample_train(self, num_tasks: int, generator: torch.Generator) -> Task:
         if self._train_tasks is None:
-            return {name: range_.sample(num_tasks, generator) for name, range_ in self.train.items()}
+            return self._draw(self.train, num_tasks, "train", generator)
 
         count = num_tasks_of(self._train_tasks)
         index = torch.randint(count, (num_tasks,), generator=generator, device=generator.device)
@@ -210,6 +259,25 @@ class TaskDistribution:
         return self.env.bind(tasks, num_episodes)
 
 
+def _tenth(tasks: Task) -> Tensor:
+    """A number from 0 to 9 for each task, by a hash of its parameters, (M,); the same on every machine and device."""
+    digest = torch.zeros(num_tasks_of(tasks), dtype=torch.int64, device=next(iter(tasks.values())).device)
+    for _, value in sorted(tasks.items()):
+        for element in value.float().reshape(len(value), -1).T:
+            digest = (digest * 1_000_003 + element.contiguous().view(torch.int32).long() + 1) % _PRIME
+
+    return (digest * 48_271 % _PRIME) % 10
+
+
+def _first_of_each(tasks: Task) -> list[int]:
+    """Indices of the tasks that no earlier one equals, ascending."""
+    rows = torch.cat([value.reshape(len(value), -1).double() for value in tasks.values()], dim=1).numpy()
+    first: dict[bytes, int] = {}
+    for index, row in enumerate(rows):
+        first.setdefault(row.tobytes(), index)
+    return list(first.values())
+
+
 def _check_horizon(env: EnvFamily) -> None:
     """Refuse a family whose episodes have no length.
 
@@ -226,8 +294,10 @@ def _parse_task_text(text: str) -> dict[str, Any]:
     if text.lstrip().startswith("{"):
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"task {text!r} is not valid JSON: {error}") from None
+        except RecursionError:
+            raise ValueError(f"task {text!r:.80} is not valid JSON: nested too deep") from None
+        except ValueError as error:
+            raise ValueError(f"task {text!r:.200} is not valid JSON: {error}") from None
         assert isinstance(values, dict)
         return values
 

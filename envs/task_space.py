@@ -43,6 +43,11 @@ class Range(ABC):
     def contains(self, value: Tensor) -> Tensor:
         """Tell which values lie in the range: (M, *shape) -> bool (M,)."""
 
+    @property
+    def count(self) -> int | None:
+        """Number of values that it holds; None where these are not counted."""
+        return None
+
     @abstractmethod
     def __str__(self) -> str: ...
 
@@ -54,6 +59,9 @@ _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 """Task parameters are float32: beyond these they become infinite, below them they lose digits and become 0."""
 
+_BLOCK = 16
+"""Normal numbers that torch makes at once on a CPU."""
+
 _MAX_LISTED = 8
 """A Choice of more values than these is described by its first and its last."""
 
@@ -64,8 +72,30 @@ def _rand(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) ->
 
 
 def _randn(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Standard normal, (M, *shape)."""
-    return torch.randn((num_tasks, *shape), generator=generator, device=generator.device, dtype=float_dtype())
+    """Standard normal, (M, *shape).
+
+    `torch.randn` computes 16 numbers and more with the widest instructions that a CPU has, and their last bit differs
+    from CPU to CPU. Here the same random numbers go through the same formula in double precision.
+    """
+    count = num_tasks * math.prod(shape)
+    if generator.device.type != "cpu" or count < _BLOCK or float_dtype() != torch.float32:
+        return torch.randn((num_tasks, *shape), generator=generator, device=generator.device, dtype=float_dtype())
+
+    uniform = torch.rand(count, generator=generator, dtype=torch.float32).double().numpy()
+    normal = _box_muller(uniform[: count - count % _BLOCK])
+    if count % _BLOCK:
+        # Torch draws the last block anew where it is not whole, and lets it overlap the one before.
+        last = _box_muller(torch.rand(_BLOCK, generator=generator, dtype=torch.float32).double().numpy())
+        normal = np.concatenate([normal[: count - _BLOCK], last])
+    return torch.from_numpy(normal).float().reshape(num_tasks, *shape)
+
+
+def _box_muller(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard normal numbers of as many uniform ones, a multiple of 16: each block pairs its halves, as torch's do."""
+    blocks = uniform.reshape(-1, _BLOCK)
+    radius = np.sqrt(-2 * np.log(1 - blocks[:, : _BLOCK // 2]))
+    angle = 2 * math.pi * blocks[:, _BLOCK // 2 :]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
 
 
 def _randint(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -242,6 +272,11 @@ class Integers(Range):
         """See Range.contains."""
         return _all_elements((value >= self.low) & (value <= self.high) & (value == value.round()))
 
+    @property
+    def count(self) -> int:
+        """See Range.count."""
+        return (self.high - self.low + 1) ** math.prod(self.shape)  # type: ignore[no-any-return]
+
     def __str__(self) -> str:
         return f"whole number in [{self.low}, {self.high}]{_dimensions(self.shape)}"
 
@@ -284,6 +319,11 @@ class Choice(Range):
         near = (value.unsqueeze(1) - self._table().to(value)).abs() <= _TOLERANCE
         return near.reshape(*near.shape[:2], -1).all(dim=2).any(dim=1)
 
+    @property
+    def count(self) -> int:
+        """See Range.count."""
+        return len(torch.unique(self._table(), dim=0))
+
     def __str__(self) -> str:
         if len(self.values) > _MAX_LISTED:
             return f"one of {len(self.values)} values, {self.values[0]} … {self.values[-1]}"
@@ -307,11 +347,12 @@ class Ball(Range):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
         """See Range.sample."""
-        direction = _randn(num_tasks, (self.dim,), generator)
+        direction = _randn(num_tasks, (self.dim,), generator).double()
 
-        # The volume within a radius grows as radius^dim, so the root makes points equally dense everywhere.
-        radius = self.radius * _rand(num_tasks, (1,), generator) ** (1 / self.dim)
-        return radius * direction / _norm(direction).unsqueeze(1)
+        # The volume within a radius grows as radius^dim, so the root makes points equally dense everywhere. In double
+        # precision, because the last bit of a root differs from CPU to CPU.
+        radius = self.radius * _rand(num_tasks, (1,), generator).double() ** (1 / self.dim)
+        return (radius * direction / _norm(direction).unsqueeze(1)).to(float_dtype())
 
     def contains(self, value: Tensor) -> Tensor:
         """See Range.contains."""
@@ -384,7 +425,8 @@ class BoxRing(Range):
         """
         inner, outer = self.inner**self.dim, self.outer**self.dim
         volume = inner + (outer - inner) * _rand(num_tasks, (1,), generator)
-        radius = volume ** (1 / self.dim)
+        # A square root has the same last bit on every CPU, other roots have so in double precision only.
+        radius = volume**0.5 if self.dim == 2 else (volume.double() ** (1 / self.dim)).to(volume)
 
         # A face fixes one coordinate, at +r or at −r.
         point = radius * (2 * _rand(num_tasks, (self.dim,), generator) - 1)
@@ -400,6 +442,44 @@ class BoxRing(Range):
         outer = f"[-{self.outer:g}, {self.outer:g}]^{self.dim}"
         inner = f"[-{self.inner:g}, {self.inner:g}]^{self.dim}"
         return f"uniform in {outer} outside {inner}"
+
+
+@dataclass(frozen=True)
+class LogBoxRing(Range):
+    """Scales outside [1/inner, inner] and within [1/outer, outer]: at least one element of a value lies outside.
+
+    The logarithms of all elements are uniform in a cube without a smaller cube, as of BoxRing: none of these values is
+    one of LogUniform(1/inner, inner), and their elements are as far apart from 1 as an extrapolation asks for.
+    """
+
+    inner: float
+    outer: float
+    units: str = ""
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject an empty ring."""
+        if not (1 <= self.inner < self.outer <= _LARGEST):
+            raise ValueError(f"LogBoxRing needs 1 <= inner < outer, got inner={self.inner}, outer={self.outer}")
+
+    @property
+    def _logarithms(self) -> BoxRing:
+        return BoxRing(math.log(self.inner), math.log(self.outer), dim=math.prod(self.shape))
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        """See Range.sample."""
+        logarithms = self._logarithms.sample(num_tasks, generator)
+        return logarithms.double().exp().to(logarithms).reshape(num_tasks, *self.shape)
+
+    def contains(self, value: Tensor) -> Tensor:
+        """See Range.contains."""
+        positive = _all_elements(value > 0)
+        flat = value.reshape(len(value), -1).clamp(min=_SMALLEST)
+        return positive & self._logarithms.contains(flat.log())
+
+    def __str__(self) -> str:
+        outer = f"[{1 / self.outer:g}, {self.outer:g}]{_dimensions(self.shape)}"
+        return f"log-uniform in {outer} outside [{1 / self.inner:g}, {self.inner:g}]{_dimensions(self.shape)}"
 
 
 def select_tasks(tasks: Task, index: int | slice | tuple[int, ...] | Tensor) -> Task:

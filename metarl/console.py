@@ -3,19 +3,106 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # `metarl --help` does without it
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 
 def say(console: "Console", line: str) -> None:
     """Print a line as it is, without markup, emoji or colours and never wrapped, so that paths in it can be copied."""
     console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def show_table(console: "Console", table: "RenderableType") -> None:
+    """Print a table; where the terminal is too narrow for its words and numbers, lines run over and none is cut."""
+    from rich.measure import Measurement
+
+    width = console.width
+    roomy = max(width, Measurement.get(console, console.options.update(width=_ROOMY), table).maximum)
+    wanted = _count_of_cuts(console, table, roomy)
+    # The narrowest that cuts nothing, since prose should wrap.
+    fitting = (columns for columns in range(width, roomy) if _count_of_cuts(console, table, columns) == wanted)
+
+    console.width = next(fitting, roomy)
+    try:
+        console.print(table)
+    finally:
+        console.width = width
+
+
+_ROOMY = 1000
+"""Columns of a terminal in which every table has room."""
+
+
+def _count_of_cuts(console: "Console", table: "RenderableType", width: int) -> int:
+    """How often a table is cut to fit into so many columns."""
+    segments = console.render(table, console.options.update(width=width))
+    return sum(segment.text.count("…") for segment in segments)
+
+
+_reserved: list[list[str]] = []
+"""Lines of JSON for each `reserved_output` that is open, the innermost last."""
+
+
+def print_json(data: Any) -> None:
+    """Print an object on one line; within `reserved_output` as soon as that ends."""
+    line = json.dumps(data)
+    if _reserved:
+        _reserved[-1].append(line)
+    else:
+        print(line)
+
+
+@contextlib.contextmanager
+def reserved_output(wanted: bool) -> Iterator[None]:
+    """Keep standard output for `print_json` while the block runs; whatever else is printed goes to standard error.
+
+    Environments print, and so do libraries written in C and the processes that either starts: so it is the descriptor
+    that is moved, and not only Python's own stream.
+
+    Args:
+        wanted: False: nothing is moved.
+    """
+    if not wanted:
+        yield
+        return
+
+    lines: list[str] = []
+    _reserved.append(lines)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _descriptor_moved(sys.__stdout__, sys.__stderr__):
+            yield
+    finally:
+        _reserved.remove(lines)
+    for line in lines:
+        print(line)
+
+
+@contextlib.contextmanager
+def _descriptor_moved(stream: TextIO | None, to: TextIO | None) -> Iterator[None]:
+    """Let what is written to the descriptor of one stream go to that of another while the block runs."""
+    try:
+        assert stream is not None and to is not None
+        moved, target = stream.fileno(), to.fileno()
+        kept = os.dup(moved)
+    except (AssertionError, OSError, ValueError):  # a notebook, or a program without standard output
+        yield
+        return
+
+    stream.flush()
+    os.dup2(target, moved)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(kept, moved)
+        os.close(kept)
 
 
 class _Output(io.FileIO):

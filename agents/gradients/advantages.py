@@ -117,9 +117,9 @@ def _ridge_fit(features: Tensor, target: Tensor) -> Tensor:
     shrunk = square + RIDGE * torch.eye(square.shape[-1], device=square.device, dtype=square.dtype)
 
     # torch.linalg.solve would make the CPU wait for errors of the GPU.
-    if wide:
-        return square @ torch.linalg.solve_ex(shrunk, target).result
-    return features @ torch.linalg.solve_ex(shrunk, features.mT @ target).result
+    right = target if wide else features.mT @ target
+    solution: Tensor = torch.linalg.solve_ex(shrunk, right).result
+    return square @ solution if wide else features @ solution
 
 
 def generalized_advantages(episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float) -> Tensor:
@@ -157,7 +157,8 @@ def normalize(advantages: Tensor, mask: Tensor, least_spread: Tensor | float = 0
     mean = (advantages * mask).sum(dim=(1, 2), keepdim=True) / count
     centred = (advantages - mean) * mask
     std = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
-    return torch.where(std > least_spread, centred / (std + 1e-8), 0.0)
+    # So written that what is not a number stays so, and is found.
+    return torch.where(std <= least_spread, 0.0, centred / (std + 1e-8))
 
 
 def rounding_of(episodes: Episodes, gamma: float) -> Tensor:

@@ -160,7 +160,7 @@ class OuterObjective:
         w · (S(π_K; query) − η · mean_{k<K} KL(π_old,k ‖ π_k) + c · mean_{k<K} S(π_k; support_k with credit))
 
     w is the task's importance. With `every_step` S(π_K; query) becomes the mean over k = 1 … K of S(π_k; batch_k), the
-    support batches serving as queries of the step before them.
+    support batches serving as queries of the step before them; with `before_adaptation` as well, over k = 0 … K.
 
     Source: Rothfuss et al. 2019, "ProMP", section 6 (KL); Stadie et al. 2018, "Some Considerations on Learning to
         Explore via Meta-RL" (credit); Antoniou et al. 2019, "How to Train Your MAML" (multi-step loss).
@@ -169,6 +169,7 @@ class OuterObjective:
         policy: makes distributions of the parameters that a batch keeps.
         surrogate: S.
         every_step: whether the policies after all the steps count, or only the last.
+        before_adaptation: whether the policy before any step counts too: what is lost while adapting.
         inner_kl_penalty: η.
         exploration_credit: c.
     """
@@ -176,6 +177,7 @@ class OuterObjective:
     policy: MLPPolicy
     surrogate: Objective
     every_step: bool = False
+    before_adaptation: bool = False
     inner_kl_penalty: float = 0.0
     exploration_credit: float = 0.0
 
@@ -183,6 +185,8 @@ class OuterObjective:
         """The objective of each task, (M,); both sequences have K + 1 items."""
         pairs = list(zip(batches, policies, strict=True))
         improved = pairs[1:] if self.every_step else pairs[-1:]
+        if self.before_adaptation and len(pairs) > 1:
+            improved = [pairs[0], *improved]
         total = _mean([self.surrogate(batch, acting) for batch, acting in improved])
 
         support = pairs[:-1]  # empty where an unadapted policy is improved

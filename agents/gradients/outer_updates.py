@@ -16,11 +16,15 @@ from metarl.agents.policies.parameters import Parameters, flatten, unflatten_lik
 class OuterUpdate(Protocol):
     """Improves the meta-parameters that an optimizer holds, on support batches and query; returns metrics.
 
+    `progress` is the share of the training that is done, 0 … 1.
+
     Raises:
         FloatingPointError: a gradient is not finite; the optimizer is as it was.
     """
 
-    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch]) -> dict[str, float]: ...  # noqa: D102
+    def __call__(  # noqa: D102
+        self, optimizer: MetaOptimizer, batches: Sequence[Batch], progress: float = 0.0
+    ) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class TrustRegionUpdate:
     fisher_fraction: float
     fisher_memory: float
 
-    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch]) -> dict[str, float]:
+    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch], progress: float = 0.0) -> dict[str, float]:
         """See OuterUpdate."""
         meta = optimizer.parameters
         value, gradient, trajectory = self.objective.value_and_gradient(meta, batches)
@@ -79,14 +83,16 @@ class ProximalUpdate:
         lr: Adam's rate.
         lr_decay: factor by which the rate shrinks from one update to the next.
         epochs: steps of Adam on each batch.
+        lr_final: share of the rate that is left at the end of the training, reached geometrically with progress.
     """
 
     objective: MetaObjective
     lr: float
     lr_decay: float
     epochs: int
+    lr_final: float = 1.0
 
-    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch]) -> dict[str, float]:
+    def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch], progress: float = 0.0) -> dict[str, float]:
         """See OuterUpdate."""
 
         def value_and_gradient() -> tuple[float, Parameters]:
@@ -94,7 +100,7 @@ class ProximalUpdate:
             return value, gradient
 
         updates_before = optimizer.adam_steps // self.epochs
-        lr = self.lr * self.lr_decay**updates_before
+        lr = self.lr * self.lr_decay**updates_before * self.lr_final**progress
         first_value, first_norm = optimizer.ascend_epochs(value_and_gradient, lr, self.epochs)
         last_value, kl = self.objective.value_and_kl(optimizer.parameters, batches)
 

@@ -52,6 +52,17 @@ class CNNPolicy(MLPPolicy):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         return LAYERS[-1][0] * height * width
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See MLPPolicy.shapes."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        channels = [self._image.channels_first[0], *(layer[0] for layer in LAYERS)]
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(channels)):
+            kernel = LAYERS[layer][1]
+            shapes[f"conv{layer}.weight"] = (fan_out, fan_in, kernel, kernel)
+            shapes[f"conv{layer}.bias"] = (fan_out,)
+        return shapes | super().shapes
+
     def init(self, generator: torch.Generator) -> Parameters:
         """See MLPPolicy.init."""
         parameters = {}

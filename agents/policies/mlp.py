@@ -112,6 +112,22 @@ class MLPPolicy:
         names = (f"{last}.weight", f"{last}.bias")
         return (*names, LOG_STD) if self.gaussian else names
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each leaf of shared P, without making one."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            shapes[f"layer{layer}.weight"] = (fan_in, fan_out)
+            shapes[f"layer{layer}.bias"] = (fan_out,)
+        if self.gaussian:
+            shapes[LOG_STD] = (self.sizes[-1],)
+        return shapes
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in shared P."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
     def init(self, generator: torch.Generator) -> Parameters:
         """Fresh shared P: Xavier-uniform weights, zero biases, on the generator's device."""
         parameters = {}

@@ -6,6 +6,9 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+LARGEST = 1e30
+"""Of a setting: far from the largest number of a float32, so that its products with others are numbers, too."""
+
 
 def check_values(
     config: Any,
@@ -34,6 +37,11 @@ def check_values(
             raise ValueError(f"{field.name} must be one of {typing.get_args(hint)}, got {value!r}")
         if hint is float and not math.isfinite(value):
             raise ValueError(f"{field.name} must be finite, got {value}")
+        if hint is float and abs(value) > LARGEST:
+            raise ValueError(f"{field.name} must lie within ±{LARGEST:g}, got {value}")
+        # A factor above 1 makes a rate that soon no number can hold.
+        if field.name.endswith("_decay") and value > 1:
+            raise ValueError(f"{field.name} must be at most 1, got {value}")
 
     rules: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
         (at_least_one, lambda value: value >= 1, "be at least 1"),

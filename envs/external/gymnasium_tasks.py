@@ -48,6 +48,7 @@ class GymnasiumTasks(TaskDistribution):
             main module, so a script needs `if __name__ == "__main__":`.
         observe: keys of a Dict that are observed; by default all.
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
+        held_out: see TaskDistribution.
 
     Raises:
         ValueError: unknown id, arguments that the environment does not take, spaces that no policy here can handle,
@@ -69,6 +70,7 @@ class GymnasiumTasks(TaskDistribution):
         num_workers: int = ONE_PER_CORE,
         observe: Sequence[str] = (),
         allow_running_statistics: bool = False,
+        held_out: bool = False,
     ) -> None:
         if not train:
             raise ValueError("a task distribution needs at least one task parameter")
@@ -94,7 +96,7 @@ class GymnasiumTasks(TaskDistribution):
         example = task_values({name: range_.sample(1, seeded) for name, range_ in train.items()})[0]
         horizon = _registered_horizon(env_id) if horizon is None else horizon
         self.family = GymnasiumFamily(spec, example, horizon, num_workers)
-        super().__init__(self.family, train, ood, name=env_id, test=test)
+        super().__init__(self.family, train, ood, name=env_id, test=test, held_out=held_out)
 
 
 class GymnasiumFamily(EnvFamily):
@@ -128,6 +130,7 @@ class GymnasiumFamily(EnvFamily):
         one.close()
 
         self._num_workers = num_cores() if num_workers == ONE_PER_CORE else num_workers
+        self._timeout = 0.0
         self.pool = self._new_pool()
 
     def single(self) -> ExternalEnv:
@@ -184,6 +187,11 @@ class GymnasiumFamily(EnvFamily):
             self.pool.close()
             self.pool = self._new_pool()
 
+    def set_timeout(self, seconds: float) -> None:
+        """Take a step or reset of a worker that lasts longer as failed; 0 = unlimited."""
+        self._timeout = seconds
+        self.pool.timeout = seconds
+
     def bind(self, tasks: Task, num_episodes: int) -> "BoundExternalEnv":
         """See EnvFamily.bind."""
         return BoundExternalEnv(self, tasks, num_episodes)
@@ -201,7 +209,7 @@ class GymnasiumFamily(EnvFamily):
     def _new_pool(self) -> WorkerPool:
         # The workers get only what makes an environment, not this family with its pool.
         spec, example = self.spec, self._example
-        return WorkerPool(lambda: ExternalEnv(spec, example), spec.env_id, self._num_workers)
+        return WorkerPool(lambda: ExternalEnv(spec, example), spec.env_id, self._num_workers, self._timeout)
 
 
 class BoundExternalEnv:

@@ -1,5 +1,7 @@
 """Gymnasium's spaces as JSON and back."""
 
+import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -38,12 +40,47 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
     raise ValueError(f"space {space} cannot be written as JSON")
 
 
-def space_from_json(data: dict[str, Any]) -> Space[Any]:
+_MOST_NUMBERS = 10_000_000
+"""Of one space, more than the pixels of a screen in colour: a file must not make this process fill its memory."""
+
+
+def space_from_json(data: Any) -> Space[Any]:
     """Inverse of `space_to_json`.
 
     Raises:
-        ValueError: not such data.
+        ValueError: not such data, or a space of more than 10 million numbers.
     """
+    try:
+        _require_size(data)
+        # What Gymnasium warns of is either refused below or does not matter.
+        with warnings.catch_warnings(action="ignore"):
+            return _space_from_json(data)
+    except RecursionError:
+        raise ValueError("not a space: nested too deep") from None
+
+
+def _require_size(data: Any) -> None:
+    """Refuse a space that is too large, before any part of it is made.
+
+    Raises:
+        ValueError: names the part.
+    """
+    if not isinstance(data, dict):
+        return
+    parts = data.get("spaces", ())
+    for part in parts.values() if isinstance(parts, dict) else parts if isinstance(parts, list) else ():
+        _require_size(part)
+
+    numbers = data.get("shape") if data.get("kind") == "Box" else [data.get("n")]
+    if data.get("kind") == "MultiDiscrete" and isinstance(data.get("nvec"), list):
+        numbers = [sum(one for one in data["nvec"] if isinstance(one, int))]
+    sizes = [one for one in numbers if isinstance(one, int)] if isinstance(numbers, list) else []
+    if any(size < 0 for size in sizes) or math.prod(sizes) > _MOST_NUMBERS:
+        raise ValueError(f"not a space: {data.get('kind')!r:.40} of the size {sizes!r:.80}")
+
+
+def _space_from_json(data: Any) -> Space[Any]:
+    """A space of a size that was checked."""
     try:
         match data["kind"]:
             case "Box":
@@ -59,16 +96,16 @@ def space_from_json(data: dict[str, Any]) -> Space[Any]:
             case "MultiBinary":
                 return MultiBinary(data["n"])
             case "Dict":
-                parts = {name: space_from_json(part) for name, part in data["spaces"].items()}
+                parts = {name: _space_from_json(part) for name, part in data["spaces"].items()}
                 if "order" not in data:  # files from before there was an order: sorted
                     return Dict(parts)
                 return Dict([(name, parts[str(name)]) for name in data["order"]])
             case "Tuple":
-                return Tuple([space_from_json(part) for part in data["spaces"]])
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise ValueError(f"not a space: {data!r} ({type(error).__name__}: {error})") from None
+                return Tuple([_space_from_json(part) for part in data["spaces"]])
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
+        raise ValueError(f"not a space: {data!r:.200} ({type(error).__name__}: {error})") from None
 
-    raise ValueError(f"not a space: {data!r}")
+    raise ValueError(f"not a space: {data!r:.200}")
 
 
 def _bound_to_json(bound: NDArray[Any]) -> Any:

@@ -10,11 +10,15 @@ process, the progress file.
 
 import contextlib
 import math
+import multiprocessing
+import signal
 import tempfile
+import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import gymnasium
@@ -217,9 +221,14 @@ class WorkerPool:
         make: makes one environment; sent to the workers by cloudpickle.
         label: name of the environment in error messages.
         num_workers: processes; 0 = all environments in this process.
+        timeout: seconds that one step or reset of a worker's environments may take; 0 = unlimited.
+
+    Attributes:
+        timeout: as above.
     """
 
-    def __init__(self, make: Callable[[], SingleEnv], label: str, num_workers: int) -> None:
+    def __init__(self, make: Callable[[], SingleEnv], label: str, num_workers: int, timeout: float = 0.0) -> None:
+        self.timeout = timeout
         self._make = make
         self._label = label
         self._num_workers = num_workers
@@ -248,7 +257,12 @@ class WorkerPool:
         blocks = [assignments[start : start + size] for start in range(0, size * vector.num_envs, size)]
         with self._report_dead_workers():
             vector.set_attr("assignments", blocks)
-            observed, infos = vector.reset()
+            if isinstance(vector, AsyncVectorEnv):
+                vector.reset_async()
+                observed, infos = vector.reset_wait(self._limit)
+            else:
+                with _alarm(self.timeout):
+                    observed, infos = vector.reset()
         return self._unpack(observed, infos)
 
     def step(self, action: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -260,10 +274,14 @@ class WorkerPool:
         padded = np.zeros((places, *action.shape[1:]), action.dtype)
         padded[: len(action)] = action
 
+        blocks = padded.reshape(self._vector.num_envs, self._block_size, *action.shape[1:])
         with self._report_dead_workers():
-            observed, *_, infos = self._vector.step(
-                padded.reshape(self._vector.num_envs, self._block_size, *action.shape[1:])
-            )
+            if isinstance(self._vector, AsyncVectorEnv):
+                self._vector.step_async(blocks)
+                observed, *_, infos = self._vector.step_wait(self._limit)
+            else:
+                with _alarm(self.timeout):
+                    observed, *_, infos = self._vector.step(blocks)
         return self._unpack(observed, infos)
 
     def render(self, index: int) -> NDArray[np.uint8]:
@@ -279,6 +297,11 @@ class WorkerPool:
         if not isinstance(image, np.ndarray):
             raise self._failure(block, str(image))
         return image
+
+    @property
+    def _limit(self) -> float | None:
+        """Seconds to wait for workers, as Gymnasium takes them."""
+        return self.timeout or None
 
     def close(self) -> None:
         """End the workers; the pool may be used again."""
@@ -329,9 +352,14 @@ class WorkerPool:
 
     @contextlib.contextmanager
     def _report_dead_workers(self) -> Iterator[None]:
-        """Turn the broken pipe of a dead worker into an EnvironmentFailedError."""
+        """Turn the broken pipe of a dead worker, and a worker that does not answer, into an EnvironmentFailedError."""
         try:
             yield
+        except multiprocessing.TimeoutError as error:
+            assert isinstance(self._vector, AsyncVectorEnv)
+            pipes = enumerate(self._vector.parent_pipes)
+            silent = next((block for block, pipe in pipes if not pipe.poll(0)), 0)
+            raise self._failure(silent, _too_late(self.timeout)) from error
         except (EOFError, ConnectionError) as error:
             assert isinstance(self._vector, AsyncVectorEnv)
             for process in self._vector.processes:
@@ -348,6 +376,32 @@ class WorkerPool:
         values, _ = self._assignments[index]
         self.close()
         return EnvironmentFailedError(f"environment {self._label} failed on the task {task_text(values)}: {reason}")
+
+
+def _too_late(seconds: float) -> str:
+    return f"it did not answer within {seconds:g} s, the limit of --env-timeout"
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in the block where it takes longer; only in the main thread, which takes signals.
+
+    What hangs outside Python is not reached in this way: then take worker processes.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(_too_late(seconds))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _new_progress_file(num_blocks: int) -> str:

@@ -84,23 +84,52 @@ def from_yaml(path: str | Path) -> GymnasiumTasks:
     Raises:
         ValueError: the file is missing or malformed, or the environment does not take what it says; names the file.
     """
+    text = _read(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
-
-    try:
-        distribution = _from_data(yaml.load(text, _Loader))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {one_line(error)}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deep") from None
+        distribution = _from_data(_parse(text))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
     # Copies of one file are one environment, wherever they lie.
     distribution.name = f"{Path(path).name}:{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return distribution
+
+
+def modules_of_yaml(path: str | Path) -> list[str]:
+    """The modules that `from_yaml` would import; imports nothing.
+
+    Raises:
+        ValueError: the file is missing, or not YAML; names the file.
+    """
+    text = _read(path)
+    try:
+        data = _parse(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+    named = [data.get("env_id"), data.get("set_task")] if isinstance(data, dict) else []
+    return [name.rpartition(":")[0] for name in named if isinstance(name, str) and ":" in name]
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+
+
+def _parse(text: str) -> Any:
+    """YAML as plain data.
+
+    Raises:
+        ValueError: it is not YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {one_line(error)}") from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _from_data(data: Any) -> GymnasiumTasks:

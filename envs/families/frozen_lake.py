@@ -96,6 +96,7 @@ def frozen_lake() -> GymnasiumTasks:
         horizon=HORIZON,
         keywords=description,
         fixed={"is_slippery": False},
+        held_out=True,
     )
 
 

@@ -10,7 +10,7 @@ from metarl.envs.physics.models import State
 from metarl.envs.physics.robots import HOPPER, WALKER2D, Robot
 from metarl.envs.physics.varied_robot import VariedRobot
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import LogUniform, Range, Task
+from metarl.envs.task_space import LogBoxRing, LogUniform, Range, Task
 
 
 class ForwardDynamics(VariedRobot):
@@ -40,22 +40,32 @@ class ForwardDynamics(VariedRobot):
 def hopper_dynamics() -> TaskDistribution:
     """Hop forward with unknown masses, inertias, damping and friction. Source: Rothfuss et al. 2018, appendix D."""
     env = ForwardDynamics(HOPPER)
-    return TaskDistribution(env, train=_factors(env, exponent=3), ood=_factors(env, exponent=4))
+    return TaskDistribution(env, train=_factors(env), ood=_wider_factors(env))
 
 
 def walker2d_dynamics() -> TaskDistribution:
     """Walk forward with unknown masses, inertias, damping and friction. Source: Rothfuss et al. 2018, appendix D."""
     env = ForwardDynamics(WALKER2D)
-    return TaskDistribution(env, train=_factors(env, exponent=3), ood=_factors(env, exponent=4))
+    return TaskDistribution(env, train=_factors(env), ood=_wider_factors(env))
 
 
-def _factors(env: VariedRobot, exponent: float) -> dict[str, Range]:
-    """Factors of 1.5^U(−exponent, exponent), of damping 1.3^U(−exponent, exponent)."""
-    ranges: dict[str, Range] = {}
-    for name in env.scaled:
-        base = 1.3 if name == "dof_damping" else 1.5
-        ranges[name] = LogUniform(base**-exponent, base**exponent, units="×", shape=env.shape_of(name))
-    return ranges
+def _factors(env: VariedRobot) -> dict[str, Range]:
+    """Factors of 1.5^U(−3, 3), of damping 1.3^U(−3, 3)."""
+    return {
+        name: LogUniform(_base(name) ** -3, _base(name) ** 3, units="×", shape=env.shape_of(name))
+        for name in env.scaled
+    }
+
+
+def _wider_factors(env: VariedRobot) -> dict[str, Range]:
+    """Exponents within ±4 of which at least one of each parameter lies beyond ±3. A choice of this project."""
+    return {
+        name: LogBoxRing(_base(name) ** 3, _base(name) ** 4, units="×", shape=env.shape_of(name)) for name in env.scaled
+    }
+
+
+def _base(name: str) -> float:
+    return 1.3 if name == "dof_damping" else 1.5
 
 
 FAMILIES = (

@@ -1,4 +1,4 @@
-"""MiniGrid: the layout that a seed gives is the task; needs the extra `minigrid`."""
+"""MiniGrid: the layout is the task; needs the extra `minigrid`."""
 
 import importlib
 from typing import Any
@@ -7,8 +7,9 @@ import gymnasium
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.family_entry import Family
-from metarl.envs.task_space import Integers
+from metarl.envs.task_space import Choice, Integers
 
+CROSSING = "MiniGrid-SimpleCrossingS9N1-v0"
 LAYOUTS = 1_000_000
 
 
@@ -21,8 +22,42 @@ def without_mission(env_id: str, render_mode: str | None = None) -> gymnasium.En
 
 
 def crossing() -> GymnasiumTasks:
-    """MiniGrid's SimpleCrossing (9 × 9, one wall with a gap): the layout is hidden and fixed over a task, H = 60."""
-    return _layouts("MiniGrid-SimpleCrossingS9N1-v0", horizon=60)
+    """MiniGrid's SimpleCrossing (9 × 9, one wall with a gap): 42 hidden layouts, some of them held out, H = 60.
+
+    Task: whether the wall is "vertical", its place ("wall", 2, 4 or 6) and that of the "gap" in it (1 … 7): the layouts
+    that the environment's own seeds give, each once.
+    """
+    return GymnasiumTasks(
+        CROSSING,
+        train={"vertical": Integers(0, 1, "1"), "wall": Choice([2, 4, 6], "cells"), "gap": Integers(1, 7, "cells")},
+        horizon=60,
+        make=crossing_of,
+        held_out=True,
+    )
+
+
+def crossing_of(vertical: int, wall: int, gap: int, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    """The environment with this wall instead of a random one."""
+    env = without_mission(CROSSING, render_mode)
+    inner: Any = env.unwrapped
+    draw_any = inner._gen_grid
+    material = importlib.import_module("minigrid.core.world_object").Wall
+
+    def draw(width: int, height: int) -> None:
+        # Agent, goal and outer walls are the environment's own; the wall inside is taken away and built anew.
+        draw_any(width, height)
+        for column in range(1, width - 1):
+            for row in range(1, height - 1):
+                if isinstance(inner.grid.get(column, row), material):
+                    inner.grid.set(column, row, None)
+
+        for place in range(1, width - 1):
+            if place != gap:
+                column, row = (wall, place) if vertical else (place, wall)
+                inner.grid.set(column, row, material())
+
+    inner._gen_grid = draw
+    return env
 
 
 def four_rooms() -> GymnasiumTasks:
@@ -31,13 +66,14 @@ def four_rooms() -> GymnasiumTasks:
 
 
 def _layouts(env_id: str, horizon: int) -> GymnasiumTasks:
-    """Tasks are seeds of the layout; ood: seeds that training never meets."""
+    """Tasks are seeds of the layout, each of one split; ood: other seeds, no other layouts."""
     return GymnasiumTasks(
         env_id,
         train={"seed": Integers(0, LAYOUTS - 1, "1")},
         ood={"seed": Integers(LAYOUTS, 2 * LAYOUTS - 1, "1")},
         horizon=horizon,
         seed_parameter="seed",
+        held_out=True,
         make=without_mission,
         keywords=_EnvId(env_id),
     )

@@ -18,18 +18,20 @@ from torch import Tensor
 from metarl.agents.distillation import DistillationConfig, Teachers
 from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
-from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters
+from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, shapes_of
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adapt_to_tasks, rollout_generator
+from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
 from metarl.run.build import load_learner
-from metarl.run.checkpoint import BEST, LAST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
+from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
 from metarl.run.config import TrainConfig
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import read_json
 
 if TYPE_CHECKING:  # slow to import, and not always needed
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -83,6 +85,25 @@ def check_teacher(config: TrainConfig) -> None:
         teacher_run(config).checkpoints.load(BEST)
 
 
+def check_teachers_memory(config: TrainConfig, distribution: TaskDistribution) -> None:
+    """Refuse more teachers than fit into the memory that is free now; other agents have none.
+
+    Raises:
+        UserError: names their number.
+    """
+    learner = config.learner
+    if not isinstance(learner, DistillationConfig):
+        return
+
+    network = PolicyConfig() if is_expert(learner.teacher) else teacher_run(config).config.learner.policy
+    policy = make_policy(distribution.observation_space, distribution.action_space, network)
+    # Each has an own policy, and its last episodes are kept until all are made.
+    needed = parameter_bytes(policy.num_parameters, learner.num_teachers)
+    needed += episode_bytes(policy, distribution, learner.num_teachers * config.episodes)
+    what = f"num_teachers {learner.num_teachers} × episodes {config.episodes} × horizon {distribution.horizon}"
+    require_memory(needed, what, "--num-teachers or --episodes", config.device)
+
+
 def is_expert(teacher: str) -> bool:
     """Whether the teacher is an algorithm of Stable-Baselines3, and not a run."""
     return teacher in EXPERT_ALGORITHMS
@@ -128,7 +149,12 @@ def load_teachers(run: RunDirectory, distribution: TaskDistribution) -> Teachers
     tensors = {name: value.to(run.config.device) for name, value in stored.items()}
     policy = make_policy(distribution.observation_space, distribution.action_space, read_summary(run).policy)
     policy.observations.activate(run.config.device)
-    return _from_tensors(policy, tensors)
+    try:
+        teachers = _from_tensors(policy, tensors)
+        _check_teachers(teachers, distribution)
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise CheckpointError(f"{run.path / TEACHERS_FILE} does not hold teachers: {error}") from None
+    return teachers
 
 
 def read_summary(run: RunDirectory) -> TeachersSummary:
@@ -137,14 +163,9 @@ def read_summary(run: RunDirectory) -> TeachersSummary:
     Raises:
         UserError: the run has none, or the file cannot be read.
     """
-    path = run.path / SUMMARY_FILE
-    try:
-        data = json.loads(path.read_text())
-        hidden_sizes = tuple(data["policy"]["hidden_sizes"])
-        policy = PolicyConfig(**data["policy"] | {"hidden_sizes": hidden_sizes})
-        return TeachersSummary(**data | {"policy": policy})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    summary = read_json(run.path / SUMMARY_FILE, TeachersSummary)
+    assert isinstance(summary, TeachersSummary)
+    return summary
 
 
 class SpecialisedTeachers(NamedTuple):
@@ -220,7 +241,7 @@ def _train_teachers(run: RunDirectory, distribution: TaskDistribution) -> tuple[
 
 def total_training_env_steps(run: RunDirectory) -> int:
     """Environment steps of a run's training, and for a distilled one of the training of its teachers' run as well."""
-    own = run.checkpoints.load(LAST).progress.env_steps
+    own = run.training_env_steps()
     if isinstance(run.config.learner, DistillationConfig):
         return own + read_summary(run).training_env_steps
     return own
@@ -343,3 +364,24 @@ def _from_tensors(policy: MLPPolicy, tensors: dict[str, Tensor]) -> Teachers:
     leaves: dict[str, Any] = under("episodes.")
     episodes = Episodes(**leaves, behaviour=under(f"{BEHAVIOUR}.")) if leaves else None
     return Teachers(policy, under("params."), under("task."), episodes)
+
+
+def _check_teachers(teachers: Teachers, distribution: TaskDistribution) -> None:
+    """Refuse teachers of other tasks, or of another network, than the run's.
+
+    Raises:
+        ValueError: names the tensor.
+    """
+    num_teachers = num_tasks_of(teachers.tasks) if teachers.tasks else 0
+    expected = {f"task.{name}": (num_teachers, *one.shape) for name, one in distribution.train.items()}
+    for name, shape in teachers.policy.shapes.items():
+        expected[f"params.{name}"] = (num_teachers, *shape)
+
+    found = {f"task.{name}": value for name, value in teachers.tasks.items()}
+    found |= {f"params.{name}": value for name, value in teachers.params.items()}
+    different = sorted({name for name, _ in shapes_of(found).items() ^ expected.items()})
+    if different:
+        raise ValueError(f"names or shapes differ in {', '.join(different)}")
+    for name, value in found.items():
+        if not value.is_floating_point() or bool(value.isnan().any()):
+            raise ValueError(f"{name} holds what is no number")

@@ -8,9 +8,10 @@ from metarl.envs.checks.environment_check import EnvironmentCheck
 from metarl.envs.checks.finding import Finding
 from metarl.envs.cores import num_cores
 from metarl.envs.task_env import TaskEnv
+from metarl.evaluation.memory import available_bytes
 from metarl.run.config import DEFAULT_AGENT, TrainConfig
 from metarl.run.presets import default_config
-from metarl.training.memory import available_bytes, episode_bytes
+from metarl.training.memory import iteration_bytes
 
 LONG = 3600.0
 """Seconds of stepping after which a line says how to take fewer steps."""
@@ -38,7 +39,7 @@ def training_cost(check: EnvironmentCheck) -> list[Finding]:
 def _memory(check: EnvironmentCheck, config: TrainConfig, learner: Learner) -> Finding:
     """Whether the episodes of one meta-iteration fit."""
     batches = learner.sampling.batches
-    needed = episode_bytes(config, check.distribution, learner) * batches
+    needed = iteration_bytes(config, check.distribution, learner)
     available = available_bytes(torch.device("cpu"))
 
     batch = f"{config.num_tasks} tasks × {config.episodes} episodes × {check.distribution.horizon} steps"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.cli.run_selection import AdaptationSelection
-from metarl.console import say, shell_command
+from metarl.console import print_json, say, shell_command, show_table
 from metarl.deployment import export, model_card
 from metarl.deployment.live_record import LiveRecord, LiveRecordError
 from metarl.deployment.meta_policy import MetaPolicy
@@ -24,6 +24,7 @@ from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line
 from metarl.errors import EXIT_INTERRUPTED, UserError
 from metarl.run.files import new_directory
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import load_json, read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +105,9 @@ class Adapt(AdaptationSelection):
             return EXIT_INTERRUPTED
 
         if self.json:
-            print(json.dumps({"out": str(out), **description}))
+            print_json({"out": str(out), **description})
             return 0
-        console.print(_table(description))
+        show_table(console, _table(description))
         for line in model_card.summary(description):
             say(console, line)
         say(console, f"written to {out}: {', '.join(files)}")
@@ -235,8 +236,8 @@ def _read_task(file: Path) -> dict[str, Any]:
         UserError: it holds no JSON object.
     """
     try:
-        task = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        task = load_json(read_text(file))
+    except UserError as error:
         raise UserError(f"task file {file} cannot be read: {error}") from None
     if not isinstance(task, dict):
         raise UserError(f'task file {file} needs one JSON object like {{"goal": [0.3, 0.2]}}, got {task!r:.80}')

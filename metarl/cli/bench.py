@@ -1,7 +1,6 @@
 """`metarl bench`: which benchmark, of what, and how it is shown."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.benchmarks import tables as bench_report
 from metarl.benchmarks.environments import checked_families, throughput
 from metarl.benchmarks.iteration import Workload, bench
@@ -17,8 +17,10 @@ from metarl.benchmarks.robots import checked_robots, robot_throughput
 from metarl.benchmarks.rollouts import rollout_rates
 from metarl.benchmarks.scaling import scaling
 from metarl.benchmarks.scaling import write as write_scaling
-from metarl.console import say
+from metarl.console import print_json, say, show_table
+from metarl.envs.registry import make_distribution
 from metarl.errors import UserError, require_at_least
+from metarl.evaluation.memory import environment_bytes, episode_bytes, parameter_bytes, require_memory
 from metarl.run.config import DEFAULT_ENV
 from metarl.run.device import resolve_device
 from metarl.run.files import check_directory_writable
@@ -96,10 +98,10 @@ class Bench:
         for part in parts:
             data[part], table = self._measure(part, names[part], progress)
             if not self.json:
-                console.print(table)
+                show_table(console, table)
 
         if self.json:
-            print(json.dumps(data if self.what == "all" else data[self.what]))
+            print_json(data if self.what == "all" else data[self.what])
         return 0
 
     def _names(self, what: str) -> list[str]:
@@ -143,10 +145,12 @@ class Bench:
             device=str(resolve_device(self.device)),
             **{field: getattr(self, field) for field in own},
         )
+        _require_memory_of_iteration(workload)
         figures = bench(workload, self.repeats, self.plain)
         return figures, bench_report.iteration_table(figures)
 
     def _rollouts(self, name: str) -> tuple[Any, Table]:
+        _require_memory_of_iteration(Workload(name, num_tasks=1, episodes=1, hidden_size=self.hidden_size))
         rates = rollout_rates(name, resolve_device(self.device), self.hidden_size, self.repeats)
         return rates.to_json(), bench_report.rollouts_table(rates)
 
@@ -155,6 +159,7 @@ class Bench:
         for name in names:
             say(progress, name)
             cores = distributed.local_cores()
+            _require_memory_of_envs(name, self.num_envs or 1024)
             rates.append(throughput(name, self.num_envs or 1024, self.seconds, cores, self.compile))
         return [rate.to_json() for rate in rates], bench_report.envs_table(rates)
 
@@ -162,12 +167,15 @@ class Bench:
         rates = []
         for name in names:
             say(progress, name)
+            _require_memory_of_envs(name, self.num_envs or 400)
             rates.append(robot_throughput(name, self.num_envs or 400, self.seconds, self._threads))
         return [rate.to_json() for rate in rates], bench_report.robots_table(rates)
 
     def _sb3(self, names: list[str]) -> tuple[Any, Table]:
         from metarl.benchmarks.sb3 import sb3_collection  # slow to import, and not always needed
 
+        for name in names:
+            _require_memory_of_envs(name, self.num_envs or 400)
         rates = [sb3_collection(name, self.num_envs or 400, self.repeats) for name in names]
         return [rate.to_json() for rate in rates], bench_report.sb3_table(rates)
 
@@ -183,3 +191,36 @@ class Bench:
     def _threads(self) -> int:
         """CPU threads: as many as asked for, or one per core."""
         return self.num_threads or distributed.local_cores()
+
+
+BYTES_OF_LIVE_ENV = 20_000
+"""Of one object of Gymnasium's with its wrappers, which our batches are measured beside."""
+
+
+def _require_memory_of_envs(name: str, num_envs: int) -> None:
+    """Refuse more environments side by side than fit into the memory that is free.
+
+    Raises:
+        UserError: names their number.
+    """
+    needed = environment_bytes(make_distribution(name), num_envs) + BYTES_OF_LIVE_ENV * num_envs
+    require_memory(needed, f"{num_envs} environments of {name}", "--num-envs")
+
+
+def _require_memory_of_iteration(workload: Workload) -> None:
+    """Refuse a meta-iteration that does not fit into the memory that is free.
+
+    Raises:
+        UserError: names its size.
+    """
+    distribution = make_distribution(workload.env)
+    distribution.env.horizon = workload.horizon or distribution.horizon
+    network = PolicyConfig((workload.hidden_size, workload.hidden_size))
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space, network)
+
+    batches = 2  # support and query
+    needed = episode_bytes(policy, distribution, batches * workload.num_tasks * workload.episodes)
+    needed += parameter_bytes(policy.num_parameters, workload.num_tasks)
+    what = f"num_tasks {workload.num_tasks} × episodes {workload.episodes} × horizon {distribution.horizon}"
+    what += f" with hidden_size {workload.hidden_size}"
+    require_memory(needed, what, "--num-tasks, --episodes, --horizon or --hidden-size", workload.device)

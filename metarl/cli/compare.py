@@ -1,7 +1,6 @@
 """`metarl compare`: trained runs and baselines on the same held-out tasks."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -9,7 +8,7 @@ from rich.console import Console
 from metarl.comparison import report as comparison_report
 from metarl.comparison.comparer import Comparer
 from metarl.comparison.config import CompareConfig
-from metarl.console import say, shell_command
+from metarl.console import print_json, say, shell_command, show_table
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 
 
@@ -19,9 +18,11 @@ class Compare(CompareConfig):
 
     Attributes:
         json: print one JSON object and nothing else; progress goes to standard error.
+        trust: let runs import modules from the working directory, even if they were made somewhere else.
     """
 
     json: bool = False
+    trust: bool = False
 
     @property
     def config(self) -> CompareConfig:
@@ -47,10 +48,10 @@ class Compare(CompareConfig):
             raise TrainingError(f"{comparer.doing}: {reason}; {kept}") from error
 
         if self.json:
-            print(json.dumps(comparison.to_json()))
+            print_json(comparison.to_json())
             return 0
 
-        console.print(comparison_report.table(comparison))
+        show_table(console, comparison_report.table(comparison))
         for line in comparison_report.headlines(comparison):
             say(console, line)
         say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")

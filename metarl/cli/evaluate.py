@@ -3,13 +3,21 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 
 from metarl.cli.run_selection import TaskSelection
-from metarl.console import say
-from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run
-from metarl.run.files import check_directory_writable
+from metarl.comparison.plan import pool_seeds
+from metarl.console import print_json, say, show_table
+from metarl.envs.registry import env_label
+from metarl.envs.task_space import tasks_to_json
+from metarl.errors import UserError
+from metarl.evaluation.plots import adaptation_curve, figure_bytes
+from metarl.evaluation.pooling import pool
+from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run, evaluation_file, figure_file
+from metarl.run.files import check_directory_writable, write_atomically
 from metarl.run.run_directory import RunDirectory
 from metarl.training.progress import evaluation_table, success_table
 
@@ -18,20 +26,67 @@ from metarl.training.progress import evaluation_table, success_table
 class Evaluate(TaskSelection):
     """Measure how a trained agent adapts to tasks it never saw: its return after k = 0 … K adaptation steps.
 
+    Several runs of one agent that differ only in their seed are pooled: intervals over seeds and tasks.
+
     Attributes:
+        others: further runs, of other seeds.
         task: adapt to this one task instead, num_tasks times: 'goal=0.3,0.2' or a JSON object.
         out: directory to write evaluation-<split>.json and its figures <figure>-<split>.png to.
     """
 
+    others: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     out: str = ""
 
     def execute(self, console: Console) -> int:
         """Evaluate; print a table or JSON."""
+        if self.others:
+            return self._execute_pooled(console)
+
         evaluated = self.evaluate(self.open_run())
         if self.json:
-            print(json.dumps(evaluated.to_json()))
+            print_json(evaluated.to_json())
         else:
             self.show(evaluated, console)
+        return 0
+
+    def _execute_pooled(self, console: Console) -> int:
+        """Evaluate several seeds; print one table or JSON."""
+        runs = [self.open_run(), *(RunDirectory.open(run, self.run_dir) for run in self.others)]
+        if len(pool_seeds(runs)) > 1:
+            raise UserError("runs that are evaluated together must differ in their seed only; compare others: compare")
+        if self.out:
+            check_directory_writable(Path(self.out))
+
+        evaluated = [self._evaluate_one(run) for run in runs]
+        pooled = pool([one.evaluation for one in evaluated])
+        title = f"{evaluated[0].title}, {len(runs)} seeds"
+        scope = "other seeds" if pooled.exhaustive else "other seeds and other tasks"
+        data = {
+            "agent": runs[0].config.agent,
+            "env": env_label(runs[0].config.env),
+            "runs": [str(run.path) for run in runs],
+            "split": evaluated[0].split,
+            "task": evaluated[0].task,
+            "seed": self.seed,
+            **pooled.to_json(),
+            "intervals_over": scope,
+            "tasks": tasks_to_json(evaluated[0].tasks),
+        }
+
+        if self.out:
+            label = self.split if not self.task else "task"
+            figure = figure_bytes(adaptation_curve(pooled, title))
+            write_atomically(Path(self.out) / figure_file("adaptation", label), figure)
+            write_atomically(Path(self.out) / evaluation_file(label), json.dumps(data, indent=1).encode())
+        if self.json:
+            print_json(data)
+            return 0
+
+        show_table(console, evaluation_table(pooled, title))
+        successes = success_table(pooled)
+        if successes is not None:
+            show_table(console, successes)
+        say(console, f"{len(runs)} seeds: the intervals speak of {scope}")
         return 0
 
     def evaluate(self, run: RunDirectory) -> RunEvaluation:
@@ -39,7 +94,13 @@ class Evaluate(TaskSelection):
         if self.out:
             check_directory_writable(Path(self.out))
 
-        evaluated = evaluate_run(
+        evaluated = self._evaluate_one(run)
+        if self.out:
+            evaluated.write(Path(self.out))
+        return evaluated
+
+    def _evaluate_one(self, run: RunDirectory) -> RunEvaluation:
+        return evaluate_run(
             run,
             split=self.split,
             task=self.task,
@@ -50,17 +111,16 @@ class Evaluate(TaskSelection):
             checkpoint=self.checkpoint,
             device=self.device,
         )
-        if self.out:
-            evaluated.write(Path(self.out))
-        return evaluated
 
     @staticmethod
     def show(evaluated: RunEvaluation, console: Console) -> None:
         """Print the tables."""
-        console.print(evaluation_table(evaluated.evaluation, evaluated.title))
+        show_table(console, evaluation_table(evaluated.evaluation, evaluated.title))
         successes = success_table(evaluated.evaluation)
         if successes is not None:
-            console.print(successes)
+            show_table(console, successes)
+        for line in evaluated.lines():
+            say(console, line)
         if evaluated.section:
             for line in evaluated.section.lines():
                 say(console, line)

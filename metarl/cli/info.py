@@ -4,7 +4,6 @@ Modules that import PyTorch are imported where they are used, since `tensorboard
 """
 
 import contextlib
-import json as json_format
 import math
 import socket
 import sys
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from metarl.console import say
+from metarl.console import print_json, say, show_table
 from metarl.errors import EXIT_TRAINING_FAILED, UserError
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _list_families(console: Console) -> None:
         say(console, family.name + gymnasium_id)
         say(console, f"  {family.summary}")
         if family.available:
-            console.print(Padding(_parameters(family.make()), (0, 0, 1, 2)))
+            show_table(console, Padding(_parameters(family.make()), (0, 0, 1, 2)))
         else:
             say(console, f"  not installed: {family.how_to_install}\n")
     say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
@@ -78,7 +77,7 @@ def _show_family(name: str, console: Console) -> None:
     say(console, f"horizon     {distribution.horizon} steps")
     splits = ", ".join(distribution.splits)
     say(console, f"splits      {splits} (train gives new tasks each time, the others are fixed lists)")
-    console.print(_parameters(distribution))
+    show_table(console, _parameters(distribution))
 
 
 def _actions(distribution: "TaskDistribution") -> str:
@@ -133,7 +132,7 @@ class Check:
                 check = check.with_findings(*training_cost(check))
 
         if self.json:
-            print(json_format.dumps(check.to_json()))
+            print_json(check.to_json())
         else:
             for line in check.lines():
                 say(console, line)
@@ -151,13 +150,13 @@ class Agents:
         agents = Table("agent", "what it is", title="agents", title_justify="left")
         for agent in AGENTS.values():
             agents.add_row(agent.name, agent.summary)
-        console.print(agents)
+        show_table(console, agents)
 
         presets = Table("agent", "environment", "preset", "what it is", title="presets", title_justify="left")
         for name in AGENTS:
             for envs, preset, summary in _presets_of(name):
                 presets.add_row(name, ", ".join(envs), preset, summary)
-        console.print(presets)
+        show_table(console, presets)
 
         say(console, "hyper-parameters: metarl train AGENT ENV --help")
         return 0

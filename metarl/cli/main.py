@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
-from metarl.console import outputs_that_may_close
+from metarl.console import outputs_that_may_close, reserved_output
 from metarl.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -164,6 +164,10 @@ def _dispatch(arguments: list[str]) -> int:
     if name != "train" and _is_job():
         raise UserError("only 'metarl train' runs on several processes; start the others without torchrun")
 
+    # A run is opened while its flags are read already, and by processes that this one starts.
+    if "--trust" in arguments:
+        os.environ["METARL_TRUST"] = "1"
+
     # In this order: a library must not be looked for among the user's modules.
     command = parse(arguments)
     if COMMANDS[name].needs_torch:
@@ -172,7 +176,7 @@ def _dispatch(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    with interruptible():
+    with interruptible(), reserved_output(getattr(command, "json", False)):
         return int(command.execute(Console()))
 
 
@@ -289,7 +293,16 @@ def _message_of(complaint: str) -> str:
 
     lines = [line.strip("│╰─╯ ") for line in section.splitlines()]
     message = " ".join(" ".join(lines).split())
-    return re.sub(r"^Error parsing [^-]\S*: ", "", message)  # the parser's own name of a group of flags
+    message = re.sub(r"^Error parsing [^-]\S*: ", "", message)  # the parser's own name of a group of flags
+    return _in_plain_words(message)
+
+
+def _in_plain_words(message: str) -> str:
+    """What the parser says of a value, without the words of Python."""
+    # Where None is allowed as well, the parser repeats what each of the types says.
+    message = re.sub(r"no type matching .* - <class '(?:int|float)'>: ", "", message)
+    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"must be a whole number, got \1", message)
+    return re.sub(r"could not convert string to float: (.*)", r"must be a number, got \1", message)
 
 
 # ---------------------------------------------------------------------- completion scripts

@@ -1,7 +1,6 @@
 """`metarl render`: adaptation as a video, as a picture, and as a map of the task space."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,13 +8,14 @@ from rich.console import Console
 
 from metarl.agents.learner import Learner
 from metarl.cli.run_selection import TaskSelection
-from metarl.console import say
+from metarl.console import print_json, say
 from metarl.envs.registry import env_label
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, tasks_to_json
 from metarl.errors import UserError, require_at_least
 from metarl.evaluation.adaptation import rollout_generator
 from metarl.evaluation.evaluation import summarize
+from metarl.evaluation.memory import episode_bytes, require_memory
 from metarl.rendering.captions import return_text, task_text
 from metarl.rendering.draw import (
     Pace,
@@ -31,7 +31,6 @@ from metarl.rendering.task_grid import task_grid
 from metarl.run.build import load_learner
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
-from metarl.training.memory import available_bytes, episode_bytes
 
 MOST_ROWS = 8
 FINEST_GRID = 200
@@ -91,7 +90,7 @@ class Render(TaskSelection):
         data, lines = draw(run.config, distribution, learner, generator)
 
         if self.json:
-            print(json.dumps({"run": str(run.path), "file": self.out, "seed": self.seed, **data}))
+            print_json({"run": str(run.path), "file": self.out, "seed": self.seed, **data})
             return 0
         for line in lines:
             say(console, line)
@@ -105,6 +104,7 @@ class Render(TaskSelection):
         tasks = self._tasks(distribution, generator)
         steps, episodes = self._budget(config, learner)
         title = _title(config)
+        _check_memory(num_tasks_of(tasks), episodes, steps, distribution, learner, "--episodes or --steps")
         adaptation = (distribution, learner, tasks, steps, episodes, generator)
 
         if is_still(self.out) and has_plane(distribution):
@@ -113,7 +113,7 @@ class Render(TaskSelection):
             task_label = "the task" if self.task else f"{self.split} task"
             batches = draw_pictures(self.out, title, task_label, *adaptation, Pace(self.fps, self.every))
 
-        evaluation = summarize(batches, learner.sampling.pooled)
+        evaluation = summarize(batches, pooled=learner.sampling.pooled)
         data = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
         which = self._which(num_tasks_of(tasks))
         curve = " → ".join(map(return_text, evaluation.return_mean))
@@ -127,13 +127,13 @@ class Render(TaskSelection):
         fixed = distribution.parse_task(self.task) if self.task else distribution.default_task()
         grid = task_grid(distribution, self.over, fixed, self.grid)
         steps, episodes = self._budget(config, learner)
-        size = replace(config, num_tasks=num_tasks_of(grid.tasks), episodes=episodes)
-        _check_memory(size, steps, distribution, learner, generator.device)
+        num_tasks = num_tasks_of(grid.tasks)
+        _check_memory(num_tasks, episodes, steps, distribution, learner, "--grid, --episodes or --steps")
 
         title = f"{_title(config)}: return over the task space, {episodes} episodes a step"
         heat = draw_heat_map(self.out, title, distribution, learner, grid, steps, episodes, generator)
 
-        lines = [f"{title}, {size.num_tasks} tasks"]
+        lines = [f"{title}, {num_tasks} tasks"]
         if grid.fixed:
             lines.append(fixed_parameters(grid))
         lines.append(_weakest(heat, distribution))
@@ -162,21 +162,16 @@ def _title(config: TrainConfig) -> str:
 
 
 def _check_memory(
-    size: TrainConfig, steps: int, distribution: TaskDistribution, learner: Learner, device: torch.device
+    num_tasks: int, episodes: int, steps: int, distribution: TaskDistribution, learner: Learner, lower: str
 ) -> None:
-    """Refuse a heat map whose episodes do not fit into the memory that is free.
+    """Refuse a picture whose episodes do not fit into the memory that is free.
 
     Raises:
         UserError: names the size and what to lower.
     """
-    # The episodes of all steps, k = 0 … K, are kept until the map is drawn.
-    needed = (steps + 1) * episode_bytes(size, distribution, learner)
-    available = available_bytes(device)
-    if available is not None and needed > available:
-        raise UserError(
-            f"{size.num_tasks} tasks × {size.episodes} episodes need about {needed / 1e9:,.1f} GB, and "
-            f"{available / 1e9:,.1f} GB are free; lower --grid or --episodes"
-        )
+    # The episodes of all steps, k = 0 … K, are kept until the picture is drawn.
+    kept = episode_bytes(learner.policy, distribution, (steps + 1) * num_tasks * episodes)
+    require_memory(kept, f"{num_tasks} tasks × {episodes} episodes in {steps + 1} batches", lower)
 
 
 def _weakest(heat: HeatMap, distribution: TaskDistribution) -> str:

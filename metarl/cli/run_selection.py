@@ -19,11 +19,13 @@ class RunSelection:
         run: a run's directory, or its name below run_dir.
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         run_dir: where runs are looked for by name.
+        trust: let the run import modules from the working directory, even if it was made somewhere else.
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     device: str = "auto"
     run_dir: str = "runs"
+    trust: bool = False
 
     def open_run(self) -> RunDirectory:
         """Open the run.

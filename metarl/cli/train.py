@@ -13,17 +13,19 @@ import tyro
 from rich.console import Console
 
 from metarl.agents.gradients.processes import num_processes
-from metarl.baselines.teachers import check_teacher
+from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
 from metarl.console import say, shell_command
 from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import env_label, is_env_file
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
-from metarl.run.build import build
+from metarl.run.build import build, restore_learner
+from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.presets import default_config
+from metarl.run.reproduce import settings_to_start_from
 from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env
@@ -42,12 +44,14 @@ GROUPS = {
         "iterations",
         "max_env_steps",
         "checkpoint_interval",
+        "start_from",
         "name",
         "run_dir",
         "resume",
         "env_file",
+        "trust",
     ),
-    "sampling": ("num_tasks", "episodes", "action_scale", "normalize_obs"),
+    "sampling": ("env_timeout", "num_tasks", "episodes", "action_scale", "normalize_obs"),
     "evaluation": ("eval_interval", "eval_tasks", "test_tasks"),
     "curriculum": ("curriculum", "curriculum_buffer", "curriculum_fresh", "curriculum_correction"),
     "acceleration": ("num_threads", "compile_env", "cuda_graphs"),
@@ -65,10 +69,13 @@ class Train(TrainConfig):
     Attributes:
         resume: continue this run exactly where it stopped. Of the other flags, only --iterations may be changed.
         env_file: a YAML file that describes the environment and its tasks, in place of ENV.
+        trust: let the run of --resume or --teacher import modules from the working directory, even if it was made
+            somewhere else.
     """
 
     resume: str = ""
     env_file: str = ""
+    trust: bool = False
 
     @property
     def config(self) -> TrainConfig:
@@ -172,7 +179,11 @@ def _check_before_writing(config: TrainConfig) -> None:
     check_teacher(config)
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
+    if config.start_from:
+        start = RunDirectory.open(config.start_from, config.run_dir).checkpoints
+        restore_learner(learner, start.load(BEST), start.path(BEST))
     check_memory(config, distribution, learner)
+    check_teachers_memory(config, distribution)
     if isinstance(distribution.env, TaskEnv):
         check_task_env(distribution.env, distribution.sample(config.num_tasks, "train", generator), config.episodes)
     make_curriculum(config, learner)
@@ -192,7 +203,7 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     # As `metarl evaluate RUN` does, so that the command gives the same numbers.
     final = Evaluate(run=str(run.path), num_tasks=run.config.test_tasks, out=str(run.path))
     evaluated = final.evaluate(run)
-    RunLog.test(run, evaluated.evaluation, evaluated.figures, evaluated.checkpoint.progress.env_steps)
+    RunLog.test(run, evaluated.evaluation, evaluated.pictures, evaluated.checkpoint.progress.env_steps)
     final.show(evaluated, console)
 
     say(console, "next:")
@@ -221,7 +232,7 @@ def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
     # The defaults were made for what stands first; another AGENT or ENV after a flag would get the wrong ones.
     if command.resume:
         _check_resumed(command, defaults)
-    elif (command.agent, command.env) != (defaults.agent, defaults.env):
+    elif (command.agent, command.env) != (defaults.agent, defaults.env) and not command.start_from:
         raise UserError("write AGENT and ENV right after 'train', before the flags: metarl train AGENT ENV --flag …")
     return command
 
@@ -229,6 +240,9 @@ def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
 def default_train(arguments: list[str]) -> Train:
     """Defaults of the flags, which depend on the leading AGENT and ENV, on --preset and on --resume."""
     resume = _value_of("--resume", arguments)
+    start = _value_of("--start-from", arguments)
+    if resume is None and start:
+        return _as_train(_settings_of(start, arguments))
     if resume is None:
         agent, env = _leading_agent_and_env(arguments)
         return _as_train(default_config(agent, env, _value_of("--preset", arguments) or "default"))
@@ -238,6 +252,21 @@ def default_train(arguments: list[str]) -> Train:
     run = RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs")
     # The run may have been moved since its configuration was written.
     return _as_train(dataclasses.replace(run.config, run_dir=str(run.path.parent)), resume)
+
+
+def _settings_of(start: str, arguments: list[str]) -> TrainConfig:
+    """The settings of the run that a new one starts from; its name, place and device are its own.
+
+    Raises:
+        UserError: there is no such run, or AGENT and ENV are others.
+    """
+    run = RunDirectory.open(start, _value_of("--run-dir", arguments) or "runs")
+    given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    own = [run.config.agent, run.config.env]
+    if given != own[: len(given)]:
+        raise UserError(f"run {run.path} is of {' '.join(own)}, and cannot be the start of {' '.join(given)}")
+
+    return settings_to_start_from(run)
 
 
 class FlagsInGroups:
@@ -317,7 +346,7 @@ def _check_resumed(command: Train, defaults: Train) -> None:
     Raises:
         UserError: names the settings.
     """
-    may_change = ("iterations", "run_dir")
+    may_change = ("iterations", "run_dir", "trust")
     changed = [
         field.name
         for field in dataclasses.fields(command)

@@ -68,7 +68,7 @@ class Comparer:
         return Comparison(
             env=self._plan.env,
             split=config.split,
-            num_tasks=config.tasks_compared,
+            num_tasks=self._plan.num_tasks,
             budget=config.task_budget,
             curves=curves,
             metadata={

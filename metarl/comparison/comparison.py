@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.statistics import (
     Curve,
-    Estimate,
     Floats,
     cvar_10,
     difference,
     iqm_estimate,
+    lost_return,
     mean_estimate,
     normalized,
     probability_of_improvement,
@@ -22,6 +23,11 @@ from metarl.evaluation.statistics import (
 
 RANDOM = "random"
 ORACLE = "oracle"
+
+EQUAL_BUDGETS = 0.1
+"""Agents whose training differed by no more than this share of the larger had equal budgets."""
+
+Verdict = Literal["better", "worse", "not distinguishable", "none"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Summary:
         equal_iqm: interquartile mean of the same returns.
         score: the same returns normalised, 0 = random, 1 = oracle; None where the two are not both compared.
         final: return at the end of its own curve.
-        final_worst: the same for the worst tenth of the tasks.
+        final_worst: the same for the worst tenth of the tasks; None for fewer than 20 tasks.
+        lost: return lost while adapting, for each episode on the way to the steps of `equal`; None without an oracle.
     """
 
     curve: Curve
@@ -44,7 +51,8 @@ class Summary:
     equal_iqm: Estimate
     score: Estimate | None
     final: Estimate
-    final_worst: Estimate
+    final_worst: Estimate | None
+    lost: Estimate | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, without the curve's returns."""
@@ -61,12 +69,16 @@ class PairwiseComparison:
         theirs: label of the other.
         difference: mean return of ours minus theirs.
         probability: that ours has the higher return on a random task.
+        verdict: what the interval of the difference says of the two learners; "none" where it cannot say anything.
+        no_verdict_because: why there is none; "" where there is one.
     """
 
     ours: str
     theirs: str
     difference: Estimate
     probability: Estimate
+    verdict: Verdict
+    no_verdict_because: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,15 @@ class Comparison:
             score=None if scores is None else mean_estimate(scores),
             final=mean_estimate(curve.final),
             final_worst=cvar_10(curve.final),
+            lost=self._lost(curve),
         )
+
+    def _lost(self, curve: Curve) -> Estimate | None:
+        """What adapting costs against the oracle; None without one, and for what does not adapt."""
+        oracle = next((other for other in self.curves if other.label == ORACLE), None)
+        if oracle is None or len(curve.env_steps) == 1 or self.equal_env_steps == 0:
+            return None
+        return lost_return(curve, oracle.final.mean(axis=0), self.equal_env_steps)
 
     @cached_property
     def pairwise_comparisons(self) -> list[PairwiseComparison]:
@@ -155,14 +175,35 @@ class Comparison:
                 continue
 
             theirs = other.at(self.equal_env_steps)
+            gap = difference(ours, theirs)
+            reason = self._no_verdict_because(other)
             pair = PairwiseComparison(
                 ours=self.subject.label,
                 theirs=other.label,
-                difference=difference(ours, theirs),
+                difference=gap,
                 probability=probability_of_improvement(ours, theirs),
+                verdict="none" if reason else _verdict(gap),
+                no_verdict_because=reason,
             )
             pairs.append(pair)
         return pairs
+
+    def _no_verdict_because(self, other: Curve) -> str:
+        """Why nothing can be said of the subject and another learner; "" where something can.
+
+        An agent that learns each task from scratch had no training before by design, and each of its tasks has a seed
+        of its own, so that one seed is enough there.
+        """
+        mine, theirs = self.subject.training_env_steps, other.training_env_steps
+        trained_before = other.kind == "meta-learner" or theirs > 0
+        if trained_before and abs(mine - theirs) > EQUAL_BUDGETS * max(mine, theirs):
+            return f"their training differs, {mine:,} and {theirs:,} steps"
+
+        trained = [self.subject, other] if trained_before else [self.subject]
+        single = [curve.label for curve in trained if curve.num_seeds == 1]
+        if single:
+            return f"one seed of {' and of '.join(single)}, so the interval covers tasks only"
+        return ""
 
     @cached_property
     def sample_efficiencies(self) -> list[SampleEfficiency]:
@@ -201,6 +242,15 @@ class Comparison:
             "curves": [curve.to_json() for curve in self.curves],
         }
         return _finite(data)  # type: ignore[no-any-return]
+
+
+def _verdict(gap: Estimate) -> Verdict:
+    """Only an interval without 0 is a difference."""
+    if gap.low > 0:
+        return "better"
+    if gap.high < 0:
+        return "worse"
+    return "not distinguishable"
 
 
 def _sample_efficiency(meta_learner: Curve, baseline: Curve, step: int) -> SampleEfficiency:

@@ -18,6 +18,7 @@ from metarl.comparison.plan import Plan
 from metarl.errors import UserError
 from metarl.run.files import is_empty_directory, new_directory, write_atomically
 from metarl.run.run_directory import as_file_name
+from metarl.run.schema import read_text
 
 SETTINGS_FILE = "settings.json"
 
@@ -92,4 +93,7 @@ def _find_place(plan: Plan, settings: str) -> Path:
 
 
 def _read(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
+    try:
+        return read_text(path) if path.is_file() else None
+    except UserError:  # not what a comparison writes
+        return None

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from metarl.errors import UserError
 from metarl.evaluation.statistics import Curve, Kind
 from metarl.run.files import write_atomically
+from metarl.run.schema import read_json
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,13 @@ class MeasurementStore:
         self.directory = directory
 
     def load(self, label: str, settings: dict[str, Any]) -> Measurement | None:
-        """The measurement of these settings; None where there is none, or none that can be read."""
+        """The measurement of these settings; None where there is none, or none that can be read: it is made again."""
         try:
-            data = json.loads(self._path(label, settings).read_text())
-            return Measurement(**data["cell"])
-        except (OSError, ValueError, TypeError, KeyError):
+            data = read_json(self._path(label, settings), _MeasurementFile)
+        except UserError:
             return None
+        measurement: Measurement = data["cell"]
+        return measurement if _is_whole(measurement) else None
 
     def save(self, label: str, settings: dict[str, Any], measurement: Measurement) -> None:
         """Write a measurement with its settings, atomically."""
@@ -65,6 +68,19 @@ class MeasurementStore:
         return self.directory / f"{label}-{digest}.json"
 
 
+class _MeasurementFile(TypedDict):
+    """What the file of a measurement holds, besides the agent's label and the settings."""
+
+    cell: Measurement
+
+
+def _is_whole(measurement: Measurement) -> bool:
+    """Whether there is a return of every task at every point."""
+    points = len(measurement.env_steps)
+    sizes = {len(returns) for returns in measurement.returns}
+    return points > 0 and len(measurement.returns) == points and len(sizes) == 1 and sizes != {0}
+
+
 def concatenate_tasks(measurements: Sequence[Measurement]) -> Measurement:
     """One measurement of all the tasks of several, in their order; each has the same number of points."""
     return Measurement(
@@ -74,7 +90,9 @@ def concatenate_tasks(measurements: Sequence[Measurement]) -> Measurement:
     )
 
 
-def make_curve(label: str, kind: Kind, training_env_steps: int, seeds: Sequence[Measurement]) -> Curve:
+def make_curve(
+    label: str, kind: Kind, training_env_steps: int, seeds: Sequence[Measurement], validation_env_steps: int = 0
+) -> Curve:
     """The curve of an agent.
 
     Args:
@@ -82,6 +100,7 @@ def make_curve(label: str, kind: Kind, training_env_steps: int, seeds: Sequence[
         kind: see Curve.
         training_env_steps: environment steps spent before it met the tasks, mean over seeds.
         seeds: S measurements, each of all M tasks.
+        validation_env_steps: environment steps that choosing the best checkpoint took, mean over seeds.
     """
     return Curve(
         label=label,
@@ -90,4 +109,5 @@ def make_curve(label: str, kind: Kind, training_env_steps: int, seeds: Sequence[
         env_steps=np.mean([one.env_steps for one in seeds], axis=0),
         returns=np.array([one.returns for one in seeds]),
         evaluation_env_steps=sum(one.evaluation_env_steps for one in seeds),
+        validation_env_steps=validation_env_steps,
     )

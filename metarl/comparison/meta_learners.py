@@ -37,7 +37,9 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
     """Adaptation of meta-trained runs, one for each seed."""
     measurements = [_measure_run(plan, directory, label, run) for run in runs]
     spent = [total_training_env_steps(run) for run in runs]
-    return make_curve(label, "meta-learner", round(float(np.mean(spent))), measurements)
+    validation = [run.validation_env_steps() for run in runs]
+    training, chosen = round(float(np.mean(spent))), round(float(np.mean(validation)))
+    return make_curve(label, "meta-learner", training, measurements, validation_env_steps=chosen)
 
 
 def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:
@@ -71,7 +73,7 @@ def _measure_adaptation(
         tasks = {name: value.to(plan.device) for name, value in plan.tasks.items()}
         batches = adaptation_episodes(learner, plan.distribution, tasks, steps, plan.config.episodes, generator)
 
-        evaluation = summarize(batches, learner.sampling.pooled)
+        evaluation = summarize(batches, pooled=learner.sampling.pooled)
         # A batch after k < K steps is the data of step k + 1: only the last one merely measures.
         return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), batches[-1].env_steps)
 

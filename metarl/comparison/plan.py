@@ -2,22 +2,26 @@
 
 import dataclasses
 import hashlib
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metarl.agents.policies.cnn import make_policy
+from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.registry import AGENTS, find_agent, is_agent
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, LAST
+from metarl.evaluation.memory import FLOAT, episode_bytes, require_memory
+from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import load_json
 
 QUICK_TRAINING_SHARE = 0.2
 """Share of the run's meta-training steps that a baseline trained here gets with --quick; the table shows the steps."""
@@ -57,6 +61,11 @@ class Plan:
         return [*self.pools, *self.baselines]
 
     @property
+    def num_tasks(self) -> int:
+        """M; fewer than were asked for where the family has no more distinct ones."""
+        return num_tasks_of(self.tasks)
+
+    @property
     def action_scale(self) -> float:
         """That of all runs; the usual one where it changes nothing."""
         scale = self.runs[0].config.action_scale
@@ -68,7 +77,7 @@ class Plan:
         return {
             "runs": {str(run.path): checkpoint_digest(run) for run in self.runs},
             "baselines": list(self.baselines),
-            "num_tasks": config.tasks_compared,
+            "num_tasks": self.num_tasks,
             "budget": config.task_budget,
             "sb3_settings": dict(self.sb3_changes),
             "seeds": config.seeds,
@@ -83,7 +92,7 @@ class Plan:
         protocol = {
             "env": self.env,
             "split": self.config.split,
-            "num_tasks": self.config.tasks_compared,
+            "num_tasks": self.num_tasks,
             "episodes": self.config.episodes,
         }
         # What was measured before there was a scale stays valid.
@@ -109,6 +118,7 @@ def make_plan(config: CompareConfig) -> Plan:
             f"budget must be at least one episode, {distribution.horizon} environment steps of {env}, "
             f"got {config.task_budget}"
         )
+    _check_memory(config, runs[0], distribution, device)
     tasks = distribution.sample(config.tasks_compared, config.split)
 
     pools = pool_seeds(runs)
@@ -117,7 +127,7 @@ def make_plan(config: CompareConfig) -> Plan:
 
     # A fair comparison gives each baseline what the subject had.
     share = QUICK_TRAINING_SHARE if config.quick else 1.0
-    training_env_steps = max(1, round(runs[0].checkpoints.load(LAST).progress.env_steps * share))
+    training_env_steps = max(1, round(runs[0].training_env_steps() * share))
     return Plan(
         config=config,
         device=device,
@@ -130,6 +140,23 @@ def make_plan(config: CompareConfig) -> Plan:
         sb3_changes=sb3_changes,
         training_env_steps=training_env_steps,
     )
+
+
+def _check_memory(config: CompareConfig, subject: RunDirectory, distribution: TaskDistribution, device: str) -> None:
+    """Refuse measurements that do not fit into the memory that is free now.
+
+    Raises:
+        UserError: names their size and what to lower.
+    """
+    settings = getattr(subject.config.learner, "policy", None)
+    if not isinstance(settings, PolicyConfig):
+        return
+    policy = make_policy(distribution.observation_space, distribution.action_space, settings)
+    batches = (getattr(subject.config.learner, "adaptation_steps", 1) if config.steps is None else config.steps) + 1
+    kept = batches * config.tasks_compared * config.episodes
+    what = f"num_tasks {config.tasks_compared} × episodes {config.episodes} × horizon {distribution.horizon}"
+    needed = episode_bytes(policy, distribution, kept)
+    require_memory(needed, f"{what} in {batches} batches", "--num-tasks, --episodes or --steps", device)
 
 
 # ---------------------------------------------------------------------- runs
@@ -260,9 +287,9 @@ def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, d
         UserError, ValueError: not such an object, of another baseline, or arguments that the algorithm refuses.
     """
     try:
-        settings = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UserError(f"sb3_settings is not valid JSON: {error}") from None
+        settings = load_json(text or "{}")
+    except UserError as error:
+        raise UserError(f"sb3_settings: {error}") from None
     if not isinstance(settings, dict) or not all(isinstance(value, dict) for value in settings.values()):
         raise UserError('sb3_settings must look like {"ppo": {"gamma": 0.9}}')
 
@@ -275,12 +302,34 @@ def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, d
 
 def _try_sb3_settings(label: str, changes: dict[str, Any], distribution: TaskDistribution) -> None:
     """Make a model with these arguments: SB3 says what it refuses only then."""
-    from metarl.agents.sb3 import make_model  # slow to import, and not always needed
+    from metarl.agents.sb3 import check_changes, make_model  # slow to import, and not always needed
     from metarl.baselines.sb3 import TRAINING_ENVS
     from metarl.envs.adapters.sb3 import make_sb3_vec_env
 
     env = make_sb3_vec_env(distribution, TRAINING_ENVS)
+    check_changes(label.removesuffix(PRETRAINED), changes)
+    _check_sb3_memory(label, changes, distribution)
     try:
         make_model(label.removesuffix(PRETRAINED), env, seed=0, changes=changes)
     except (TypeError, AssertionError) as error:
         raise UserError(f"sb3_settings of {label}: {error}") from None
+
+
+def _check_sb3_memory(label: str, changes: dict[str, Any], distribution: TaskDistribution) -> None:
+    """Refuse arguments that make an algorithm keep more steps than fit into the memory that is free now.
+
+    Raises:
+        UserError: names the argument.
+    """
+    from metarl.baselines.sb3 import TRAINING_ENVS  # slow to import, and not always needed
+
+    obs_size = math.prod(distribution.observation_space.shape)
+    action_size = math.prod(distribution.action_space.shape or (1,))
+    # Of each step: two observations, the action, reward, value, log-probability, advantage, return, end.
+    of_step = FLOAT * (2 * obs_size + action_size + 6)
+
+    for name, envs in (("n_steps", TRAINING_ENVS), ("buffer_size", 1), ("batch_size", 1)):
+        count = changes.get(name)
+        if isinstance(count, int) and count > 0:
+            what = f"sb3_settings of {label}: {name} {count}"
+            require_memory(of_step * envs * count, what, f"{name} in --sb3-settings")

@@ -102,7 +102,8 @@ def improvement(comparison: Comparison) -> Figure:
         axes.plot([probability.value] * 2, [row - 0.25, row + 0.25], color=colour)
     axes.axvline(0.5, color="grey", linewidth=0.8)
 
-    axes.set_yticks(range(len(pairs)), [pair.theirs for pair in pairs])
+    labels = [pair.theirs if pair.verdict != "none" else f"{pair.theirs}\n(no verdict)" for pair in pairs]
+    axes.set_yticks(range(len(pairs)), labels)
     axes.set(xlim=(-0.02, 1.02), xlabel=f"probability that {comparison.subject.label} is better on a random task")
     axes.set_title(
         f"{comparison.env}: after {comparison.equal_env_steps:,.0f} environment steps on a task",

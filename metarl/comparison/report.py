@@ -12,19 +12,19 @@ from rich.table import Table
 
 from metarl.comparison.comparison import Comparison, PairwiseComparison, SampleEfficiency, Summary
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
+from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes
-from metarl.evaluation.statistics import Estimate
 from metarl.run.files import write_atomically
 
 TENSORBOARD = "tensorboard"
 
 
 def table(comparison: Comparison) -> Table:
-    """A row per agent, in 80 columns."""
+    """A row per agent, in 80 columns; below its score stands the return that adapting lost, for each episode."""
     steps = millions(comparison.equal_env_steps)
     result = Table(
         title=f"{comparison.env}: return on {comparison.num_tasks} {comparison.split} tasks\n"
-        "after environment steps on each of them, with 95% intervals",
+        f"after environment steps on each of them, with 95% intervals {_scope(comparison)}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -37,7 +37,7 @@ def table(comparison: Comparison) -> Table:
         "return\nat 0",
         f"mean at\n{steps} steps",
         f"IQM at\n{steps} steps",
-        "score\n0 … 1",
+        "score\nlost",
         "mean at\nthe end",
     )
     result.add_column("agent", no_wrap=True)
@@ -47,6 +47,13 @@ def table(comparison: Comparison) -> Table:
     for summary in comparison.summaries:
         result.add_row(*_table_row(summary))
     return result
+
+
+def _scope(comparison: Comparison) -> str:
+    """What the intervals speak of."""
+    if all(curve.num_seeds == 1 for curve in comparison.curves):
+        return "over tasks\n(one seed each: of other seeds they say nothing)"
+    return "over tasks,\nand over seeds where several are named"
 
 
 def _table_row(summary: Summary) -> list[str]:
@@ -63,6 +70,8 @@ def _table_row(summary: Summary) -> list[str]:
         final = f"{summary.final.value:.2f}\n{millions(curve.env_steps[-1])}"
     if summary.score is not None:
         score = f"{summary.score.value:.3f}"
+    if summary.lost is not None:
+        score += f"\n{summary.lost.value:.2f}"
 
     spent = millions(curve.training_env_steps)
     return [name, spent, before, _two_lines(summary.equal), _two_lines(summary.equal_iqm), score, final]
@@ -82,9 +91,21 @@ def headlines(comparison: Comparison) -> list[str]:
     worst = [
         f"{summary.curve.label} {_interval(summary.final_worst)}"
         for summary in comparison.summaries
-        if summary.curve.kind != "reference"
+        if summary.curve.kind != "reference" and summary.final_worst is not None
     ]
-    return [*efficiencies, *pairs, f"mean of the worst tenth of the tasks at the end: {', '.join(worst)}"]
+    lines = [*efficiencies, *pairs]
+    if worst:
+        lines.append(f"mean of the worst tenth of the tasks at the end: {', '.join(worst)}")
+
+    lost = [
+        f"{summary.curve.label} {_interval(summary.lost)}"
+        for summary in comparison.summaries
+        if summary.curve.kind != "reference" and summary.lost is not None
+    ]
+    if lost:
+        within = f"in the first {comparison.equal_env_steps:,.0f} steps on a task"
+        lines.append(f"return lost while adapting, for each episode {within}, against the oracle: {', '.join(lost)}")
+    return lines
 
 
 def write(comparison: Comparison, directory: Path) -> list[Path]:
@@ -127,26 +148,28 @@ def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> st
 
 def _payback(efficiency: SampleEfficiency, comparison: Comparison) -> str:
     """After how many tasks the steps of meta-training are won back."""
-    before = {curve.label: curve.training_env_steps for curve in comparison.curves}
-    # Nothing is won back where the baseline was trained for as long, or needs fewer steps on a task.
+    before = {curve.label: curve.invested_env_steps for curve in comparison.curves}
     invested = before[efficiency.meta_learner] - before[efficiency.baseline]
     saved = efficiency.needed.value - efficiency.env_steps
-    if invested <= 0 or saved <= 0:
+
+    # Nothing is won back where the baseline was trained for as long, or may need as few steps on a task.
+    if invested <= 0 or efficiency.needed.low <= efficiency.env_steps:
         return ""
     return f"; meta-training has paid for itself after {invested / saved:,.0f} tasks"
 
 
 def _pairwise_line(pair: PairwiseComparison, steps: float) -> str:
-    # Only an interval without 0 is a difference.
-    verdict = "level with"
-    if pair.difference.low > 0:
-        verdict = "better than"
-    elif pair.difference.high < 0:
-        verdict = "worse than"
+    both = {
+        "better": f"{pair.ours} is better than {pair.theirs}",
+        "worse": f"{pair.ours} is worse than {pair.theirs}",
+        "not distinguishable": f"{pair.ours} and {pair.theirs} are not distinguishable",
+        "none": f"{pair.ours} beside {pair.theirs}",
+    }[pair.verdict]
+    reason = f"; no verdict: {pair.no_verdict_because}" if pair.no_verdict_because else ""
 
     return (
-        f"{pair.ours} is {verdict} {pair.theirs} at {steps:,.0f} steps on a task: difference "
-        f"{_interval(pair.difference)}, better on a task with probability {_interval(pair.probability)}"
+        f"{both} at {steps:,.0f} steps on a task: difference {_interval(pair.difference)}, better on a task with "
+        f"probability {_interval(pair.probability)}{reason}"
     )
 
 

@@ -19,6 +19,7 @@ from metarl.comparison.plan import Plan
 from metarl.console import say
 from metarl.envs.cores import num_cores
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
+from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.evaluation.statistics import Curve
 from metarl.training.progress import PlainReporter
 
@@ -45,7 +46,7 @@ def measure_sb3(plan: Plan, directory: ComparisonDirectory, label: str, console:
     settings = [job_settings(job) | also for job in jobs]
     measurements = _measure_jobs(plan, directory, label, jobs, settings, console)
 
-    num_tasks = plan.config.tasks_compared
+    num_tasks = plan.num_tasks
     starts = range(0, len(measurements), num_tasks)
     seeds = [concatenate_tasks(measurements[start : start + num_tasks]) for start in starts]
     return make_curve(label, "baseline", pretraining_env_steps, seeds)
@@ -64,12 +65,13 @@ def _jobs(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, pre
     schedule = evaluation_schedule(plan.distribution.horizon, plan.config.task_budget)
 
     jobs = []
-    for number in range(plan.config.tasks_compared):
+    for number in range(plan.num_tasks):
         job = TaskJob(
             algorithm=label.removesuffix(PRETRAINED),
             env=plan.env,
             task={name: value[number].tolist() for name, value in plan.tasks.items()},
-            seed=seed,
+            # A network of its own for each task and repetition: one for all would make its luck that of every task.
+            seed=seed * FROZEN_SIZE + number,
             schedule=schedule,
             episodes=plan.config.episodes,
             directory=str(directory.sb3_model(label, seed, f"task-{number:03d}")),

@@ -22,6 +22,7 @@ from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.errors import UserError
 from metarl.run.files import write_atomically
+from metarl.run.schema import load_json
 
 FORMAT = "metarl-live-adaptation-1"
 ASKED_FILE = "adaptation.json"
@@ -77,7 +78,7 @@ class LiveRecord:
         """
         file = path / ASKED_FILE
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = load_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise LiveRecordError(f"there is no adaptation to resume: {file} cannot be read: {error}") from None
         if not isinstance(before, dict) or before.pop("format", None) != FORMAT:
@@ -86,7 +87,9 @@ class LiveRecord:
         wanted = json.loads(json.dumps(asked))
         different = [name for name in sorted({*before, *wanted}) if before.get(name) != wanted.get(name)]
         if different:
-            said = "; ".join(f"{name} was {before.get(name)!r}, not {wanted.get(name)!r}" for name in different)
+            said = "; ".join(
+                f"{name:.40} was {before.get(name)!r:.200}, not {wanted.get(name)!r:.200}" for name in different
+            )
             raise LiveRecordError(f"{path} is of another adaptation: {said}")
 
         record = cls(path)
@@ -156,8 +159,9 @@ class LiveRecord:
             behaviour = {}
             for name in [name for name in tensors if name.startswith(_BEHAVIOUR)]:
                 behaviour[name.removeprefix(_BEHAVIOUR)] = tensors.pop(name)
+            _require_one_episode(tensors | behaviour)
             return Episodes(**tensors, behaviour=behaviour).to(generator.device)
-        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
             raise LiveRecordError(
                 f"episode {file} is truncated or corrupt: {error}; without it and those after it they are played again"
             ) from None
@@ -185,6 +189,22 @@ class LiveRecord:
             write_atomically(file, serialize_tensors(plain, {"format": FORMAT}))
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
+def _require_one_episode(tensors: dict[str, Tensor]) -> None:
+    """Refuse leaves that are not those of 1 task × 1 episode of H steps.
+
+    Raises:
+        ValueError: names the tensor.
+    """
+    horizon = tensors["mask"].shape[2:3]
+    for name, value in tensors.items():
+        of_steps = name not in ("terminated", "last_obs", "success")
+        leading = (1, 1, *horizon) if of_steps and value.ndim > 2 else (1, 1)
+        if tuple(value.shape[: len(leading)]) != leading or (name == "mask" and value.ndim != 3):
+            raise ValueError(f"{name} is of shape {tuple(value.shape)}, not {leading}")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{name} holds a number that is not finite")
 
 
 def _count(number: int, what: str) -> str:

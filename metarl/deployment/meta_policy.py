@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -35,10 +34,11 @@ from metarl.envs.registry import env_label
 from metarl.envs.task_space import Task, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import rollout_generator
+from metarl.evaluation.memory import episode_bytes, require_memory
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
-from metarl.run.run_directory import METADATA_FILE, RunDirectory
+from metarl.run.run_directory import RunDirectory
 
 _PACKAGES = ("metarl", "torch", "gymnasium", "numpy", "onnx", "onnxruntime", "onnxscript")
 
@@ -187,7 +187,19 @@ class MetaPolicy:
         steps = self._learner.adaptation_steps if steps is None else steps
         episodes = self.run.config.episodes if episodes is None else episodes
         measure_episodes = episodes if measure_episodes is None else measure_episodes
-        return AdaptationBudget(steps, episodes, measure_episodes, seed, keep, noise_scale)
+        budget = AdaptationBudget(steps, episodes, measure_episodes, seed, keep, noise_scale)
+        self._require_memory(budget)
+        return budget
+
+    def _require_memory(self, budget: AdaptationBudget) -> None:
+        """Refuse an adaptation whose episodes do not fit, before the first step.
+
+        Raises:
+            UserError: names its size and what to lower.
+        """
+        needed = episode_bytes(self._learner.policy, self._distribution, budget.total_episodes)
+        what = f"{budget.total_episodes} episodes × horizon {self._distribution.horizon}"
+        require_memory(needed, what, "--episodes, --measure-episodes or --steps", self._device)
 
     def _specialise(
         self,
@@ -290,12 +302,6 @@ def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str,
     # "best" is a file of its own, not that of the iteration it was written at.
     file = run.checkpoints.path(BEST if checkpoint == BEST else iteration)
 
-    # A run that was copied may lack its metadata: it still adapts.
-    try:
-        commit = json.loads((run.path / METADATA_FILE).read_text()).get("git_commit")
-    except (OSError, ValueError):
-        commit = None
-
     return {
         "run": str(run.path),
         "agent": run.config.agent,
@@ -305,7 +311,7 @@ def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str,
         "training_env_steps": loaded.progress.env_steps,
         "checkpoint": file.name,
         "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "git_commit": commit,
+        "git_commit": run.read_metadata().get("git_commit"),
     }
 
 

@@ -9,8 +9,9 @@ policy.onnx         the same as ONNX
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, P
 from metarl.envs.spaces.observation import vector_space
 from metarl.errors import UserError
 from metarl.run.files import new_directory
+from metarl.run.schema import load_json, parse
 
 FORMAT = "metarl-policy-1"
 PARAMETERS_FILE = "policy.safetensors"
@@ -212,29 +214,85 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     description_file = Path(path) / DESCRIPTION_FILE
     parameters_file = Path(path) / PARAMETERS_FILE
     try:
-        description = json.loads(description_file.read_text(encoding="utf-8"))
+        description = load_json(description_file.read_text(encoding="utf-8"))
         if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
-            raise UserError(f"{description_file} does not describe a policy of this program")
-
-        network = description.pop("network")
-        spaces = {key: space_from_json(description.pop(key)) for key in _SPACES}
-        if network["kind"] not in (MLPPolicy.__name__, CNNPolicy.__name__):
-            raise UserError(f"{description_file}: unknown network {network['kind']!r}")
-        # Policies of before know no scale: what they do must stay as it was.
-        action_scale = float(description.pop("action_scale", OWN_UNITS))
-        policy = _network_from_json(network, spaces)
-        params = read_tensors(parameters_file.read_bytes())
+            raise UserError("it does not describe a policy of this program")
+        spaces, policy = _parse_description(description)
     except OSError as error:
         raise UserError(f"{path} is not a policy: {error}") from None
-    except SafetensorError as error:
-        raise UserError(f"{parameters_file} is truncated or corrupt: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{description_file} is damaged: {type(error).__name__}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{description_file} is damaged: {error}") from None
 
+    params = _read_parameters(parameters_file)
     # A file of another network would fail much later, with an error that names no file.
-    if shapes_of(params) != shapes_of(policy.init(torch.Generator())):
+    if shapes_of(params) != policy.shapes:
         raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
-    return SpecialisedPolicy(policy, params, **spaces, card=description, action_scale=action_scale)  # type: ignore[arg-type]
+    try:
+        # Policies of before know no scale: what they do must stay as it was.
+        action_scale = description.pop("action_scale", OWN_UNITS)
+        return SpecialisedPolicy(policy, params, **spaces, card=description, action_scale=action_scale)  # type: ignore[arg-type]
+    except (ValueError, TypeError, AssertionError, IndexError) as error:
+        raise UserError(f"{description_file} is damaged: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The network in policy.json."""
+
+    kind: Literal["MLPPolicy", "CNNPolicy"]
+    hidden_sizes: tuple[int, ...]
+    activation: Literal["tanh", "relu"]
+    observation_shift: tuple[float, ...] | None = None
+    observation_factor: tuple[float, ...] | None = None
+
+
+class _Card(TypedDict):
+    """What of the model card decides how the policy acts."""
+
+    action_limit: NotRequired[float]
+    action_scale: NotRequired[float]
+
+
+def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy]:
+    """Spaces and network, which are taken out of what policy.json holds.
+
+    Raises:
+        ValueError: they are missing or damaged; names the field.
+    """
+    for key in ("network", *_SPACES):
+        if key not in description:
+            raise UserError(f"{key}: is missing")
+
+    network = parse(description.pop("network"), _Network, "network")
+    spaces = {}
+    for key in _SPACES:
+        try:
+            spaces[key] = space_from_json(description.pop(key))
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from None
+    parse(description, _Card)
+    return spaces, _network_from_json(network, spaces)
+
+
+def _read_parameters(file: Path) -> Parameters:
+    """The tensors in policy.safetensors.
+
+    Raises:
+        UserError: they cannot be read, or are no numbers; names the file.
+    """
+    try:
+        params: Parameters = read_tensors(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file.parent} is not a policy: {error}") from None
+    except (SafetensorError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{file} is truncated or corrupt: {error}") from None
+
+    for name, value in params.items():
+        if value.dtype != torch.float32:
+            raise UserError(f"{file}: {name} must be of type float32, got {value.dtype}")
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{file}: {name} holds a number that is not finite")
+    return params
 
 
 _SPACES = ("observation_space", "action_space", "network_actions")
@@ -257,16 +315,16 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     return described
 
 
-def _network_from_json(network: dict[str, Any], spaces: dict[str, Space[Any]]) -> MLPPolicy:
+def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy:
     """Inverse of `_network_to_json` for an MLPPolicy."""
     vector = vector_space(spaces["observation_space"], "the policy")
-    kind = "cnn" if network["kind"] == CNNPolicy.__name__ else "mlp"
-    config = PolicyConfig(tuple(network["hidden_sizes"]), network["activation"], policy=kind)
+    kind: Literal["cnn", "mlp"] = "cnn" if network.kind == CNNPolicy.__name__ else "mlp"
+    config = PolicyConfig(network.hidden_sizes, network.activation, policy=kind)
     policy = make_policy(vector, spaces["network_actions"], config)
 
-    if "observation_shift" in network:
-        shift = torch.tensor(network["observation_shift"], dtype=torch.float32)
-        factor = torch.tensor(network["observation_factor"], dtype=torch.float32)
+    if network.observation_shift is not None and network.observation_factor is not None:
+        shift = torch.tensor(network.observation_shift, dtype=torch.float32)
+        factor = torch.tensor(network.observation_factor, dtype=torch.float32)
         policy.observations.set(shift, factor)
     return policy
 

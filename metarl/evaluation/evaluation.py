@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from metarl.envs.rollout import Episodes
+from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
 
-CONFIDENCE = 0.95
 RESAMPLES = 10_000
+
+FEW_TASKS = 50
+"""Below so many tasks a percentile interval is too narrow: of six tasks, it covers 86%."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,11 @@ class Evaluation:
         env_steps: environment steps a task had cost before its policy of step k was ready, mean over tasks, (K+1,).
         total_env_steps: environment steps of the whole evaluation, all tasks, the last batch included.
         episodes_per_step: E.
-        successes: number of each task's E episodes that succeeded after k steps, (K+1, M); None where the environment
-            does not say.
+        successes: number of each task's E episodes that succeeded after k steps, at any time in the episode, (K+1, M);
+            None where the environment does not say.
+        errors: standard error of each task's mean over its episodes, (K+1, M); None: unknown.
+        exhaustive: whether these are all the tasks that there are, and no sample of more: their intervals then speak of
+            other episodes on the same tasks.
         pooled: True: all E episodes of a step inform the next policy. False: they are E separate trials of the task,
             each of K+1 episodes, and a task costs what one trial takes.
     """
@@ -33,6 +39,8 @@ class Evaluation:
     total_env_steps: int
     episodes_per_step: int
     successes: NDArray[np.int64] | None = None
+    errors: NDArray[np.float64] | None = None
+    exhaustive: bool = False
     pooled: bool = True
 
     @property
@@ -57,20 +65,17 @@ class Evaluation:
 
     @property
     def success_ci95(self) -> NDArray[np.float64] | None:
-        """95% Wilson score interval of each share, (K+1, 2); the trials are all episodes of all tasks.
-
-        Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
-        """
+        """95% interval over tasks of each share, (K+1, 2); see `share_interval`."""
         if self.successes is None:
             return None
 
-        trials = self.successes.shape[1] * self.episodes_per_step
-        intervals = []
-        for count in self.successes.sum(axis=1):
-            test = stats.binomtest(int(count), trials)
-            intervals.append(test.proportion_ci(CONFIDENCE, method="wilson"))
+        if self.exhaustive:
+            trials = self.successes.shape[1] * self.episodes_per_step
+            tests = [stats.binomtest(int(row.sum()), trials) for row in self.successes]
+            return np.array([test.proportion_ci(CONFIDENCE, method="wilson") for test in tests])
 
-        return np.array(intervals)
+        estimates = [share_interval(row / self.episodes_per_step) for row in self.successes]
+        return np.array([(estimate.low, estimate.high) for estimate in estimates])
 
     @property
     def return_mean(self) -> NDArray[np.float64]:
@@ -79,8 +84,17 @@ class Evaluation:
 
     @property
     def return_ci95(self) -> NDArray[np.float64]:
-        """95% bootstrap interval over tasks of each mean, (K+1, 2)."""
+        """95% interval of each mean, (K+1, 2): bootstrap over tasks, or over episodes where it is exhaustive."""
+        if self.exhaustive and self.errors is not None:
+            return np.stack([self._over_episodes(*row) for row in zip(self.returns, self.errors, strict=True)])
         return np.stack([bootstrap_ci(row) for row in self.returns])
+
+    def _over_episodes(self, returns: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """95% interval of the mean of M tasks that are all there are, given the standard error of each, (2,)."""
+        num_tasks = len(returns)
+        freedom = max(1, num_tasks * (self.episodes_per_step - 1))
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(np.sqrt(np.square(errors).sum())) / num_tasks
+        return np.asarray(returns.mean() + np.array([-half, half]))
 
     @property
     def gains(self) -> NDArray[np.float64]:
@@ -89,8 +103,20 @@ class Evaluation:
 
     @property
     def gain_ci95(self) -> NDArray[np.float64]:
-        """95% bootstrap interval over tasks of the mean gain, (2,)."""
+        """95% interval of the mean gain, (2,), over what `return_ci95` speaks of."""
+        if self.exhaustive and self.errors is not None:
+            return self._over_episodes(self.gains, np.hypot(self.errors[0], self.errors[-1]))
         return bootstrap_ci(self.gains)
+
+    def lost(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return lost while adapting on each task, (M,): what a policy that knows it gets more in all K·E episodes.
+
+        The area between the reference and the curve: E Σ_{k<K} (reference − return after k steps).
+
+        Args:
+            reference: return of the policy that knows the task, (M,).
+        """
+        return np.asarray(self.episodes_per_step * (reference - self.returns[:-1]).sum(axis=0))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for reports."""
@@ -122,9 +148,10 @@ class Evaluation:
 
 
 def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """95% percentile bootstrap interval of a mean; equal values, or a single one, are their own interval.
+    """95% bootstrap interval of a mean; equal values, or a single one, are their own interval.
 
     The values are what is resampled: one for each task, so that the interval speaks of other tasks of the distribution.
+    Of fewer than FEW_TASKS, the percentile interval is stretched as in `mean_interval`.
 
     Args:
         values: one number for each task, (n,).
@@ -138,6 +165,10 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) == 1 or bool(np.all(values == values[0])):
         return np.array([values[0], values[0]])
 
+    if len(values) < FEW_TASKS:
+        estimate = mean_interval(values)
+        return np.array([estimate.low, estimate.high])
+
     interval = stats.bootstrap(
         (values,),
         np.mean,
@@ -150,11 +181,12 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([interval.low, interval.high])
 
 
-def summarize(batches: list[Episodes], pooled: bool = True) -> Evaluation:
+def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = True) -> Evaluation:
     """The adaptation curves that the batches of `adaptation_episodes` show.
 
     Args:
         batches: of M tasks × E episodes, after k = 0 … K adaptation steps.
+        exhaustive: see Evaluation.
         pooled: whether all E episodes inform the next policy, or are separate trials (`Sampling.pooled`).
     """
     steps_per_task = np.array([batch.mask.sum(dim=(1, 2)).double().mean().item() for batch in batches])
@@ -168,8 +200,19 @@ def summarize(batches: list[Episodes], pooled: bool = True) -> Evaluation:
         total_env_steps=sum(batch.env_steps for batch in batches),
         episodes_per_step=batches[0].reward.shape[1],
         successes=_successes(batches),
+        errors=np.stack([_standard_errors(batch) for batch in batches]),
+        exhaustive=exhaustive,
         pooled=pooled,
     )
+
+
+def _standard_errors(batch: Episodes) -> NDArray[np.float64]:
+    """Standard error of each task's mean over E episodes, (M,); of a single one nothing is known: 0."""
+    returns = batch.returns.double().cpu().numpy()
+    num_episodes = returns.shape[1]
+    if num_episodes == 1:
+        return np.zeros(len(returns))
+    return np.asarray(returns.std(axis=1, ddof=1) / np.sqrt(num_episodes))
 
 
 def _successes(batches: list[Episodes]) -> NDArray[np.int64] | None:

@@ -7,16 +7,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from metarl.evaluation.interpretation import Interpretation
+from metarl.evaluation.plots import set_margins
 
 SPREAD = (0.1, 0.9)
 """Quantiles over tasks, or pairs of tasks, that show the spread."""
 _BINS = 10
+_INCHES_PER_LETTER = 0.085
+"""Width of a letter in the labels of rows."""
 
 
 def parameter_change(found: Interpretation, title: str) -> Figure:
     """Relative change of each parameter in each adaptation step, and its share of the whole displacement."""
     num_rows = len(found.parameters)
-    figure = Figure(figsize=(9, 1.6 + 0.45 * num_rows), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.45 * num_rows))
+    label_width = _INCHES_PER_LETTER * max(len(name) for name in found.parameters)
+    set_margins(figure, left=0.25 + label_width, right=0.25, bottom=0.55, top=0.6, wspace=0.05)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
 
     _draw_changes(left, found)
@@ -66,7 +71,8 @@ def _draw_shares(axes: Axes, found: Interpretation) -> None:
 
 def direction_similarity(found: Interpretation, title: str) -> Figure:
     """Cosine of two tasks' adaptation directions against their distance: every pair, and the mean with its spread."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4))
+    set_margins(figure, left=0.8, right=0.1, bottom=0.5, top=0.5)
     axes = figure.subplots()
     known = np.isfinite(found.similarity)
     distance = found.distance[known]

@@ -31,9 +31,27 @@ def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> 
     return buffer.getvalue()
 
 
+def set_margins(figure: Figure, left: float, right: float, bottom: float, top: float, **between: float) -> None:
+    """Leave fixed margins, in inches: a layout that measures every label would take most of the time of drawing.
+
+    Args:
+        figure: the figure, its axes made or not.
+        left: inches left of the axes.
+        right: inches right of them.
+        bottom: inches below.
+        top: inches above.
+        between: `wspace` and `hspace` of `Figure.subplots_adjust`.
+    """
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height, **between
+    )
+
+
 def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     """Return against episodes of experience on a new task: mean with its 95% interval, and each task faintly."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4))
+    set_margins(figure, left=0.75, right=0.1, bottom=0.5, top=0.35)
     axes = figure.subplots()
     episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_informing
     axes.plot(episodes, evaluation.returns, color="tab:blue", alpha=0.08, linewidth=0.8)
@@ -71,7 +89,8 @@ def trajectories(
     num_episodes = min(EPISODES_SHOWN, batches[0].obs.shape[1])
 
     row_height = 2.5 if family.plane_axes is None else 1.9
-    figure = Figure(figsize=(2.4 * len(batches), row_height * num_tasks + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.4 * len(batches) + 0.4, row_height * num_tasks + 0.6))
+    set_margins(figure, left=0.6, right=0.15, bottom=0.45, top=0.65, wspace=0.12, hspace=0.2)
     grid = figure.subplots(num_tasks, len(batches), squeeze=False, sharex=True, sharey=True)
 
     extents: list[np.ndarray] = []

@@ -1,7 +1,10 @@
-"""Statistics of comparisons: agents on the same M held-out tasks, S seeds each, with 95% bootstrap intervals.
+"""Statistics of comparisons: agents on the same M held-out tasks, S seeds each, with 95% intervals.
 
-Every interval is a percentile bootstrap that resamples tasks and, independently of them, seeds: a task that is drawn is
-drawn for every seed, because all seeds met the same tasks, and for both agents of a difference, because both did.
+Every interval speaks of other tasks and of other seeds: tasks are resampled and, independently of them, seeds. A task
+that is drawn is drawn for every seed, because all seeds met the same tasks, and for both agents of a difference,
+because both did. With one seed nothing is known of other seeds: the interval covers tasks only.
+
+How wide an interval is, so that it holds with few seeds: `metarl.evaluation.intervals`.
 
 Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sections 4.2 and
 4.3 (interquartile mean, probability of improvement, stratified bootstrap). Deviation: there the tasks are a fixed
@@ -11,20 +14,22 @@ are resampled too.
 Shapes: S seeds, M tasks, P points of a curve, B resamples.
 """
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from metarl.evaluation.evaluation import CONFIDENCE
+from metarl.evaluation import intervals
+from metarl.evaluation.intervals import Estimate, Variance, mean_variance, shaped_interval, share_interval
 
 Floats = NDArray[np.float64]
 
-RESAMPLES = 2_000
-_SEED = 0
-_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-"""Quantiles of the resampled statistic between which the interval lies."""
+MIN_TASKS_OF_CVAR = 20
+"""Of fewer tasks there is no worst tenth worth the name: one task at most."""
 
 Kind = Literal["meta-learner", "baseline", "reference"]
 
@@ -40,6 +45,7 @@ class Curve:
         env_steps: environment steps spent on one task before each point, mean over tasks and seeds, (P,), ascending.
         returns: mean return of each seed and task at each point, (S, P, M).
         evaluation_env_steps: environment steps that only measured, over all seeds and tasks.
+        validation_env_steps: environment steps that choosing the best checkpoint took before, mean over seeds.
     """
 
     label: str
@@ -48,6 +54,17 @@ class Curve:
     env_steps: Floats
     returns: Floats
     evaluation_env_steps: int = 0
+    validation_env_steps: int = 0
+
+    @property
+    def num_seeds(self) -> int:
+        """S."""
+        return len(self.returns)
+
+    @property
+    def invested_env_steps(self) -> int:
+        """All environment steps spent before it met the tasks, those of choosing a checkpoint included."""
+        return self.training_env_steps + self.validation_env_steps
 
     @property
     def mean(self) -> Floats:
@@ -79,24 +96,10 @@ class Curve:
             "kind": self.kind,
             "training_env_steps": self.training_env_steps,
             "evaluation_env_steps": self.evaluation_env_steps,
+            "validation_env_steps": self.validation_env_steps,
             "env_steps": self.env_steps.tolist(),
             "returns": self.returns.tolist(),
         }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A statistic with its 95% bootstrap interval.
-
-    Attributes:
-        value: the statistic of the data itself.
-        low: lower end of the interval.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 def iqm(values: Floats) -> float:
@@ -110,30 +113,86 @@ def iqm(values: Floats) -> float:
 
 
 def mean_estimate(returns: Floats) -> Estimate:
-    """Mean over seeds and tasks of (S, M) returns; tasks and seeds are resampled."""
-    resampled = _resample(returns, _indices(returns))
-    return _estimate(float(returns.mean()), resampled.mean(axis=1))
+    """Mean over seeds and tasks of (S, M) returns."""
+    return intervals.mean_interval(returns)
 
 
 def iqm_estimate(returns: Floats) -> Estimate:
-    """Interquartile mean over the S·M entries of (S, M) returns; tasks and seeds are resampled."""
+    """Interquartile mean over the S·M entries of (S, M) returns.
+
+    Its variance is that of the mean of the entries with the outer quarters moved to the quartiles, doubled, because
+    half of them remain; so many degrees of freedom are left as well.
+
+    Source: Tukey and McLaughlin 1963; Wilcox 2012, "Introduction to Robust Estimation", section 3.3 (trimmed means).
+    """
+    cut = returns.size // 4
+    ordered = np.sort(returns, axis=None)
+    winsorised = np.clip(returns, ordered[cut], ordered[returns.size - 1 - cut])
+
+    kept = 1 - 2 * cut / returns.size
+    variance = mean_variance(winsorised)
+    variance = Variance(variance.value / kept**2, max(1.0, kept * variance.degrees_of_freedom))
+
     resampled = _resample(returns, _indices(returns))
-    return _estimate(iqm(returns), _iqm_of_rows(resampled))
+    return shaped_interval(iqm(returns), _iqm_of_rows(resampled), variance)
 
 
-def cvar_10(returns: Floats) -> Estimate:
+def cvar_10(returns: Floats) -> Estimate | None:
     """Conditional value at risk at 10%: each seed's mean over its worst 10% of tasks, then the mean over seeds.
 
-    Tasks and seeds are resampled. The number of worst tasks is rounded, to one at least.
+    The mean of the two lowest of 20 returns lies above the mean below the 10% quantile, and jumps. So the quantiles are
+    smoothed (Harrell and Davis) and the bias is taken off (jackknife: θ̂_m = M θ − (M − 1) θ without task m). These
+    pseudo-values are averaged over seeds and tasks as returns are. What the tail tells of its own spread are its few
+    tasks: the interval takes Student's t of M/10 − ½ degrees of freedom. It covers 94 to 99% of normal
+    and uniform returns at 20 tasks and 95% at 1,000, but 90 to 92% up to 100 tasks where the tail is long.
 
     Args:
         returns: (S, M).
 
-    Source: Rockafellar and Uryasev 2000, "Optimization of Conditional Value-at-Risk"; of returns, the low tail.
+    Returns:
+        None for fewer than 20 tasks.
+
+    Source: Rockafellar and Uryasev 2000, "Optimization of Conditional Value-at-Risk"; of returns, the low tail. Harrell
+    and Davis 1982, "A New Distribution-Free Quantile Estimator".
     """
-    seeds, tasks = _indices(returns)
-    resampled = returns[seeds[:, :, None], tasks[:, None, :]]  # (B, S, M)
-    return _estimate(float(_cvar_10_of_rows(returns).mean()), _cvar_10_of_rows(resampled).mean(axis=1))
+    num_tasks = returns.shape[1]
+    if num_tasks < MIN_TASKS_OF_CVAR:
+        return None
+
+    values = _cvar_pseudo_values(returns)
+    variance = mean_variance(values)
+    variance = variance._replace(degrees_of_freedom=min(variance.degrees_of_freedom, num_tasks / 10 - 0.5))
+
+    value = float(values.mean())
+    half = variance.half_width if variance.value > 0 else 0.0
+    return Estimate(value, value - half, value + half)
+
+
+def _cvar_pseudo_values(returns: Floats) -> Floats:
+    """The jackknife's pseudo-values of each seed and task, (S, M); their mean has no bias of the order 1/M."""
+    num_tasks = returns.shape[1]
+    order = np.argsort(returns, axis=1)
+    ordered = np.take_along_axis(returns, order, axis=1)
+    whole = ordered @ _worst_tenth_weights(num_tasks)
+
+    # Without task j, those before it keep their place and those behind it move up by one.
+    weights = _worst_tenth_weights(num_tasks - 1)
+    before = np.cumsum(ordered[:, :-1] * weights, axis=1)
+    behind = np.cumsum((ordered[:, 1:] * weights)[:, ::-1], axis=1)[:, ::-1]
+    without = np.pad(before, ((0, 0), (1, 0))) + np.pad(behind, ((0, 0), (0, 1)))
+
+    pseudo = np.empty_like(returns)
+    np.put_along_axis(pseudo, order, num_tasks * whole[:, None] - (num_tasks - 1) * without, axis=1)
+    return pseudo
+
+
+@functools.lru_cache(maxsize=16)
+def _worst_tenth_weights(num_tasks: int) -> Floats:
+    """Weight of each of n ordered returns in the mean of the smoothed quantiles from 0 to 10%, (n,)."""
+    levels = (np.arange(400) + 0.5) / 4000
+    first, second = (num_tasks + 1) * levels, (num_tasks + 1) * (1 - levels)
+    ends = np.arange(num_tasks + 1)[:, None] / num_tasks
+    return np.asarray(np.diff(stats.beta.cdf(ends, first, second), axis=0).mean(axis=1))
 
 
 def mean_interval(curve: Curve) -> Floats:
@@ -152,18 +211,14 @@ def difference(ours: Floats, theirs: Floats) -> Estimate:
         ours: returns, (S, M).
         theirs: returns on the same tasks, (S', M).
     """
-    our_indices = _indices(ours)
-    their_indices = _indices(theirs, first_draw=1)
-    our_means = _resample(ours, our_indices).mean(axis=1)
-    their_means = _resample(theirs, their_indices).mean(axis=1)
-    return _estimate(float(ours.mean() - theirs.mean()), our_means - their_means)
+    return intervals.mean_interval(ours[:, None] - theirs[None])
 
 
 def probability_of_improvement(ours: Floats, theirs: Floats) -> Estimate:
     """P(ours > theirs) + ½ P(ours = theirs) for a random seed of each on the same random task.
 
-    On each task this is the Mann–Whitney U statistic divided by S·S'; it is averaged over tasks. Tasks are resampled
-    for both agents together, seeds for each by itself.
+    On each task this is the Mann–Whitney U statistic divided by S·S'; it is averaged over tasks. Its interval is that
+    of a share over tasks and over the seeds of each, as of `share_interval`: six wins of six are no certainty.
 
     Args:
         ours: returns, (S, M).
@@ -171,17 +226,38 @@ def probability_of_improvement(ours: Floats, theirs: Floats) -> Estimate:
 
     Source: Agarwal et al. 2021, section 4.3.
     """
-    our_seeds, tasks = _indices(ours)
-    their_seeds, _ = _indices(theirs, first_draw=1)
-    wins = _wins(ours[:, None], theirs[None])  # (S, S', M)
+    return share_interval(_wins(ours[:, None], theirs[None]))  # (S, S', M)
 
-    # One resample after the other: all at once would take B·S·S'·M numbers.
-    resampled = np.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        drawn = wins[:, :, tasks[number]][our_seeds[number]][:, their_seeds[number]]
-        resampled[number] = drawn.mean()
 
-    return _estimate(float(wins.mean()), resampled)
+def lost_return(curve: Curve, reference: Floats, env_steps: float) -> Estimate:
+    """Return lost while adapting: the area between a reference that knows the task and the curve, for each episode.
+
+        (1/X) ∫ (reference − curve(x)) dx   over the first X environment steps on the task
+
+    A meta-learner acts with the policy of a point until the next one is ready; a baseline improves all the time, which
+    is linear between its points. An agent that stops earlier goes on as it was.
+
+    Args:
+        curve: of M tasks.
+        reference: return of the policy that knows the task, (M,).
+        env_steps: X > 0.
+    """
+    return mean_estimate(reference - _mean_along(curve, env_steps))
+
+
+def _mean_along(curve: Curve, env_steps: float) -> Floats:
+    """Mean return over the first X environment steps on each task, (S, M)."""
+    inside = curve.env_steps[(curve.env_steps > 0) & (curve.env_steps < env_steps)]
+    ends = np.concatenate([[0.0], inside, [env_steps]])
+    widths = np.diff(ends) / env_steps
+
+    if curve.kind == "baseline":
+        values = np.stack([curve.at(end) for end in ends])
+        heights = (values[1:] + values[:-1]) / 2
+    else:
+        points = np.searchsorted(curve.env_steps, ends[:-1], side="right") - 1
+        heights = np.moveaxis(curve.returns[:, np.maximum(points, 0)], 1, 0)
+    return np.asarray(np.tensordot(widths, heights, axes=1))
 
 
 def normalized(returns: Floats, random: Floats, oracle: Floats) -> Floats:
@@ -205,52 +281,40 @@ def normalized(returns: Floats, random: Floats, oracle: Floats) -> Floats:
 def steps_to_reach(curve: Curve, target: Floats) -> Estimate:
     """Environment steps on a new task until a curve's mean first reaches the mean of other returns on the same tasks.
 
-    The mean is linear between two points; inf stands for "not within the budget". Tasks are resampled for curve and
-    target together, seeds for each by itself. The interval's ends are values of resamples, never between two of them:
-    some may be infinite.
+    The mean is linear between two points; inf stands for "not within the budget". The interval holds the steps at which
+    the two cannot be told apart: it begins where the upper end of their difference reaches 0 and ends where the lower
+    end does, so that it covers as often as that of the difference; its ends may be infinite.
 
     Args:
         curve: of M tasks.
         target: returns to reach, (S', M).
     """
-    indices = _indices(curve.final)
-    target_indices = _indices(target, first_draw=1)
     points = range(len(curve.env_steps))
-    means = np.stack([_resample(curve.returns[:, point], indices).mean(axis=1) for point in points], axis=1)  # (B, P)
-    targets = _resample(target, target_indices).mean(axis=1)
+    differences = [difference(curve.returns[:, point], target) for point in points]
 
-    value = _first_crossing(curve.env_steps, curve.mean[None], np.array([target.mean()]))[0]
-    resampled = _first_crossing(curve.env_steps, means, targets)
-    low, high = np.quantile(resampled, _TAILS, method="nearest")
-    return Estimate(float(value), float(low), float(high))
+    value = _first_crossing(curve.env_steps, np.array([one.value for one in differences]))
+    low = _first_crossing(curve.env_steps, np.array([one.high for one in differences]))
+    high = _first_crossing(curve.env_steps, np.array([one.low for one in differences]))
+    return Estimate(value, min(low, value), max(high, value))
 
 
-def _first_crossing(env_steps: Floats, means: Floats, targets: Floats) -> Floats:
-    """Where each row of means first reaches its target, by linear interpolation.
+def _first_crossing(env_steps: Floats, differences: Floats) -> float:
+    """Where differences first reach 0, by linear interpolation; inf where they never do.
 
     Args:
         env_steps: ascending, (P,).
-        means: (B, P).
-        targets: (B,).
-
-    Returns:
-        Environment steps, (B,); inf where a row never reaches its target.
+        differences: (P,).
     """
-    reached = means >= targets[:, None]
-    right = reached.argmax(axis=1)  # the first point that reaches it
-    left = np.maximum(right - 1, 0)
+    reached = np.flatnonzero(differences >= 0)
+    if not len(reached):
+        return math.inf
 
-    rows = np.arange(len(means))
-    below = means[rows, left]
-    above = means[rows, right]
+    right = int(reached[0])
+    if right == 0:
+        return float(env_steps[0])
 
-    # A row that reaches it at its first point has nothing to interpolate: weight 0 gives that point's own steps.
-    inside = right > 0
-    rise = np.where(inside, above - below, 1.0)
-    weight = np.where(inside, (targets - below) / np.where(rise == 0, 1.0, rise), 0.0)
-
-    steps = env_steps[left] + weight * (env_steps[right] - env_steps[left])
-    return np.where(reached.any(axis=1), steps, np.inf)
+    weight = -differences[right - 1] / (differences[right] - differences[right - 1])
+    return float(env_steps[right - 1] + weight * (env_steps[right] - env_steps[right - 1]))
 
 
 def _wins(ours: Floats, theirs: Floats) -> Floats:
@@ -258,19 +322,18 @@ def _wins(ours: Floats, theirs: Floats) -> Floats:
     return np.asarray((ours > theirs) + 0.5 * (ours == theirs))
 
 
-def _indices(returns: Floats, first_draw: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _indices(returns: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which seeds and tasks each resample draws, with replacement; the same in every call.
 
     Args:
         returns: (S, M).
-        first_draw: another number draws other seeds, but the same tasks: for a second agent on the same tasks.
 
     Returns:
         Seeds (B, S) and tasks (B, M).
     """
     num_seeds, num_tasks = returns.shape
-    tasks = np.random.default_rng([_SEED, 0]).integers(num_tasks, size=(RESAMPLES, num_tasks))
-    seeds = np.random.default_rng([_SEED, 1 + first_draw]).integers(num_seeds, size=(RESAMPLES, num_seeds))
+    tasks = np.random.default_rng([0, 0]).integers(num_tasks, size=(intervals.RESAMPLES, num_tasks))
+    seeds = np.random.default_rng([0, 1]).integers(num_seeds, size=(intervals.RESAMPLES, num_seeds))
     return seeds, tasks
 
 
@@ -284,15 +347,3 @@ def _iqm_of_rows(rows: Floats) -> Floats:
     """Interquartile mean of each row of (B, n), (B,)."""
     cut = rows.shape[1] // 4
     return np.asarray(np.sort(rows, axis=1)[:, cut : rows.shape[1] - cut].mean(axis=1))
-
-
-def _cvar_10_of_rows(rows: Floats) -> Floats:
-    """Mean of the lowest 10% of each row of (…, n), of one entry at least, (…,)."""
-    count = max(1, round(0.1 * rows.shape[-1]))
-    return np.asarray(np.sort(rows, axis=-1)[..., :count].mean(axis=-1))
-
-
-def _estimate(value: float, resampled: Floats) -> Estimate:
-    """The statistic with its percentile bootstrap interval."""
-    low, high = np.quantile(resampled, _TAILS)
-    return Estimate(value, float(low), float(high))

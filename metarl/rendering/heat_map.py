@@ -73,7 +73,7 @@ def heat_map(
     """
     tasks = {name: value.to(generator.device) for name, value in grid.tasks.items()}
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
-    evaluation = summarize(batches, learner.sampling.pooled)
+    evaluation = summarize(batches, pooled=learner.sampling.pooled)
     return HeatMap(grid, evaluation.returns, evaluation.total_env_steps)
 
 

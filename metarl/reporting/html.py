@@ -1,7 +1,6 @@
 """A run on one self-contained HTML page, to look at, keep and send."""
 
 import base64
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,14 @@ from metarl.baselines.distillation_report import DistillationReport
 from metarl.envs.registry import FAMILIES, env_label
 from metarl.errors import UserError
 from metarl.evaluation.plots import figure_bytes
+from metarl.reporting.evaluation_file import read_evaluation
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file
 from metarl.run.checkpoint import BEST
 from metarl.run.config import flat_items
 from metarl.run.files import check_writable, write_atomically
 from metarl.run.reproduce import train_command
-from metarl.run.run_directory import METADATA_FILE, METRICS_FILE, RunDirectory
+from metarl.run.run_directory import RunDirectory
 
 LABELS = ("test", "ood", "validation", "train", "task")
 """What an evaluation file may be of, in the order of the page."""
@@ -119,7 +119,7 @@ def recorded_section(run: RunDirectory, label: str) -> Section | None:
     path = run.path / evaluation_file(label)
     if not path.is_file():
         return None
-    data = _read_json(path)
+    data = read_evaluation(path)
     figures = _recorded_figures(run, label)
 
     # A published run may come without checkpoints: then there is no newer policy.
@@ -156,7 +156,7 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         CheckpointError, UserError, ValueError: the run cannot be evaluated in this way.
     """
     path = run.path / evaluation_file(label)
-    before = _read_json(path) if path.is_file() else {}
+    before = read_evaluation(path) if path.is_file() else {}
 
     # Settings that no earlier evaluation gives are those of `metarl evaluate`.
     evaluated = evaluate_run(
@@ -169,8 +169,7 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         seed=before.get("seed", 0),
         device=device,
     )
-    figures = {name: figure_bytes(figure) for name, figure in evaluated.figures.items()}
-    return Section(label, evaluated.to_json(), figures, recorded=False)
+    return Section(label, evaluated.to_json(), evaluated.pictures, recorded=False)
 
 
 def write_page(run: RunDirectory, sections: list[Section], out: Path) -> int:
@@ -197,8 +196,8 @@ def write_page(run: RunDirectory, sections: list[Section], out: Path) -> int:
 
 def _page(run: RunDirectory, sections: list[Section]) -> str:
     """The page as HTML."""
-    metadata = _read_json(run.path / METADATA_FILE) if (run.path / METADATA_FILE).is_file() else {}
-    metrics = run.read_metrics() if (run.path / METRICS_FILE).is_file() else []
+    metadata = run.read_metadata()
+    metrics = run.read_metrics()
     curves = learning_curves(metrics)
     config = run.config
 
@@ -217,7 +216,7 @@ def _page(run: RunDirectory, sections: list[Section]) -> str:
             curves=figure_bytes(curves) if curves else None,
             progress=metrics[-1] if metrics else None,
             metadata=metadata,
-            started_as=shlex.join(["metarl", *map(str, metadata.get("command", [])[1:])]),
+            started_as=shlex.join(["metarl", *metadata.get("command", [])[1:]]),
             command=train_command(config),
         )
     )
@@ -259,18 +258,3 @@ def _image(image: bytes, alt: str) -> Markup:
     data = base64.b64encode(image).decode()
     element = Markup('<img width="{}" alt="{}" src="data:image/png;base64,{}">')
     return element.format(round(PAGE_SCALE * width), alt, data)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: there is none in it.
-    """
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return data

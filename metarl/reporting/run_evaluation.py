@@ -2,31 +2,40 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from metarl.agents.distillation import Distillation
-from metarl.agents.learner import Section
+from metarl.agents.learner import Learner, Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
+from metarl.baselines.references import reference_episodes
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task, num_tasks_of
+from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation import interpretation_plots, plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
+from metarl.evaluation.intervals import Estimate
+from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
+from metarl.evaluation.statistics import mean_estimate, normalized
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+
+TASKS_LISTED = 10
+"""Of so many tasks at most, each has a line of its own."""
 
 FIGURES = {
     "adaptation": "return against episodes of experience on the new task",
@@ -53,6 +62,8 @@ class RunEvaluation:
         interpretation: how the parameters moved; None without adaptation.
         pooled: whether the episodes of a step inform one policy, or are separate trials (`Sampling.pooled`).
         section: what the learner says of itself besides; None where that is nothing.
+        references: "random", and "oracle", the policy that knows the task → return on each task, (M,); empty where the
+            family has no oracle.
     """
 
     run: RunDirectory
@@ -66,20 +77,65 @@ class RunEvaluation:
     interpretation: Interpretation | None
     section: Section | None
     pooled: bool = True
+    references: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """The adaptation curves that the episodes show."""
-        return summarize(self.batches, self.pooled)
+        return summarize(self.batches, self._exhaustive, self.pooled)
+
+    @property
+    def _exhaustive(self) -> bool:
+        return self.split is not None and self.distribution.exhausts(self.split, num_tasks_of(self.tasks))
+
+    @property
+    def which_tasks(self) -> str:
+        """What the tasks are: "100 test tasks", or how few there are and that training has met them."""
+        count = num_tasks_of(self.tasks)
+        if not self.split:
+            return f"the task {self.task}, {count} times"
+        if self.split != "train" and self.distribution.shares_tasks(self.split):
+            return f"{count} distinct tasks, not held out"
+        return f"{count} {self.split} tasks"
+
+    @cached_property
+    def score(self) -> Estimate | None:
+        """Score after adaptation, 0 = random, 1 = oracle, task by task; None without both or where they are equal."""
+        if not {"random", "oracle"} <= self.references.keys():
+            return None
+        random, oracle = self.references["random"], self.references["oracle"]
+        if np.any(random == oracle):
+            return None
+        return mean_estimate(normalized(self.evaluation.returns[-1:], random, oracle))
+
+    @cached_property
+    def lost(self) -> Estimate | None:
+        """Return lost while adapting, all K·E episodes of a task together; None without an oracle or adaptation."""
+        if "oracle" not in self.references or len(self.batches) == 1:
+            return None
+        return mean_estimate(self.evaluation.lost(self.references["oracle"])[None])
+
+    def lines(self) -> list[str]:
+        """What belongs below the table: what the intervals speak of, score, what adapting costs."""
+        lines = []
+        if self._exhaustive:
+            lines.append(f"{self.which_tasks}: each is evaluated once; intervals are over episodes on these tasks")
+            lines += _by_task(self.tasks, self.evaluation)
+        if self.score is not None:
+            lines.append(f"score after adaptation: {_interval(self.score, 3)} (0 = random, 1 = oracle)")
+        if self.lost is not None:
+            episodes = (len(self.batches) - 1) * self.evaluation.episodes_per_step
+            what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
+            lines.append(f"{what}: {_interval(self.lost, 1)}")
+        return lines
 
     @property
     def title(self) -> str:
         """Agent, environment and what was evaluated."""
         config = self.run.config
-        count = num_tasks_of(self.tasks)
-        which = f"{count} {self.split} tasks" if self.split else f"the task {self.task}, {count} times"
-        episodes = f"{self.evaluation.episodes_per_step} {'episodes a step' if self.pooled else 'trials each'}"
-        return f"{config.agent} on {env_label(config.env)}: {which}, {episodes}"
+        kind = "episodes a step" if self.pooled else "trials each"
+        episodes = f"{self.evaluation.episodes_per_step} {kind}"
+        return f"{config.agent} on {env_label(config.env)}: {self.which_tasks}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -95,7 +151,17 @@ class RunEvaluation:
             "task": self.task,
             "seed": self.seed,
             **self.evaluation.to_json(),
+            "held_out": self.split not in (None, "train") and not self.distribution.shares_tasks(self.split or ""),
+            "intervals_over": "episodes" if self._exhaustive else "tasks",
+            "tasks": tasks_to_json(self.tasks),
+            "returns": self.evaluation.returns.tolist(),
         }
+        if self.references:
+            data["references"] = {name: returns.tolist() for name, returns in self.references.items()}
+        if self.score is not None:
+            data["score"] = asdict(self.score)
+        if self.lost is not None:
+            data["return_lost"] = asdict(self.lost)
 
         if self.interpretation:
             data["interpretation"] = self.interpretation.to_json()
@@ -122,16 +188,21 @@ class RunEvaluation:
 
         return figures
 
+    @cached_property
+    def pictures(self) -> dict[str, bytes]:
+        """The figures as PNG files; each is drawn once."""
+        return {name: plots.figure_bytes(figure) for name, figure in self.figures.items()}
+
     def write(self, directory: Path) -> None:
         """Write evaluation-<split>.json and the figures beside it, in place of those of an earlier evaluation."""
         label = self.split or "task"
 
         # An earlier evaluation may have had figures that this one has not.
-        for name in FIGURES.keys() - self.figures.keys():
+        for name in FIGURES.keys() - self.pictures.keys():
             (directory / figure_file(name, label)).unlink(missing_ok=True)
 
-        for name, figure in self.figures.items():
-            write_atomically(directory / figure_file(name, label), plots.figure_bytes(figure))
+        for name, picture in self.pictures.items():
+            write_atomically(directory / figure_file(name, label), picture)
         write_atomically(directory / evaluation_file(label), json.dumps(self.to_json(), indent=1).encode())
 
 
@@ -177,6 +248,7 @@ def evaluate_run(
     steps = learner.adaptation_steps if steps is None else steps
     episodes = episodes or run.config.episodes
 
+    _require_memory(learner, distribution, num_tasks, steps, episodes, device)
     tasks = _tasks(distribution, split, task, num_tasks, generator)
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
     return RunEvaluation(
@@ -192,7 +264,49 @@ def evaluate_run(
         pooled=learner.sampling.pooled,
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
         section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
+        references=_references(distribution, tasks, episodes, resolve_device(device), seed),
     )
+
+
+def _require_memory(
+    learner: Learner, distribution: TaskDistribution, num_tasks: int, steps: int, episodes: int, device: str
+) -> None:
+    """Refuse an evaluation that does not fit, before the first step.
+
+    Raises:
+        UserError: names its size and what to lower.
+    """
+    # Kept are the episodes of all k = 0 … K, and the policies that the interpretation compares.
+    needed = episode_bytes(learner.policy, distribution, (steps + 1) * num_tasks * episodes)
+    needed += parameter_bytes(getattr(learner.policy, "num_parameters", 0), (steps + 1) * num_tasks)
+    what = f"num_tasks {num_tasks} × episodes {episodes} × horizon {distribution.horizon} in {steps + 1} batches"
+    require_memory(needed, what, "--num-tasks, --episodes or --steps", resolve_device(device))
+
+
+def _references(
+    distribution: TaskDistribution, tasks: Task, episodes: int, device: torch.device, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Returns of the random policy and the oracle on each task, with random numbers of their own; {} without oracle."""
+    if not distribution.env.has_oracle:
+        return {}
+
+    found = reference_episodes(distribution, tasks, episodes, rollout_generator(device, seed))
+    return {name: batch.returns.double().mean(dim=1).cpu().numpy() for name, batch in found.items()}
+
+
+def _by_task(tasks: Task, evaluation: Evaluation) -> list[str]:
+    """A line for each of a few tasks: its return before and after adaptation."""
+    if num_tasks_of(tasks) > TASKS_LISTED:
+        return []
+    first, last = evaluation.returns[0], evaluation.returns[-1]
+    return [
+        f"  {task_text(select_tasks(tasks, number))}: {first[number]:.2f} → {last[number]:.2f}"
+        for number in range(num_tasks_of(tasks))
+    ]
+
+
+def _interval(estimate: Estimate, digits: int) -> str:
+    return f"{estimate.value:,.{digits}f} [{estimate.low:,.{digits}f}, {estimate.high:,.{digits}f}]"
 
 
 def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:

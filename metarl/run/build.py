@@ -2,11 +2,14 @@
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from metarl.agents.learner import Learner, Sampling
+from metarl.agents.policies.cnn import make_policy
+from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.observations import ObservationNormalizer
 from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
@@ -16,11 +19,13 @@ from metarl.envs.external.user_code import user_sources
 from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
-from metarl.run.checkpoint import BEST, Checkpoint
+from metarl.evaluation.memory import parameter_bytes, require_memory
+from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_state_like
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import load_json, read_text
 
 OBSERVATION_FILE = "observation_space.json"
 """In a run of a Gymnasium environment: what its policy sees, the fields of a Dict in their order."""
@@ -47,6 +52,9 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
+    if isinstance(distribution.env, GymnasiumFamily):
+        distribution.env.set_timeout(config.env_timeout)
+    _require_memory(config, distribution, generator)
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
@@ -54,6 +62,20 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     if may_normalize(config, distribution):
         learner.policy.observations.activate(generator.device)
     return distribution, learner
+
+
+def _require_memory(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> None:
+    """Refuse a network that does not fit, before it is made.
+
+    Raises:
+        UserError: names its size.
+    """
+    settings = getattr(config.learner, "policy", None)
+    if not isinstance(settings, PolicyConfig):
+        return
+    policy = make_policy(distribution.observation_space, distribution.action_space, settings)
+    what = f"{policy.num_parameters:,} parameters of hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
+    require_memory(parameter_bytes(policy.num_parameters, 0), what, "--hidden-sizes", generator.device)
 
 
 def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:
@@ -116,9 +138,28 @@ def load_learner(
     distribution, learner = build(run.config, torch.Generator(resolve_device(device)))
     restore_observations(run, distribution)
     warn_of_changed_sources(run, distribution)
-    learner.load_state_dict(learner_state(checkpoint))
-    learner.policy.observations.load_state_dict(observations_state(checkpoint))
+    restore_learner(learner, checkpoint, run.checkpoints.path_of(which))
     return distribution, learner, checkpoint
+
+
+def restore_learner(learner: Learner, checkpoint: Checkpoint, path: Path) -> None:
+    """Give a learner the state that a checkpoint holds.
+
+    Args:
+        learner: of the checkpoint's run.
+        checkpoint: as it was read.
+        path: its file, for the message.
+
+    Raises:
+        CheckpointError: the state is not this learner's; names the file and the tensor.
+    """
+    state = learner_state(checkpoint)
+    require_state_like(path, state, learner.state_dict())
+    try:
+        learner.load_state_dict(state)
+        learner.policy.observations.load_state_dict(observations_state(checkpoint))
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from None
 
 
 def keep_observations(run: RunDirectory, distribution: TaskDistribution) -> None:
@@ -138,8 +179,9 @@ def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> N
     if not (isinstance(distribution.env, GymnasiumFamily) and file.is_file()):
         return
     try:
-        distribution.env.keep_observations(space_from_json(json.loads(file.read_text(encoding="utf-8"))))
-    except (OSError, ValueError) as error:
+        space = space_from_json(load_json(read_text(file)))
+        distribution.env.keep_observations(space)
+    except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
 

@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
+from metarl.errors import UserError
 from metarl.run.files import write_atomically
+from metarl.run.schema import SchemaError, parse_json
 
 FORMAT = "metarl-checkpoint-1"
 KEEP = 3
@@ -92,14 +94,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+        digest = _digest(tensors, header.get("progress", ""))
+    # A header may name types and sizes of any kind: each way to fail means the same.
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"checkpoint {path} is truncated or corrupt: {error}") from None
 
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this program (format {header.get('format')!r})")
-    if header.get("sha256") != _digest(tensors, header.get("progress", "")):
+    if header.get("sha256") != digest:
         raise CheckpointError(f"checkpoint {path} is corrupt: its content is not what was saved")
-    return Checkpoint(tensors, Progress(**json.loads(header["progress"])))
+    # Whoever writes a file of his own can give it a checksum that is right.
+    try:
+        return Checkpoint(tensors, _parse_progress(header["progress"]))
+    except UserError as error:
+        raise CheckpointError(f"checkpoint {path}: progress: {error}") from None
 
 
 class CheckpointStore:
@@ -147,9 +155,9 @@ class CheckpointStore:
         if which == BEST:
             return read_checkpoint(self.path(BEST))
         if which == LAST and kept:
-            return read_checkpoint(self.path(kept[0]))
+            return self._read(kept[0])
         if which.isdigit() and int(which) in kept:
-            return read_checkpoint(self.path(int(which)))
+            return self._read(int(which))
 
         offered = ", ".join([BEST, LAST, *map(str, kept)]) if kept else "none"
         raise CheckpointError(f"{self.directory} has no checkpoint {which!r}; it has {offered}")
@@ -163,16 +171,69 @@ class CheckpointStore:
         problems: list[str] = []
         for iteration in self.iterations():
             try:
-                return read_checkpoint(self.path(iteration)), problems
+                return self._read(iteration), problems
             except CheckpointError as error:
                 problems.append(str(error))
 
         raise CheckpointError("; ".join(problems) or f"{self.directory} holds no checkpoint")
 
+    def _read(self, iteration: int) -> Checkpoint:
+        """Read a regular checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be read, or is that of another iteration.
+        """
+        path = self.path(iteration)
+        checkpoint = read_checkpoint(path)
+        if checkpoint.progress.iteration != iteration:
+            raise CheckpointError(f"checkpoint {path} is that of iteration {checkpoint.progress.iteration}")
+        return checkpoint
+
+    def path_of(self, which: str) -> Path:
+        """File of the checkpoint that `load` takes."""
+        if which == LAST:
+            return self.path(self.iterations()[0])
+        return self.path(int(which) if which.isdigit() else which)
+
     def path(self, which: int | str) -> Path:
         """File of the best checkpoint (BEST) or of an iteration."""
         stem = which if isinstance(which, str) else f"iteration-{which:07d}"
         return self.directory / f"{stem}{_SUFFIX}"
+
+
+def _parse_progress(text: str) -> Progress:
+    """The progress of a run.
+
+    Raises:
+        UserError: it is not one; names the field.
+    """
+    progress = parse_json(text, Progress)
+    assert isinstance(progress, Progress)
+    for name in ("iteration", "env_steps", "evaluation_env_steps"):
+        if getattr(progress, name) < 0:
+            raise SchemaError(name, f"must not be negative, got {getattr(progress, name)}")
+    return progress
+
+
+def require_state_like(path: Path, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Refuse tensors that are not of the types of a learner's own, or hold what no training writes.
+
+    Names and shapes are the learner's to check. A parameter that is not a number would make every action one, and the
+    environment would be blamed.
+
+    Args:
+        path: the file that they come from.
+        state: by name.
+        own: the learner's present state.
+
+    Raises:
+        CheckpointError: names the file and the tensor.
+    """
+    for name, value in state.items():
+        if name in own and value.dtype != own[name].dtype:
+            raise CheckpointError(f"checkpoint {path}: {name} must be {own[name].dtype}, got {value.dtype}")
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise CheckpointError(f"checkpoint {path}: {name} holds a value that is not a number")
 
 
 def _digest(tensors: dict[str, Tensor], progress: str) -> str:

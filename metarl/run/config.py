@@ -14,6 +14,7 @@ from metarl.agents.registry import find_agent
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least
+from metarl.run.schema import parse
 
 DEFAULT_AGENT = "maml"
 DEFAULT_ENV = "point-navigation/finn"
@@ -56,6 +57,10 @@ class TrainConfig:
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
         cuda_graphs: 'auto' runs the steps of environment and policy as a CUDA graph on a GPU; 'off' runs them one
             operation at a time, with the same numbers up to rounding.
+        env_timeout: seconds that a live environment's worker may take for one step; one that takes longer has failed,
+            and is named with its task; 0 = unlimited.
+        start_from: a run whose best policy training starts from, with all that its learner has learned, in place of a
+            random one; the settings are those of that run, unless they are given.
         name: name of the run, a directory below run_dir; by default made of agent, environment and seed.
         run_dir: directory that runs are written to.
         learner: the agent's hyper-parameters.
@@ -83,6 +88,8 @@ class TrainConfig:
     action_scale: float = DEFAULT_SCALE
     compile_env: bool = False
     cuda_graphs: Literal["auto", "off"] = "auto"
+    env_timeout: float = 0.0
+    start_from: str = ""
     name: str = ""
     run_dir: str = "runs"
     learner: Any = field(default_factory=MAMLConfig)
@@ -107,10 +114,13 @@ class TrainConfig:
 
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
-        for name in ("num_threads", "max_env_steps"):
+        if not math.isfinite(self.env_timeout):
+            raise UserError(f"env_timeout must be finite, got {self.env_timeout}")
+        for name in ("num_threads", "max_env_steps", "env_timeout"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
-        if "/" in self.name or self.name.startswith("."):
+        # A line break or an escape code in a name would come back in every message.
+        if "/" in self.name or self.name.startswith(".") or not self.name.isprintable():
             raise UserError(f"name must be a plain directory name, got {self.name!r}")
 
 
@@ -127,19 +137,21 @@ def from_yaml(text: str) -> TrainConfig:
     """
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date, or a number of thousands of digits
         raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError("not YAML: nested too deep") from None
     if not isinstance(data, dict):
         raise UserError("not a training configuration")
 
     try:
-        agent = find_agent(str(data.get("agent")))
+        agent = find_agent(f"{data.get('agent')!s:.200}")
     except ValueError as error:
         raise UserError(str(error)) from None
-    learner = _build(agent.config_class, data.pop("learner", {}))
+    learner = parse(data.pop("learner", {}), agent.config_class, "learner")
     # A run of before there were these: what its policy does and sees must stay as it was.
     data = {"action_scale": OWN_UNITS, "normalize_obs": "off"} | data
-    return typing.cast(TrainConfig, _build(TrainConfig, data | {"learner": learner}))
+    return typing.cast(TrainConfig, parse(data | {"learner": learner}, TrainConfig))
 
 
 def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
@@ -164,47 +176,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(inner) for inner in value]
     return value
-
-
-def _build(cls: type[Any], data: dict[str, Any]) -> Any:
-    """Build a dataclass from plain data, nested dataclasses included.
-
-    Raises:
-        UserError: a field is unknown, or a value is not of its type.
-    """
-    known = {field.name for field in dataclasses.fields(cls)}
-    if not isinstance(data, dict):
-        raise UserError(f"{cls.__name__} has no field {data}")
-    if not set(data) <= known:
-        raise UserError(f"{cls.__name__} has no field {sorted(set(data) - known)}")
-
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for name, value in data.items():
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
-            value = _build(typing.cast(type[Any], hints[name]), value)
-        values[name] = tuple(value) if isinstance(value, list) else value
-        if not _fits(hints[name], values[name]):
-            raise UserError(f"{cls.__name__}: {name} cannot be {value!r}")
-
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise UserError(f"{cls.__name__}: {error}") from None
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a field's type."""
-    if hint is Any:
-        return True
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(arguments[0], element) for element in value)
-    if arguments:  # a union
-        return any(_fits(one, value) for one in arguments)
-
-    # A user who edits the YAML may write 1 for 1.0. A bool is an int in Python, but no number here.
-    allowed = (int, float) if hint is float else (hint,)
-    return type(value) in allowed

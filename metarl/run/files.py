@@ -29,17 +29,26 @@ def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)  # what a killed process left, or a link that somebody put there
     try:
-        with open_unlinked(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+        with naming(path), open_unlinked(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the content must be on the disk before the name points to it
         temporary.replace(path)
-    except BaseException as error:  # Ctrl-C included: nothing half-written stays behind
+    except BaseException:  # Ctrl-C included: nothing half-written stays behind
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file
-            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file where the block fails of a full disk, which does not say which one it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def open_unlinked(path: Path, flags: int) -> BinaryIO:

@@ -8,6 +8,7 @@ from typing import Any
 from metarl.envs.registry import is_env_file
 from metarl.run.config import TrainConfig
 from metarl.run.presets import default_config
+from metarl.run.run_directory import RunDirectory
 
 _NOT_FLAGS = ("agent", "env")
 """Positional arguments."""
@@ -20,12 +21,35 @@ def train_command(config: TrainConfig) -> str:
     words = ["metarl", "train", config.agent]
     words += ["--env-file", config.env] if is_env_file(config.env) else [config.env]
 
-    defaults = dict(_settings(default_config(config.agent, config.env, config.preset)))
+    defaults = dict(_settings(_defaults_of(config)))
     defaults["preset"] = "default"  # a preset is named by a flag of its own, unless it is the one without a flag
     for name, value in _settings(config):
         if name not in (*_NOT_FLAGS, *_LEFT_OUT) and value != defaults[name]:
             words += _flag(name, value)
     return shlex.join(words)
+
+
+def settings_to_start_from(run: RunDirectory) -> TrainConfig:
+    """What the flags of a run that starts from this one are by default; its name, place and device are its own."""
+    defaults = TrainConfig()
+    return dataclasses.replace(
+        run.config,
+        name="",
+        run_dir=defaults.run_dir,
+        device=defaults.device,
+        num_threads=defaults.num_threads,
+        start_from="",
+    )
+
+
+def _defaults_of(config: TrainConfig) -> TrainConfig:
+    """The settings of the preset, or of the run that this one starts from as long as that is there."""
+    if config.start_from:
+        try:
+            return settings_to_start_from(RunDirectory.open(config.start_from, config.run_dir))
+        except ValueError:
+            pass
+    return default_config(config.agent, config.env, config.preset)
 
 
 def _settings(config: Any) -> Iterator[tuple[str, Any]]:

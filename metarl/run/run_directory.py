@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -25,31 +26,64 @@ import platform
 import shutil
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from metarl.console import shell_command
-from metarl.envs.registry import env_label, is_env_file
+from metarl.envs.registry import env_label, is_env_file, modules_named_by
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, CheckpointStore, read_checkpoint
+from metarl.run.checkpoint import BEST, LAST, CheckpointStore, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.device import resolve_device
 from metarl.run.files import (
     is_empty_directory,
+    naming,
     open_unlinked,
     remove_abandoned,
     temporary_directory,
     write_atomically,
 )
 from metarl.run.reference_runs import reference_run, reference_runs
+from metarl.run.schema import SchemaError, load_json, parse, read_json, read_text
 
 CONFIG_FILE = "config.yaml"
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+
+
+class MetricsRow(TypedDict):
+    """What every line of metrics.jsonl has, besides what was measured in that iteration."""
+
+    iteration: int
+    env_steps: int
+    evaluation_env_steps: int
+    seconds: float
+
+
+class Metadata(TypedDict, total=False):
+    """What metadata.json may hold; runs of earlier versions lack some of it."""
+
+    metarl: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    git_commit: str | None
+    seed: int
+    device: str
+    device_name: str
+    cpu_count: int | None
+    command: list[str]
+    modules: dict[str, str]
+
+
+TRUST_VARIABLE = "METARL_TRUST"
+"""Environment variable: where it is set, as by --trust, runs may import modules from the working directory."""
 
 _PACKAGES = ("gymnasium", "mujoco", "torch", "numpy", "scipy", "stable-baselines3", "tensorboard", "safetensors")
 
@@ -118,11 +152,12 @@ class RunDirectory:
         Args:
             directory: where the run lies for now.
         """
+        metadata = _metadata(self.config)
         if is_env_file(self.config.env):
             shutil.copy(self.config.env, directory / env_label(self.config.env))
             self._use_own_env_file()
         write_atomically(directory / CONFIG_FILE, to_yaml(self.config).encode())
-        write_atomically(directory / METADATA_FILE, json.dumps(_metadata(self.config), indent=1).encode())
+        write_atomically(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
         (directory / METRICS_FILE).touch()
 
     @classmethod
@@ -144,14 +179,17 @@ class RunDirectory:
             )
 
         try:
-            config = from_yaml((path / CONFIG_FILE).read_text())
-        except OSError as error:
-            raise UserError(f"{path} is not a run: {error}") from None
+            if not (path / CONFIG_FILE).is_file():
+                raise UserError(f"{path} is not a run: it holds no {CONFIG_FILE}")
+            config = from_yaml(read_text(path / CONFIG_FILE))
+        except SchemaError as error:
+            raise UserError(f"{path / CONFIG_FILE}: {error}") from None
         except ValueError as error:
             raise UserError(f"{path / CONFIG_FILE}: {error}") from None
 
         opened = cls(path, config)
         opened._use_own_env_file()
+        opened._require_trust()
         return opened
 
     @classmethod
@@ -169,6 +207,28 @@ class RunDirectory:
         """Read the environment from the run's own copy of its file, wherever the run lies by now."""
         if is_env_file(self.config.env):
             self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
+
+    def _require_trust(self) -> None:
+        """Refuse a run of somebody else that would import modules from the working directory.
+
+        What is installed, or lies on PYTHONPATH, the user has put there; a module in the working directory may have
+        come with the run. One that this run was made with, here, is recorded in it.
+
+        Raises:
+            UserError: names the modules and their files.
+        """
+        modules = modules_named_by(self.config.env)
+        if not modules or os.environ.get(TRUST_VARIABLE):
+            return
+
+        recorded = self.read_metadata().get("modules", {})
+        for name in modules:
+            file = _in_working_directory(name)
+            if file is not None and recorded.get(name) != _fingerprint(file):
+                raise UserError(
+                    f"run {self.path} names code, and was not made here: it would import the module {name} from "
+                    f"{file}; allow it with --trust if you trust whoever wrote it, or put its directory on PYTHONPATH"
+                )
 
     def check_can_resume(self) -> None:
         """Find out that training can go on from what the run holds; reads only.
@@ -190,9 +250,11 @@ class RunDirectory:
         if trained > 0 or any(self.path.glob("evaluation-*.json")):
             holds = "only the best policy" if best.exists() else "no checkpoint"
             iterations = trained or self.config.iterations
+            start = shell_command("metarl", "train", "--start-from", self.path)
+            go_on = f". A new run can start from its best policy: {start}" if best.exists() else ""
             raise UserError(
                 f"run {self.path} cannot be resumed: of its {iterations} iterations it holds {holds}, "
-                "and not the state that training goes on from; nothing was changed"
+                f"and not the state that training goes on from; nothing was changed{go_on}"
             )
 
     @contextlib.contextmanager
@@ -230,28 +292,87 @@ class RunDirectory:
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with open_unlinked(self.path / METRICS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+        path = self.path / METRICS_FILE
+        with naming(path), open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
             file.write((json.dumps(metrics) + "\n").encode())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; one that was cut off by a crash is left out."""
-        try:
-            lines = (self.path / METRICS_FILE).read_text().splitlines()
-        except FileNotFoundError:  # a run that was moved without it
+        """The rows of metrics.jsonl; a last one that was cut off by a crash is left out.
+
+        Raises:
+            UserError: the file cannot be read, or a line is no row; names the line and the field.
+        """
+        path = self.path / METRICS_FILE
+        if not path.exists():  # a run that was moved without it
             return []
 
+        lines = read_text(path).split("\n")
         rows = []
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+                rows.append(_metrics_row(line))
+            except UserError as error:
+                if number == len(lines):  # without its line break: the crash came in the middle of it
+                    break
+                raise UserError(f"{path}, line {number}: {error}") from None
         return rows
+
+    def read_metadata(self) -> Metadata:
+        """What metadata.json holds; empty where a run was copied without it.
+
+        Raises:
+            UserError: the file is damaged; names the field.
+        """
+        path = self.path / METADATA_FILE
+        return typing.cast(Metadata, read_json(path, Metadata)) if path.exists() else Metadata()
+
+    def training_env_steps(self) -> int:
+        """Environment steps of the whole training.
+
+        Raises:
+            CheckpointError, UserError: what the run holds cannot be read.
+        """
+        return self._counted("env_steps")
+
+    def validation_env_steps(self) -> int:
+        """Environment steps that choosing the best checkpoint took, besides those of training.
+
+        Raises:
+            CheckpointError, UserError: what the run holds cannot be read.
+        """
+        return self._counted("evaluation_env_steps")
+
+    def _counted(self, what: str) -> int:
+        """A count of the progress at the end of training.
+
+        A run that was published may hold only its best policy: then the rows of its metrics say how long it trained.
+        """
+        if self.checkpoints.iterations():
+            return int(getattr(self.checkpoints.load(LAST).progress, what))
+        rows = self.read_metrics()
+        best = int(getattr(self.checkpoints.load(BEST).progress, what))
+        return max(best, int(rows[-1][what])) if rows else best
 
     def rewind_metrics(self, iteration: int) -> None:
         """Delete the rows after an iteration, because training writes them again."""
         kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["iteration"] <= iteration]
         write_atomically(self.path / METRICS_FILE, "".join(kept).encode())
+
+
+def _metrics_row(line: str) -> dict[str, Any]:
+    """One line of metrics.jsonl: every value a number.
+
+    Raises:
+        UserError: it is not one; names the field.
+    """
+    row = load_json(line)
+    parse(row, MetricsRow)
+    # Returns that are not finite are recorded as they are; Python reads and writes them.
+    for name, value in row.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise SchemaError(name, f"must be a number, got {value!r:.60}")
+    assert isinstance(row, dict)
+    return row
 
 
 def _run_names(parent: Path) -> list[str]:
@@ -300,7 +421,32 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name() if config.device.startswith("cuda") else platform.processor(),
         "cpu_count": os.cpu_count(),
         "command": ["metarl", *sys.argv[1:]],
+        "modules": _own_modules(config.env),
     }
+
+
+def _own_modules(env: str) -> dict[str, str]:
+    """The modules of the working directory that an environment is made of, with fingerprints of where they lie."""
+    files = {name: _in_working_directory(name) for name in modules_named_by(env)}
+    return {name: _fingerprint(file) for name, file in files.items() if file is not None}
+
+
+def _in_working_directory(module: str) -> Path | None:
+    """Where a module would be imported from, if that is the working directory and not the user's PYTHONPATH."""
+    here = Path.cwd()
+    if any(Path(entry).resolve() == here for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry):
+        return None
+
+    top = module.partition(".")[0]
+    spec = PathFinder.find_spec(top, [str(here)])
+    if spec is None:
+        return None
+    return Path(spec.origin) if spec.origin else here / top
+
+
+def _fingerprint(file: Path) -> str:
+    """A place on this machine, without telling others which."""
+    return hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
 
 
 def _git_commit() -> str | None:

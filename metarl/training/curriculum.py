@@ -62,7 +62,11 @@ class Curriculum(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`.
+
+        Raises:
+            ValueError: it is not such a state; nothing is changed.
+        """
         ...
 
 
@@ -202,6 +206,8 @@ class PrioritizedTasks:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """See Curriculum.load_state_dict."""
+        if state:
+            _check_state(state)
         self._buffer = {name: value.clone() for name, value in state.items()}
 
     def _inclusion(self, num_tasks: int) -> NDArray[np.float64]:
@@ -228,6 +234,31 @@ class PrioritizedTasks:
         visited_again = self._buffer["visits"].numpy() > 1
         mean = progress[visited_again].mean() if visited_again.any() else 0.0
         return np.asarray(np.where(visited_again, progress, mean))
+
+
+_NOTED = {"return": torch.double, "progress": torch.double, "visits": torch.long, "age": torch.long}
+"""What is noted of each task of the buffer, (N,) each."""
+
+
+def _check_state(state: dict[str, Tensor]) -> None:
+    """Refuse what no curriculum has noted.
+
+    Raises:
+        ValueError: names the tensor.
+    """
+    missing = sorted(_NOTED.keys() - state.keys())
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+
+    for name, value in state.items():
+        if name not in _NOTED and not name.startswith(_TASK):
+            raise ValueError(f"{name} is unknown")
+        if name in _NOTED and (value.ndim != 1 or value.dtype != _NOTED[name]):
+            raise ValueError(f"{name} must be a list of {_NOTED[name]}, got {tuple(value.shape)} {value.dtype}")
+        if value.ndim == 0 or len(value) != len(state["return"]):
+            raise ValueError(f"{name} must hold one value for each of {len(state['return'])} tasks")
+    if bool((state["age"] < 1).any()) or bool((state["visits"] < 1).any()):
+        raise ValueError("age and visits must be at least 1")
 
 
 def inclusion_probabilities(priorities: NDArray[np.float64], size: int) -> NDArray[np.float64]:

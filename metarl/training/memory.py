@@ -1,13 +1,11 @@
-"""Memory: reuse freed memory from step to step, and find out before a run begins that its episodes do not fit."""
+"""Memory of training: reused from step to step, and asked for before a run begins."""
 
 import ctypes
 import dataclasses
 import resource
 import sys
-from pathlib import Path
 
 import torch
-from gymnasium.spaces import Discrete, MultiDiscrete
 
 from metarl.agents.gradients.advantages import CPU_CHUNK_STEPS as BASELINE_STEPS
 from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
@@ -15,10 +13,9 @@ from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.policies.observations import GRID
-from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import UserError
+from metarl.evaluation.memory import COPIES_OF_EPISODES, FLOAT, episode_bytes, require_memory
 from metarl.run.config import TrainConfig
 
 _M_TRIM_THRESHOLD = -1
@@ -27,11 +24,8 @@ _M_MMAP_THRESHOLD = -3
 
 _NEVER = 2**30
 
-FLOAT, DOUBLE = 4, 8
-"""Bytes of a number."""
-
-COPIES = 2
-"""Of a batch while it is collected: once step by step, and once put together."""
+DOUBLE = 2 * FLOAT
+"""Bytes of a number of double precision."""
 
 ARRAYS_OF_UNITS = 6
 """Arrays of a network's units that an adaptation step and its derivatives hold at once: values, derivatives, tangents,
@@ -54,19 +48,25 @@ def keep_freed_memory() -> None:
 
 
 def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> None:
-    """Find out that a meta-iteration fits into the memory that is free now.
+    """Find out that a meta-iteration, and the evaluations, fit into the memory that is free now.
 
     Raises:
-        UserError: it does not; names the batch and what to lower.
+        UserError: they do not; names the batch and what to lower.
     """
     batches = learner.sampling.batches
     needed = iteration_bytes(config, distribution, learner)
-    available = available_bytes(torch.device(config.device))
-    if available is not None and needed > available:
-        raise UserError(
-            f"{_batch(config, distribution)} in {batches} batches need about {needed / 1e9:,.1f} GB, and "
-            f"{available / 1e9:,.1f} GB are free on {config.device}; lower --num-tasks or --episodes"
-        )
+    require_memory(
+        needed, f"{_batch(config, distribution)} in {batches} batches", "--num-tasks or --episodes", config.device
+    )
+
+    # All batches of an evaluation are kept, since they are what is measured.
+    batches = learner.adaptation_steps + 1
+    for name in ("eval_tasks", "test_tasks"):
+        num_tasks = getattr(config, name)
+        kept = episode_bytes(learner.policy, distribution, batches * num_tasks * config.episodes)
+        flag = f"--{name.replace('_', '-')}"
+        what = f"{name} {num_tasks} × episodes {config.episodes} × horizon {distribution.horizon} in {batches} batches"
+        require_memory(kept, what, f"{flag} or --episodes", config.device)
 
 
 def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
@@ -90,7 +90,7 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     own = dataclasses.replace(config, num_tasks=num_tasks)
     batches = learner.sampling.batches
     steps = num_tasks * config.episodes * distribution.horizon
-    one_batch = episode_bytes(own, distribution, learner) // COPIES
+    one_batch = episode_bytes(learner.policy, distribution, num_tasks * config.episodes) // COPIES_OF_EPISODES
 
     size = distribution.observation_space.shape[0]
     derived = 3  # advantage, weight, log-probability
@@ -135,52 +135,14 @@ def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner:
     per_task = config.episodes * distribution.horizon
     tasks = getattr(config.learner, "task_chunk", 0) or _tasks_at_once(config, per_task, size, CPU_CHUNK_STEPS)
     tasks = min(tasks * max(config.num_threads, 1), config.num_tasks)
-    return tasks * per_task * FLOAT * (size + ARRAYS_OF_UNITS * sum(_sizes(distribution, learner)))
+    return tasks * per_task * FLOAT * (size + ARRAYS_OF_UNITS * sum(getattr(learner.policy, "sizes", ())))
 
 
 def _tasks_at_once(config: TrainConfig, per_task: int, size: int, cpu_steps: int) -> int:
     """Tasks in a chunk: see `task_slices`."""
     obs = torch.empty((config.num_tasks, 1, per_task, size), device="meta")
     slices = task_slices(obs, 0, GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps)
-    return min(slices[0].stop, config.num_tasks)
-
-
-def episode_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
-    """Bytes of one batch of all tasks while it is collected."""
-    obs_size = distribution.observation_space.shape[0]
-    output_size = _sizes(distribution, learner)[-1]
-    # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
-    numbers = obs_size + 3 * output_size + 5
-
-    steps = config.num_tasks * config.episodes * distribution.horizon
-    return COPIES * FLOAT * numbers * steps
-
-
-def _num_outputs(action_space: PolicySpace) -> int:
-    """Numbers that a policy puts out for an action."""
-    if isinstance(action_space, Discrete):
-        return int(action_space.n)
-    if isinstance(action_space, MultiDiscrete):
-        return int(action_space.nvec.sum())
-    return int(action_space.shape[0])
-
-
-def _sizes(distribution: TaskDistribution, learner: Learner) -> tuple[int, ...]:
-    """Units of each layer of the policy, from what it sees to what it puts out; of a user's own these two alone."""
-    ends = (distribution.observation_space.shape[0], _num_outputs(distribution.action_space))
-    sizes: tuple[int, ...] = getattr(learner.policy, "sizes", ends)
-    return sizes
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Free memory of the device, None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(rows["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
+    return min(int(slices[0].stop), config.num_tasks)
 
 
 def peak_memory_mb(device: torch.device) -> float:

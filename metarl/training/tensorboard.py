@@ -3,14 +3,17 @@
 What each tag means stands in README.md beside this file, under "What is logged".
 """
 
+import struct
 from collections.abc import Mapping
 from types import TracebackType
 
 from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from metarl.evaluation.evaluation import Evaluation
+from metarl.evaluation.plots import figure_bytes
 from metarl.run.checkpoint import Progress
 from metarl.run.config import TrainConfig, flat_items
 from metarl.run.run_directory import RunDirectory
@@ -42,6 +45,9 @@ TIME_ADAPT = "time/adapt"
 TIME_META_UPDATE = "time/meta_update"
 TIME_EVALUATE = "time/evaluate"
 TIME_ENV_STEPS_PER_SECOND = "time/env_steps_per_second"
+
+_RGBA = 4
+"""TensorBoard's number for images with four channels, as matplotlib writes them."""
 
 _CHARTS = {
     "validation return after k adaptation steps": EVAL_RETURN,
@@ -157,7 +163,7 @@ class RunLog:
 
     def figure(self, tag: str, figure: Figure, progress: Progress) -> None:
         """Write a figure."""
-        self._writer.add_figure(tag, figure, progress.env_steps)
+        add_picture(self._writer, tag, figure_bytes(figure), progress.env_steps)
 
     def write(self, progress: Progress) -> None:
         """Write the row to TensorBoard and to metrics.jsonl, and begin the next one."""
@@ -175,7 +181,7 @@ class RunLog:
         self._row = {}
 
     @staticmethod
-    def test(run: RunDirectory, evaluation: Evaluation, figures: Mapping[str, Figure], env_steps: int) -> None:
+    def test(run: RunDirectory, evaluation: Evaluation, pictures: Mapping[str, bytes], env_steps: int) -> None:
         """Put the evaluation on the test split beside the events of training.
 
         It has a file of its own, in place of the one of an earlier evaluation.
@@ -183,7 +189,7 @@ class RunLog:
         Args:
             run: the run.
             evaluation: what it found.
-            figures: its figures by name.
+            pictures: its figures by name, as PNG files.
             env_steps: environment steps that the evaluated checkpoint was trained for, the x-axis.
         """
         # TensorBoard would join both evaluations into one curve.
@@ -198,5 +204,19 @@ class RunLog:
                     writer.add_scalar(f"{TEST_SUCCESS}{k}", value, env_steps)
             writer.add_scalar(TEST_GAIN, evaluation.gains.mean(), env_steps)
 
-            for name, figure in figures.items():
-                writer.add_figure(f"{TEST_FIGURE}{name.replace('-', '_')}", figure, env_steps)
+            for name, picture in pictures.items():
+                add_picture(writer, f"{TEST_FIGURE}{name.replace('-', '_')}", picture, env_steps)
+
+
+def add_picture(writer: SummaryWriter, tag: str, picture: bytes, step: int | None = None) -> None:
+    """Write a PNG file as it is; torch's `add_figure` would draw the figure, decode and encode it once more.
+
+    Args:
+        writer: where to.
+        tag: its name.
+        picture: the file's content; width and height stand at its beginning.
+        step: the x-axis.
+    """
+    width, height = struct.unpack(">II", picture[16:24])
+    image = Summary.Image(width=width, height=height, colorspace=_RGBA, encoded_image_string=picture)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -18,7 +19,7 @@ from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.action_map import missing_bounds_warning
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import TrainingError, what_happened
 from metarl.evaluation import plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
@@ -30,10 +31,11 @@ from metarl.run.build import (
     keep_sources,
     learner_state,
     observations_state,
+    restore_learner,
     restore_observations,
     warn_of_changed_sources,
 )
-from metarl.run.checkpoint import Checkpoint, Progress
+from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
@@ -106,7 +108,10 @@ class Trainer:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
 
-        self.progress = Progress(env_steps=self.learner.prepare(self))
+        if self.config.start_from and not self.run.checkpoints.iterations():
+            self._take_policy(RunDirectory.open(self.config.start_from, self.config.run_dir))
+        spent = self.learner.prepare(self)
+        self.progress = Progress(env_steps=self.progress.env_steps + spent)
 
         self._whole = self._checkpoint()
         self._on_disk: Checkpoint | None = None
@@ -117,6 +122,16 @@ class Trainer:
             problem = capture_rollouts(self.distribution, self.learner, self.generator)
             if problem is not None:
                 say(console, f"warning: {problem}")
+
+    def _take_policy(self, start: RunDirectory) -> None:
+        """Start from what another run's learner had learned when it was best; what that took counts as training.
+
+        Raises:
+            CheckpointError: it is not of this learner.
+        """
+        best = start.checkpoints.load(BEST)
+        restore_learner(self.learner, best, start.checkpoints.path(BEST))
+        self.progress = Progress(env_steps=best.progress.env_steps)
 
     # ------------------------------------------------------------------ what a learner may ask for (Lab)
 
@@ -150,7 +165,8 @@ class Trainer:
 
     def _run_iterations(self, stop: StopRequest) -> None:
         """Begin, where the run does; then one iteration after the other until the end, or until asked to stop."""
-        if not self._begun and self.progress.iteration == 0:
+        # Where it starts from another run's policy, that has decided already.
+        if not self._begun and self.progress.iteration == 0 and not self.config.start_from:
             self._look_at_observations()
         with (
             self._open_log() as log,
@@ -309,7 +325,8 @@ class Trainer:
         tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
         batches = self._adapt_to_validation(tasks, generator)
 
-        evaluation = summarize(batches, self.learner.sampling.pooled)
+        exhaustive = self.distribution.exhausts("validation", num_tasks_of(tasks))
+        evaluation = summarize(batches, exhaustive, self.learner.sampling.pooled)
         self._keep_best(evaluation)
 
         self._draw_validation(log, evaluation, tasks, batches)
@@ -387,7 +404,7 @@ class Trainer:
         checkpoint, problems = newest
         for problem in problems:
             say(self.console, f"warning: {problem}; going on from the one before")
-        self._restore(checkpoint)
+        self._restore_from(self.run.checkpoints.path(checkpoint.progress.iteration), checkpoint)
         self._rewind_metrics(checkpoint.progress.iteration)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
@@ -408,6 +425,24 @@ class Trainer:
         tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
         tensors["generator"] = self.generator.get_state()
         return Checkpoint(tensors, self.progress)
+
+    def _restore_from(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Restore what a file holds.
+
+        Raises:
+            CheckpointError: it is not the state of this training; names the file and the tensor.
+        """
+        restore_learner(self.learner, checkpoint, path)
+        try:
+            self.curriculum.load_state_dict(curriculum_state(checkpoint))
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path}: curriculum: {error}") from None
+
+        try:
+            self.generator.set_state(checkpoint.tensors["generator"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"checkpoint {path}: generator: {what_happened(error)}") from None
+        self.progress = checkpoint.progress
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Inverse of `_checkpoint`."""

@@ -257,6 +257,18 @@ def test_the_outer_rate_anneals_from_one_update_to_the_next(reloaded: bool) -> N
     assert 0 < moved[1] < 1e-4
 
 
+def test_the_outer_rate_follows_the_progress_of_the_training() -> None:
+    """At half of the training the rate is the root of what is left at the end, however many updates came before."""
+    config = MAMLConfig(policy=TINY, outer="ppo", outer_lr=1e-2, outer_lr_final=1e-4, outer_epochs=1)
+    moved = []
+    for progress in (0.0, 0.5, 1.0):
+        learner = make_learner(config=config)
+        before = learner.state_dict()["meta.log_std"]
+        learner.update(MetaBatch(*random_meta_batch(learner, seeded(2)), progress=progress))
+        moved.append(float((learner.state_dict()["meta.log_std"] - before).abs().max()))
+    assert moved == pytest.approx([1e-2, 1e-4, 1e-6], rel=0.05)
+
+
 @pytest.mark.parametrize("mode", ["fixed", "meta-sgd", "per-step", "meta-sgd-per-step"])
 def test_every_parameter_keeps_a_value_of_its_own(mode: Any) -> None:
     learner = make_learner(config=MAMLConfig(policy=TINY, adaptation_steps=2, inner_lr_mode=mode))

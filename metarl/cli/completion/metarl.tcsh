@@ -16,7 +16,7 @@ complete metarl \
         'c/--inner-lr-mode=/(fixed meta-sgd per-step meta-sgd-per-step)/' \
         'c/--estimator=/(lvc dice plain)/' \
         'c/--adapted-layers=/(all head)/' \
-        'c/--objective-steps=/(last all)/' \
+        'c/--objective-steps=/(last all all+0)/' \
         'c/--outer=/(trpo ppo)/' \
         'c/--activation=/(tanh relu)/' \
         'c/--policy=/(auto mlp cnn)/' \
@@ -24,7 +24,7 @@ complete metarl \
         'c/--task-file=/f/' \
         'c/--keep=/(last best)/' \
         'c/--split=/(test ood validation)/' \
-        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay over pause policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split steps task task-chunk task-file test-tasks)/' \
+        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split start-from steps task task-chunk task-file test-tasks trust)/' \
         'c/-/(- h)/' \
         'n/--run-dir/d/' \
         'n/--env-file/f/' \
@@ -34,7 +34,7 @@ complete metarl \
         'n/--inner-lr-mode/(fixed meta-sgd per-step meta-sgd-per-step)/' \
         'n/--estimator/(lvc dice plain)/' \
         'n/--adapted-layers/(all head)/' \
-        'n/--objective-steps/(last all)/' \
+        'n/--objective-steps/(last all all+0)/' \
         'n/--outer/(trpo ppo)/' \
         'n/--activation/(tanh relu)/' \
         'n/--policy/(auto mlp cnn)/' \

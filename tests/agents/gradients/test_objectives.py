@@ -228,6 +228,7 @@ ADVANTAGES = (1.0, 10.0, 100.0)
     [
         ({}, 100.0),
         ({"every_step": True}, (10.0 + 100.0) / 2),
+        ({"every_step": True, "before_adaptation": True}, (1.0 + 10.0 + 100.0) / 3),
         ({"exploration_credit": 0.5}, 100.0 + 0.5 * (7.0 + 7.0) / 2),
         ({"inner_kl_penalty": 2.0}, 100.0),
     ],

@@ -42,13 +42,10 @@ def test_it_is_torchs_layers_on_scaled_pixels(native: Box) -> None:
         nn.Conv2d(2, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
         nn.Flatten(), nn.Linear(64 * 1 * 1, 5), nn.Tanh(), nn.Linear(5, 3),
     )  # fmt: skip
-    with torch.no_grad():
-        for index, name in enumerate(("conv0", "conv1", "conv2")):
-            layers[2 * index].weight.copy_(params[f"{name}.weight"])
-            layers[2 * index].bias.copy_(params[f"{name}.bias"])
-        for index, name in ((7, "layer0"), (9, "layer1")):
-            layers[index].weight.copy_(params[f"{name}.weight"].mT)
-            layers[index].bias.copy_(params[f"{name}.bias"])
+    for index, name in enumerate(("conv0", "conv1", "conv2")):
+        layers[2 * index].load_state_dict({kind: params[f"{name}.{kind}"] for kind in ("weight", "bias")})
+    for index, name in ((7, "layer0"), (9, "layer1")):
+        layers[index].load_state_dict({"weight": params[f"{name}.weight"].mT, "bias": params[f"{name}.bias"]})
 
     obs = pixels(4, native=native)
     images = obs.reshape(4, *native.shape) / 255
@@ -108,7 +105,7 @@ def test_who_does_not_take_it_says_so() -> None:
     space = vector_space(LAST, "test")
     for learner, config in ((MAML, MAMLConfig()), (Distillation, DistillationConfig())):
         with pytest.raises(ValueError, match="train reptile or multitask on images, or give --policy mlp"):
-            learner(space, Discrete(3), config, seeded(0))  # type: ignore[arg-type]
+            learner(space, Discrete(3), config, seeded(0))
 
     perceptron = PolicyConfig(hidden_sizes=(4,), policy="mlp")
     assert type(MAML(space, Discrete(3), MAMLConfig(policy=perceptron), seeded(0)).policy) is MLPPolicy

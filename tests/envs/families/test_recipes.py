@@ -1,6 +1,7 @@
 """Recipes for other packages: each runs where its extra is installed."""
 
 import importlib.util
+import itertools
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,22 @@ def test_a_minigrid_layout_belongs_to_the_task(make: Any) -> None:
         assert np.array_equal(first, second)
     assert len({layout.tobytes() for layout in layouts}) > 1
     assert random_episodes(distribution, distribution.sample(2, "test")).obs.shape[-1] == 7 * 7 * 3
+
+
+@needs("minigrid")
+def test_the_crossings_are_those_of_minigrids_own_seeds_each_once() -> None:
+    tasks = itertools.product((0, 1), (2, 4, 6), range(1, 8))
+    ours = [minigrid.crossing_of(*task) for task in tasks]
+    assert len({layout_of(env, seed=0) for env in ours}) == 42
+
+    theirs = minigrid.without_mission(minigrid.CROSSING)
+    assert {layout_of(theirs, seed) for seed in range(500)} == {layout_of(env, seed=5) for env in ours}
+
+
+def layout_of(env: Any, seed: int) -> bytes:
+    env.reset(seed=seed)
+    layout: bytes = env.unwrapped.grid.encode().tobytes()
+    return layout
 
 
 @needs("metaworld")

@@ -27,24 +27,26 @@ pytest_plugins = ["tests.helpers.run_fixtures"]
 FLAGS = {
     "train": (
         "preset seed device iterations max-env-steps num-tasks episodes eval-interval eval-tasks test-tasks "
-        "action-scale normalize-obs checkpoint-interval num-threads curriculum curriculum-buffer curriculum-fresh "
-        "curriculum-correction compile-env cuda-graphs name run-dir resume env-file adaptation-steps inner-lr "
-        "inner-lr-decay log-std-lr-factor inner-lr-mode estimator first-order adapted-layers exploration-credit "
-        "objective-steps outer outer-lr outer-lr-decay outer-epochs clip inner-kl-penalty gamma gae-lambda "
-        "fvp-fraction fvp-memory task-chunk hidden-sizes activation init-log-std policy max-kl cg-iterations "
-        "cg-damping line-search-steps line-search-backtrack"
+        "action-scale normalize-obs checkpoint-interval num-threads curriculum curriculum-buffer "
+        "curriculum-fresh curriculum-correction compile-env cuda-graphs trust start-from env-timeout name "
+        "run-dir resume env-file adaptation-steps inner-lr inner-lr-decay log-std-lr-factor inner-lr-mode "
+        "estimator first-order adapted-layers exploration-credit objective-steps outer outer-lr "
+        "outer-lr-decay outer-lr-final outer-epochs clip inner-kl-penalty gamma gae-lambda fvp-fraction fvp-memory "
+        "task-chunk hidden-sizes activation init-log-std policy max-kl cg-iterations cg-damping "
+        "line-search-steps line-search-backtrack"
     ),
-    "evaluate": "split task num-tasks steps episodes seed checkpoint device json out run-dir",
+    "evaluate": "split task num-tasks steps episodes seed checkpoint device json out run-dir trust",
     "adapt": (
         "out task task-file env steps episodes measure-episodes seed checkpoint device no-onnx json run-dir "
-        "action-limit keep noise-scale pause resume"
+        "action-limit keep noise-scale pause resume trust"
     ),
     "render": (
-        "out heat-map over grid split task num-tasks steps episodes seed checkpoint device fps every json run-dir"
+        "out heat-map over grid split task num-tasks steps episodes seed checkpoint device fps every json run-dir trust"
     ),
-    "report": "out split num-tasks device run-dir",
+    "report": "out split num-tasks device run-dir trust",
     "compare": (
-        "baselines num-tasks budget seeds split episodes steps quick device num-threads sb3-settings out run-dir json"
+        "baselines num-tasks budget seeds split episodes steps quick device num-threads sb3-settings out run-dir json "
+        "trust"
     ),
     "tensorboard": "run-dir port",
     "bench": (

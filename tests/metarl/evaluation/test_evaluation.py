@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy import stats
 from torch import Tensor
 
 from metarl.agents.maml import MAML, MAMLConfig
@@ -15,6 +16,8 @@ from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, bootstrap_ci, summarize
 from metarl.evaluation.plots import figure_bytes
+from metarl.evaluation.pooling import pool
+from metarl.evaluation.statistics import mean_estimate
 from tests.helpers.workbench import constant_episodes
 
 DISTRIBUTION = pearl()
@@ -41,8 +44,8 @@ def returns(batches: list[Episodes]) -> Tensor:
 
 
 def test_interval_is_that_of_an_independent_bootstrap() -> None:
-    values = np.random.default_rng(1).exponential(size=30)
-    resampled = np.random.default_rng(2).choice(values, size=(50_000, 30)).mean(axis=1)
+    values = np.random.default_rng(1).exponential(size=60)
+    resampled = np.random.default_rng(2).choice(values, size=(50_000, 60)).mean(axis=1)
     expected = np.percentile(resampled, [2.5, 97.5])
     np.testing.assert_allclose(bootstrap_ci(values), expected, atol=0.03 * (expected[1] - expected[0]))
 
@@ -65,11 +68,59 @@ def test_interval_of_one_value_is_that_value(values: list[float]) -> None:
 
 
 def test_interval_is_over_tasks_not_over_episodes() -> None:
-    """Two tasks that differ, each with episodes all alike: the interval spans the tasks, however many episodes."""
+    """Two tasks that differ, each with episodes all alike: Student's interval of two values, however many episodes."""
     evaluation = Evaluation(
         returns=np.array([[0.0, 10.0]]), env_steps=np.zeros(1), total_env_steps=0, episodes_per_step=1000
     )
-    np.testing.assert_array_equal(evaluation.return_ci95, [[0.0, 10.0]])
+    expected = stats.ttest_1samp([0.0, 10.0], 0).confidence_interval(0.95)
+    np.testing.assert_allclose(evaluation.return_ci95, [[expected.low, expected.high]])
+
+
+def test_tasks_that_are_all_there_are_leave_only_episodes_to_chance() -> None:
+    """Two directions, 386 → 765 and −451 → 373: the mean is no coin's, and its error is that of 4 episodes each."""
+    evaluation = Evaluation(
+        returns=np.array([[386.0, -451.0], [765.0, 373.0]]),
+        env_steps=np.zeros(2),
+        total_env_steps=0,
+        episodes_per_step=4,
+        errors=np.array([[6.0, 8.0], [3.0, 4.0]]),
+        exhaustive=True,
+    )
+    quantile = stats.t.ppf(0.975, 2 * 3)
+    half = quantile * np.array([10.0, 5.0]) / 2
+    mean = np.array([-32.5, 569.0])
+    np.testing.assert_allclose(evaluation.return_ci95, np.stack([mean - half, mean + half], axis=1))
+    gain = quantile * np.hypot(10, 5) / 2
+    np.testing.assert_allclose(evaluation.gain_ci95, [601.5 - gain, 601.5 + gain])
+
+
+def test_the_return_lost_is_the_area_between_the_reference_and_the_curve() -> None:
+    """Two tasks, 3 episodes a step: 3 · ((10 − 1) + (10 − 4)) and 3 · ((20 − 2) + (20 − 20))."""
+    returns = np.array([[1.0, 2.0], [4.0, 20.0], [9.0, 20.0]])
+    evaluation = Evaluation(returns, env_steps=np.zeros(3), total_env_steps=0, episodes_per_step=3)
+    np.testing.assert_array_equal(evaluation.lost(np.array([10.0, 20.0])), [45.0, 54.0])
+
+
+def test_seeds_are_pooled_by_seed_and_task() -> None:
+    rng = np.random.default_rng(4)
+    by_seed = rng.standard_normal((3, 2, 8))
+    successes = rng.integers(0, 6, (3, 2, 8))
+    pooled = pool(
+        [
+            Evaluation(returns, np.array([0.0, 5.0]), total_env_steps=7, episodes_per_step=5, successes=count)
+            for returns, count in zip(by_seed, successes, strict=True)
+        ]
+    )
+    expected = mean_estimate(by_seed[:, 1])
+    np.testing.assert_allclose(pooled.return_mean, by_seed.mean(axis=(0, 2)))
+    np.testing.assert_allclose(pooled.return_ci95[1], [expected.low, expected.high])
+    gain = mean_estimate(by_seed[:, 1] - by_seed[:, 0])
+    np.testing.assert_allclose(pooled.gain_ci95, [gain.low, gain.high])
+    assert pooled.success_rate is not None
+    np.testing.assert_allclose(pooled.success_rate, successes.mean(axis=(0, 2)) / 5)
+    assert (pooled.num_seeds, pooled.total_env_steps) == (3, 21)
+    with pytest.raises(ValueError, match="pooled only where each has as many tasks"):
+        pool([pooled, Evaluation(by_seed[0, :, :4], np.zeros(2), total_env_steps=0, episodes_per_step=5)])
 
 
 # ---------------------------------------------------------------------- accounting
@@ -94,6 +145,8 @@ def test_summary_of_episodes_made_by_hand() -> None:
 def test_report_is_plain_and_consistent() -> None:
     returns = np.array([[0.0, 2.0], [1.0, 5.0]])
     report = Evaluation(returns, env_steps=np.array([0.0, 7.0]), total_env_steps=28, episodes_per_step=3).to_json()
+    # Student's t of one degree of freedom: each interval of two values is mean ± 12.7 · half their distance.
+    half = stats.t.ppf(0.975, 1)
     assert report == {
         "num_tasks": 2,
         "episodes_per_step": 3,
@@ -101,9 +154,9 @@ def test_report_is_plain_and_consistent() -> None:
         "episodes": [0, 3],
         "env_steps": [0.0, 7.0],
         "return_mean": [1.0, 3.0],
-        "return_ci95": [[0.0, 2.0], [1.0, 5.0]],
+        "return_ci95": [pytest.approx([1 - half, 1 + half]), pytest.approx([3 - 2 * half, 3 + 2 * half])],
         "gain_mean": 2.0,
-        "gain_ci95": [1.0, 3.0],
+        "gain_ci95": pytest.approx([2 - half, 2 + half]),
         "total_env_steps": 28,
     }
 

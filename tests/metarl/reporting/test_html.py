@@ -317,12 +317,12 @@ def test_bad_input_is_one_line_and_changes_nothing(
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("metadata.json", b"{", "metadata.json is not JSON"),
-        ("metadata.json", b"[]", "metadata.json is not a JSON object"),
-        ("metadata.json", b'{"packages": 3}', "not those of a run"),
-        ("metrics.jsonl", b'{"train/return_k0": 1}\n', "not those of a run"),
-        ("evaluation-test.json", b"\xff", "evaluation-test.json is not JSON"),
-        ("evaluation-test.json", b"{}", "not those of a run"),
+        ("metadata.json", b"{", "metadata.json: not JSON"),
+        ("metadata.json", b"[]", "metadata.json: must be an object of named values"),
+        ("metadata.json", b'{"packages": 3}', "metadata.json: packages: must be an object"),
+        ("metrics.jsonl", b'{"train/return_k0": 1}\n', "metrics.jsonl, line 1: env_steps: is missing"),
+        ("evaluation-test.json", b"\xff", "evaluation-test.json is not text in UTF-8"),
+        ("evaluation-test.json", b"{}", "evaluation-test.json: adaptation_steps: is missing"),
         ("adaptation-test.png", b"text", "adaptation-test.png is not a PNG"),
     ],
 )

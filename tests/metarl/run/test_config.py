@@ -46,7 +46,7 @@ def test_whole_number_is_a_float_as_well() -> None:
         ("agent: mamm", "did you mean 'maml'"),
         ("agent: maml\nsed: 1", "TrainConfig has no field ['sed']"),
         ("agent: maml\nlearner: {policy: {hidden: [8]}}", "PolicyConfig has no field ['hidden']"),
-        ("agent: maml\nlearner: 3", "MAMLConfig"),
+        ("agent: maml\nlearner: 3", "learner: must be an object"),
         ("agent: maml\nlearner: {policy: 3}", "policy"),
         ("agent: maml\nlearner: {policy: {hidden_sizes: 8}}", "hidden_sizes"),
         ("agent: maml\nlearner: {policy: {hidden_sizes: [8, x]}}", "hidden_sizes"),

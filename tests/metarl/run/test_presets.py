@@ -101,3 +101,30 @@ def test_published_settings_of_robots(env: str, preset: str, expected: tuple[obj
     found = (config.num_tasks, learner.adaptation_steps, learner.inner_lr, learner.outer, learner.policy.hidden_sizes)
     assert (*found, learner.inner_kl_penalty, config.iterations, make_distribution(env).horizon) == expected
     assert (learner.clip, learner.outer_epochs, learner.outer_lr, learner.gamma) == (0.3, 5, 1e-3, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("env", "preset"),
+    [
+        ("point-navigation/finn", "maml-trpo"),
+        ("point-navigation/finn", "paper"),
+        ("half-cheetah-direction", "paper"),
+        ("ant-goal", "maml-trpo"),
+    ],
+)
+def test_maml_trpo_as_published_is_plain_and_takes_the_whole_batch(env: str, preset: str) -> None:
+    learner = default_config("maml", env, preset).learner
+    assert isinstance(learner, MAMLConfig)
+    assert (learner.outer, learner.estimator, learner.fvp_fraction) == ("trpo", "plain", 1.0)
+    assert (learner.inner_lr_mode, learner.inner_lr) == ("fixed", 0.1)
+
+
+@pytest.mark.parametrize(("preset", "iterations", "of_before"), [("default", 60, 0.97), ("long", 150, 0.98)])
+def test_the_outer_rate_of_each_iteration_is_that_of_before(preset: str, iterations: int, of_before: float) -> None:
+    """0.97 for each of 60 iterations, written as what is left at the end."""
+    config = default_config("maml", "point-navigation/finn", preset)
+    learner = config.learner
+    assert isinstance(learner, MAMLConfig)
+    assert (config.iterations, learner.outer_lr_decay) == (iterations, 1.0)
+    rates = [learner.outer_lr_final ** (iteration / iterations) for iteration in range(iterations)]
+    assert rates == pytest.approx([of_before**iteration for iteration in range(iterations)])

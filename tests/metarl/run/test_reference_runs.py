@@ -13,6 +13,7 @@ from tests.helpers.workbench import files_under
 
 REFERENCE = Path(__file__).parents[3] / "runs" / "reference"
 WITH_POLICY = sorted(path.parent.name for path in REFERENCE.glob("*/checkpoints"))
+SLOW_PHYSICS = {"half-cheetah-direction": pytest.mark.slow}
 RUNS = sorted(path.parent.name for path in REFERENCE.glob("*/events.out.tfevents*.test"))
 
 
@@ -42,7 +43,7 @@ def test_it_is_whole_and_small(name: str) -> None:
     assert about["cpu_count"] >= 1
 
 
-@pytest.mark.parametrize("name", WITH_POLICY)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW_PHYSICS.get(name, ())) for name in WITH_POLICY])
 def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = REFERENCE / name
     before, recorded = contents(run), json.loads((run / "evaluation-test.json").read_text())

@@ -81,7 +81,7 @@ def test_a_run_of_a_file_goes_on_without_the_file(place: Path, capsys: pytest.Ca
 
 
 def test_interrupted_and_resumed_ends_as_if_it_had_not_been(place: Path) -> None:
-    Path("env.yaml").write_text(PENDULUM.format(workers=2))
+    Path("env.yaml").write_text(PENDULUM.format(workers=0))
     for name, steps in (("whole", ["2"]), ("halves", ["1", "2"])):
         first, *later = steps
         assert main(["train", "maml", "--env-file", "env.yaml", "--iterations", first, "--name", name, *SMALL]) == 0

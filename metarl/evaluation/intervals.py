@@ -1,0 +1,187 @@
+"""95% intervals that hold with few seeds and few tasks.
+
+A mean over seeds and tasks varies because other seeds could have been run and other tasks drawn. The hierarchical
+bootstrap (seeds resampled, tasks resampled, every drawn task for every drawn seed) gives the shape of its distribution,
+but not its width: of n values, it sees (n − 1)/n of their variance and takes it for known. With three seeds a
+percentile interval of it covers 80% at best. So the width is set by the unbiased variance and Student's t.
+
+Shapes: any array whose axes are crossed samples, e.g. (S, M) of seeds and tasks; axes of length 1 are not sampled.
+"""
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+"""Quantiles of the resampled statistic between which a percentile interval lies."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its 95% interval.
+
+    Attributes:
+        value: the statistic of the data itself.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+class Variance(NamedTuple):
+    """How much a mean would vary over other samples.
+
+    Attributes:
+        value: its variance, an unbiased estimate.
+        degrees_of_freedom: how well that is known; inf where nothing varies.
+    """
+
+    value: float
+    degrees_of_freedom: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95% interval: Student's t times the standard error."""
+        return self.quantile * math.sqrt(self.value)
+
+    @property
+    def quantile(self) -> float:
+        """97.5% quantile of Student's t."""
+        return float(stats.t.ppf(TAILS[1], self.degrees_of_freedom))
+
+
+def mean_variance(values: Floats) -> Variance:
+    """Variance of the mean of a crossed array, each axis a sample of its own.
+
+    For seeds and tasks, x_sm = μ + a_s + b_m + e_sm, that is V = V_s + V_m − V_sm with V_s = var(row means)/S,
+    V_m = var(column means)/M and V_sm of what neither explains, because V_s and V_m both contain V_sm. For more axes
+    the signs alternate. Satterthwaite's degrees of freedom: V² / Σ V_U²/df_U.
+
+    Args:
+        values: any shape.
+
+    Source: Searle, Casella and McCulloch 1992, "Variance Components", sections 4.3 and 2.4 (crossed random effects).
+    """
+    axes = [axis for axis, size in enumerate(values.shape) if size > 1]
+    parts: list[tuple[int, float, int]] = []
+    for count in range(1, len(axes) + 1):
+        for chosen in itertools.combinations(axes, count):
+            effect = _effect(values, chosen)
+            freedom = math.prod(values.shape[axis] - 1 for axis in chosen)
+            levels = math.prod(values.shape[axis] for axis in chosen)
+            parts.append((count, float(np.square(effect).sum()) / freedom / levels, freedom))
+
+    if not parts:
+        return Variance(0.0, math.inf)
+
+    # Estimates of small variances may come out below that of a single axis, which is a lower bound.
+    total = sum((-1) ** (count + 1) * part for count, part, _ in parts)
+    total = max(total, *(part for count, part, _ in parts if count == 1), 0.0)
+    uncertainty = sum(part**2 / freedom for _, part, freedom in parts)
+    if uncertainty == 0:
+        return Variance(0.0, math.inf)
+
+    fewest = min(freedom for _, _, freedom in parts)
+    return Variance(total, max(float(fewest), total**2 / uncertainty))
+
+
+def _effect(values: Floats, axes: tuple[int, ...]) -> Floats:
+    """What these axes explain together and no fewer of them do: a mean over the other axes, centred along each."""
+    others = tuple(axis for axis in range(values.ndim) if axis not in axes)
+    effect = values.mean(axis=others, keepdims=True)
+    for axis in axes:
+        effect = effect - effect.mean(axis=axis, keepdims=True)
+    return np.asarray(effect)
+
+
+def resampled_means(values: Floats) -> Floats:
+    """Means of the hierarchical bootstrap: each axis is resampled by itself, (B,).
+
+    The last axis, of tasks, is drawn alike in every call, so that one curve's points and two agents' tasks agree.
+    """
+    last = values.ndim - 1
+    draws = [0 if axis == last else 1 + axis for axis in range(values.ndim)]
+    weights = [_weights(size, draw, RESAMPLES) for size, draw in zip(values.shape, draws, strict=True)]
+
+    # One axis after the other: all at once would take B times the whole array.
+    means = np.tensordot(weights[-1], np.moveaxis(values, -1, 0), axes=1)  # (B, …) without the tasks
+    for weight in weights[:-1]:
+        means = np.einsum("bi,bi...->b...", weight, means)
+    return np.asarray(means)
+
+
+@functools.lru_cache(maxsize=16)
+def _weights(size: int, draw: int, resamples: int) -> Floats:
+    """Share of each of n values in each resample, (B, n)."""
+    rng = np.random.default_rng([_SEED, draw])
+    counts = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
+    return np.asarray(counts / size)
+
+
+def mean_interval(values: Floats, floor: float = -math.inf, ceiling: float = math.inf) -> Estimate:
+    """Mean of a crossed array with its 95% interval.
+
+    Args:
+        values: each axis a sample of its own.
+        floor: no mean can be below it.
+        ceiling: no mean can be above it.
+    """
+    value = float(values.mean())
+    interval = shaped_interval(value, resampled_means(values), mean_variance(values))
+    return Estimate(value, max(floor, interval.low), min(ceiling, interval.high))
+
+
+def shaped_interval(value: float, resampled: Floats, variance: Variance) -> Estimate:
+    """The percentile interval of the resamples, stretched about the value to the width that the variance demands.
+
+    Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.3.3 (expanded percentile
+    interval), here with the degrees of freedom of crossed samples.
+    """
+    low, high = (float(end) for end in np.quantile(resampled, TAILS))
+    below = max(0.0, value - low)
+    above = max(0.0, high - value)
+    if below + above == 0 or variance.value == 0:
+        return Estimate(value, value, value)
+
+    stretch = 2 * variance.half_width / (below + above)
+    return Estimate(value, value - stretch * below, value + stretch * above)
+
+
+def share_interval(shares: Floats) -> Estimate:
+    """A share, such as a success rate, with its 95% interval: Wilson's, of as many trials as the tasks are worth.
+
+    Episodes of one task resemble each other: 20 tasks × 20 episodes are not 400 trials. Their variance says how many
+    they are worth, n = p (1 − p) / V. Where all tasks agree on 0 or 1 it says nothing, and each task counts once.
+
+    Args:
+        shares: numbers from 0 to 1, each axis a sample of its own, the last one of tasks.
+
+    Source: Korn and Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of Positive Counts
+    Estimated from Survey Data"; Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
+    """
+    share = float(shares.mean())
+    variance = mean_variance(shares)
+    trials = float(shares.shape[-1])
+    quantile = variance.quantile if math.isfinite(variance.degrees_of_freedom) else float(stats.norm.ppf(TAILS[1]))
+    if variance.value > 0:
+        trials = share * (1 - share) / variance.value
+
+    weight = quantile**2 / trials
+    centre = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
+    return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))

@@ -1,0 +1,118 @@
+"""Output is what it says: JSON stands alone whatever environments print, and a narrow terminal cuts no number."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from metarl.cli.main import main
+from metarl.console import print_json, reserved_output, show_table
+from metarl.errors import EXIT_BAD_INPUT
+from tests.helpers.workbench import ENV, RUN, complaint
+
+pytest_plugins = ["tests.helpers.run_fixtures"]
+
+TALKATIVE = """
+import os, subprocess, sys
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Talkative(CartPoleEnv):
+    def reset(self, **keywords):
+        print("from Python")
+        os.write(1, b"from C\\n")
+        subprocess.run(["echo", "from a program"])
+        return super().reset(**keywords)
+
+
+gymnasium.register("Talkative-v0", Talkative, max_episode_steps=10)
+"""
+
+
+def test_json_stands_alone_whatever_environments_print(tmp_path: Path) -> None:
+    """In a process of its own, whose real descriptors they write to."""
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
+    (tmp_path / "env.yaml").write_text(
+        "env_id: talkative:Talkative-v0\nnum_workers: 1\nkeywords: []\nset_task: talk_task:set\n"
+        "task: {gravity: {choice: [9, 10]}}\n"
+    )
+    (tmp_path / "talk_task.py").write_text("def set(env, task):\n    env.unwrapped.gravity = float(task['gravity'])\n")
+    command = [sys.executable, "-m", "metarl", "check", "env.yaml", "--seconds", "0.2", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert isinstance(json.loads(done.stdout), dict), done.stdout
+    for said in ("from Python", "from C", "from a program"):
+        assert said in done.stderr
+
+
+def test_only_json_reaches_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with reserved_output(True):
+        print("chatter")
+        print_json({"a": 1})
+        print("more chatter", file=sys.stdout)
+    print_json([2])
+    with reserved_output(False):
+        print("plain")
+    captured = capfd.readouterr()
+    assert captured.out == '{"a": 1}\n[2]\nplain\n'
+    assert captured.err == "chatter\nmore chatter\n"
+
+
+def test_an_error_leaves_no_json_and_standard_output_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="no"), reserved_output(True):
+        print_json({"half": "done"})
+        raise ValueError("no")
+    os.write(1, b"again\n")
+    assert capfd.readouterr().out == "again\n"
+
+
+@pytest.mark.parametrize("columns", [20, 40])
+def test_a_narrow_terminal_shows_every_number(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("adaptation step", "mean return", "95% interval", title="a long title")
+    table.add_row("0", "-1234567.89", "[-1234568.01, -1234566.77]")
+    console = Console(width=columns)
+    show_table(console, table)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert all(number in text for number in ("-1234567.89", "-1234568.01", "-1234566.77"))
+    assert console.width == columns
+
+    stiff = Table()
+    stiff.add_column("mean at\nthe end", no_wrap=True)
+    stiff.add_row("-1234567.89 and more than that")
+    show_table(console, stiff)
+    assert "-1234567.89 and more than that" in capsys.readouterr().out
+
+
+def test_a_table_that_fits_is_as_wide_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("a", "b")
+    table.add_row("some words that wrap", "1")
+    console = Console(width=30)
+    show_table(console, table)
+    shown = capsys.readouterr().out
+    console.print(table)
+    assert capsys.readouterr().out == shown
+
+
+def test_evaluate_shows_returns_in_twenty_columns(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main(["evaluate", RUN, "--num-tasks", "2"]) == 0
+    text = capsys.readouterr().out
+    assert main(["evaluate", RUN, "--num-tasks", "2", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert all(f"{mean:.2f}" in text for mean in data["return_mean"])
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "tab\t", "\udcff"])
+def test_a_name_that_would_disturb_every_message_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "maml", ENV, "--name", name]) == EXIT_BAD_INPUT
+    message = complaint(capsys)
+    assert "name must be a plain directory name" in message
+    assert "\x1b" not in message

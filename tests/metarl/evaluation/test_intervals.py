@@ -1,0 +1,214 @@
+"""Coverage by simulation: how often each interval that is printed holds the truth, over seeds, tasks and agents.
+
+Quick versions are coarse; `pytest -m slow` repeats them often enough for the three points that the pages promise.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from metarl.evaluation import intervals
+from metarl.evaluation.evaluation import bootstrap_ci
+from metarl.evaluation.intervals import Estimate, mean_interval, mean_variance, share_interval
+from metarl.evaluation.statistics import (
+    Curve,
+    cvar_10,
+    difference,
+    iqm_estimate,
+    mean_estimate,
+    probability_of_improvement,
+    steps_to_reach,
+)
+
+Floats = NDArray[np.float64]
+Experiment = Callable[[np.random.Generator], tuple[Estimate | None, float]]
+"""Draws data and gives the interval with the truth that it should hold."""
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 300)
+
+
+def coverage(experiment: Experiment, repetitions: int) -> float:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(repetitions):
+        estimate, truth = experiment(rng)
+        assert estimate is not None
+        covered += estimate.low <= truth <= estimate.high
+    return covered / repetitions
+
+
+def agent(rng: np.random.Generator, tasks: Floats, num_seeds: int, mean: float = 0.0, spread: float = 0.3) -> Floats:
+    """Returns (S, M): what the task is worth, how this agent copes with it, the seed's luck, and noise."""
+    shape = (num_seeds, tasks.shape[-1])
+    copes = 0.2 * rng.standard_normal((1, shape[1]))
+    luck = spread * rng.standard_normal((num_seeds, 1)) if num_seeds > 1 else 0.0
+    return mean + tasks + copes + luck + 0.3 * rng.standard_normal(shape)
+
+
+def of_means(num_seeds: int, num_tasks: int, estimate: Callable[[Floats], Estimate]) -> Experiment:
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        return estimate(agent(rng, rng.standard_normal((1, num_tasks)), num_seeds)), 0.0
+
+    return experiment
+
+
+def of_differences(num_seeds: int, num_tasks: int, gap: float) -> Experiment:
+    """Agents whose seeds vary as much as the noise; with one seed, seeds do not vary: it speaks of tasks only."""
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        tasks = 3 * rng.standard_normal((1, num_tasks))
+        return difference(agent(rng, tasks, num_seeds, mean=gap), agent(rng, tasks, num_seeds)), gap
+
+    return experiment
+
+
+def of_probabilities(num_seeds: int, num_tasks: int, gap: float) -> Experiment:
+    spread = 0.3 if num_seeds > 1 else 0.0
+    truth = float(stats.norm.cdf(gap / math.sqrt(2 * (0.2**2 + 0.3**2 + spread**2))))
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        tasks = 3 * rng.standard_normal((1, num_tasks))
+        ours, theirs = agent(rng, tasks, num_seeds, mean=gap), agent(rng, tasks, num_seeds)
+        return probability_of_improvement(ours, theirs), truth
+
+    return experiment
+
+
+def of_steps(num_seeds: int, num_tasks: int) -> Experiment:
+    """A curve that rises by 1 in 100 steps reaches the other agent's mean, 3, after 300."""
+    env_steps = np.linspace(0, 600, 7)
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        tasks = rng.standard_normal((1, num_tasks))
+        own = agent(rng, tasks, num_seeds)
+        curve = Curve("ppo", "baseline", 0, env_steps, own[:, None] + env_steps[None, :, None] / 100)
+        return steps_to_reach(curve, agent(rng, tasks, num_seeds, mean=3)), 300.0
+
+    return experiment
+
+
+def of_worst_tenth(num_seeds: int, num_tasks: int, kind: str) -> Experiment:
+    quantile = float(stats.norm.ppf(0.1))
+    truth = {"normal": -float(stats.norm.pdf(quantile)) / 0.1, "long tail": -1 - math.log(10), "uniform": 0.05}[kind]
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate | None, float]:
+        shape = (1, num_tasks)
+        tasks = {
+            "normal": rng.standard_normal(shape),
+            "long tail": -rng.standard_exponential(shape),
+            "uniform": rng.random(shape),
+        }[kind]
+        luck = 0.1 * rng.standard_normal((num_seeds, 1)) if num_seeds > 1 else 0.0
+        return cvar_10(tasks + luck), truth
+
+    return experiment
+
+
+def of_success(num_tasks: int, rate: float) -> Experiment:
+    """20 episodes of each task, whose own rate is drawn from Beta(2 p, 2 (1 − p))."""
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        own = rng.beta(2 * rate, 2 * (1 - rate), size=num_tasks)
+        return share_interval(rng.binomial(20, own) / 20), rate
+
+    return experiment
+
+
+def of_one_run(num_tasks: int) -> Experiment:
+    """`metarl evaluate` of one run; returns of tasks have a tail to the left."""
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        values = -rng.gamma(4.0, size=num_tasks)
+        low, high = bootstrap_ci(values)
+        return Estimate(float(values.mean()), low, high), -4.0
+
+    return experiment
+
+
+CASES: dict[str, Experiment] = {
+    **{f"mean, {s} seeds, 20 tasks": of_means(s, 20, mean_estimate) for s in (1, 3, 5, 10)},
+    "mean, 3 seeds, 6 tasks": of_means(3, 6, mean_estimate),
+    **{f"IQM, {s} seeds": of_means(s, 20, iqm_estimate) for s in (1, 3, 5, 10)},
+    **{f"equal agents, {s} seeds": of_differences(s, 20, 0.0) for s in (1, 3, 5, 10)},
+    **{f"unequal agents, {s} seeds": of_differences(s, 20, 1.0) for s in (1, 3, 5, 10)},
+    **{f"probability of equal agents, {s} seeds": of_probabilities(s, 20, 0.0) for s in (1, 3, 5, 10)},
+    **{f"probability of unequal agents, {s} seeds": of_probabilities(s, 20, 0.6) for s in (1, 3, 5, 10)},
+    **{f"steps to reach, {s} seeds": of_steps(s, 20) for s in (1, 3)},
+    **{f"success rate {p}, {m} tasks": of_success(m, p) for p in (0.5, 0.9) for m in (20, 100)},
+    **{f"one run, {m} tasks": of_one_run(m) for m in (6, 20, 60)},
+    "worst tenth, 20 tasks": of_worst_tenth(1, 20, "normal"),
+    "worst tenth, 100 tasks": of_worst_tenth(1, 100, "normal"),
+    "worst tenth, 1000 tasks": of_worst_tenth(1, 1000, "uniform"),
+    "worst tenth, 3 seeds": of_worst_tenth(3, 100, "normal"),
+}
+
+QUICK = (
+    "mean, 3 seeds, 20 tasks",
+    "IQM, 1 seeds",
+    "equal agents, 3 seeds",
+    "unequal agents, 5 seeds",
+    "probability of equal agents, 3 seeds",
+    "steps to reach, 3 seeds",
+    "success rate 0.9, 20 tasks",
+    "one run, 6 tasks",
+    "worst tenth, 20 tasks",
+)
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_an_interval_covers_the_truth_about_as_often_as_it_says(case: str) -> None:
+    """200 repetitions: ± 3 points of chance, and some intervals are wider than they need to be."""
+    assert coverage(CASES[case], 200) >= 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_an_interval_covers_the_truth_within_three_points(case: str) -> None:
+    """2,000 repetitions: ± 1 point of chance."""
+    assert coverage(CASES[case], 2000) >= 0.915
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_tasks", "least"), [(20, 0.90), (50, 0.895), (100, 0.90)])
+def test_what_the_worst_tenth_covers_where_its_tail_is_long(num_tasks: int, least: float) -> None:
+    """As its docstring says: 90 to 92% where the worst tasks lie far from the others."""
+    assert least <= coverage(of_worst_tenth(1, num_tasks, "long tail"), 2000)
+
+
+def test_the_variance_of_a_mean_is_unbiased_for_crossed_samples() -> None:
+    """V = a²/S + b²/M + e²/(S M) on average, and of three axes likewise."""
+    rng = np.random.default_rng(1)
+    of_two, of_three = [], []
+    for _ in range(400):
+        seeds, tasks = rng.standard_normal((4, 1)), 2 * rng.standard_normal((1, 9))
+        ours = seeds + tasks + 0.5 * rng.standard_normal((4, 9))
+        theirs = rng.standard_normal((3, 1)) + tasks + 0.5 * rng.standard_normal((3, 9))
+        of_two.append(mean_variance(ours).value)
+        of_three.append(mean_variance(ours[:, None] - theirs[None]).value)
+    assert np.mean(of_two) == pytest.approx(1 / 4 + 4 / 9 + 0.25 / 36, rel=0.08)
+    assert np.mean(of_three) == pytest.approx(1 / 4 + 1 / 3 + 0.25 / 36 + 0.25 / 27, rel=0.12)
+
+
+def test_one_sample_has_students_interval() -> None:
+    values = np.random.default_rng(2).standard_normal(7)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    estimate = mean_interval(values)
+    assert estimate.high - estimate.low == pytest.approx(expected.high - expected.low)
+
+
+def test_ends_stay_within_what_is_possible() -> None:
+    estimate = mean_interval(np.array([0.0, 1.0, 1.0, 1.0]), floor=0.0, ceiling=1.0)
+    assert 0 <= estimate.low < estimate.high == 1
+
+
+def test_a_share_that_all_tasks_agree_on_is_wilsons_of_one_trial_a_task() -> None:
+    expected = stats.binomtest(12, 12).proportion_ci(0.95, method="wilson")
+    estimate = share_interval(np.ones(12))
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
