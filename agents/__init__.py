@@ -1,8 +1,8 @@
 """The learners: policies, objectives and meta-learning algorithms. They never sample."""
 
-from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.learner import Adapted, Learner
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.registry import AGENTS
 
-__all__ = ["AGENTS", "MAML", "Adapted", "MAMLConfig", "MLPPolicy", "MetaLearner", "PolicyConfig"]
+__all__ = ["AGENTS", "MAML", "Adapted", "Learner", "MAMLConfig", "MLPPolicy", "PolicyConfig"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.agents.gradients.advantages import advantages_of
 from metarl.agents.gradients.objectives import Batch, as_seen_by, clipped_surrogate, mean_over_steps
-from metarl.agents.learner import Agent, MetaBatch
+from metarl.agents.learner import Agent, Evaluated, Lab, MetaBatch, Sampling, Section
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import MLPPolicy
@@ -145,15 +145,27 @@ class Distillation(MAML):
         """See GradientLearner.setup."""
         meta = super().setup(initial)
         self.teachers: Teachers | None = None
-        self.collects_query = self.config.states == "student"
-        if self.config.match == "initial":
-            self.support_batches = 0
+        steps = self.config.adaptation_steps
+        support = steps if self.config.match == "adapted" else 0
+        self.sampling = Sampling(steps, support, query=self.config.states == "student")
         return meta
+
+    # ------------------------------------------------------------------ teachers
+
+    def prepare(self, lab: Lab) -> int:
+        """See Learner.prepare: take the teachers, and train on their tasks alone; what they cost counts as training."""
+        self.teachers, env_steps = lab.teachers()
+        lab.train_on(self.teachers.tasks)
+        return env_steps
+
+    def summary(self, evaluated: Evaluated) -> Section | None:
+        """See Learner.summary: what the student keeps of its teachers."""
+        return evaluated.comparison_with_teachers(self)
 
     # ------------------------------------------------------------------ update
 
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
-        """See MetaLearner.meta_update; the tasks are those of teachers.
+        """See Learner.update; the tasks are those of teachers.
 
         Raises:
             ValueError: a task has no teacher.

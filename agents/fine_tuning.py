@@ -123,7 +123,6 @@ class FixedRateLearner(GradientLearner[FixedRateConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup."""
         self.adaptation = PolicyGradientAdaptation(self.policy, self.config.adaptation)
-        self.adaptation_steps = self.config.adaptation.adaptation_steps
         return initial
 
     def batch(self, episodes: Episodes) -> Batch:

@@ -1,9 +1,9 @@
 """What the workbench needs of a learner, what an agent's file registers, and what gradient learners share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from gymnasium.spaces import Box
@@ -20,17 +20,69 @@ from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_space import Task
 
 
+class Policy(Protocol):
+    """A functional policy: it acts with the parameters P that it is given, and keeps none.
+
+    A policy may define `observe(memory, action, reward, terminated) -> memory` as well, which is called after each
+    real step: a policy that learns inside its memory sees there what it did and earned.
+    """
+
+    def init(self, generator: torch.Generator) -> Parameters:
+        """Fresh shared P, on the generator's device."""
+        ...
+
+    def apply(self, params: Parameters, obs: Tensor, memory: Any = None) -> tuple[Any, Any]:
+        """Distribution over actions for obs (M, E, O), and the memory for the next step.
+
+        Args:
+            params: shared P, or task-batched P with leaves (M, …).
+            obs: (M, E, O).
+            memory: leaves (M, E, …); None where nothing is remembered.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a learner wants to be sampled.
+
+    Attributes:
+        adaptation_steps: K, adaptation steps that it is meant to take on a new task.
+        support: batches that a meta-iteration samples with an adaptation step after each; MAML's K, 0 for joint
+            training.
+        query: whether a meta-iteration samples one more batch after them.
+        pooled: True: the E episodes of a batch inform one adapted policy, and a task costs all of them. False: they are
+            E separate trials of the task, of which none knows the others: a task costs what one trial takes.
+        train_tasks: number of training tasks, for a learner that knows them by number; 0: always new ones.
+    """
+
+    adaptation_steps: int
+    support: int
+    query: bool
+    pooled: bool = True
+    train_tasks: int = 0
+
+    @property
+    def batches(self) -> int:
+        """Batches of a meta-iteration."""
+        return self.support + self.query
+
+
 @dataclass(frozen=True)
 class Adapted:
-    """A policy under adaptation to M tasks.
+    """A policy under adaptation to M tasks; opaque to the workbench, which hands it on.
 
     Attributes:
         params: task-batched P, leaves (M, …).
+        memory: what the policy remembers from earlier episodes, leaves (M, E, …); None where that is nothing.
+        context: whatever else the learner knows of the tasks, leaves (M, …).
         steps: adaptation steps taken so far.
     """
 
     params: Parameters
-    steps: int
+    memory: Any = None
+    context: Any = None
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,71 +90,133 @@ class MetaBatch:
     """What one meta-update learns from: episodes of M tasks × E episodes.
 
     Attributes:
-        support: the learner's `support_batches` batches, each collected after one more adaptation step.
+        support: the learner's `Sampling.support` batches, each collected after one more adaptation step.
         query: the batch after the last of them; None where the learner collects none.
         progress: share of the training that is done, 0 … 1, for schedules.
         tasks: the tasks of the batches, leaves (M, …); only distillation needs to know them.
         importance: weight of each task in what is improved, (M,): p/q where tasks of density p were drawn with q, so
             that the mean over tasks stays that of p. None weighs all tasks the same.
+        task_ids: number of each task among `Sampling.train_tasks`, (M,); None where tasks are always new.
     """
 
     support: list[Episodes]
-    query: Episodes | None
+    query: Episodes | None = None
     progress: float = 0.0
     tasks: Task | None = None
     importance: Tensor | None = None
+    task_ids: Tensor | None = None
+
+    @property
+    def batches(self) -> list[Episodes]:
+        """Support and query, in the order in which they were sampled."""
+        return self.support if self.query is None else [*self.support, self.query]
 
 
-class MetaLearner(Protocol):
-    """A meta-learner. It never samples: `metarl.training.trainer` and `metarl.evaluation.evaluation` do.
+class Section(Protocol):
+    """What a learner adds to the report of an evaluation.
 
     Attributes:
-        policy: the functional policy that acts with `Adapted.params`.
-        adaptation_steps: K, the number of adaptation steps it is meant to take on a new task.
-        support_batches: batches that a meta-iteration samples with an adaptation step after each; MAML's K, 0 for
-            joint training.
-        collects_query: whether a meta-iteration samples one more batch after them.
+        name: its key in the evaluation's JSON.
     """
 
-    policy: MLPPolicy
-    adaptation_steps: int
-    support_batches: int
-    collects_query: bool
+    name: ClassVar[str]
 
-    def begin(self, num_tasks: int) -> Adapted:
-        """The meta-trained parameters, before any adaptation."""
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
         ...
 
-    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
-        """One adaptation step on episodes collected with `adapted`; builds no graph, changes nothing in place."""
+    def lines(self) -> list[str]:
+        """Sentences for people."""
         ...
 
-    def meta_update(
-        self,
-        support: list[Episodes],
-        query: Episodes | None,
-        progress: float = 0.0,
-        tasks: Task | None = None,
-        importance: Tensor | None = None,
-    ) -> dict[str, float]:
-        """Improve the meta-parameters in place; returns metrics. The arguments are the fields of `MetaBatch`.
+
+class Lab(Protocol):
+    """What the training offers to a learner beyond episodes."""
+
+    def teachers(self) -> tuple[Any, int]:
+        """The run's specialised teachers (`metarl.agents.distillation.Teachers`), and the steps that they cost."""
+        ...
+
+    def train_on(self, tasks: Task) -> None:
+        """Train on these tasks alone from now on."""
+        ...
+
+
+class Evaluated(Protocol):
+    """What an evaluation offers to a learner: the run's policy has been adapted to tasks."""
+
+    def comparison_with_teachers(self, student: Any) -> Section | None:
+        """What a distilled student keeps of its teachers; None where the teachers are gone."""
+        ...
+
+
+class Learner(ABC):
+    """All that the workbench may ask of an agent. It never samples: `metarl.evaluation.adaptation` does.
+
+    Attributes:
+        policy: the functional policy that acts with `Adapted.params` and `Adapted.memory`.
+        sampling: what it wants to be sampled.
+    """
+
+    policy: Any
+    sampling: Sampling
+
+    @property
+    def adaptation_steps(self) -> int:
+        """K, adaptation steps that it is meant to take on a new task."""
+        return self.sampling.adaptation_steps
+
+    @abstractmethod
+    def begin(self, num_tasks: int, generator: torch.Generator | None = None) -> Adapted:
+        """The meta-trained policy for M tasks, before any adaptation; the generator draws what is random in it."""
+
+    @abstractmethod
+    def adapt(self, adapted: Adapted, episodes: Episodes, generator: torch.Generator | None = None) -> Adapted:
+        """One adaptation step on episodes collected with `adapted`; builds no graph, changes nothing in place.
+
+        A gradient step, memory that is carried on, a posterior: whatever the agent's adaptation is.
+        """
+
+    @abstractmethod
+    def update(self, meta_batch: MetaBatch) -> dict[str, float]:
+        """Improve the meta-parameters in place; returns metrics. On any exception they are as they were before.
 
         Raises:
-            FloatingPointError: a gradient is not finite; the meta-parameters are as they were.
+            FloatingPointError: a gradient is not finite.
         """
-        ...
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that training needs to go on, as copies."""
-        ...
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state_dict`.
 
         Raises:
             ValueError: names or shapes are not this learner's.
         """
-        ...
+
+    def prepare(self, lab: Lab) -> int:
+        """What has to be done before the first iteration; returns the environment steps that it took."""
+        return 0
+
+    def summary(self, evaluated: Evaluated) -> Section | None:
+        """What the report of an evaluation says of this learner besides; None where that is nothing."""
+        return None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Changes to the defaults of a training configuration.
+
+    Attributes:
+        summary: what it is for, one line.
+        changes: "field", "learner.field" or "learner.policy.field" → value.
+    """
+
+    summary: str
+    changes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -114,11 +228,13 @@ class Agent:
         config_class: frozen dataclass of its hyper-parameters; the docstring describes each field.
         make: (observation_space, action_space, config, generator, num_threads) -> learner on the generator's device;
             the config is of its config_class.
+        presets: name → preset, for any environment; "default" is what training starts from.
     """
 
     name: str
     config_class: type[Any]
-    make: Callable[[Box, PolicySpace, Any, torch.Generator, int], MetaLearner]
+    make: Callable[[Box, PolicySpace, Any, torch.Generator, int], Learner]
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -144,7 +260,7 @@ class GradientLearnerConfig(Protocol):
 Config = TypeVar("Config", bound=GradientLearnerConfig)
 
 
-class GradientLearner(ABC, Generic[Config]):
+class GradientLearner(Learner, Generic[Config]):
     """A learner that adapts a policy's parameters by gradient steps: MAML, Reptile, joint training.
 
     A subclass builds its parts in `setup` and says how episodes are made ready (`batch`), what one adaptation step
@@ -152,7 +268,7 @@ class GradientLearner(ABC, Generic[Config]):
 
     Attributes:
         config: hyper-parameters.
-        policy: see MetaLearner.
+        policy: see Learner.
         optimizer: holds the meta-parameters and steps them.
         pool: spreads chunks of tasks over threads.
 
@@ -164,9 +280,7 @@ class GradientLearner(ABC, Generic[Config]):
         num_threads: CPU threads that share the chunks of tasks; changes no result.
     """
 
-    adaptation_steps: int
-    support_batches: int
-    collects_query: bool
+    policy: MLPPolicy
 
     def __init__(
         self,
@@ -185,7 +299,7 @@ class GradientLearner(ABC, Generic[Config]):
     def setup(self, initial: Parameters) -> Parameters:
         """Build the learner's own parts from `config`, `policy` and `pool`; the constructor calls it once.
 
-        Sets `adaptation_steps`, `support_batches` and `collects_query`.
+        Sets `sampling`.
 
         Args:
             initial: fresh shared P.
@@ -211,10 +325,6 @@ class GradientLearner(ABC, Generic[Config]):
             task-batched P without a graph.
         """
 
-    @abstractmethod
-    def update(self, meta_batch: MetaBatch) -> dict[str, float]:
-        """See MetaLearner.meta_update."""
-
     @property
     def meta_parameters(self) -> Parameters:
         """All that is meta-trained, by name; the tensors are the optimizer's own."""
@@ -225,36 +335,25 @@ class GradientLearner(ABC, Generic[Config]):
         """Shared P from which every task's adaptation starts."""
         return self.meta_parameters
 
-    def begin(self, num_tasks: int) -> Adapted:
-        """See MetaLearner.begin."""
+    def begin(self, num_tasks: int, generator: torch.Generator | None = None) -> Adapted:
+        """See Learner.begin; nothing is random."""
         start = map_parameters(torch.clone, self.initial_policy)  # a meta-update writes in place
         return Adapted(expand_to_tasks(start, num_tasks), steps=0)
 
-    def adapt(self, adapted: Adapted, episodes: Episodes) -> Adapted:
-        """See MetaLearner.adapt."""
+    def adapt(self, adapted: Adapted, episodes: Episodes, generator: torch.Generator | None = None) -> Adapted:
+        """See Learner.adapt; nothing is random."""
         batch = self.batch(episodes)
 
         def adapt_chunk(tasks: slice) -> Parameters:
             return self.adaptation_step(tasks_of(adapted.params, tasks), batch.tasks(tasks), adapted.steps)
 
         chunks = self.pool.map(adapt_chunk, self.pool.chunks(batch.obs))
-        return Adapted(concatenate(chunks), adapted.steps + 1)
-
-    def meta_update(
-        self,
-        support: list[Episodes],
-        query: Episodes | None,
-        progress: float = 0.0,
-        tasks: Task | None = None,
-        importance: Tensor | None = None,
-    ) -> dict[str, float]:
-        """See MetaLearner.meta_update."""
-        return self.update(MetaBatch(support, query, progress, tasks, importance))
+        return Adapted(concatenate(chunks), steps=adapted.steps + 1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See MetaLearner.state_dict."""
+        """See Learner.state_dict."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """See MetaLearner.load_state_dict."""
+        """See Learner.load_state_dict."""
         self.optimizer.load_state_dict(state)

@@ -22,7 +22,7 @@ from metarl.agents.gradients.objectives import (
 from metarl.agents.gradients.outer_updates import OuterUpdate, ProximalUpdate, TrustRegionUpdate
 from metarl.agents.gradients.processes import mean_over_tasks
 from metarl.agents.gradients.trust_region import TrustRegionConfig
-from metarl.agents.learner import Agent, GradientLearner, MetaBatch
+from metarl.agents.learner import Agent, GradientLearner, MetaBatch, Sampling
 from metarl.agents.policies.cnn import require_written_out
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import PolicyConfig
@@ -144,8 +144,7 @@ class MAML(GradientLearner[MAMLConfig]):
         """See GradientLearner.setup; learned inner rates are meta-trained beside the policy."""
         config = self.config
         require_written_out(self.policy, type(self).__name__)
-        self.adaptation_steps = self.support_batches = config.adaptation_steps
-        self.collects_query = True
+        self.sampling = Sampling(config.adaptation_steps, support=config.adaptation_steps, query=True)
 
         adapted = list(initial) if config.adapted_layers == "all" else list(self.policy.head_names)
         schedule = RateSchedule(config.inner_lr, config.inner_lr_decay, config.log_std_lr_factor)
@@ -201,7 +200,7 @@ class MAML(GradientLearner[MAMLConfig]):
     # ------------------------------------------------------------------ update
 
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
-        """See MetaLearner.meta_update; the trust region's KL weighs all tasks the same."""
+        """See Learner.update; the trust region's KL weighs all tasks the same."""
         assert meta_batch.query is not None
         batches = self.batches(meta_batch.support, meta_batch.query)
         return self.improve(batches, meta_batch.importance, meta_batch.progress)
@@ -218,7 +217,8 @@ class MAML(GradientLearner[MAMLConfig]):
             FloatingPointError: a gradient is not finite; the meta-parameters are as they were.
         """
         *support, query = batches
-        metrics = self.outer_update(self.optimizer, [*support, query.weighted(importance)], progress)
+        with self.optimizer.all_or_nothing():
+            metrics = self.outer_update(self.optimizer, [*support, query.weighted(importance)], progress)
 
         with torch.no_grad():
             entropy = mean_over_steps(query, self.policy.distribution(query.behaviour).entropy())

@@ -10,7 +10,7 @@ from metarl.agents.fine_tuning import AdaptationConfig, FixedRateLearner
 from metarl.agents.gradients.adaptation_path import ObjectiveAt
 from metarl.agents.gradients.objectives import Batch, clipped_surrogate, mean_kl, mean_over_steps
 from metarl.agents.gradients.processes import mean_over_tasks
-from metarl.agents.learner import Agent, MetaBatch
+from metarl.agents.learner import Agent, MetaBatch, Sampling
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import Parameters, check_finite, expand_to_tasks, flatten, unflatten_like
@@ -66,12 +66,11 @@ class Multitask(FixedRateLearner[MultitaskConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup; there is no adaptation in training."""
         meta = super().setup(initial)
-        self.support_batches = 0
-        self.collects_query = True
+        self.sampling = Sampling(self.config.adaptation.adaptation_steps, support=0, query=True)
         return meta
 
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
-        """See MetaLearner.meta_update; there are no support batches."""
+        """See Learner.update; there are no support batches."""
         assert meta_batch.query is not None
         batch = self.batch(meta_batch.query).weighted(meta_batch.importance)
 

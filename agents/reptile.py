@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from metarl.agents.fine_tuning import AdaptationConfig, FixedRateLearner
-from metarl.agents.learner import Agent, MetaBatch
+from metarl.agents.learner import Agent, MetaBatch, Sampling
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import (
     Parameters,
@@ -62,22 +62,23 @@ class Reptile(FixedRateLearner[ReptileConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup."""
         meta = super().setup(initial)
-        self.support_batches = self.adaptation_steps
-        self.collects_query = self.config.collect_query
+        steps = self.config.adaptation.adaptation_steps
+        self.sampling = Sampling(steps, support=steps, query=self.config.collect_query)
         return meta
 
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
-        """See MetaLearner.meta_update."""
+        """See Learner.update."""
         displacement = self.displacement(meta_batch.support, meta_batch.importance)
         flat = flatten(displacement.values())
         check_finite(flat, "the adapted parameters are")
 
         rate = self.annealed_lr(meta_batch.progress)
-        if self.config.outer == "adam":
-            self.optimizer.ascend(displacement, rate)
-        else:
-            moved = {name: leaf + rate * displacement[name] for name, leaf in self.meta_parameters.items()}
-            self.optimizer.assign(moved)
+        with self.optimizer.all_or_nothing():
+            if self.config.outer == "adam":
+                self.optimizer.ascend(displacement, rate)
+            else:
+                moved = {name: leaf + rate * displacement[name] for name, leaf in self.meta_parameters.items()}
+                self.optimizer.assign(moved)
         return {"displacement_norm": float(flat.norm()), "outer_lr": rate}
 
     def displacement(self, support: list[Episodes], importance: Tensor | None = None) -> Parameters:

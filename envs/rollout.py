@@ -5,7 +5,8 @@ Environment, policy and result meet in these shapes, for M tasks × E episodes o
     env.reset(generator)                 -> obs (M, E, O)
     policy.apply(P, obs, memory)         -> distribution over actions, memory
     env.step(action)                     -> obs (M, E, O), reward (M, E), terminated bool (M, E)
-    collect(env, policy, P, generator)   -> Episodes, leaves (M, E, H, …)
+    policy.observe(memory, action, reward, terminated)   -> memory; optional
+    collect(env, policy, adapted, generator)   -> Episodes, leaves (M, E, H, …)
 
 An action is (M, E, A), or (M, E) integers where actions are discrete.
 """
@@ -16,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.envs.task_space import Task, task_text
 
@@ -61,10 +63,37 @@ class ActionDistribution(Protocol):
 
 
 class ActingPolicy(Protocol):
-    """What `collect` needs of a policy; its memory is None at the first step of an episode."""
+    """What `collect` needs of a policy. Where nothing was remembered before, its memory is None at the first step.
+
+    A memory is a tensor, or a tuple, list or dict of tensors, with leaves (M, E, …), the same ones at every step. A
+    policy may define `observe(memory, action, reward, terminated) -> memory` besides (see `ObservingPolicy`).
+    """
 
     def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[Any, Any]:
         """Distribution over actions for obs (M, E, O), and the memory for the next step."""
+        ...
+
+
+@runtime_checkable
+class ObservingPolicy(Protocol):
+    """A policy that also sees what it did and earned, so that it can learn inside its memory."""
+
+    def observe(self, memory: Any, action: Tensor, reward: Tensor, terminated: Tensor) -> Any:
+        """The memory after a step: action (M, E, A) as it was sampled, reward (M, E), terminated bool (M, E)."""
+        ...
+
+
+class AdaptedPolicy(Protocol):
+    """What a policy has become by adaptation: what `collect` acts with."""
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Task-batched P with leaves (M, …), or one shared P."""
+        ...
+
+    @property
+    def memory(self) -> Any:
+        """What it remembers from earlier episodes, leaves (M, E, …); None where that is nothing."""
         ...
 
 
@@ -81,6 +110,8 @@ class Episodes:
         last_obs: (M, E, O), what the agent saw after its last real step.
         behaviour: parameters of the distribution each action was sampled from, leaves (M, E, H, …).
         success: (M, E) bool, whether the episode succeeded at any time; None where the environment does not say.
+        memory: what the policy remembers after the last real step of each episode, leaves (M, E, …); None for a policy
+            without memory.
     """
 
     obs: Tensor
@@ -91,6 +122,7 @@ class Episodes:
     last_obs: Tensor
     behaviour: dict[str, Tensor]
     success: Tensor | None = None
+    memory: Any = None
 
     @property
     def env_steps(self) -> int:
@@ -119,44 +151,63 @@ class Episodes:
 def _map_tensors(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
     """Apply a function to the corresponding tensors of one or several Episodes."""
     mapped: dict[str, Any] = {}
-    for name in (field.name for field in fields(Episodes) if field.name != "behaviour"):
-        tensors = [getattr(part, name) for part in parts]
-        mapped[name] = None if tensors[0] is None else function(*tensors)
-
-    behaviour = {name: function(*(part.behaviour[name] for part in parts)) for name in parts[0].behaviour}
-    return Episodes(**mapped, behaviour=behaviour)
+    for name in (field.name for field in fields(Episodes)):
+        values = [getattr(part, name) for part in parts]
+        mapped[name] = None if values[0] is None else pytree.tree_map(function, *values)
+    return Episodes(**mapped)
 
 
-def collect(env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+def collect(
+    env: BatchedEnv,
+    policy: ActingPolicy,
+    adapted: AdaptedPolicy | dict[str, Tensor],
+    generator: torch.Generator,
+) -> Episodes:
     """Run one batch of episodes, every task with its own policy parameters.
 
-    Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards. Where rollouts
-    of this policy are captured as CUDA graphs (`TaskEnv.capture_rollouts`), the graphs run instead of the loop.
+    Nothing in the loop waits for the device: terminated episodes are stepped on and masked afterwards, and what the
+    policy remembers of them stays as it was after their last real step. Where rollouts of this policy are captured as
+    CUDA graphs (`TaskEnv.capture_rollouts`), the graphs run instead of the loop.
 
     Args:
         env: M tasks × E episodes.
         policy: the functional policy.
-        params: task-batched P with leaves (M, …), or one shared P.
+        adapted: the policy as it is adapted; or task-batched P with leaves (M, …), or one shared P, alone: then it
+            remembers nothing from before.
         generator: drives the policy's and the environment's randomness.
 
     Raises:
         FloatingPointError: an action, observation or reward of a step really taken is not finite; names environment,
             task and step.
+        ValueError: what it remembers is of other episodes than those of `env`.
     """
+    params, memory = (adapted, None) if isinstance(adapted, dict) else (adapted.params, adapted.memory)
+    _check_memory(memory, env.batch_shape)
+
     if isinstance(env, CapturableEnv) and env.rollout_graphs and env.rollout_graphs.policy is policy:
-        episodes = env.rollout_graphs.collect(env, params, generator)
+        episodes = env.rollout_graphs.collect(env, params, generator, memory)
     else:
-        episodes = _collect_eagerly(env, policy, params, generator)
+        episodes = _collect_eagerly(env, policy, params, generator, memory)
 
     _check_finite(env, episodes)
     return episodes
 
 
+def _check_memory(memory: Any, batch_shape: tuple[int, int]) -> None:
+    """Refuse a memory of other tasks or episodes than those that begin."""
+    if memory is None:
+        return
+    for leaf in pytree.tree_leaves(memory):
+        if tuple(leaf.shape[:2]) != tuple(batch_shape):
+            expected = f"tasks × episodes = {tuple(batch_shape)}"
+            raise ValueError(f"a policy's memory must be of {expected}, got a leaf of shape {tuple(leaf.shape)}")
+
+
 @torch.no_grad()
 def _collect_eagerly(
-    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator
+    env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator, memory: Any
 ) -> Episodes:
-    carry = begin(env, generator)
+    carry = begin(env, generator, memory)
     records: dict[str, Tensor] = {}
 
     for time in range(env.horizon):
@@ -181,7 +232,7 @@ class Carry:
         obs: (M, E, O).
         alive: (M, E) bool, whether the episode goes on.
         last_obs: (M, E, O), what the agent saw after its last real step.
-        memory: the policy's.
+        memory: the policy's, leaves (M, E, …); None where it has none, or before its first step.
     """
 
     obs: Tensor
@@ -189,20 +240,21 @@ class Carry:
     last_obs: Tensor
     memory: Any = None
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything but the memory."""
-        return {"obs": self.obs, "alive": self.alive, "last_obs": self.last_obs}
+    def fields(self) -> dict[str, Any]:
+        """What it is made of, by name; without the memory where there is none."""
+        fields = {"obs": self.obs, "alive": self.alive, "last_obs": self.last_obs}
+        return fields if self.memory is None else fields | {"memory": self.memory}
 
 
 _BEHAVIOUR = "behaviour."
 """Prefix under which parameters of the action distribution stand in a step's record."""
 
 
-def begin(env: BatchedEnv, generator: torch.Generator) -> Carry:
-    """Start an episode everywhere."""
+def begin(env: BatchedEnv, generator: torch.Generator, memory: Any = None) -> Carry:
+    """Start an episode everywhere, with what the policy remembers from earlier ones."""
     obs = env.reset(generator)
     alive = torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device)
-    return Carry(obs, alive, last_obs=obs)
+    return Carry(obs, alive, last_obs=obs, memory=memory)
 
 
 def advance(
@@ -221,8 +273,27 @@ def advance(
     for name, value in distribution.parameters().items():
         record[_BEHAVIOUR + name] = value
 
+    observe = getattr(policy, "observe", None)  # see ObservingPolicy; asking a protocol costs more, at every step
+    if observe is not None:
+        memory = observe(memory, action, reward, terminated)
+    memory = _freeze_ended(memory, carry)
+
     last_obs = torch.where(carry.alive.unsqueeze(-1), obs, carry.last_obs)
     return Carry(obs, carry.alive & ~terminated, last_obs, memory), record
+
+
+def _freeze_ended(memory: Any, carry: Carry) -> Any:
+    """The new memory where the step was really taken; the old one of episodes that had ended before it."""
+    if memory is None or carry.memory is None:
+        return memory
+
+    def choose(new: Any, old: Any) -> Any:
+        if not isinstance(new, Tensor):
+            return new  # a count of steps, the same for all episodes
+        alive = carry.alive.reshape(*carry.alive.shape, *(1,) * (new.ndim - carry.alive.ndim))
+        return torch.where(alive, new, old)
+
+    return pytree.tree_map(choose, memory, carry.memory)
 
 
 def make_records(step: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
@@ -256,7 +327,13 @@ def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None) 
         last_obs=end.last_obs,
         behaviour=behaviour,
         success=success,
+        memory=end.memory if _is_of_episodes(end.memory) else None,
     )
+
+
+def _is_of_episodes(memory: Any) -> bool:
+    """Whether a memory holds tensors alone; a plain count of steps means nothing once they are over."""
+    return all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(memory))
 
 
 def _check_finite(env: BatchedEnv, episodes: Episodes) -> None:
@@ -331,7 +408,9 @@ class CapturedRollouts(Protocol):
 
     policy: ActingPolicy
 
-    def collect(self, env: "CapturableEnv", params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+    def collect(
+        self, env: "CapturableEnv", params: dict[str, Tensor], generator: torch.Generator, memory: Any = None
+    ) -> Episodes:
         """What `collect` would return."""
         ...
 

@@ -56,7 +56,7 @@ class RolloutGraphs:
     """Captured rollouts of one policy, one graph for each shape of a batch; results are those of `collect`.
 
     Args:
-        policy: the policy whose rollouts are captured; it must carry no memory from step to step.
+        policy: the policy whose rollouts are captured.
         capture: how a step is captured.
     """
 
@@ -65,7 +65,9 @@ class RolloutGraphs:
         self._capture = capture
         self._kept: OrderedDict[Any, _RolloutGraph] = OrderedDict()
 
-    def collect(self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+    def collect(
+        self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator, memory: Any = None
+    ) -> Episodes:
         """See `metarl.envs.rollout.collect`; the episodes are of the tasks of `env`, which itself is not stepped.
 
         Raises:
@@ -79,14 +81,14 @@ class RolloutGraphs:
                 self._kept.popitem(last=False)
 
         self._kept.move_to_end(key)
-        return self._kept[key].collect(env.tasks, params, generator)
+        return self._kept[key].collect(env.tasks, params, generator, memory)
 
 
 class _RolloutGraph:
     """One step of M tasks × E episodes as a graph, with the tensors that it reads and writes.
 
     Each replay reads where the episodes stand, takes a step, writes its record into row `time` of the records, and
-    writes where the episodes stand now.
+    writes where the episodes stand now, what the policy remembers included.
     """
 
     def __init__(
@@ -106,13 +108,11 @@ class _RolloutGraph:
 
         with torch.no_grad():
             carry = begin(self._env, self._generator)
-            self._carry = _copy(carry.tensors())
             self._state = _copy(self._env.state)
 
-            # One plain step shows the shapes of the records, and whether the policy has a memory.
+            # One plain step shows the shapes of the records, and what the policy remembers.
             after, record = advance(self._env, policy, self._params, carry, self._generator)
-            if after.memory is not None:
-                raise RuntimeError(f"{type(policy).__name__} carries a memory from step to step")
+            self._carry = _copy(after.fields())
             self._records = make_records(record, env.horizon)
 
             self._replay = capture(self._step, self._generator)
@@ -125,29 +125,42 @@ class _RolloutGraph:
         for name, value in record.items():
             self._records[name].index_copy_(0, self._time, value.unsqueeze(0))
 
-        _write(after.tensors(), self._carry)
+        _write(after.fields(), self._carry)
         _write(self._env.state, self._state)
 
         # The warm-up may take more steps than an episode has.
         self._time.add_(1).remainder_(self._env.horizon)
 
     @torch.no_grad()
-    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator) -> Episodes:
+    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator, memory: Any) -> Episodes:
         _write(tasks, self._tasks)
         _write(params, self._params)
         self._generator.set_state(generator.get_state())
 
-        carry = begin(self._env, self._generator)
-        _write(carry.tensors(), self._carry)
-        _write(self._env.state, self._state)
-        self._time.zero_()
+        carry = begin(self._env, self._generator, memory)
+        plain_steps = 0
+        if memory is None and "memory" in self._carry:
+            # The graph has no "no memory": the policy takes its first step outside, and begins to remember there.
+            carry = self._plain_first_step(carry)
+            plain_steps = 1
 
-        for _ in range(self._env.horizon):
+        _write(carry.fields(), self._carry)
+        _write(self._env.state, self._state)
+        self._time.fill_(plain_steps)
+
+        for _ in range(self._env.horizon - plain_steps):
             self._replay()
 
         generator.set_state(self._generator.get_state())
         end = Carry(**_copy(self._carry))
         return to_episodes(self._records, end, success=None)
+
+    def _plain_first_step(self, carry: Carry) -> Carry:
+        """Take the first step one operation at a time, and record it."""
+        after, record = advance(self._env, self._policy, self._params, carry, self._generator)
+        for name, value in record.items():
+            self._records[name][0] = value
+        return after
 
 
 def _copy(tree: Any) -> Any:

@@ -21,6 +21,7 @@ from metarl.envs.rollout import collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
+from tests.helpers import own_agent
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("envs", "agents", "metarl")
@@ -95,6 +96,7 @@ SNIPPETS = {
     "meta-iteration": (ROOT / "metarl" / "README.md", "learner.begin("),
     "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "InferenceSession("),
     "adapted from Python": (ROOT / "metarl" / "deployment" / "README.md", "evaluate_policy("),
+    "own agent": (ROOT / "agents" / "README.md", "class MyLearner"),
     "same tensors": (ROOT / "CONTRIBUTING.md", "load_file("),
 }
 """Name → page and a part of the snippet: all Python of all pages, each run by a test below."""
@@ -286,8 +288,13 @@ FLAGS = flags_by_command()
 
 
 @pytest.mark.parametrize("words", sorted(FLAGS), ids=" ".join)
-def test_every_command_has_its_subcommand_and_flags(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_its_subcommand_and_flags(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert words[0] in COMMANDS
+    own_agent.write(tmp_path)  # a page's command may name it
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         main([*words, "--help"])
     assert stop.value.code == 0

@@ -1,6 +1,7 @@
 """The optimizer of the meta-parameters: the tensors that training changes, and Adam's moments of them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -51,22 +52,27 @@ class MetaOptimizer:
         Raises:
             FloatingPointError: from `value_and_gradient`; parameters and moments are as they were before the first.
         """
-        before = self.state_dict()
         first_value = first_norm = 0.0
 
-        for epoch in range(epochs):
-            try:
+        with self.all_or_nothing():
+            for epoch in range(epochs):
                 value, gradient = value_and_gradient()
-            except FloatingPointError:
-                self.load_state_dict(before)
-                raise
-
-            if epoch == 0:
-                first_value = value
-                first_norm = float(flatten(gradient.values()).norm())
-            self.ascend(gradient, lr)
+                if epoch == 0:
+                    first_value = value
+                    first_norm = float(flatten(gradient.values()).norm())
+                self.ascend(gradient, lr)
 
         return first_value, first_norm
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Put parameters and moments back as they were where the block ends by an exception, whichever."""
+        before = self.state_dict()
+        try:
+            yield
+        except BaseException:
+            self.load_state_dict(before)
+            raise
 
     def assign(self, parameters: Parameters) -> None:
         """Write new values in place."""

@@ -119,6 +119,16 @@ def bernoulli(num_arms: int = 10, num_pulls: int = 100) -> TaskDistribution:
     return TaskDistribution(BernoulliBandit(num_arms, num_pulls), train={"mean": means})
 
 
+def bernoulli_n10_k5() -> TaskDistribution:
+    """5 arms, 10 pulls an episode; otherwise as bandit/bernoulli (the smallest of the RL² paper)."""
+    return bernoulli(num_arms=5, num_pulls=10)
+
+
+def bernoulli_n100_k5() -> TaskDistribution:
+    """5 arms, 100 pulls an episode; otherwise as bandit/bernoulli (RL² paper)."""
+    return bernoulli(num_arms=5, num_pulls=100)
+
+
 def gaussian(num_arms: int = 10, num_pulls: int = 100) -> TaskDistribution:
     """10 arms with means N(0, 1) and unit noise, 100 pulls an episode (Sutton & Barto's testbed)."""
     means = Normal(0.0, 1.0, "1", shape=(num_arms,))
@@ -127,5 +137,7 @@ def gaussian(num_arms: int = 10, num_pulls: int = 100) -> TaskDistribution:
 
 FAMILIES = (
     Family("bandit/bernoulli", bernoulli, "metarl/BernoulliBandit-v0"),
+    Family("bandit/bernoulli/n10-k5", bernoulli_n10_k5, "metarl/BernoulliBanditN10K5-v0"),
+    Family("bandit/bernoulli/n100-k5", bernoulli_n100_k5, "metarl/BernoulliBanditN100K5-v0"),
     Family("bandit/gaussian", gaussian, "metarl/GaussianBandit-v0"),
 )

@@ -1,7 +1,7 @@
 """What a distilled student keeps of its teachers: parameters, divergence, and return before and after adaptation."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class DistillationReport:
             random policy and the oracle, and of the student on its teachers' own tasks; 0 in reports that did not count
             them.
     """
+
+    name: ClassVar[str] = "distillation"
 
     teacher: str
     own_tasks: bool

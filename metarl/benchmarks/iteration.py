@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metarl.agents.learner import MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.benchmarks.environments import checked_families
@@ -18,7 +19,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.training.accelerate import capture_rollouts
 from metarl.training.memory import peak_memory_mb
-from metarl.training.meta_iteration import MetaBatch, sample_iteration
+from metarl.training.meta_iteration import Sampled, sample_iteration
 
 PLAIN_TASKS = 4
 """The plain loop takes as long for each task; so many are timed, and the time is scaled up."""
@@ -82,13 +83,14 @@ def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
     learner = learners["trpo"]
     capture_error = capture_rollouts(distribution, learner, generator)
 
-    def sample() -> MetaBatch:
+    def sample() -> Sampled:
         tasks = distribution.sample(workload.num_tasks, "train", generator)
         return sample_iteration(distribution, learner, tasks, workload.episodes, generator)
 
     # A meta-batch of the initial parameters; every update begins at them.
     start = learner.state_dict()
-    support, query, *_ = sample()
+    batch = sample().batch
+    support, query = batch.support, batch.query
     assert query is not None
 
     collected: list[float] = []
@@ -204,7 +206,7 @@ class _UpdateFromStart:
 
     def __call__(self) -> None:
         self._learner.load_state_dict(self._start)
-        self.metrics = self._learner.meta_update(self._support, self._query)
+        self.metrics = self._learner.update(MetaBatch(self._support, self._query))
 
 
 def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:

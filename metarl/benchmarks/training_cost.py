@@ -2,8 +2,8 @@
 
 import torch
 
-from metarl.agents.learner import MetaLearner
-from metarl.agents.registry import AGENTS
+from metarl.agents.learner import Learner
+from metarl.agents.registry import find_agent
 from metarl.envs.checks.environment_check import EnvironmentCheck
 from metarl.envs.checks.finding import Finding
 from metarl.envs.cores import num_cores
@@ -27,7 +27,7 @@ def training_cost(check: EnvironmentCheck) -> list[Finding]:
     config = default_config(DEFAULT_AGENT, distribution.name)
     generator = torch.Generator().manual_seed(0)
     try:
-        learner = AGENTS[config.agent].make(
+        learner = find_agent(config.agent).make(
             distribution.observation_space, distribution.action_space, config.learner, generator, 1
         )
     except ValueError as error:
@@ -36,9 +36,9 @@ def training_cost(check: EnvironmentCheck) -> list[Finding]:
     return [_memory(check, config, learner), _time(check, config, learner)]
 
 
-def _memory(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) -> Finding:
+def _memory(check: EnvironmentCheck, config: TrainConfig, learner: Learner) -> Finding:
     """Whether the episodes of one meta-iteration fit."""
-    batches = learner.support_batches + learner.collects_query
+    batches = learner.sampling.batches
     needed = iteration_bytes(config, check.distribution, learner)
     available = available_bytes(torch.device("cpu"))
 
@@ -54,9 +54,9 @@ def _memory(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) 
     return Finding("memory", "ok", text, numbers=numbers)
 
 
-def _time(check: EnvironmentCheck, config: TrainConfig, learner: MetaLearner) -> Finding:
+def _time(check: EnvironmentCheck, config: TrainConfig, learner: Learner) -> Finding:
     """How long the environment alone takes in a whole training."""
-    batches = learner.support_batches + learner.collects_query
+    batches = learner.sampling.batches
     episodes = config.iterations * batches * config.num_tasks * config.episodes
     env_steps = episodes * check.distribution.horizon
 

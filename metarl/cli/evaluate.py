@@ -121,6 +121,6 @@ class Evaluate(TaskSelection):
             show_table(console, successes)
         for line in evaluated.lines():
             say(console, line)
-        if evaluated.kept:
-            for line in evaluated.kept.lines():
+        if evaluated.section:
+            for line in evaluated.section.lines():
                 say(console, line)

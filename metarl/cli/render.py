@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.cli.run_selection import TaskSelection
 from metarl.console import print_json, say
 from metarl.envs.registry import env_label
@@ -98,7 +98,7 @@ class Render(TaskSelection):
         return 0
 
     def _adaptation(
-        self, config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner, generator: torch.Generator
+        self, config: TrainConfig, distribution: TaskDistribution, learner: Learner, generator: torch.Generator
     ) -> tuple[dict[str, Any], list[str]]:
         """A video or a still; what to report of it, as data and as lines."""
         tasks = self._tasks(distribution, generator)
@@ -113,14 +113,14 @@ class Render(TaskSelection):
             task_label = "the task" if self.task else f"{self.split} task"
             batches = draw_pictures(self.out, title, task_label, *adaptation, Pace(self.fps, self.every))
 
-        evaluation = summarize(batches)
+        evaluation = summarize(batches, pooled=learner.sampling.pooled)
         data = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
         which = self._which(num_tasks_of(tasks))
         curve = " → ".join(map(return_text, evaluation.return_mean))
         return data, [f"{title}, {which}, {episodes} episodes a step: mean return {curve}"]
 
     def _heat_map(
-        self, config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner, generator: torch.Generator
+        self, config: TrainConfig, distribution: TaskDistribution, learner: Learner, generator: torch.Generator
     ) -> tuple[dict[str, Any], list[str]]:
         """A heat map; what to report of it, as data and as lines."""
         # The task parameters that the map does not vary.
@@ -145,7 +145,7 @@ class Render(TaskSelection):
             return distribution.sample(self.num_tasks, self.split, generator)
         return {name: value.to(generator.device) for name, value in distribution.parse_task(self.task).items()}
 
-    def _budget(self, config: TrainConfig, learner: MetaLearner) -> tuple[int, int]:
+    def _budget(self, config: TrainConfig, learner: Learner) -> tuple[int, int]:
         """Adaptation steps, and episodes of each step."""
         steps = learner.adaptation_steps if self.steps is None else self.steps
         return steps, self.episodes or config.episodes
@@ -162,7 +162,7 @@ def _title(config: TrainConfig) -> str:
 
 
 def _check_memory(
-    num_tasks: int, episodes: int, steps: int, distribution: TaskDistribution, learner: MetaLearner, lower: str
+    num_tasks: int, episodes: int, steps: int, distribution: TaskDistribution, learner: Learner, lower: str
 ) -> None:
     """Refuse a picture whose episodes do not fit into the memory that is free.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from metarl.agents.registry import AGENTS
+from metarl.agents.registry import is_agent
 from metarl.comparison.comparison import Comparison
 from metarl.comparison.config import SB3_BASELINES, CompareConfig
 from metarl.comparison.directory import ComparisonDirectory
@@ -94,7 +94,7 @@ class Comparer:
         if label in plan.pools:
             return measure_runs(plan, directory, label, plan.pools[label])
 
-        if label in AGENTS:
+        if is_agent(label):
             seeds = range(plan.config.seeds)
             runs = [train_baseline(plan, directory, label, seed, self._console) for seed in seeds]
             return measure_runs(plan, directory, label, runs)

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from metarl.agents.distillation import DistillationConfig
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.baselines.references import reference_episodes
 from metarl.baselines.teachers import total_training_env_steps
 from metarl.comparison.directory import ComparisonDirectory
@@ -23,7 +23,7 @@ from metarl.run.build import build, load_learner
 from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig
 from metarl.run.presets import default_config
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import RunDirectory, as_file_name
 from metarl.training.trainer import Trainer, resolve
 
 UNLIMITED_ITERATIONS = 100_000
@@ -43,7 +43,7 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
 
 
 def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:
-    def trained() -> MetaLearner:
+    def trained() -> Learner:
         return load_learner(run, BEST, plan.device)[1]
 
     return _measure_adaptation(plan, directory, label, {"checkpoint": checkpoint_digest(run)}, trained)
@@ -54,7 +54,7 @@ def _measure_adaptation(
     directory: ComparisonDirectory,
     label: str,
     agent: dict[str, Any],
-    load: Callable[[], MetaLearner],
+    load: Callable[[], Learner],
 ) -> Measurement:
     """Adaptation of one learner to all tasks.
 
@@ -73,7 +73,7 @@ def _measure_adaptation(
         tasks = {name: value.to(plan.device) for name, value in plan.tasks.items()}
         batches = adaptation_episodes(learner, plan.distribution, tasks, steps, plan.config.episodes, generator)
 
-        evaluation = summarize(batches)
+        evaluation = summarize(batches, pooled=learner.sampling.pooled)
         # A batch after k < K steps is the data of step k + 1: only the last one merely measures.
         return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), batches[-1].env_steps)
 
@@ -122,7 +122,7 @@ def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, see
         iterations=UNLIMITED_ITERATIONS,
         max_env_steps=plan.training_env_steps,
         action_scale=plan.action_scale,
-        name=f"{agent}-seed{seed}",
+        name=f"{as_file_name(agent)}-seed{seed}",
         run_dir=str(directory.trained),
     )
     return resolve(config)
@@ -151,7 +151,7 @@ def measure_untrained(plan: Plan, directory: ComparisonDirectory) -> Curve:
 def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> Measurement:
     config = plan.runs[0].config
 
-    def initial() -> MetaLearner:
+    def initial() -> Learner:
         return build(config, torch.Generator(plan.device).manual_seed(seed))[1]
 
     agent = {"learner": dataclasses.asdict(config.learner), "seed": seed}

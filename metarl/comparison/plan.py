@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.agents.policies.cnn import make_policy
-from metarl.agents.registry import AGENTS
+from metarl.agents.policies.mlp import PolicyConfig
+from metarl.agents.registry import AGENTS, find_agent, is_agent
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
@@ -147,7 +148,10 @@ def _check_memory(config: CompareConfig, subject: RunDirectory, distribution: Ta
     Raises:
         UserError: names their size and what to lower.
     """
-    policy = make_policy(distribution.observation_space, distribution.action_space, subject.config.learner.policy)
+    settings = getattr(subject.config.learner, "policy", None)
+    if not isinstance(settings, PolicyConfig):
+        return
+    policy = make_policy(distribution.observation_space, distribution.action_space, settings)
     batches = (getattr(subject.config.learner, "adaptation_steps", 1) if config.steps is None else config.steps) + 1
     kept = batches * config.tasks_compared * config.episodes
     what = f"num_tasks {config.tasks_compared} × episodes {config.episodes} × horizon {distribution.horizon}"
@@ -255,7 +259,9 @@ def check_baselines(requested: Sequence[str], env: str, distribution: TaskDistri
     chosen = [name for name in dict.fromkeys(requested) if name != NONE]
     known = (*AGENTS, *SB3_BASELINES, *REFERENCES, NONE)
     for name in chosen:
-        if name not in known:
+        if is_agent(name):
+            find_agent(name)
+        elif name not in known:
             raise unknown("baseline", name, known)
         if name in SB3_BASELINES:
             from metarl.agents.sb3 import check_algorithm  # slow to import, and not always needed

@@ -142,7 +142,7 @@ class LiveRecord:
             value = getattr(episode, field.name)
             if field.name == "behaviour":
                 tensors |= {_BEHAVIOUR + name: leaf for name, leaf in value.items()}
-            elif value is not None:
+            elif value is not None and field.name != "memory":
                 tensors[field.name] = value
         self._write(self._episode_file(number), tensors)
 

@@ -179,6 +179,11 @@ class MetaPolicy:
         noise_scale: float = 1.0,
     ) -> AdaptationBudget:
         """The budget asked for, with what the run was trained with where nothing was."""
+        if not self._learner.sampling.pooled:
+            raise UserError(
+                f"{self.run.config.agent} adapts in its memory: there are no adapted parameters to keep, and the run "
+                "itself is the policy for every task; `metarl evaluate` and `metarl render` show how it adapts"
+            )
         steps = self._learner.adaptation_steps if steps is None else steps
         episodes = self.run.config.episodes if episodes is None else episodes
         measure_episodes = episodes if measure_episodes is None else measure_episodes

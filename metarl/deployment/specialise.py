@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.learner import Adapted, Learner
 from metarl.agents.policies.parameters import Parameters, map_parameters
 from metarl.agents.policies.reference import FixedActions
 from metarl.deployment.live_record import LiveRecord
@@ -140,7 +140,7 @@ class AdaptationResult:
 
 
 def specialise(
-    learner: MetaLearner,
+    learner: Learner,
     source: EpisodeSource,
     budget: AdaptationBudget,
     generator: torch.Generator,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.learner import Adapted, Learner
 from metarl.envs.rollout import BatchedEnv, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
@@ -30,7 +30,12 @@ class Adaptation(NamedTuple):
 
 
 def adaptation_loop(
-    learner: MetaLearner, num_tasks: int, steps: int, sample: Sampler, last_batch: bool = True
+    learner: Learner,
+    num_tasks: int,
+    steps: int,
+    sample: Sampler,
+    last_batch: bool = True,
+    generator: torch.Generator | None = None,
 ) -> Adaptation:
     """Adapt to M tasks: K times sample a batch and adapt on it. Leaves the learner bit-identical.
 
@@ -40,23 +45,24 @@ def adaptation_loop(
         steps: K ≥ 0.
         sample: called once for each batch; `adapted.steps` tells it which k is due.
         last_batch: whether to sample one more batch, with the policies after the last step.
+        generator: draws what is random in the adaptation itself.
 
     Returns:
         K + 1 batches, or K without the last one, and the adapted policies.
     """
-    adapted = learner.begin(num_tasks)
+    adapted = learner.begin(num_tasks, generator)
     batches: list[Episodes] = []
 
     for _ in range(steps):
         batches.append(sample(adapted))
-        adapted = learner.adapt(adapted, batches[-1])
+        adapted = learner.adapt(adapted, batches[-1], generator)
 
     if last_batch:
         batches.append(sample(adapted))
     return Adaptation(batches, adapted)
 
 
-def rollouts_in(env: BatchedEnv, learner: MetaLearner, generator: torch.Generator) -> Sampler:
+def rollouts_in(env: BatchedEnv, learner: Learner, generator: torch.Generator) -> Sampler:
     """A sampler that steps all M tasks × E episodes of an environment side by side.
 
     Args:
@@ -66,12 +72,12 @@ def rollouts_in(env: BatchedEnv, learner: MetaLearner, generator: torch.Generato
     """
 
     def sample(adapted: Adapted) -> Episodes:
-        return collect(env, learner.policy, adapted.params, generator)
+        return collect(env, learner.policy, adapted, generator)
 
     return sample
 
 
-def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch.Generator) -> Adaptation:
+def adapt_in(env: BatchedEnv, learner: Learner, steps: int, generator: torch.Generator) -> Adaptation:
     """Adapt to the tasks of an environment.
 
     Args:
@@ -83,11 +89,13 @@ def adapt_in(env: BatchedEnv, learner: MetaLearner, steps: int, generator: torch
     Returns:
         the episodes after k = 0 … K steps, and the adapted policies.
     """
-    return adaptation_loop(learner, env.batch_shape[0], steps, rollouts_in(env, learner, generator))
+    return adaptation_loop(
+        learner, env.batch_shape[0], steps, rollouts_in(env, learner, generator), generator=generator
+    )
 
 
 def adapt_to_tasks(
-    learner: MetaLearner,
+    learner: Learner,
     distribution: TaskDistribution,
     tasks: Task,
     steps: int,
@@ -111,7 +119,7 @@ def adapt_to_tasks(
 
 
 def adaptation_episodes(
-    learner: MetaLearner,
+    learner: Learner,
     distribution: TaskDistribution,
     tasks: Task,
     steps: int,

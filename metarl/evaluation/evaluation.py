@@ -30,6 +30,8 @@ class Evaluation:
         errors: standard error of each task's mean over its episodes, (K+1, M); None: unknown.
         exhaustive: whether these are all the tasks that there are, and no sample of more: their intervals then speak of
             other episodes on the same tasks.
+        pooled: True: all E episodes of a step inform the next policy. False: they are E separate trials of the task,
+            each of K+1 episodes, and a task costs what one trial takes.
     """
 
     returns: NDArray[np.float64]
@@ -39,6 +41,22 @@ class Evaluation:
     successes: NDArray[np.int64] | None = None
     errors: NDArray[np.float64] | None = None
     exhaustive: bool = False
+    pooled: bool = True
+
+    @property
+    def episodes_informing(self) -> int:
+        """Episodes of a step that inform the next policy: E, or 1 where the E episodes are separate trials."""
+        return self.episodes_per_step if self.pooled else 1
+
+    @property
+    def score(self) -> float:
+        """What a checkpoint is chosen by: the return after the last step, or a separate trial's mean over episodes."""
+        return float(self.return_mean[-1] if self.pooled else self.return_mean.mean())
+
+    @property
+    def trial_returns(self) -> NDArray[np.float64] | None:
+        """Return of a whole trial of K+1 episodes, mean over each task's trials, (M,); None where they are pooled."""
+        return None if self.pooled else np.asarray(self.returns.sum(axis=0))
 
     @property
     def success_rate(self) -> NDArray[np.float64] | None:
@@ -106,7 +124,7 @@ class Evaluation:
             "num_tasks": self.returns.shape[1],
             "episodes_per_step": self.episodes_per_step,
             "adaptation_steps": len(self.returns) - 1,
-            "episodes": [k * self.episodes_per_step for k in range(len(self.returns))],
+            "episodes": [k * self.episodes_informing for k in range(len(self.returns))],
             "env_steps": self.env_steps.tolist(),
             "return_mean": self.return_mean.tolist(),
             "return_ci95": self.return_ci95.tolist(),
@@ -114,6 +132,13 @@ class Evaluation:
             "gain_ci95": self.gain_ci95.tolist(),
             "total_env_steps": self.total_env_steps,
         }
+
+        trials = self.trial_returns
+        if trials is not None:
+            data["pooled"] = False
+            data["trials_per_task"] = self.episodes_per_step
+            data["trial_return_mean"] = float(trials.mean())
+            data["trial_return_ci95"] = bootstrap_ci(trials).tolist()
 
         if self.success_rate is not None and self.success_ci95 is not None:
             data["success_rate"] = self.success_rate.tolist()
@@ -156,9 +181,17 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([interval.low, interval.high])
 
 
-def summarize(batches: list[Episodes], exhaustive: bool = False) -> Evaluation:
-    """The adaptation curves that the batches of `adaptation_episodes` show; see Evaluation for `exhaustive`."""
+def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = True) -> Evaluation:
+    """The adaptation curves that the batches of `adaptation_episodes` show.
+
+    Args:
+        batches: of M tasks × E episodes, after k = 0 … K adaptation steps.
+        exhaustive: see Evaluation.
+        pooled: whether all E episodes inform the next policy, or are separate trials (`Sampling.pooled`).
+    """
     steps_per_task = np.array([batch.mask.sum(dim=(1, 2)).double().mean().item() for batch in batches])
+    if not pooled:
+        steps_per_task = steps_per_task / batches[0].reward.shape[1]
 
     return Evaluation(
         returns=np.stack([batch.returns.double().mean(dim=1).cpu().numpy() for batch in batches]),
@@ -169,6 +202,7 @@ def summarize(batches: list[Episodes], exhaustive: bool = False) -> Evaluation:
         successes=_successes(batches),
         errors=np.stack([_standard_errors(batch) for batch in batches]),
         exhaustive=exhaustive,
+        pooled=pooled,
     )
 
 

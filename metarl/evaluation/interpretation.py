@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.learner import Adapted, Learner
 from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import FROZEN_SIZE, TaskDistribution
@@ -67,11 +67,13 @@ class Interpretation:
 
 
 def interpret(
-    learner: MetaLearner, distribution: TaskDistribution, tasks: Task, split: str, batches: list[Episodes]
-) -> Interpretation:
+    learner: Learner, distribution: TaskDistribution, tasks: Task, split: str, batches: list[Episodes]
+) -> Interpretation | None:
     """Repeat the adaptation that `batches` of `adaptation_episodes` come from; takes no environment step.
 
     Leaves the learner bit-identical.
+
+    A learner that adapts in its memory moves no parameters: there is nothing to interpret, and None is returned.
 
     Args:
         learner: adapted to the tasks.
@@ -83,6 +85,8 @@ def interpret(
     path = adaptation_path(learner, batches)
     before = path[0]
     after = path[-1]
+    if batches[-1].memory is not None and all(torch.equal(before[name], after[name]) for name in before):
+        return None
 
     start = _norms(before)
     step_sizes = np.stack([_norms(new, old) for old, new in itertools.pairwise(path)])
@@ -101,7 +105,7 @@ def interpret(
         )
 
 
-def adaptation_path(learner: MetaLearner, batches: list[Episodes]) -> list[Parameters]:
+def adaptation_path(learner: Learner, batches: list[Episodes]) -> list[Parameters]:
     """Task-batched parameters after k = 0 … K adaptation steps on the first K of K + 1 batches."""
     path: list[Parameters] = []
 

@@ -7,12 +7,13 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
-from metarl.agents.policies.mlp import MLPPolicy
+from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 
@@ -46,7 +47,7 @@ def require_memory(needed: int, what: str, lower: str, device: torch.device | st
         )
 
 
-def episode_bytes(policy: MLPPolicy, distribution: TaskDistribution, num_episodes: int) -> int:
+def episode_bytes(policy: Any, distribution: TaskDistribution, num_episodes: int) -> int:
     """Bytes of episodes while they are collected.
 
     Args:
@@ -55,10 +56,19 @@ def episode_bytes(policy: MLPPolicy, distribution: TaskDistribution, num_episode
         num_episodes: tasks × episodes, of all batches that are kept at a time.
     """
     obs_size = math.prod(distribution.observation_space.shape)
-    output_size = policy.sizes[-1]
+    output_size = num_outputs(distribution.action_space)
     # Of each step: observation; action, mean, log std; reward, mask, advantage, weight, log-probability.
     numbers = obs_size + 3 * output_size + 5
     return COPIES_OF_EPISODES * FLOAT * numbers * num_episodes * distribution.horizon
+
+
+def num_outputs(action_space: PolicySpace) -> int:
+    """Numbers that a policy puts out for an action."""
+    if isinstance(action_space, Discrete):
+        return int(action_space.n)
+    if isinstance(action_space, MultiDiscrete):
+        return int(action_space.nvec.sum())
+    return int(action_space.shape[0])
 
 
 def parameter_bytes(num_parameters: int, num_tasks: int) -> int:

@@ -53,7 +53,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     figure = Figure(figsize=(6, 4))
     set_margins(figure, left=0.75, right=0.1, bottom=0.5, top=0.35)
     axes = figure.subplots()
-    episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_per_step
+    episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_informing
     axes.plot(episodes, evaluation.returns, color="tab:blue", alpha=0.08, linewidth=0.8)
 
     low, high = evaluation.return_ci95.T

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.envs.env_family import RenderableEnv
 from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.precision import float_dtype
@@ -66,7 +66,7 @@ def has_plane(distribution: TaskDistribution) -> bool:
 def draw_trajectories(
     out: str,
     distribution: TaskDistribution,
-    learner: MetaLearner,
+    learner: Learner,
     tasks: Task,
     steps: int,
     episodes: int,
@@ -103,7 +103,7 @@ def draw_pictures(
     title: str,
     task_label: str,
     distribution: TaskDistribution,
-    learner: MetaLearner,
+    learner: Learner,
     tasks: Task,
     steps: int,
     episodes: int,
@@ -148,7 +148,7 @@ def draw_heat_map(
     out: str,
     title: str,
     distribution: TaskDistribution,
-    learner: MetaLearner,
+    learner: Learner,
     grid: TaskGrid,
     steps: int,
     episodes: int,

@@ -12,7 +12,7 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.evaluation.adaptation import adaptation_episodes
@@ -54,7 +54,7 @@ class HeatMap:
 
 
 def heat_map(
-    learner: MetaLearner,
+    learner: Learner,
     distribution: TaskDistribution,
     grid: TaskGrid,
     steps: int,
@@ -72,7 +72,8 @@ def heat_map(
         generator: drives the rollouts.
     """
     tasks = {name: value.to(generator.device) for name, value in grid.tasks.items()}
-    evaluation = summarize(adaptation_episodes(learner, distribution, tasks, steps, episodes, generator))
+    batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
+    evaluation = summarize(batches, pooled=learner.sampling.pooled)
     return HeatMap(grid, evaluation.returns, evaluation.total_env_steps)
 
 

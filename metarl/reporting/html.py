@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from metarl.agents.registry import AGENTS
+from metarl.agents.registry import find_agent
 from metarl.baselines.distillation_report import DistillationReport
 from metarl.envs.registry import FAMILIES, env_label
 from metarl.errors import UserError
@@ -208,7 +208,7 @@ def _page(run: RunDirectory, sections: list[Section]) -> str:
             name=run.path.resolve().name,
             config=config,
             env=env_label(config.env),
-            agent_summary=AGENTS[config.agent].summary,
+            agent_summary=find_agent(config.agent).summary,
             env_summary=FAMILIES[config.env].summary if config.env in FAMILIES else "",
             settings=_settings(run),
             sections=sections,

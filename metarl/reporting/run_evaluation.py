@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from metarl.agents.distillation import Distillation
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner, Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
 from metarl.envs.registry import env_label
@@ -60,7 +60,8 @@ class RunEvaluation:
         seed: of the rollouts.
         batches: episodes after k = 0 … K adaptation steps.
         interpretation: how the parameters moved; None without adaptation.
-        kept: what a distilled student keeps of its teachers; None for other agents, and where the teacher is gone.
+        pooled: whether the episodes of a step inform one policy, or are separate trials (`Sampling.pooled`).
+        section: what the learner says of itself besides; None where that is nothing.
         references: "random", and "oracle", the policy that knows the task → return on each task, (M,); empty where the
             family has no oracle.
     """
@@ -74,13 +75,14 @@ class RunEvaluation:
     seed: int
     batches: list[Episodes]
     interpretation: Interpretation | None
-    kept: DistillationReport | None
+    section: Section | None
+    pooled: bool = True
     references: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """The adaptation curves that the episodes show."""
-        return summarize(self.batches, self._exhaustive)
+        return summarize(self.batches, self._exhaustive, self.pooled)
 
     @property
     def _exhaustive(self) -> bool:
@@ -131,7 +133,8 @@ class RunEvaluation:
     def title(self) -> str:
         """Agent, environment and what was evaluated."""
         config = self.run.config
-        episodes = f"{self.evaluation.episodes_per_step} episodes a step"
+        kind = "episodes a step" if self.pooled else "trials each"
+        episodes = f"{self.evaluation.episodes_per_step} {kind}"
         return f"{config.agent} on {env_label(config.env)}: {self.which_tasks}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:
@@ -162,8 +165,8 @@ class RunEvaluation:
 
         if self.interpretation:
             data["interpretation"] = self.interpretation.to_json()
-        if self.kept:
-            data["distillation"] = self.kept.to_json()
+        if self.section:
+            data[self.section.name] = self.section.to_json()
         return data
 
     @cached_property
@@ -258,14 +261,15 @@ def evaluate_run(
         seed=seed,
         batches=batches,
         interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
+        pooled=learner.sampling.pooled,
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
-        kept=_kept(run, learner, distribution, tasks, batches, generator),
+        section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
         references=_references(distribution, tasks, episodes, resolve_device(device), seed),
     )
 
 
 def _require_memory(
-    learner: MetaLearner, distribution: TaskDistribution, num_tasks: int, steps: int, episodes: int, device: str
+    learner: Learner, distribution: TaskDistribution, num_tasks: int, steps: int, episodes: int, device: str
 ) -> None:
     """Refuse an evaluation that does not fit, before the first step.
 
@@ -274,7 +278,7 @@ def _require_memory(
     """
     # Kept are the episodes of all k = 0 … K, and the policies that the interpretation compares.
     needed = episode_bytes(learner.policy, distribution, (steps + 1) * num_tasks * episodes)
-    needed += parameter_bytes(learner.policy.num_parameters, (steps + 1) * num_tasks)
+    needed += parameter_bytes(getattr(learner.policy, "num_parameters", 0), (steps + 1) * num_tasks)
     what = f"num_tasks {num_tasks} × episodes {episodes} × horizon {distribution.horizon} in {steps + 1} batches"
     require_memory(needed, what, "--num-tasks, --episodes or --steps", resolve_device(device))
 
@@ -314,20 +318,20 @@ def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int
     return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()}
 
 
-def _kept(
-    run: RunDirectory,
-    learner: MetaLearner,
-    distribution: TaskDistribution,
-    tasks: Task,
-    batches: list[Episodes],
-    generator: torch.Generator,
-) -> DistillationReport | None:
-    """What a distilled student keeps of its teachers; None for other agents, and where the teacher is gone."""
-    if not isinstance(learner, Distillation):
-        return None
+@dataclass(frozen=True)
+class _Evaluated:
+    """What a learner may ask of an evaluation (`metarl.agents.learner.Evaluated`)."""
 
-    try:
-        return distillation_report(run, learner, distribution, tasks, batches, generator)
-    except UserError as error:
-        print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
-        return None
+    run: RunDirectory
+    distribution: TaskDistribution
+    tasks: Task
+    batches: list[Episodes]
+    generator: torch.Generator
+
+    def comparison_with_teachers(self, student: Distillation) -> DistillationReport | None:
+        """What a distilled student keeps of its teachers; None where the teacher is gone."""
+        try:
+            return distillation_report(self.run, student, self.distribution, self.tasks, self.batches, self.generator)
+        except UserError as error:
+            print(f"metarl: no comparison with the teacher: {error}", file=sys.stderr)
+            return None

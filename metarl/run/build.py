@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner, Sampling
 from metarl.agents.policies.cnn import make_policy
-from metarl.agents.registry import AGENTS
+from metarl.agents.policies.mlp import PolicyConfig
+from metarl.agents.policies.observations import ObservationNormalizer
+from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.external.user_code import user_sources
 from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import UserError, unknown
+from metarl.errors import UserError
 from metarl.evaluation.memory import parameter_bytes, require_memory
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_state_like
 from metarl.run.config import TrainConfig
@@ -35,7 +37,7 @@ _WARNED: dict[Any, Any] = {}
 """Warnings given so far, kept by Python's own module."""
 
 
-def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, MetaLearner]:
+def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, Learner]:
     """Task distribution and untrained learner of a configuration.
 
     Args:
@@ -45,9 +47,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     Raises:
         UserError, ValueError: unknown agent or environment, or the agent cannot act in the environment.
     """
-    if config.agent not in AGENTS:
-        raise unknown("agent", config.agent, AGENTS)
-    agent = AGENTS[config.agent]
+    agent = find_agent(config.agent)
 
     distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
@@ -58,6 +58,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     learner = agent.make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
+    _check_learner(config, learner, distribution)
     if may_normalize(config, distribution):
         learner.policy.observations.activate(generator.device)
     return distribution, learner
@@ -69,7 +70,9 @@ def _require_memory(config: TrainConfig, distribution: TaskDistribution, generat
     Raises:
         UserError: names its size.
     """
-    settings = config.learner.policy
+    settings = getattr(config.learner, "policy", None)
+    if not isinstance(settings, PolicyConfig):
+        return
     policy = make_policy(distribution.observation_space, distribution.action_space, settings)
     what = f"{policy.num_parameters:,} parameters of hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
     require_memory(parameter_bytes(policy.num_parameters, 0), what, "--hidden-sizes", generator.device)
@@ -86,9 +89,41 @@ def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:
     return config.normalize_obs == "on"
 
 
+def _check_learner(config: TrainConfig, learner: object, distribution: TaskDistribution) -> None:
+    """Refuse what does not keep the contract, before it fails somewhere inside.
+
+    A policy of a user's own that says nothing of `observations` takes them as they are.
+
+    Raises:
+        UserError: it is no Learner, or lacks what one has; says which.
+    """
+    agent = config.agent
+    if not isinstance(learner, Learner):
+        raise UserError(f"agent {agent}: make() gave a {type(learner).__name__}, not a metarl.agents.learner.Learner")
+    if not isinstance(getattr(learner, "sampling", None), Sampling):
+        raise UserError(
+            f"agent {agent}: {type(learner).__name__} must set `sampling`, a metarl.agents.learner.Sampling"
+        )
+    for method in ("init", "apply"):
+        if not callable(getattr(getattr(learner, "policy", None), method, None)):
+            raise UserError(f"agent {agent}: {type(learner).__name__}.policy must have a method {method}()")
+
+    if not hasattr(learner.policy, "observations"):
+        if config.normalize_obs == "on":
+            raise UserError(f"agent {agent}: its policy has no `observations`, so --normalize-obs cannot be 'on'")
+        learner.policy.observations = _TakenAsTheyAre(distribution.observation_space.shape[0])
+
+
+class _TakenAsTheyAre(ObservationNormalizer):
+    """Observations of a policy that does not normalise them: never active."""
+
+    def activate(self, device: torch.device | str = "cpu") -> None:
+        """See ObservationNormalizer.activate; it stays inactive."""
+
+
 def load_learner(
     run: RunDirectory, which: str = BEST, device: str = "cpu"
-) -> tuple[TaskDistribution, MetaLearner, Checkpoint]:
+) -> tuple[TaskDistribution, Learner, Checkpoint]:
     """The task distribution and the learner of a run, with the parameters of one of its checkpoints.
 
     Args:
@@ -107,7 +142,7 @@ def load_learner(
     return distribution, learner, checkpoint
 
 
-def restore_learner(learner: MetaLearner, checkpoint: Checkpoint, path: Path) -> None:
+def restore_learner(learner: Learner, checkpoint: Checkpoint, path: Path) -> None:
     """Give a learner the state that a checkpoint holds.
 
     Args:

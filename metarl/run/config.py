@@ -10,10 +10,10 @@ import tyro
 import yaml
 
 from metarl.agents.maml import MAMLConfig
-from metarl.agents.registry import AGENTS, LearnerConfig
+from metarl.agents.registry import find_agent
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
-from metarl.errors import UserError, require_at_least, unknown
+from metarl.errors import UserError, require_at_least
 from metarl.run.schema import parse
 
 DEFAULT_AGENT = "maml"
@@ -29,7 +29,7 @@ class TrainConfig:
     """Meta-train an agent on a distribution of tasks.
 
     Attributes:
-        agent: what learns; `metarl agents` lists them.
+        agent: what learns; `metarl agents` lists them; your own as 'package.module:MyAgent'.
         env: what it learns on; `metarl envs` lists them; your own as 'package.module:MyDistribution' or a YAML file.
         preset: named set of defaults for this agent and environment; `metarl agents` lists them.
         seed: seed of the initial parameters, the tasks and the rollouts.
@@ -92,7 +92,7 @@ class TrainConfig:
     start_from: str = ""
     name: str = ""
     run_dir: str = "runs"
-    learner: Annotated[LearnerConfig, tyro.conf.AvoidSubcommands] = field(default_factory=MAMLConfig)
+    learner: Any = field(default_factory=MAMLConfig)
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
@@ -144,9 +144,10 @@ def from_yaml(text: str) -> TrainConfig:
     if not isinstance(data, dict):
         raise UserError("not a training configuration")
 
-    agent = AGENTS.get(data["agent"]) if isinstance(data.get("agent"), str) else None
-    if agent is None:
-        raise unknown("agent", f"{data.get('agent')!s:.60}", AGENTS)
+    try:
+        agent = find_agent(f"{data.get('agent')!s:.200}")
+    except ValueError as error:
+        raise UserError(str(error)) from None
     learner = parse(data.pop("learner", {}), agent.config_class, "learner")
     # A run of before there were these: what its policy does and sees must stay as it was.
     data = {"action_scale": OWN_UNITS, "normalize_obs": "off"} | data

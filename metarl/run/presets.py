@@ -2,27 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from metarl.agents.registry import AGENTS
+from metarl.agents.learner import Preset
+from metarl.agents.registry import find_agent
 from metarl.envs.registry import ALIASES
-from metarl.errors import unknown
+from metarl.errors import UserError, unknown
 from metarl.run.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Changes to the defaults of TrainConfig.
-
-    Attributes:
-        summary: what it is for, one line.
-        changes: "field", "learner.field" or "learner.policy.field" → value.
-    """
-
-    summary: str
-    changes: Mapping[str, Any]
-
 
 _LEARNED_STEPS = {
     "learner.outer": "ppo",
@@ -85,13 +71,29 @@ _DISTILL_PRESETS = {
     ),
 }
 
+_WHOLE_TRIALS: dict[str, Any] = {
+    "eval_interval": 20,
+    "eval_tasks": 100,
+    "learner.outer_epochs": 4,
+    "learner.outer_lr": 2e-3,
+}
+"""RL²: many short trials, each of a task of its own."""
+
+_RL2_PRESETS = {
+    "default": Preset(
+        "GRU of 64 units, trials of 2 episodes, PPO; one trial of each task",
+        {"iterations": 200, "num_tasks": 200, "episodes": 1, **_WHOLE_TRIALS},
+    ),
+}
+
 AGENT_PRESETS: dict[str, dict[str, Preset]] = {
     "maml": _MAML_PRESETS,
     "reptile": _REPTILE_PRESETS,
     "multitask": _MULTITASK_PRESETS,
     "distill": _DISTILL_PRESETS,
+    "rl2": _RL2_PRESETS,
 }
-"""Presets of each agent for any environment. The default ones all sample 240 batches."""
+"""Presets of each agent for any environment. The default ones all sample 240 batches; that of rl2 other ones."""
 
 
 def _changed_default(presets: dict[str, Preset], why: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
@@ -176,10 +178,45 @@ def _for_robots() -> dict[tuple[str, str], dict[str, Preset]]:
     return presets
 
 
+def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
+    """Presets of RL² where trials are of another length than the default's."""
+    one_episode = {"learner.trial_episodes": 1, "learner.gae_lambda": 0.3}
+    of_a_bandit = {**one_episode, "iterations": 400, "num_tasks": 250, "test_tasks": 1000}
+    small = {**one_episode, "iterations": 300, "num_tasks": 1000, "test_tasks": 1000, "learner.outer_lr": 3e-3}
+    of_an_mdp = {"learner.trial_episodes": 10, "learner.gae_lambda": 0.3, "iterations": 400, "test_tasks": 1000}
+    of_a_grid = {"learner.trial_episodes": 4, "learner.gamma": 0.97, "iterations": 300, "num_tasks": 300}
+    of_a_robot = {
+        "learner.policy.hypernetwork": True,
+        "learner.policy.recurrent_size": 128,
+        "learner.gamma": 0.97,
+        "learner.gae_lambda": 0.9,
+        "learner.outer_lr": 7e-4,
+        "iterations": 600,
+        "num_tasks": 20,
+        "eval_tasks": 10,
+    }
+
+    trial = "a trial is one episode of pulls, λ = 0.3"
+    return {
+        **{("rl2", env): _changed_default(_RL2_PRESETS, trial, of_a_bandit) for env in _LONG_BANDITS},
+        ("rl2", "bandit/bernoulli/n10-k5"): _changed_default(_RL2_PRESETS, trial, small),
+        ("rl2", "tabular-mdp"): _changed_default(_RL2_PRESETS, "trials of 10 episodes, λ = 0.3", of_an_mdp),
+        ("rl2", "grid-navigation"): _changed_default(_RL2_PRESETS, "trials of 4 episodes", of_a_grid),
+        **{
+            ("rl2", env): _changed_default(_RL2_PRESETS, "hypernetwork, GRU of 128 units; long", of_a_robot)
+            for env in _FINN_ROBOTS
+        },
+    }
+
+
+_LONG_BANDITS = ("bandit/bernoulli", "bandit/bernoulli/n100-k5", "bandit/gaussian")
+
+
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     **_for_robots(),
     **_on_bandit("bandit/bernoulli"),
     **_on_bandit("bandit/gaussian"),
+    **_of_rl2(),
     ("maml", "point-navigation/finn"): {
         "long": Preset(
             "3 adaptation steps as well as the MAML paper's -11.7 / -3.3 / -3.2; the default for longer, with λ = 0.98",
@@ -202,22 +239,21 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
 
 def presets_for(agent: str, env: str) -> dict[str, Preset]:
     """The presets of an agent on an environment; "default" is always one of them."""
-    return AGENT_PRESETS[agent] | PRESETS.get((agent, ALIASES.get(env, env)), {})
+    own = {"default": Preset("the defaults of its configuration", {}), **find_agent(agent).presets}
+    return own | AGENT_PRESETS.get(agent, {}) | PRESETS.get((agent, ALIASES.get(env, env)), {})
 
 
 def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig:
     """The configuration that `metarl train AGENT ENV --preset PRESET` starts from.
 
     Raises:
-        UserError: unknown agent or preset.
+        UserError, ValueError: unknown agent or preset, or a preset of a field that there is not.
     """
-    if agent not in AGENTS:
-        raise unknown("agent", agent, AGENTS)
     presets = presets_for(agent, env)
     if preset not in presets:
         raise unknown(f"preset of {agent} on {env}", preset, presets)
 
-    config = TrainConfig(agent=agent, env=env, preset=preset, learner=AGENTS[agent].config_class())
+    config = TrainConfig(agent=agent, env=env, preset=preset, learner=find_agent(agent).config_class())
     for path, value in presets[preset].changes.items():
         config = _replace(config, path.split("."), value)
     return config
@@ -226,6 +262,8 @@ def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig
 def _replace(config: Any, path: list[str], value: Any) -> Any:
     """`dataclasses.replace` along a path of nested fields."""
     name, *rest = path
+    if not hasattr(config, name):
+        raise UserError(f"a preset sets {name!r}, but {type(config).__name__} has no such field")
     if rest:
         value = _replace(getattr(config, name), rest, value)
     return dataclasses.replace(config, **{name: value})

@@ -3,7 +3,7 @@
 import torch
 from gymnasium.spaces import Box
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.envs.rollout import collect
 from metarl.envs.rollout_graphs import Capture, cuda_graph
 from metarl.envs.task_distribution import TaskDistribution
@@ -39,7 +39,7 @@ CAPTURES: dict[str, Capture] = {"cuda": cuda_graph}
 """Type of device → how rollouts are captured on it."""
 
 
-def capture_rollouts(distribution: TaskDistribution, learner: MetaLearner, generator: torch.Generator) -> str | None:
+def capture_rollouts(distribution: TaskDistribution, learner: Learner, generator: torch.Generator) -> str | None:
     """Run the learner's rollouts as CUDA graphs from now on, if its device has them and one episode can be captured.
 
     Returns:

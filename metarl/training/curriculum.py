@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
@@ -304,7 +304,7 @@ def systematic_sample(inclusion: NDArray[np.float64], offset: float) -> NDArray[
     return np.asarray(np.searchsorted(ends[:-1], offset + np.arange(size), side="right"))
 
 
-def make_curriculum(config: TrainConfig, learner: MetaLearner) -> Curriculum:
+def make_curriculum(config: TrainConfig, learner: Learner) -> Curriculum:
     """The curriculum of a configuration.
 
     Raises:
@@ -312,7 +312,7 @@ def make_curriculum(config: TrainConfig, learner: MetaLearner) -> Curriculum:
     """
     if config.curriculum == UNIFORM:
         return UniformTasks()
-    if not (learner.support_batches or learner.collects_query):
+    if not learner.sampling.batches:
         raise UserError(f"curriculum {config.curriculum} needs returns, but {config.agent} collects no episodes here")
     return PrioritizedTasks(
         config.curriculum, config.curriculum_buffer, config.curriculum_fresh, config.curriculum_correction

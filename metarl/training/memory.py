@@ -10,7 +10,7 @@ import torch
 from metarl.agents.gradients.advantages import CPU_CHUNK_STEPS as BASELINE_STEPS
 from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
 from metarl.agents.gradients.processes import num_processes
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.policies.observations import GRID
 from metarl.envs.spaces.observation import FlatImage
@@ -47,13 +47,13 @@ def keep_freed_memory() -> None:
         mallopt(parameter, _NEVER)
 
 
-def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> None:
+def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> None:
     """Find out that a meta-iteration, and the evaluations, fit into the memory that is free now.
 
     Raises:
         UserError: they do not; names the batch and what to lower.
     """
-    batches = learner.support_batches + learner.collects_query
+    batches = learner.sampling.batches
     needed = iteration_bytes(config, distribution, learner)
     require_memory(
         needed, f"{_batch(config, distribution)} in {batches} batches", "--num-tasks or --episodes", config.device
@@ -79,7 +79,7 @@ def _batch(config: TrainConfig, distribution: TaskDistribution) -> str:
     return f"num_tasks {config.num_tasks} × episodes {config.episodes} × horizon {distribution.horizon}"
 
 
-def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
     """Bytes of everything that a meta-iteration holds at once in this process.
 
     The batches, all of them, with what is computed of each step; the copy that is made while one of them is collected;
@@ -88,7 +88,7 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     """
     num_tasks = max(1, config.num_tasks // num_processes())
     own = dataclasses.replace(config, num_tasks=num_tasks)
-    batches = learner.support_batches + learner.collects_query
+    batches = learner.sampling.batches
     steps = num_tasks * config.episodes * distribution.horizon
     one_batch = episode_bytes(learner.policy, distribution, num_tasks * config.episodes) // COPIES_OF_EPISODES
 
@@ -105,14 +105,14 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     return kept + one_batch + policies + at_a_time + _fisher_bytes(own, distribution, learner)
 
 
-def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
     """Bytes of the derivatives that are kept from one Fisher product to the next; 0 without a trust region."""
     agent = config.learner
     if not isinstance(agent, MAMLConfig) or agent.outer != "trpo":
         return 0
     steps = config.num_tasks * max(1, round(agent.fvp_fraction * config.episodes)) * distribution.horizon
-    arrays = 4 * learner.support_batches + 2
-    everything = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
+    arrays = 4 * learner.sampling.support + 2
+    everything: int = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
     return min(everything, int(agent.fvp_memory * 1e6))
 
 
@@ -129,13 +129,13 @@ def _baseline_bytes(config: TrainConfig, distribution: TaskDistribution) -> int:
     return tasks * (held + matrix)
 
 
-def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner: MetaLearner) -> int:
+def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
     """Bytes of the network's inputs, activations and derivatives on the chunks that are handled at once."""
     size = distribution.observation_space.shape[0]
     per_task = config.episodes * distribution.horizon
     tasks = getattr(config.learner, "task_chunk", 0) or _tasks_at_once(config, per_task, size, CPU_CHUNK_STEPS)
     tasks = min(tasks * max(config.num_threads, 1), config.num_tasks)
-    return tasks * per_task * FLOAT * (size + ARRAYS_OF_UNITS * sum(learner.policy.sizes))
+    return tasks * per_task * FLOAT * (size + ARRAYS_OF_UNITS * sum(getattr(learner.policy, "sizes", ())))
 
 
 def _tasks_at_once(config: TrainConfig, per_task: int, size: int, cpu_steps: int) -> int:

@@ -1,14 +1,14 @@
 """One meta-iteration, the whole of it: draw tasks, sample and adapt, update the learner, tell the curriculum."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
-from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.learner import Adapted, Learner, MetaBatch
 from metarl.agents.policies.observations import PixelScaling
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.rollout import ActingPolicy, Episodes, collect
@@ -26,25 +26,16 @@ LARGEST_USUAL = 10.0
 """Observations beyond ± this saturate a network that begins with the usual weights."""
 
 
-class MetaBatch(NamedTuple):
+class Sampled(NamedTuple):
     """What one meta-iteration samples.
 
     Attributes:
-        support: the learner's support batches, each collected after one more adaptation step.
-        query: the batch after the last one; None where the learner collects none.
-        tasks: the M tasks.
+        batch: support and query as the learner's update takes them.
         collect_seconds: wall-clock seconds of the rollouts alone, adaptation not included.
     """
 
-    support: list[Episodes]
-    query: Episodes | None
-    tasks: Task
+    batch: MetaBatch
     collect_seconds: float
-
-    @property
-    def batches(self) -> list[Episodes]:
-        """Support and query, in the order in which they were sampled."""
-        return self.support if self.query is None else [*self.support, self.query]
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ class MetaIteration:
 
 
 def run_meta_iteration(
-    learner: MetaLearner,
+    learner: Learner,
     distribution: TaskDistribution,
     curriculum: Curriculum,
     num_tasks: int,
@@ -101,12 +92,12 @@ def run_meta_iteration(
     """
     start = time.perf_counter()
     draw = curriculum.draw(distribution, num_tasks, generator)
-    batch = sample_iteration(distribution, learner, draw.tasks, episodes, generator)
-    sampled = time.perf_counter()
+    batch, collect_seconds = sample_iteration(distribution, learner, draw.tasks, episodes, generator)
+    sampling_ends = time.perf_counter()
 
     # The draw is of the whole job; the batch and its weights are of this process's shard of the tasks.
     importance = distributed.local_shard(draw.importance)
-    metrics = learner.meta_update(batch.support, batch.query, progress, batch.tasks, importance)
+    metrics = learner.update(replace(batch, progress=progress, importance=importance))
     if learner.policy.observations.count > 0:
         observe(learner, batch.batches)
 
@@ -115,15 +106,13 @@ def run_meta_iteration(
     if batch.batches:
         curriculum.learn(draw, distributed.all_gather(batch.batches[-1].returns.mean(dim=1)))
 
-    adapt_seconds = sampled - start - batch.collect_seconds
-    update_seconds = time.perf_counter() - sampled
-    return MetaIteration(
-        env_steps, returns, metrics, draw.metrics, batch.collect_seconds, adapt_seconds, update_seconds
-    )
+    adapt_seconds = sampling_ends - start - collect_seconds
+    update_seconds = time.perf_counter() - sampling_ends
+    return MetaIteration(env_steps, returns, metrics, draw.metrics, collect_seconds, adapt_seconds, update_seconds)
 
 
 def first_look(
-    config: TrainConfig, learner: MetaLearner, distribution: TaskDistribution, generator: torch.Generator
+    config: TrainConfig, learner: Learner, distribution: TaskDistribution, generator: torch.Generator
 ) -> int:
     """Play a few episodes with the untrained policy, and begin to normalise observations where they need it.
 
@@ -158,15 +147,15 @@ def first_look(
     return int(moments[0])
 
 
-def observe(learner: MetaLearner, batches: list[Episodes]) -> None:
+def observe(learner: Learner, batches: list[Episodes]) -> None:
     """Add the observations of all processes' batches to the statistics that the learner's policy normalises with."""
     observations = learner.policy.observations
     observations.merge(sum_over_processes(observations.moments(batches)))
 
 
 def sample_iteration(
-    distribution: TaskDistribution, learner: MetaLearner, tasks: Task, episodes: int, generator: torch.Generator
-) -> MetaBatch:
+    distribution: TaskDistribution, learner: Learner, tasks: Task, episodes: int, generator: torch.Generator
+) -> Sampled:
     """Sample and adapt as often as the learner asks for; each process of a job does it for its shard of the tasks.
 
     Args:
@@ -177,17 +166,18 @@ def sample_iteration(
         generator: drives the rollouts.
     """
     tasks, rollouts = distributed.shard(tasks, generator, distributed.rank(), num_processes())
-    num_batches = learner.support_batches + learner.collects_query
+    num_batches = learner.sampling.batches
     if num_batches == 0:  # a student that learns from its teachers' episodes alone
-        return MetaBatch([], None, tasks, 0.0)
+        return Sampled(MetaBatch([], None, tasks=tasks), 0.0)
 
     env = distribution.bind(tasks, episodes)
     sampler = _TimedSampler(rollouts_in(env, learner, rollouts))
     # The learner needs no policy beyond that of the last batch, so there is one adaptation step less than batches.
-    batches = adaptation_loop(learner, env.batch_shape[0], num_batches - 1, sampler).batches
+    batches = adaptation_loop(learner, env.batch_shape[0], num_batches - 1, sampler, generator=rollouts).batches
 
-    query = batches[-1] if learner.collects_query else None
-    return MetaBatch(batches[: learner.support_batches], query, tasks, sampler.seconds)
+    query = batches[-1] if learner.sampling.query else None
+    batch = MetaBatch(batches[: learner.sampling.support], query, tasks=tasks)
+    return Sampled(batch, sampler.seconds)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metarl.evaluation.evaluation import Evaluation
+from metarl.evaluation.evaluation import Evaluation, bootstrap_ci
 
 
 class Reporter(Protocol):
@@ -162,9 +162,17 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
 
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
-        episodes = k * evaluation.episodes_per_step
+        episodes = k * evaluation.episodes_informing
         interval = f"[{low:.2f}, {high:.2f}]"
         table.add_row(str(k), str(episodes), f"{steps:,.0f}", f"{mean:.2f}", interval)
+
+    trials = evaluation.trial_returns
+    if trials is not None:
+        low, high = bootstrap_ci(trials)
+        table.add_section()
+        table.add_row(
+            "whole trial", str(len(evaluation.returns)), "", f"{trials.mean():.2f}", f"[{low:.2f}, {high:.2f}]"
+        )
 
     low, high = evaluation.gain_ci95
     table.add_section()

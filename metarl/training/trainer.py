@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from metarl.agents.distillation import Distillation
+from metarl.agents.distillation import Teachers
 from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
@@ -110,8 +110,8 @@ class Trainer:
 
         if self.config.start_from and not self.run.checkpoints.iterations():
             self._take_policy(RunDirectory.open(self.config.start_from, self.config.run_dir))
-        if isinstance(self.learner, Distillation):
-            self._take_teachers(self.learner)
+        spent = self.learner.prepare(self)
+        self.progress = Progress(env_steps=self.progress.env_steps + spent)
 
         self._whole = self._checkpoint()
         self._on_disk: Checkpoint | None = None
@@ -133,11 +133,15 @@ class Trainer:
         restore_learner(self.learner, best, start.checkpoints.path(BEST))
         self.progress = Progress(env_steps=best.progress.env_steps)
 
-    def _take_teachers(self, student: Distillation) -> None:
-        """Give a student its teachers, and train it on their tasks alone; what they cost counts as training."""
-        student.teachers, env_steps = load_or_train_teachers(self.run, self.distribution, partial(say, self.console))
-        self.distribution = self.distribution.with_train_tasks(student.teachers.tasks)
-        self.progress = Progress(env_steps=self.progress.env_steps + env_steps)
+    # ------------------------------------------------------------------ what a learner may ask for (Lab)
+
+    def teachers(self) -> tuple[Teachers, int]:
+        """See Lab.teachers."""
+        return load_or_train_teachers(self.run, self.distribution, partial(say, self.console))
+
+    def train_on(self, tasks: Task) -> None:
+        """See Lab.train_on."""
+        self.distribution = self.distribution.with_train_tasks(tasks)
 
     # ------------------------------------------------------------------ the loop
 
@@ -321,7 +325,8 @@ class Trainer:
         tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
         batches = self._adapt_to_validation(tasks, generator)
 
-        evaluation = summarize(batches, self.distribution.exhausts("validation", num_tasks_of(tasks)))
+        exhaustive = self.distribution.exhausts("validation", num_tasks_of(tasks))
+        evaluation = summarize(batches, exhaustive, self.learner.sampling.pooled)
         self._keep_best(evaluation)
 
         self._draw_validation(log, evaluation, tasks, batches)
@@ -336,8 +341,8 @@ class Trainer:
         return adaptation_episodes(self.learner, self.distribution, tasks, steps, self.config.episodes, generator)
 
     def _keep_best(self, evaluation: Evaluation) -> None:
-        """Count the evaluation, and save the best checkpoint if its return after the last step is the best so far."""
-        score = float(evaluation.return_mean[-1])
+        """Count the evaluation, and save the best checkpoint if its score is the best so far."""
+        score = evaluation.score
         best = self.progress.best_validation
         self.progress = dataclasses.replace(
             self.progress,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.distillation import Distillation, DistillationConfig, Teachers
+from metarl.agents.learner import MetaBatch
 from metarl.agents.maml import MAML
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, expand_to_tasks
@@ -38,7 +39,7 @@ def make_student(head: str, config: DistillationConfig, teachers: Teachers | Non
 def sample(student: Distillation) -> tuple[list[Episodes], Episodes]:
     """Batches as the training loop collects them."""
     generator, adapted, support = seeded(2), student.begin(NUM_TASKS), []
-    for _ in range(student.support_batches):
+    for _ in range(student.sampling.support):
         support.append(random_episodes(student.policy, adapted.params, generator))
         adapted = student.adapt(adapted, support[-1])
     return support, random_episodes(student.policy, adapted.params, generator)
@@ -168,8 +169,8 @@ def test_student_of_one_teacher_becomes_that_teacher(head: str, divergence: str)
         divergence=divergence,  # type: ignore[arg-type]
     )
     student = make_student(head, config, teachers)
-    assert (student.support_batches, student.collects_query) == (0, False)
-    history = [student.meta_update([], None, 0.0, teachers.tasks)["divergence_k0"] for _ in range(150)]
+    assert (student.sampling.support, student.sampling.query) == (0, False)
+    history = [student.update(MetaBatch([], None, 0.0, teachers.tasks))["divergence_k0"] for _ in range(150)]
     assert history[-1] < 0.01 * history[0]
 
 
@@ -177,7 +178,7 @@ def test_adapted_students_come_closer_to_their_own_teachers() -> None:
     student = make_student("gaussian", replace(PLAIN, future_credit=1.0, inner_lr_mode="meta-sgd", outer_lr=0.01))
     assert student.teachers is not None
     support, query = sample(student)
-    history = [student.meta_update(support, query, 0.0, student.teachers.tasks) for _ in range(30)]
+    history = [student.update(MetaBatch(support, query, 0.0, student.teachers.tasks)) for _ in range(30)]
     assert history[-1]["divergence_k1"] < 0.5 * history[0]["divergence_k1"]
 
 
@@ -187,7 +188,7 @@ def test_every_step_counts_where_all_are_matched(outer: str) -> None:
     student = make_student("gaussian", config)
     assert student.teachers is not None
     support, query = sample(student)
-    metrics = student.meta_update(support, query, 0.0, student.teachers.tasks)
+    metrics = student.update(MetaBatch(support, query, 0.0, student.teachers.tasks))
     matched = (metrics["divergence_k1"] + metrics["divergence_k2"]) / 2
     assert metrics["surrogate"] == pytest.approx(-matched, rel=1e-5)
 
@@ -200,7 +201,7 @@ def test_an_unadapted_student_has_no_support_batches_to_be_penalised_for(outer: 
     assert student.teachers is not None
     support, query = sample(student)
     assert support == []
-    metrics = student.meta_update(support, query, 0.0, student.teachers.tasks)
+    metrics = student.update(MetaBatch(support, query, 0.0, student.teachers.tasks))
     assert metrics["surrogate"] == pytest.approx(-metrics["divergence_k0"], rel=1e-5)
 
 
@@ -237,7 +238,7 @@ def test_teachers_are_not_changed() -> None:
     assert student.teachers is not None
     before = copy.deepcopy(student.teachers.params)
     support, query = sample(student)
-    student.meta_update(support, query, 0.0, student.teachers.tasks)
+    student.update(MetaBatch(support, query, 0.0, student.teachers.tasks))
     assert all(torch.equal(before[name], leaf) for name, leaf in student.teachers.params.items())
 
 

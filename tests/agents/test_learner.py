@@ -1,4 +1,4 @@
-"""What every learner promises beyond its own equations: the MetaLearner protocol and its state."""
+"""What every learner promises beyond its own equations: the Learner protocol and its state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metarl.agents.fine_tuning import AdaptationConfig
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner, MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.multitask import Multitask, MultitaskConfig
 from metarl.agents.policies.parameters import map_parameters
@@ -22,7 +22,7 @@ from tests.helpers.agent_builders import (
     seeded,
 )
 
-MakeLearner = Callable[[int, int], MetaLearner]
+MakeLearner = Callable[[int, int], Learner]
 """(seed, num_threads) -> learner."""
 
 
@@ -44,10 +44,10 @@ LEARNERS: dict[str, MakeLearner] = {
 every_learner = pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS)
 
 
-def update(learner: MetaLearner, seed: int) -> dict[str, float]:
+def update(learner: Learner, seed: int) -> dict[str, float]:
     """One meta-update on random episodes."""
     support, query = random_meta_batch(learner, seeded(seed))
-    return learner.meta_update(support, query if learner.collects_query else None, progress=0.1)
+    return learner.update(MetaBatch(support, query if learner.sampling.query else None, progress=0.1))
 
 
 @every_learner
@@ -98,7 +98,7 @@ def test_numbers_that_are_not_finite_leave_the_learner_as_it_was(make: MakeLearn
     broken = replace(broken, reward=reward)
     batches = [broken, *support[1:]] if support else []
     with pytest.raises(FloatingPointError, match="not finite"):
-        learner.meta_update(batches, (query if support else broken) if learner.collects_query else None)
+        learner.update(MetaBatch(batches, (query if support else broken) if learner.sampling.query else None))
     assert_same_state(learner.state_dict(), before)
 
 

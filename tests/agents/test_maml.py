@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.agents.gradients.meta_objective import FisherProduct
 from metarl.agents.gradients.objectives import Batch
 from metarl.agents.gradients.trust_region import TrustRegionConfig
-from metarl.agents.learner import Adapted
+from metarl.agents.learner import Adapted, MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.parameters import Parameters, flatten, map_parameters
 from metarl.envs.rollout import Episodes
@@ -344,7 +344,7 @@ def test_trpo_update_improves_the_surrogate_within_the_kl_bound(case: str, head:
     learner, support, query = prepared(head, config_of(case), moved=False)
     slow = SlowMAML(learner.config, support, query)
     before = meta_parameters(learner)
-    metrics = learner.meta_update(support, query)
+    metrics = learner.update(MetaBatch(support, query))
     after = meta_parameters(learner)
     improvement = value_of(slow.outer_objective, after) - value_of(slow.outer_objective, before)
     kl = value_of(slow.query_kl, after)
@@ -373,7 +373,7 @@ def test_ppo_update_is_adam_on_the_clipped_surrogate(case: str, head: str) -> No
         adam.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         adam.step()
-    metrics = learner.meta_update(support, query)
+    metrics = learner.update(MetaBatch(support, query))
     assert_same_leaves(meta_parameters(learner), map_parameters(Tensor.detach, expected))
     assert metrics["surrogate"] == pytest.approx(first_value)
     gain = value_of(slow.outer_objective, expected) - first_value
@@ -385,7 +385,7 @@ def test_entropy_metric_is_the_mean_over_tasks_and_steps_taken() -> None:
     learner, support, query = prepared("gaussian", config_of("lvc-1"), moved=False)
     slow = SlowMAML(learner.config, support, query)
     entropies = [torch.cat([e.behaviour.entropy() for e in batches[-1]]).mean() for batches in slow.tasks]
-    metrics = learner.meta_update(support, query)
+    metrics = learner.update(MetaBatch(support, query))
     assert metrics["entropy"] == pytest.approx(float(torch.stack(entropies).mean()))
 
 
@@ -396,7 +396,7 @@ def test_chunks_of_tasks_have_no_influence_on_the_update(outer: Any) -> None:
     for chunk in (1, 2, 10):
         config = replace(config_of("lvc-2", task_chunk=chunk, trust_region=few), outer=outer)
         learner, support, query = prepared("gaussian", config, moved=False)
-        metrics = learner.meta_update(support, query)
+        metrics = learner.update(MetaBatch(support, query))
         results.append((meta_parameters(learner), metrics))
     for parameters, metrics in results[1:]:
         assert_same_leaves(parameters, results[0][0])

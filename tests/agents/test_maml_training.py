@@ -11,6 +11,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from metarl.agents.gradients.trust_region import TrustRegionConfig
+from metarl.agents.learner import MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import map_parameters
@@ -96,7 +97,7 @@ def test_training_raises_the_return_after_adaptation(problem: Problem, changes: 
     _, untrained = adapted_returns(problem, learner)
     generator = seeded(1)
     for _ in range(25):
-        learner.meta_update(*problem.sample(learner, 20, generator))
+        learner.update(MetaBatch(*problem.sample(learner, 20, generator)))
     before_adaptation, trained = adapted_returns(problem, learner)
     raised = trained - untrained
     standard_error = float(raised.std()) / math.sqrt(len(raised))
@@ -119,7 +120,7 @@ def test_trpo_updates_on_collected_episodes_keep_the_kl_bound_and_improve(proble
         support, query = problem.sample(learner, 4, generator)
         slow = SlowMAML(config, support, query)
         before = meta_parameters(learner)
-        metrics = learner.meta_update(support, query)
+        metrics = learner.update(MetaBatch(support, query))
         after = meta_parameters(learner)
         assert metrics["step_accepted"] == 1
         assert value_of(slow.query_kl, after) <= config.trust_region.max_kl * (1 + 1e-3)
@@ -133,7 +134,7 @@ def test_a_rejected_trpo_step_leaves_the_parameters_bit_identical() -> None:
     trust_region = TrustRegionConfig(max_kl=100.0, line_search_steps=1)
     learner = make_learner(config=MAMLConfig(policy=TINY, trust_region=trust_region))
     before = learner.state_dict()
-    metrics = learner.meta_update(*random_meta_batch(learner, seeded(2)))
+    metrics = learner.update(MetaBatch(*random_meta_batch(learner, seeded(2))))
     assert metrics["gradient_norm"] > 0
     assert (metrics["step_accepted"], metrics["line_search_trials"]) == (0, 1)
     assert (metrics["surrogate_improvement"], metrics["kl"]) == (0, 0)
@@ -145,7 +146,7 @@ def test_episodes_without_any_reward_leave_the_parameters_bit_identical() -> Non
     before = learner.state_dict()
     support, query = random_meta_batch(learner, seeded(2))
     unpaid = [replace(batch, reward=torch.zeros_like(batch.reward)) for batch in (*support, query)]
-    metrics = learner.meta_update(unpaid[:-1], unpaid[-1])
+    metrics = learner.update(MetaBatch(unpaid[:-1], unpaid[-1]))
     assert metrics["step_accepted"] == 0
     assert_same_state(learner.state_dict(), before)
 
@@ -155,7 +156,7 @@ def test_ppo_update_changes_every_parameter_and_the_state_of_adam() -> None:
     learner = make_learner(config=config)
     before = learner.state_dict()
     assert not any(name.startswith("adam.") for name in before)
-    learner.meta_update(*random_meta_batch(learner, seeded(2)))
+    learner.update(MetaBatch(*random_meta_batch(learner, seeded(2))))
     after = learner.state_dict()
     for name, leaf in before.items():
         assert not torch.equal(after[name], leaf), name
@@ -169,7 +170,7 @@ def test_ppo_update_changes_every_parameter_and_the_state_of_adam() -> None:
 def test_threads_have_no_influence(outer: Any) -> None:
     config = MAMLConfig(policy=TINY, outer=outer, task_chunk=1)
     learners = [make_learner(config=config, num_threads=num_threads) for num_threads in (1, 2, 4)]
-    metrics = [learner.meta_update(*random_meta_batch(learner, seeded(2))) for learner in learners]
+    metrics = [learner.update(MetaBatch(*random_meta_batch(learner, seeded(2)))) for learner in learners]
     for i in (1, 2):
         assert metrics[i] == metrics[0]
         assert_same_state(learners[i].state_dict(), learners[0].state_dict())
@@ -180,7 +181,7 @@ def test_an_error_in_one_chunk_is_raised(num_threads: int) -> None:
     learner = make_learner(config=MAMLConfig(policy=TINY, task_chunk=1), num_threads=num_threads)
     support, query = random_meta_batch(learner, seeded(2))
     with pytest.raises(RuntimeError, match=r"shape|size"):
-        learner.meta_update(support, replace(query, obs=query.obs[..., :1]))
+        learner.update(MetaBatch(support, replace(query, obs=query.obs[..., :1])))
 
 
 # ---------------------------------------------------------------------- failure
@@ -191,7 +192,7 @@ def test_an_error_in_one_chunk_is_raised(num_threads: int) -> None:
 def test_a_gradient_that_is_not_finite_raises_and_leaves_the_learner_as_it_was(which: str, outer: Any) -> None:
     learner = make_learner(config=MAMLConfig(policy=TINY, outer=outer))
     support, query = random_meta_batch(learner, seeded(2))
-    learner.meta_update(support, query)
+    learner.update(MetaBatch(support, query))
     before = learner.state_dict()
     broken = (support[0] if which == "support" else query).reward.clone()
     broken[1, 0, 0] = torch.nan
@@ -200,7 +201,7 @@ def test_a_gradient_that_is_not_finite_raises_and_leaves_the_learner_as_it_was(w
     else:
         query = replace(query, reward=broken)
     with pytest.raises(FloatingPointError, match="not finite"):
-        learner.meta_update(support, query)
+        learner.update(MetaBatch(support, query))
     assert_same_state(learner.state_dict(), before)
 
 
@@ -208,7 +209,7 @@ def test_a_gradient_that_is_not_finite_in_a_later_epoch_leaves_the_learner_as_it
     learner = make_learner(config=MAMLConfig(policy=TINY, outer="ppo", outer_lr=1e30, outer_epochs=2))
     before = learner.state_dict()
     with pytest.raises(FloatingPointError, match="not finite"):
-        learner.meta_update(*random_meta_batch(learner, seeded(2)))
+        learner.update(MetaBatch(*random_meta_batch(learner, seeded(2))))
     assert_same_state(learner.state_dict(), before)
 
 
@@ -226,12 +227,14 @@ LEARNERS = {
 def test_a_restored_learner_goes_on_bit_identically(config: MAMLConfig) -> None:
     original, restored = make_learner(config=config), make_learner(config=config, seed=1)
     for learner, seed in ((original, 2), (restored, 3)):
-        learner.meta_update(*random_meta_batch(learner, seeded(seed)))  # both have a history
+        learner.update(MetaBatch(*random_meta_batch(learner, seeded(seed))))  # both have a history
     restored.load_state_dict(original.state_dict())
     assert_same_state(restored.state_dict(), original.state_dict())
     for seed in (4, 5):
         before = original.state_dict()
-        metrics = [learner.meta_update(*random_meta_batch(learner, seeded(seed))) for learner in (original, restored)]
+        metrics = [
+            learner.update(MetaBatch(*random_meta_batch(learner, seeded(seed)))) for learner in (original, restored)
+        ]
         assert metrics[0] == metrics[1]
         assert_same_state(restored.state_dict(), original.state_dict())
         assert not torch.equal(original.state_dict()["meta.log_std"], before["meta.log_std"])
@@ -244,7 +247,7 @@ def test_the_outer_rate_anneals_from_one_update_to_the_next(reloaded: bool) -> N
     moved = []
     for _ in range(2):
         before = learner.state_dict()
-        learner.meta_update(*batch)
+        learner.update(MetaBatch(*batch))
         after = learner.state_dict()
         moved.append(max((after[n] - v).abs().max().item() for n, v in before.items() if n.startswith("meta.")))
         if reloaded:
@@ -261,7 +264,7 @@ def test_the_outer_rate_follows_the_progress_of_the_training() -> None:
     for progress in (0.0, 0.5, 1.0):
         learner = make_learner(config=config)
         before = learner.state_dict()["meta.log_std"]
-        learner.meta_update(*random_meta_batch(learner, seeded(2)), progress=progress)
+        learner.update(MetaBatch(*random_meta_batch(learner, seeded(2)), progress=progress))
         moved.append(float((learner.state_dict()["meta.log_std"] - before).abs().max()))
     assert moved == pytest.approx([1e-2, 1e-4, 1e-6], rel=0.05)
 
@@ -277,14 +280,14 @@ def test_every_parameter_keeps_a_value_of_its_own(mode: Any) -> None:
 def test_loading_the_state_of_a_fresh_learner_forgets_the_moments_of_adam() -> None:
     config = MAMLConfig(policy=TINY, outer="ppo")
     learner, fresh = make_learner(config=config), make_learner(config=config)
-    learner.meta_update(*random_meta_batch(learner, seeded(2)))
+    learner.update(MetaBatch(*random_meta_batch(learner, seeded(2))))
     learner.load_state_dict(fresh.state_dict())
     assert_same_state(learner.state_dict(), fresh.state_dict())
 
 
 def test_a_state_dict_is_a_copy() -> None:
     learner = make_learner(config=MAMLConfig(policy=TINY, outer="ppo"))
-    learner.meta_update(*random_meta_batch(learner, seeded(2)))
+    learner.update(MetaBatch(*random_meta_batch(learner, seeded(2))))
     state = learner.state_dict()
     kept = map_parameters(torch.clone, state)
     for leaf in learner.state_dict().values():
@@ -292,7 +295,7 @@ def test_a_state_dict_is_a_copy() -> None:
     assert_same_state(learner.state_dict(), kept)
     other = make_learner(config=learner.config)
     other.load_state_dict(state)
-    other.meta_update(*random_meta_batch(other, seeded(3)))
+    other.update(MetaBatch(*random_meta_batch(other, seeded(3))))
     assert_same_state(state, kept)
 
 
@@ -319,7 +322,7 @@ def test_a_foreign_state_is_rejected_and_leaves_the_learner_untouched(
     config = MAMLConfig(policy=TINY, outer="ppo")
     learner, other = make_learner(config=config), make_learner(config=config, seed=1)
     for trained in (learner, other):
-        trained.meta_update(*random_meta_batch(trained, seeded(2)))
+        trained.update(MetaBatch(*random_meta_batch(trained, seeded(2))))
     before = learner.state_dict()
     with pytest.raises(ValueError, match="state"):
         learner.load_state_dict(change(other.state_dict()))
@@ -330,6 +333,6 @@ def test_an_adapted_policy_outlives_a_meta_update() -> None:
     learner = make_learner()
     started = learner.begin(3)
     values = map_parameters(torch.clone, started.params)
-    metrics = learner.meta_update(*random_meta_batch(learner, seeded(2)))
+    metrics = learner.update(MetaBatch(*random_meta_batch(learner, seeded(2))))
     assert metrics["step_accepted"] == 1
     assert_same_state(started.params, values)

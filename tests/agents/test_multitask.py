@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.fine_tuning import AdaptationConfig, PolicyGradientAdaptation
+from metarl.agents.learner import MetaBatch
 from metarl.agents.multitask import Multitask, MultitaskConfig
 from metarl.agents.policies.parameters import Parameters, flatten
 from metarl.envs.families.navigation import pearl
@@ -82,7 +83,7 @@ def test_update_is_adam_on_that_gradient(progress: float, float64: None) -> None
         adam.zero_grad()
         slow(expected).backward()  # type: ignore[no-untyped-call]
         adam.step()
-    metrics = learner.meta_update([], query, progress)
+    metrics = learner.update(MetaBatch([], query, progress))
     for name, leaf in meta_parameters(learner).items():
         torch.testing.assert_close(leaf, expected[name].detach())
     assert metrics["gradient_norm"] == pytest.approx(first_norm)
@@ -91,7 +92,7 @@ def test_update_is_adam_on_that_gradient(progress: float, float64: None) -> None
 
 def test_it_trains_without_adapting_and_adapts_as_configured() -> None:
     learner = make_multitask(replace(CONFIG, adaptation=AdaptationConfig(adaptation_steps=4)))
-    assert (learner.support_batches, learner.collects_query, learner.adaptation_steps) == (0, True, 4)
+    assert (learner.sampling.support, learner.sampling.query, learner.adaptation_steps) == (0, True, 4)
 
 
 # ---------------------------------------------------------------------- learning
@@ -113,7 +114,7 @@ def test_it_learns_what_the_tasks_have_in_common() -> None:
     before, _ = measured()
     for _ in range(30):
         env = distribution.bind(distribution.sample(20, "train", generator), 10)
-        learner.meta_update([], collect(env, learner.policy, learner.begin(20).params, generator))
+        learner.update(MetaBatch([], collect(env, learner.policy, learner.begin(20).params, generator)))
     after, (x, y) = measured()
     assert after > before + 2
     assert float(y) > 0.3

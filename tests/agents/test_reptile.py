@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from metarl.agents.fine_tuning import AdaptationConfig
+from metarl.agents.learner import MetaBatch
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import Parameters
@@ -51,7 +52,7 @@ def test_update_is_that_of_a_loop_over_tasks(
     support, _ = random_meta_batch(learner, seeded(2))
     start = meta_parameters(learner)
     adapted = [adapted_by_loop(inner, start, support, task) for task in range(3)]
-    metrics = learner.meta_update(support, None, progress)
+    metrics = learner.update(MetaBatch(support, None, progress))
     rate = 0.8 * (1 - progress)
     moved = meta_parameters(learner)
     for name, leaf in start.items():
@@ -65,7 +66,7 @@ def test_annealing_ends_at_zero_or_is_left_out() -> None:
     for annealing, expected in (("linear", [0.5, 0.25, 0.0]), ("none", [0.5, 0.5, 0.5])):
         learner = make_reptile(replace(CONFIG, annealing=cast(Any, annealing)))
         support, _ = random_meta_batch(learner, seeded(2))
-        rates = [learner.meta_update(support, None, progress)["outer_lr"] for progress in (0.0, 0.5, 1.0)]
+        rates = [learner.update(MetaBatch(support, None, progress))["outer_lr"] for progress in (0.0, 0.5, 1.0)]
         assert rates == pytest.approx(expected)
 
 
@@ -84,19 +85,19 @@ def test_adam_takes_the_displacement_as_its_gradient(float64: None) -> None:
             second[name] = 0.999 * second[name] + 0.001 * gradient**2
             mean, square = first[name] / (1 - 0.9**step), second[name] / (1 - 0.999**step)
             expected[name] = leaf + 0.01 * mean / (square.sqrt() + 1e-8)
-        learner.meta_update(support, None)
+        learner.update(MetaBatch(support, None))
     for name, leaf in meta_parameters(learner).items():
         torch.testing.assert_close(leaf, expected[name], rtol=1e-7, atol=1e-9)
 
 
 def test_it_collects_no_query_unless_asked() -> None:
-    assert (make_reptile().support_batches, make_reptile().collects_query) == (2, False)
+    assert (make_reptile().sampling.support, make_reptile().sampling.query) == (2, False)
     asked = make_reptile(replace(CONFIG, collect_query=True))
     support, query = random_meta_batch(asked, seeded(2))
-    asked.meta_update(support, query)
+    asked.update(MetaBatch(support, query))
     unasked = make_reptile()
-    unasked.meta_update(support, None)
-    assert (asked.support_batches, asked.collects_query) == (2, True)
+    unasked.update(MetaBatch(support, None))
+    assert (asked.sampling.support, asked.sampling.query) == (2, True)
     assert_same_state(asked.state_dict(), unasked.state_dict())  # the query is only looked at
 
 
@@ -151,7 +152,7 @@ def test_quadratic_tasks_end_in_the_fixed_point_known_in_closed_form(outer: Any,
     updates = 400
     nothing = cast(list[Episodes], [_TaskNumbers(torch.arange(5))] * tasks.steps)
     for update in range(updates):
-        learner.meta_update(nothing, None, update / updates)
+        learner.update(MetaBatch(nothing, None, update / updates))
     expected = tasks.fixed_point()
     assert float((expected - tasks.centre.mean(dim=0)).norm()) > 0.1  # no mere mean of the tasks' optima
     torch.testing.assert_close(meta_parameters(learner)["x"], expected, rtol=1e-3, atol=1e-3)
@@ -186,7 +187,7 @@ def test_quadratic_rewards_end_where_the_policy_gradients_of_the_tasks_cancel() 
     updates = 150
     for update in range(updates):
         support = [collect(env, learner.policy, learner.begin(3).params, generator)]
-        learner.meta_update(support, None, update / updates)
+        learner.update(MetaBatch(support, None, update / updates))
     params = meta_parameters(learner)
     mean = float(params["layer0.weight"] + params["layer0.bias"])
     expected = brentq(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarl.agents.learner import Adapted
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.envs.families.cart_pole import cart_pole
 from metarl.envs.registry import make_distribution
@@ -174,13 +175,34 @@ def test_a_step_that_waits_for_the_device_is_refused() -> None:
         captured_and_eager(Waiting())
 
 
-def test_a_policy_with_memory_is_refused() -> None:
-    class Remembering(MLPPolicy):
-        def apply(self, params: Any, obs: Tensor, memory: Any = None) -> Any:
-            return super().apply(params, obs)[0], obs
+class Remembering(MLPPolicy):
+    """Acts on its observation plus the sum of all rewards, which it remembers as if it were one more step's input."""
 
+    def apply(self, params: Any, obs: Tensor, memory: Any = None) -> Any:
+        """See ActingPolicy."""
+        total = torch.zeros(obs.shape[:-1]) if memory is None else memory["total"]
+        return super().apply(params, obs + total.unsqueeze(-1))[0], {"total": total}
+
+    def observe(self, memory: Any, action: Tensor, reward: Tensor, terminated: Tensor) -> Any:
+        """See ObservingPolicy."""
+        return {"total": memory["total"] + reward}
+
+
+def test_a_graph_holds_what_the_policy_remembers() -> None:
     distribution = cart_pole()
     env, policy = distribution.task_env, Remembering(distribution.observation_space, distribution.action_space)
+    env.horizon = 6
+    params = Adapted(params_for(policy, 2, 1))
+
+    def two_batches() -> list[Episodes]:
+        bound, generator = env.bind(distribution.sample(2, "test"), 3), rng(1)
+        first = collect(bound, policy, params, generator)
+        return [first, collect(bound, policy, Adapted(params.params, memory=first.memory), generator)]
+
+    eager = two_batches()
     env.capture_rollouts(policy, recorded)
-    with pytest.raises(RuntimeError, match="Remembering carries a memory"):
-        collect(env.bind(distribution.sample(2, "test"), 3), policy, params_for(policy, 2, 1), rng(1))
+    captured = two_batches()
+    for one, other in zip(captured, eager, strict=True):
+        assert_same(one, other)
+        assert torch.equal(one.memory["total"], other.memory["total"])
+    assert torch.equal(eager[1].memory["total"], eager[0].returns + eager[1].returns)

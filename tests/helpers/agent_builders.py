@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters
@@ -76,23 +76,23 @@ def random_episodes(
     )
 
 
-def random_meta_batch(learner: MetaLearner, generator: torch.Generator) -> tuple[list[Episodes], Episodes]:
+def random_meta_batch(learner: Learner, generator: torch.Generator) -> tuple[list[Episodes], Episodes]:
     """Support batches and a query batch as the training loop collects them, each with the policy adapted so far."""
     adapted = learner.begin(3)
     support = []
-    for _ in range(learner.support_batches):
+    for _ in range(learner.sampling.support):
         support.append(random_episodes(learner.policy, adapted.params, generator))
         adapted = learner.adapt(adapted, support[-1])
     return support, random_episodes(learner.policy, adapted.params, generator)
 
 
-def meta_parameters(learner: MetaLearner) -> Parameters:
+def meta_parameters(learner: Learner) -> Parameters:
     """Copies of the learner's meta-parameters, learned inner rates included."""
     prefix = "meta."
     return {name.removeprefix(prefix): v for name, v in learner.state_dict().items() if name.startswith(prefix)}
 
 
-def perturb(learner: MetaLearner, scale: float, generator: torch.Generator) -> None:
+def perturb(learner: Learner, scale: float, generator: torch.Generator) -> None:
     """Move the meta-parameters a little at random."""
     state = learner.state_dict()
     for name, value in state.items():

@@ -43,7 +43,7 @@ def test_a_step_neither_waits_for_the_device_nor_moves_numbers_to_it(
             traffic.questions.clear()
             carry, happened = advance(env, policy, params, carry, generator)
             assert not traffic.moves and not traffic.questions
-            assert {value.device.type for value in (*carry.tensors().values(), *happened.values())} == {NAME}
+            assert {value.device.type for value in (*carry.fields().values(), *happened.values())} == {NAME}
 
 
 @pytest.mark.parametrize("env", ["point-navigation/finn", "cart-pole"])
@@ -64,13 +64,13 @@ def test_a_meta_iteration_stays_on_the_device(
             learner.teachers = Teachers(MLPPolicy(*spaces), params, tasks)
 
         traffic.questions.clear()
-        batch = sample_iteration(distribution, learner, tasks, 4, generator)
+        batch = sample_iteration(distribution, learner, tasks, 4, generator).batch
         batches = [*batch.support, *([batch.query] if batch.query is not None else [])]
         assert sum(traffic.questions.values()) <= len(batches) + 1  # whether all is finite, once for each
         assert {episodes.obs.device.type for episodes in batches} == {NAME}
 
         before = {name: leaf for name, leaf in learner.state_dict().items() if leaf.ndim > 0}
-        learner.meta_update(batch.support, batch.query, 0.0, tasks)
+        learner.update(batch)
         after = learner.state_dict()
         assert {after[name].device.type for name in before} == {NAME}
 

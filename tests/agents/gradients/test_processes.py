@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from metarl.agents.gradients.processes import ProcessLostError, mean_over_tasks, num_processes, sum_over_processes
-from metarl.agents.learner import MetaLearner
+from metarl.agents.learner import Learner, MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.multitask import Multitask, MultitaskConfig
 from metarl.agents.reptile import Reptile, ReptileConfig
@@ -29,7 +29,7 @@ LEARNERS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def make(name: str) -> tuple[MetaLearner, list[Episodes], Episodes]:
+def make(name: str) -> tuple[Learner, list[Episodes], Episodes]:
     """A learner and a meta-batch of 3 tasks for each process."""
     learner_class, config = LEARNERS[name]
     learner = learner_class(OBSERVATION_SPACE, ACTION_SPACES["gaussian"], config, seeded(0))
@@ -52,8 +52,8 @@ def update_share(process: int, place: Path) -> None:
     for name in LEARNERS:
         learner, support, query = make(name)
         own = slice(3 * process, 3 * process + 3)
-        metrics = learner.meta_update(
-            [batch.tasks(own) for batch in support], query.tasks(own), importance=WEIGHTS[own]
+        metrics = learner.update(
+            MetaBatch([batch.tasks(own) for batch in support], query.tasks(own), importance=WEIGHTS[own])
         )
         results[name] = (learner.state_dict(), metrics)
     torch.save(results, place / f"results-{process}.pt")
@@ -72,7 +72,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_two_processes_take_the_step_of_one(name: str, results: list[dict[str, Any]], float64: None) -> None:
     learner, support, query = make(name)
     start = learner.state_dict()
-    metrics = learner.meta_update(support, query, importance=WEIGHTS)
+    metrics = learner.update(MetaBatch(support, query, importance=WEIGHTS))
     state = learner.state_dict()
     assert any(not torch.equal(state[leaf], value) for leaf, value in start.items())
     for shared_state, shared_metrics in (result[name] for result in results):
@@ -116,7 +116,7 @@ def test_a_share_of_the_tasks_alone_gives_another_step(name: str, results: list[
     """Otherwise processes that sum nothing would pass the tests above."""
     learner, support, query = make(name)
     own = slice(0, 3)
-    learner.meta_update([batch.tasks(own) for batch in support], query.tasks(own), importance=WEIGHTS[own])
+    learner.update(MetaBatch([batch.tasks(own) for batch in support], query.tasks(own), importance=WEIGHTS[own]))
     shared_state, _ = results[0][name]
     distances = [float((shared_state[leaf] - value).abs().max()) for leaf, value in learner.state_dict().items()]
     assert max(distances) > 1e-4

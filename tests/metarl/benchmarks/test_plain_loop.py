@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metarl.agents.gradients.trust_region import TrustRegionConfig
+from metarl.agents.learner import MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import flatten
@@ -24,7 +25,8 @@ def prepared(config: MAMLConfig) -> tuple[MAML, list[Episodes], Episodes, PlainL
     distribution, generator = pearl(), torch.Generator().manual_seed(0)
     learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
     tasks = distribution.sample(3, "train", generator)
-    support, query, *_ = sample_iteration(distribution, learner, tasks, 4, generator)
+    batch = sample_iteration(distribution, learner, tasks, 4, generator).batch
+    support, query = batch.support, batch.query
     assert query is not None
     return learner, support, query, PlainLoop("metarl/PointNavigationPearl-v0", learner, 4)
 
@@ -62,7 +64,7 @@ def test_it_takes_the_same_step() -> None:
     learner, support, query, plain = prepared(SMALL)
     start = flatten(plain.meta.values()).detach()
     actual = plain.updated(plain.tasks([*support, query]), 15) - start
-    metrics = learner.meta_update(support, query)
+    metrics = learner.update(MetaBatch(support, query))
     expected = flatten(plain.meta.values()).detach() - start
     assert metrics["step_accepted"] == 1
     torch.testing.assert_close(actual, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.agents.learner import Adapted, MetaLearner
+from metarl.agents.learner import Adapted, Learner
 from metarl.envs.families.navigation import PointNavigation
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Normal, Task, Uniform, select_tasks
@@ -36,12 +36,12 @@ CORNERS = [[-1.0, 0.0, 5.0], [1.0, 4.0, 5.0], [0.0, 0.0, 5.0], [1.0, 2.0, 5.0]]
 class Quadratic:
     """Gradient descent on ½ ‖weight − goal‖² + ½ ‖zero − goal‖² of each task; bias follows at twice the rate."""
 
-    def begin(self, num_tasks: int) -> Adapted:
-        """See MetaLearner.begin."""
-        return Adapted({name: leaf.expand(num_tasks, *leaf.shape) for name, leaf in ORIGIN.items()}, 0)
+    def begin(self, num_tasks: int, generator: Any = None) -> Adapted:
+        """See Learner.begin."""
+        return Adapted({name: leaf.expand(num_tasks, *leaf.shape) for name, leaf in ORIGIN.items()})
 
-    def adapt(self, adapted: Adapted, episodes: Any) -> Adapted:
-        """See MetaLearner.adapt."""
+    def adapt(self, adapted: Adapted, episodes: Any, generator: Any = None) -> Adapted:
+        """See Learner.adapt."""
         params, goal = adapted.params, GOALS[: len(episodes.reward)]
         moved = {
             "weight": params["weight"] - RATE * (params["weight"] - goal.reshape(-1, 2, 2)),
@@ -49,7 +49,7 @@ class Quadratic:
             "still": params["still"],
             "zero": params["zero"] - RATE * (params["zero"] - goal[:, 2:]),
         }
-        return Adapted(moved, adapted.steps + 1)
+        return Adapted(moved, steps=adapted.steps + 1)
 
 
 def found_on_quadratic(steps: int = STEPS) -> Interpretation:
@@ -57,7 +57,9 @@ def found_on_quadratic(steps: int = STEPS) -> Interpretation:
     distribution = TaskDistribution(PointNavigation(), {"corner": Choice(CORNERS)})
     batch = constant_episodes(torch.zeros(4, 1, 1), torch.ones(4, 1, 1))
     tasks = {"corner": torch.tensor(CORNERS)}
-    return interpret(cast(MetaLearner, Quadratic()), distribution, tasks, "test", [batch] * (steps + 1))
+    found = interpret(cast(Learner, Quadratic()), distribution, tasks, "test", [batch] * (steps + 1))
+    assert found is not None
+    return found
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -129,7 +131,7 @@ def test_rank_correlation(sign: int, expected: float) -> None:
 # ---------------------------------------------------------------------- against a plain loop, for every agent
 
 
-def small(agent: str, env: str) -> tuple[TaskDistribution, MetaLearner]:
+def small(agent: str, env: str) -> tuple[TaskDistribution, Learner]:
     config = default_config(agent, env)
     policy = dataclasses.replace(config.learner.policy, hidden_sizes=(8,))
     config = dataclasses.replace(config, device="cpu", num_threads=1)
@@ -158,6 +160,7 @@ def test_all_tasks_at_once_is_a_loop_over_tasks(agent: str, env: str, monkeypatc
         "metarl.evaluation.adaptation.collect", lambda *arguments: pytest.fail("an environment step was taken")
     )
     found = interpret(learner, distribution, tasks, "test", batches)
+    assert found is not None
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
     directions = []

@@ -116,7 +116,7 @@ def test_every_field_is_a_flag_with_its_default(agent: str, capsys: pytest.Captu
     assert stop.value.code == 0
     text = capsys.readouterr().out
     names = list(field_names(default_config(agent, "point-navigation/finn")))
-    assert {"seed", "inner_lr", "outer_lr", "hidden_sizes"} <= set(names)
+    assert {"seed", "outer_lr", "hidden_sizes"} <= set(names)
     flags = ["ENV"] + [f"--{name.replace('_', '-')}" for name in names if name not in ("agent", "env")]
     assert [flag for flag in flags if flag not in text] == []
     assert text.count("(default: ") >= len(names) - 1  # the parser leaves out AGENT, which is given

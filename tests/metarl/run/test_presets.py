@@ -1,10 +1,13 @@
 """Presets: every one builds a learner and says what it is for."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import AGENTS
+from metarl.agents.rl2 import RL2Config
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.errors import UserError
 from metarl.run.build import build
@@ -27,13 +30,20 @@ def distinct_presets() -> list[tuple[str, str, str]]:
 DISTINCT = distinct_presets()
 
 
+def expected_steps(learner: Any) -> int:
+    """K that a learner's configuration asks for."""
+    if isinstance(learner, RL2Config):
+        return learner.trial_episodes - 1
+    inner = learner if isinstance(learner, MAMLConfig) else learner.adaptation
+    return int(inner.adaptation_steps)
+
+
 @pytest.mark.parametrize(("agent", "env", "preset"), DISTINCT)
 def test_preset_builds(agent: str, env: str, preset: str) -> None:
     config = default_config(agent, env, preset)
     assert (config.agent, config.env, config.preset) == (agent, env, preset)
     distribution, learner = build(config, torch.Generator())
-    inner = config.learner if isinstance(config.learner, MAMLConfig) else config.learner.adaptation
-    assert learner.adaptation_steps == inner.adaptation_steps
+    assert learner.adaptation_steps == expected_steps(config.learner)
     assert distribution.name == env
     assert from_yaml(to_yaml(config)) == config
 

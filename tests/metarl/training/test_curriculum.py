@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metarl.agents.distillation import Distillation, DistillationConfig
 from metarl.agents.fine_tuning import AdaptationConfig
+from metarl.agents.learner import MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.multitask import Multitask, MultitaskConfig
 from metarl.agents.policies.mlp import PolicyConfig
@@ -251,7 +252,7 @@ def test_expected_meta_gradient_of_corrected_draws_is_that_of_all_tasks(name: st
     tasks = distribution.sample(count, "train", seeded(1))
     env, generator = distribution.bind(tasks, 4), seeded(2)
     adapted, support = learner.begin(count), []
-    for _ in range(learner.support_batches):
+    for _ in range(learner.sampling.support):
         support.append(collect(env, learner.policy, adapted.params, generator))
         adapted = learner.adapt(adapted, support[-1])
     query = collect(env, learner.policy, adapted.params, generator)
@@ -285,7 +286,7 @@ def test_without_a_curriculum_training_is_the_plain_loop(tmp_path: Path, without
     for iteration in range(config.iterations):
         tasks = distribution.sample(config.num_tasks, "train", generator)
         *support, query = adapt_to_tasks(learner, distribution, tasks, 1, config.episodes, generator).batches
-        learner.meta_update(support, query, iteration / config.iterations)
+        learner.update(MetaBatch(support, query, iteration / config.iterations))
     plain = {f"learner.{name}": value for name, value in learner.state_dict().items()}
     assert same_tensors(tensors_of(path), plain | {"generator": generator.get_state()})
 
@@ -293,10 +294,10 @@ def test_without_a_curriculum_training_is_the_plain_loop(tmp_path: Path, without
 @pytest.mark.parametrize(
     ("agent", "update", "curriculum"),
     [
-        ("maml", "metarl.agents.maml.MAML.meta_update", "hard-first"),
-        ("maml", "metarl.agents.maml.MAML.meta_update", "learning-progress"),
-        ("reptile", "metarl.agents.reptile.Reptile.meta_update", "learning-progress"),
-        ("multitask", "metarl.agents.multitask.Multitask.meta_update", "hard-first"),
+        ("maml", "metarl.agents.maml.MAML.update", "hard-first"),
+        ("maml", "metarl.agents.maml.MAML.update", "learning-progress"),
+        ("reptile", "metarl.agents.reptile.Reptile.update", "learning-progress"),
+        ("multitask", "metarl.agents.multitask.Multitask.update", "hard-first"),
     ],
 )
 def test_killed_and_resumed_ends_as_uninterrupted(

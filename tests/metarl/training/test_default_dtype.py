@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import metarl
+from metarl.agents.learner import MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.reference import OraclePolicy, RandomPolicy
@@ -97,7 +98,7 @@ def test_learning(name: str) -> None:
         tasks = distribution.sample(2, "train", generator)
         first = adapt_to_tasks(learner, distribution, tasks, 1, 2, generator)
         support, query = first.batches
-        metrics = learner.meta_update([support], query)
+        metrics = learner.update(MetaBatch([support], query))
         again = adapt_to_tasks(learner, distribution, tasks, 1, 2, generator)
         return [first.adapted.params, metrics, learner.state_dict(), again.adapted.params, again.batches]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from metarl.agents.gradients.processes import num_processes
+from metarl.agents.learner import MetaBatch
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
@@ -78,10 +79,10 @@ def train_alone_on_the_same_tasks(run: RunDirectory) -> dict[str, torch.Tensor]:
             generator.set_state(state)
             own, rollouts = distributed.shard(draw.tasks, generator, process, PROCESSES)
             shares.append(
-                adapt_to_tasks(learner, distribution, own, learner.support_batches, config.episodes, rollouts).batches
+                adapt_to_tasks(learner, distribution, own, learner.sampling.support, config.episodes, rollouts).batches
             )
         *support, query = (Episodes.concatenate(parts) for parts in zip(*shares, strict=True))
-        learner.meta_update(support, query, iteration / config.iterations, importance=draw.importance)
+        learner.update(MetaBatch(support, query, iteration / config.iterations, importance=draw.importance))
         curriculum.learn(draw, query.returns.mean(dim=1))
     learned = {f"curriculum.{name}": value for name, value in curriculum.state_dict().items()}
     return learned | {f"learner.{name}": value for name, value in learner.state_dict().items()}

@@ -61,7 +61,8 @@ def test_advantages_and_meta_gradients_agree(outer: str, device: str) -> None:
     config = MAMLConfig(outer=outer)  # type: ignore[arg-type]
     distribution, generator = make_distribution("point-navigation/finn"), torch.Generator().manual_seed(1)
     here, there = learner_on("cpu", config), learner_on(device, config)
-    support, query, *_ = sample_iteration(distribution, here, distribution.sample(4, "test"), 5, generator)
+    batch = sample_iteration(distribution, here, distribution.sample(4, "test"), 5, generator).batch
+    support, query = batch.support, batch.query
     assert query is not None
     support_there, query_there = [batch.to(device) for batch in support], query.to(device)
     torch.testing.assert_close(

@@ -63,4 +63,4 @@ def test_memory_counts_the_network_and_the_derivatives_that_are_kept() -> None:
     wide = replace(config, learner=MAMLConfig(policy=replace(config.learner.policy, hidden_sizes=(1000, 1000))))
     units = 4 * 4000 * 2000  # two arrays of a chunk's units, at the least
     assert needed(wide) > needed(config) + 2 * units
-    assert needed(wide) > needed(replace(wide, learner=replace(wide.learner, fvp_memory=1))) + 3e8  # type: ignore[arg-type]
+    assert needed(wide) > needed(replace(wide, learner=replace(wide.learner, fvp_memory=1))) + 3e8

@@ -20,7 +20,7 @@ EPISODES = 2
 def tiny(agent: str, **changes: object) -> TrainConfig:
     config = default_config(agent, ENV)
     policy = dataclasses.replace(config.learner.policy, hidden_sizes=(4,))
-    learner = dataclasses.replace(config.learner, policy=policy, **changes)  # type: ignore[arg-type]
+    learner = dataclasses.replace(config.learner, policy=policy, **changes)
     return dataclasses.replace(config, learner=learner, num_threads=1)
 
 
@@ -39,10 +39,10 @@ def test_each_learner_gets_the_batches_it_asks_for(
     generator = torch.Generator().manual_seed(0)
     distribution, learner = build(tiny(agent, **changes), generator)
     tasks = distribution.sample(NUM_TASKS, "train", generator)
-    batch = sample_iteration(distribution, learner, tasks, EPISODES, generator)
+    batch, collect_seconds = sample_iteration(distribution, learner, tasks, EPISODES, generator)
     assert (len(batch.support), batch.query is not None) == (num_support, has_query)
     assert len(batch.batches) == num_support + has_query
-    assert (batch.collect_seconds > 0) == bool(batch.batches)
+    assert (collect_seconds > 0) == bool(batch.batches)
 
 
 def test_it_updates_the_learner_and_says_what_it_took() -> None:
@@ -63,6 +63,6 @@ def test_without_episodes_of_its_own_it_reports_no_steps_and_no_returns(monkeypa
     generator = torch.Generator().manual_seed(0)
     config = tiny("distill", states="teacher", match="initial", objective_steps="last")
     distribution, learner = build(config, generator)
-    monkeypatch.setattr(Distillation, "meta_update", lambda *arguments: {"kl": 0.5})
+    monkeypatch.setattr(Distillation, "update", lambda *arguments: {"kl": 0.5})
     done = run_meta_iteration(learner, distribution, UniformTasks(), NUM_TASKS, EPISODES, 0.0, generator)
     assert (done.env_steps, done.returns, done.metrics) == (0, [], {"kl": 0.5})

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 
 OUTERS = ("ppo", "trpo")
 SAVE = "metarl.run.checkpoint.CheckpointStore.save"
-UPDATE = "metarl.agents.maml.MAML.meta_update"
+UPDATE = "metarl.agents.maml.MAML.update"
 MOMENTS = {
     "before the first checkpoint": Moment(SAVE, 1),
     "within the first iteration": Moment(UPDATE, 1),
@@ -126,8 +126,8 @@ def test_killed_while_the_run_directory_is_made_leaves_the_name_free(moment: Mom
 @pytest.mark.parametrize(
     ("agent", "update"),
     [
-        ("reptile", "metarl.agents.reptile.Reptile.meta_update"),
-        ("multitask", "metarl.agents.multitask.Multitask.meta_update"),
+        ("reptile", "metarl.agents.reptile.Reptile.update"),
+        ("multitask", "metarl.agents.multitask.Multitask.update"),
     ],
 )
 def test_other_agents_end_at_their_budget_killed_or_not(agent: str, update: str, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_training_starts_from_its_best_policy_with_its_settings(published: Path)
 
 def test_killed_and_resumed_it_ends_the_same_even_if_the_start_is_gone(published: Path, tmp_path: Path) -> None:
     assert main([*START, "--name", "whole"]) == 0
-    update = Moment("metarl.agents.maml.MAML.meta_update", 1)
+    update = Moment("metarl.agents.maml.MAML.update", 1)
     killed = run_with_signal([*START, "--name", "killed"], update, signal.SIGKILL, tmp_path / "output")
     assert killed == -signal.SIGKILL
     shutil.rmtree(published)

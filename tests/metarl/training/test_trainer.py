@@ -224,7 +224,7 @@ def test_an_iteration_that_does_not_fit_names_the_batch_and_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB")
 
     with monkeypatch.context() as full:
-        full.setattr("metarl.agents.maml.MAML.meta_update", greedy)
+        full.setattr("metarl.agents.maml.MAML.update", greedy)
         assert main(train_arguments(tmp_path)) == EXIT_TRAINING_FAILED
     message = complaint(capsys)
     assert re.search(

@@ -1,0 +1,400 @@
+"""A recurrent policy that learns inside its memory: it sees what it did, what that paid, and where episodes begin.
+
+    x_t = [o_t, a_{t−1}, r_{t−1} / scale, begin_t],    h_t = GRU(x_t, h_{t−1}),    π(· | head(h_t)),  V(head(h_t))
+
+The memory holds h, the last action and the last reward, from step to step and from episode to episode of a trial. A
+memory of zeros is that of a trial's beginning.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.spaces import Box, Space
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from metarl.agents.policies.distributions import (
+    LOG_STD,
+    MIN_LOG_STD,
+    Categorical,
+    CategoricalProduct,
+    DiagonalGaussian,
+)
+from metarl.agents.policies.mlp import MLPPolicy
+from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.validation import check_values
+
+REWARD_SCALE = "reward_scale"
+"""Name of the scale by which rewards are divided among the parameters of a recurrent policy; it is not trained."""
+
+Distribution = DiagonalGaussian | Categorical | CategoricalProduct
+
+Memory = dict[str, Tensor]
+"""hidden (*batch, U), action (*batch, A), reward (*batch, 1), running (*batch, 1): 0 before an episode's first step."""
+
+
+@dataclass(frozen=True)
+class RecurrentConfig:
+    """The policy network: a gated recurrent unit, and a head for actions and one for values on top of it.
+
+    Attributes:
+        recurrent_size: units of the memory.
+        hidden_sizes: units of each hidden layer of the heads.
+        observation_again: let the heads see the observation once more, beside the memory.
+        hypernetwork: one linear layer makes all weights of the heads from the embedded memory; the heads themselves
+            see the observation alone.
+        embedding_size: hypernetwork: numbers that the memory is embedded in.
+        separate_networks: values have a recurrent unit of their own.
+        init_log_std: initial log standard deviation of a Gaussian policy, in units of the action.
+    """
+
+    recurrent_size: int = 64
+    hidden_sizes: tuple[int, ...] = ()
+    observation_again: bool = False
+    hypernetwork: bool = False
+    embedding_size: int = 25
+    separate_networks: bool = False
+    init_log_std: float = -0.5
+
+    def __post_init__(self) -> None:
+        """Reject values out of range, naming the field."""
+        check_values(self, at_least_one=("recurrent_size", "embedding_size"))
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
+        if self.hypernetwork and self.observation_again:
+            raise ValueError("observation_again is not for a hypernetwork, whose heads see the observation anyway")
+
+
+class RecurrentPolicy:
+    """A GRU policy with a Gaussian (Box) or categorical (Discrete, MultiDiscrete) head, and a value function beside it.
+
+    Works with shared P and with task-batched P, (M, …). Where all tasks have the same P, as views of one tensor, it is
+    computed as shared.
+
+    Source: Duan et al. 2016, "RL²"; Cho et al. 2014 (GRU); hypernetwork: Beck et al. 2023, "Recurrent Hypernetworks
+        are Surprisingly Strong in Meta-RL", with its Bias-HyperInit: weights of zero, and a bias that is an ordinary
+        initialisation of the heads.
+
+    Args:
+        observation_space: Box of shape (O,).
+        action_space: Box of shape (A,), Discrete or MultiDiscrete of shape (A,), both from 0.
+        config: the network.
+
+    Attributes:
+        observations: what the network sees of an observation.
+        sizes: of the layers, from the observation to the head for actions.
+
+    Raises:
+        ValueError: the spaces are others.
+    """
+
+    def __init__(self, observation_space: Box, action_space: Space[Any], config: RecurrentConfig) -> None:
+        self.config = config
+        # Which spaces there are, and which distributions belong to them, a policy without memory knows.
+        self._plain = MLPPolicy(observation_space, action_space)
+        self.gaussian = self._plain.gaussian
+        self.num_observations = self._plain.sizes[0]
+        self.num_outputs = self._plain.sizes[-1]
+        self.observations = self._plain.observations
+        self.sizes = (self.num_observations, 3 * config.recurrent_size, *config.hidden_sizes, self.num_outputs)
+        self.num_inputs = self.num_observations + self.num_outputs + 2
+        self.heads = {
+            "policy": _Head("policy", self._head_sizes(self.num_outputs)),
+            "value": _Head("value", self._head_sizes(1)),
+        }
+
+    def _head_sizes(self, outputs: int) -> tuple[int, ...]:
+        """Sizes of the layers of a head, from its input to its output."""
+        config = self.config
+        inputs = self.num_observations if config.hypernetwork or config.observation_again else 0
+        inputs += 0 if config.hypernetwork else config.recurrent_size
+        return (inputs, *config.hidden_sizes, outputs)
+
+    # ------------------------------------------------------------------ parameters
+
+    def init(self, generator: torch.Generator) -> Parameters:
+        """Fresh shared P, on the generator's device: orthogonal recurrent weights, Xavier-uniform others, no biases."""
+        config = self.config
+        params: Parameters = {}
+        for name in self._networks():
+            params |= _init_gru(f"{name}.gru", self.num_inputs, config.recurrent_size, generator)
+            if config.hypernetwork:
+                params |= _init_linear(f"{name}.embedding", config.recurrent_size, config.embedding_size, generator)
+
+        for name, head in self.heads.items():
+            # A small last layer: at first, all actions are about as likely, and all values about zero.
+            plain = head.init(generator, last_gain=0.01 if name == "policy" else 1.0)
+            params |= _behind_hypernetwork(name, plain, config.embedding_size) if config.hypernetwork else plain
+
+        if self.gaussian:
+            params[LOG_STD] = torch.full((self.num_outputs,), config.init_log_std, device=generator.device)
+        params[REWARD_SCALE] = torch.ones((), device=generator.device)
+        return params
+
+    def _networks(self) -> tuple[str, ...]:
+        """Names of the recurrent units."""
+        return ("policy", "value") if self.config.separate_networks else ("policy",)
+
+    def spec(self) -> dict[str, Any]:
+        """What it is built from again, beside its spaces."""
+        return {"kind": "RecurrentPolicy", **{name: getattr(self.config, name) for name in vars(self.config)}}
+
+    # ------------------------------------------------------------------ acting
+
+    def apply(self, params: Parameters, obs: Tensor, memory: Memory | None = None) -> tuple[Distribution, Memory]:
+        """Distribution over actions, and the memory with the observation in it.
+
+        Args:
+            params: shared P, or task-batched P with leaves (M, …).
+            obs: (*batch, O); with a task-batched P the first dimension is M.
+            memory: leaves (*batch, …); None where a trial begins.
+        """
+        params = _as_shared(params)
+        obs = self.observations(obs)
+        memory = self._blank(obs) if memory is None else memory
+
+        inputs = self._inputs(params, obs, memory["action"], memory["reward"], 1 - memory["running"])
+        gates = _input_gates(inputs, params, "policy.gru")
+        hidden = _gru_step(gates, memory["hidden"], _gru_weights(params, "policy.gru"))
+
+        output = self._head("policy", params, hidden, obs)
+        return self._distribution_of(params, output), {**memory, "hidden": hidden}
+
+    def observe(self, memory: Memory, action: Tensor, reward: Tensor, terminated: Tensor) -> Memory:
+        """The memory after a step: what was done and earned."""
+        return {
+            "hidden": memory["hidden"],
+            "action": self._encode(action, reward),
+            "reward": reward.unsqueeze(-1),
+            "running": torch.ones_like(memory["running"]),
+        }
+
+    @staticmethod
+    def next_episode(memory: Memory) -> Memory:
+        """The memory with which the next episode of a trial begins."""
+        return {**memory, "running": torch.zeros_like(memory["running"])}
+
+    def _blank(self, obs: Tensor) -> Memory:
+        """The memory at the beginning of a trial: zeros."""
+        sizes = {"hidden": self.config.recurrent_size, "action": self.num_outputs, "reward": 1, "running": 1}
+        return {name: obs.new_zeros((*obs.shape[:-1], size)) for name, size in sizes.items()}
+
+    def _encode(self, action: Tensor, like: Tensor) -> Tensor:
+        """Actions as vectors: one-hot where they are discrete."""
+        if self.gaussian:
+            return action
+        if not self._plain.choices:
+            return one_hot(action.long(), self.num_outputs).to(like.dtype)
+
+        columns = [one_hot(action[..., i].long(), count) for i, count in enumerate(self._plain.choices)]
+        return torch.cat(columns, dim=-1).to(like.dtype)
+
+    def _inputs(self, params: Parameters, obs: Tensor, action: Tensor, reward: Tensor, begins: Tensor) -> Tensor:
+        """x_t, (*batch, I)."""
+        scale = params[REWARD_SCALE]
+        scale = scale.reshape(-1, *(1,) * (reward.ndim - 1)) if scale.ndim else scale
+        return torch.cat([obs, action, reward / scale, begins], dim=-1)
+
+    # ------------------------------------------------------------------ whole trials
+
+    def unroll(
+        self, params: Parameters, obs: Tensor, action: Tensor, reward: Tensor, begins: Tensor, truncation: int = 0
+    ) -> tuple[Distribution, Tensor]:
+        """What it would do and expect at every step of N whole trials, from no memory on.
+
+        Args:
+            params: shared P.
+            obs: (N, T, O).
+            action: (N, T, A), or (N, T) integers, taken at each step.
+            reward: (N, T), earned at each step.
+            begins: (N, T), 1 where an episode begins.
+            truncation: steps after which no gradient flows back through the memory; 0: it flows through all.
+
+        Returns:
+            Distributions (N, T, …) and values (N, T), in units of the scale that the learner gives them.
+        """
+        obs = self.observations(obs)
+        before = (self._encode(action, reward), reward.unsqueeze(-1))
+        last_action, last_reward = (_shift(values) for values in before)
+        inputs = self._inputs(params, obs, last_action, last_reward, begins.unsqueeze(-1))
+
+        hidden = {name: _unroll_gru(inputs, params, f"{name}.gru", truncation) for name in self._networks()}
+        output = self._head("policy", params, hidden["policy"], obs)
+        value = self._head("value", params, hidden.get("value", hidden["policy"]), obs)
+        return self._distribution_of(params, output), value.squeeze(-1)
+
+    def _head(self, name: str, params: Parameters, hidden: Tensor, obs: Tensor) -> Tensor:
+        """Output of the head for actions or for values, (*batch, outputs)."""
+        head = self.heads[name]
+        if not self.config.hypernetwork:
+            inputs = torch.cat([hidden, obs], dim=-1) if self.config.observation_again else hidden
+            return head.apply(params, inputs)
+
+        network = name if name in self._networks() else "policy"
+        embedding = torch.relu(_linear(hidden, params, f"{network}.embedding"))
+        generated = _linear(embedding, params, f"{name}.hypernetwork")
+        return head.apply_generated(generated, obs)
+
+    def _distribution_of(self, params: Parameters, output: Tensor) -> Distribution:
+        if not self.gaussian:
+            return self.distribution({"logits": output})
+        log_std = params[LOG_STD].clamp(min=MIN_LOG_STD)
+        if log_std.ndim == 2:
+            log_std = log_std.reshape(len(log_std), *(1,) * (output.ndim - 2), -1)
+        return DiagonalGaussian(output, log_std)
+
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
+        """Inverse of `ActionDistribution.parameters()`, for the distributions stored in Episodes."""
+        return self._plain.distribution(parameters)
+
+
+class _Head:
+    """A multilayer perceptron with tanh between its layers, from parameters by name or from generated numbers."""
+
+    def __init__(self, name: str, sizes: tuple[int, ...]) -> None:
+        self.name = name
+        self.sizes = sizes
+
+    def init(self, generator: torch.Generator, last_gain: float) -> Parameters:
+        """Fresh parameters, the last layer's times a gain."""
+        params: Parameters = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            params |= _init_linear(f"{self.name}.layer{layer}", fan_in, fan_out, generator)
+        params[f"{self.name}.layer{len(self.sizes) - 2}.weight"].mul_(last_gain)
+        return params
+
+    def apply(self, params: Parameters, inputs: Tensor) -> Tensor:
+        """Outputs (*batch, outputs) for inputs (*batch, inputs)."""
+        last = len(self.sizes) - 2
+        for layer in range(last + 1):
+            inputs = _linear(inputs, params, f"{self.name}.layer{layer}")
+            if layer < last:
+                inputs = torch.tanh(inputs)
+        return inputs
+
+    def apply_generated(self, generated: Tensor, inputs: Tensor) -> Tensor:
+        """The same with weights of its own for each input, generated (*batch, weights and biases in their order)."""
+        start = 0
+        last = len(self.sizes) - 2
+        for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            numbers = generated[..., start : start + fan_in * fan_out]
+            weight = numbers.reshape(*numbers.shape[:-1], fan_in, fan_out)
+            start += fan_in * fan_out
+            bias = generated[..., start : start + fan_out]
+            start += fan_out
+
+            inputs = (inputs.unsqueeze(-2) @ weight).squeeze(-2) + bias
+            if layer < last:
+                inputs = torch.tanh(inputs)
+        return inputs
+
+
+# ---------------------------------------------------------------------- parts of the network
+
+
+def _init_linear(name: str, fan_in: int, fan_out: int, generator: torch.Generator) -> Parameters:
+    """Xavier-uniform weights (in, out) and zero biases."""
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device)
+    return {f"{name}.weight": bound * (2 * uniform - 1), f"{name}.bias": torch.zeros(fan_out, device=generator.device)}
+
+
+def _init_gru(name: str, inputs: int, units: int, generator: torch.Generator) -> Parameters:
+    """Weights of the three gates side by side: from the input Xavier-uniform, from the memory orthogonal."""
+    params = _init_linear(f"{name}.input", inputs, 3 * units, generator)
+    recurrent = []
+    for _ in range(3):
+        normal = torch.randn((units, units), generator=generator, device=generator.device)
+        recurrent.append(torch.linalg.qr(normal)[0])
+    params[f"{name}.memory.weight"] = torch.cat(recurrent, dim=1)
+    params[f"{name}.memory.bias"] = torch.zeros(3 * units, device=generator.device)
+    return params
+
+
+def _behind_hypernetwork(name: str, head: Parameters, embedding_size: int) -> Parameters:
+    """A linear layer that puts out a head's initial parameters, whatever goes in."""
+    bias = torch.cat([leaf.reshape(-1) for leaf in head.values()])
+    weight = bias.new_zeros((embedding_size, len(bias)))
+    return {f"{name}.hypernetwork.weight": weight, f"{name}.hypernetwork.bias": bias}
+
+
+def _linear(inputs: Tensor, params: Parameters, name: str) -> Tensor:
+    """inputs (*batch, in) → (*batch, out); with a task-batched P the first dimension of the batch is M."""
+    return _affine(inputs, params[f"{name}.weight"], params[f"{name}.bias"])
+
+
+def _affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """inputs · weight + bias, for a weight (in, out), or one for each task, (M, in, out)."""
+    if weight.ndim == 2:
+        flat = torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), weight)
+    else:
+        flat = torch.baddbmm(bias.unsqueeze(1), inputs.reshape(len(weight), -1, inputs.shape[-1]), weight)
+    return flat.reshape(*inputs.shape[:-1], weight.shape[-1])
+
+
+def _gru_step(input_gates: tuple[Tensor, Tensor], hidden: Tensor, weights: "_MemoryWeights") -> Tensor:
+    """h_t = (1 − z) n + z h_{t−1},  r, z = σ(·),  n = tanh(x_n + r ∘ h_n); input gates (*batch, 2U) and (*batch, U)."""
+    gates = torch.sigmoid(input_gates[0] + _affine(hidden, weights.gates, weights.gates_bias))
+    reset, update = gates.chunk(2, dim=-1)
+    remembered = _affine(hidden, weights.candidate, weights.candidate_bias)
+    candidate = torch.tanh(torch.addcmul(input_gates[1], reset, remembered))
+    return torch.lerp(candidate, hidden, update)
+
+
+class _MemoryWeights(NamedTuple):
+    """The recurrent weights of a GRU: of the gates r and z together, (U, 2U), and of the candidate, (U, U)."""
+
+    gates: Tensor
+    gates_bias: Tensor
+    candidate: Tensor
+    candidate_bias: Tensor
+
+
+def _gru_weights(params: Parameters, name: str) -> _MemoryWeights:
+    """Taken apart once for all steps: autograd would put the parts together again at each step."""
+    weight, bias = params[f"{name}.memory.weight"], params[f"{name}.memory.bias"]
+    units = weight.shape[-2]
+    gates, candidate = torch.split(weight, [2 * units, units], dim=-1)
+    gates_bias, candidate_bias = torch.split(bias, [2 * units, units], dim=-1)
+    return _MemoryWeights(gates, gates_bias, candidate, candidate_bias)
+
+
+def _input_gates(inputs: Tensor, params: Parameters, name: str) -> tuple[Tensor, Tensor]:
+    """What the inputs contribute to the gates r and z, (*batch, 2U), and to the candidate, (*batch, U)."""
+    weight, bias = params[f"{name}.input.weight"], params[f"{name}.input.bias"]
+    units = weight.shape[-1] // 3
+    gates, candidate = torch.split(weight, [2 * units, units], dim=-1)
+    gates_bias, candidate_bias = torch.split(bias, [2 * units, units], dim=-1)
+    return _affine(inputs, gates, gates_bias), _affine(inputs, candidate, candidate_bias)
+
+
+def _unroll_gru(inputs: Tensor, params: Parameters, name: str, truncation: int) -> Tensor:
+    """Memories (N, T, U) after each step of inputs (N, T, I), from zeros on."""
+    # Time first, so that each step reads and writes one block of memory.
+    gates, candidates = _input_gates(inputs.transpose(0, 1).contiguous(), params, name)
+    weights = _gru_weights(params, name)
+    hidden = candidates.new_zeros(candidates.shape[1:])
+
+    steps = []
+    for time, step in enumerate(zip(gates.unbind(0), candidates.unbind(0), strict=True)):
+        if truncation and time % truncation == 0:
+            hidden = hidden.detach()
+        hidden = _gru_step(step, hidden, weights)
+        steps.append(hidden)
+    return torch.stack(steps, dim=1)
+
+
+def _shift(values: Tensor) -> Tensor:
+    """What was there one step before, (N, T, …); zeros at the first step."""
+    return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], dim=1)
+
+
+def _as_shared(params: Parameters) -> Parameters:
+    """Shared P where all tasks have the same P as views of one tensor (`expand_to_tasks`); otherwise P itself."""
+    if params["policy.gru.input.bias"].ndim == 1:
+        return params
+    if any(len(leaf) > 1 and leaf.stride(0) != 0 for leaf in params.values()):
+        return params
+    return {name: leaf[0] for name, leaf in params.items()}

@@ -1,0 +1,78 @@
+"""The agent of agents/README.md, used as a user would: from the command line, from a folder of its own."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.cli.main import main
+from metarl.envs.registry import make_distribution
+from metarl.evaluation.adaptation import adapt_to_tasks
+from tests.helpers import own_agent
+from tests.helpers.agent_builders import seeded
+
+MOST_LINES = 60
+SMALL = [
+    "--num-tasks",
+    "3",
+    "--episodes",
+    "2",
+    "--eval-tasks",
+    "2",
+    "--test-tasks",
+    "3",
+    "--num-threads",
+    "1",
+    "--name",
+    "mine",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the user's file lies, and where the commands run."""
+    own_agent.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, own_agent.MODULE, raising=False)
+    return tmp_path
+
+
+def test_it_is_a_whole_agent_in_a_screen() -> None:
+    assert len(own_agent.source().splitlines()) <= MOST_LINES
+
+
+def test_it_finds_the_arm_that_pays(tmp_path: Path) -> None:
+    """On known arms the running mean is that of what was earned, and the return goes from chance to near the best."""
+    distribution = make_distribution("bandit/bernoulli/n100-k5")
+    agent = own_agent.load(tmp_path)
+    spaces = distribution.observation_space, distribution.action_space
+    learner = agent.make(*spaces, agent.config_class(), seeded(0), 1)
+    tasks = {"mean": torch.tensor([[0.1, 0.1, 0.9, 0.1, 0.1], [0.5, 0.1, 0.1, 0.1, 0.1]])}
+
+    batches, adapted = adapt_to_tasks(learner, distribution, tasks, 2, 3, seeded(1))
+    taken = torch.cat([batch.action for batch in batches[:2]], dim=1) == 2
+    earned = torch.cat([batch.reward for batch in batches[:2]], dim=1)
+    assert torch.equal(adapted.params["tried"][:, 2], 1 + taken.sum(dim=(1, 2)).float())
+    torch.testing.assert_close(adapted.params["paid"][:, 2], 1 + (earned * taken).sum(dim=(1, 2)))
+    assert batches[0].returns[0].mean() < 40 < 80 < batches[2].returns[0].mean()
+
+
+def test_every_command_takes_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", own_agent.NAME, "bandit/bernoulli/n10-k5", "--iterations", "1", "--steps", "1", *SMALL]
+    assert main(train) == 0
+    assert main(["train", "--resume", "runs/mine", "--iterations", "2"]) == 0
+    capsys.readouterr()
+
+    assert main(["evaluate", "runs/mine", "--num-tasks", "4", "--steps", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["agent"], found["episodes"]) == (own_agent.NAME, [0, 2, 4])
+
+    assert main(["adapt", "runs/mine", "--task", "mean=0.1,0.2,0.9,0.1,0.3", "--out", "policy", "--no-onnx"]) == 0
+    assert (folder / "policy" / "policy.safetensors").is_file()
+
+    assert main(["render", "runs/mine", "--out", "still.png", "--num-tasks", "1", "--episodes", "1"]) == 0
+    compared = ["compare", "runs/mine", "--baselines", "random", "oracle", "--num-tasks", "2", "--out", "compared"]
+    assert main(compared) == 0
