@@ -43,7 +43,7 @@ class RL2Config:
         gamma: discount γ, over the steps of the whole trial.
         gae_lambda: λ of the advantages.
         normalize_advantages: advantages have mean 0 and standard deviation 1 over the trials of a meta-iteration.
-        normalize_rewards: the policy sees rewards divided by their root mean square over the training so far.
+        raw_rewards: the policy sees rewards as they are, not divided by their root mean square over the training so far.
         truncation: steps after which no gradient flows back through the memory; 0: it flows through whole trials.
     """
 
@@ -60,7 +60,7 @@ class RL2Config:
     gamma: float = 0.99
     gae_lambda: float = 0.95
     normalize_advantages: bool = True
-    normalize_rewards: bool = True
+    raw_rewards: bool = False
     truncation: int = 0
 
     def __post_init__(self) -> None:
@@ -333,7 +333,7 @@ class RL2(Learner):
 
     def _note_rewards(self, trials: Trials) -> None:
         """Bring the scale of rewards up to date, for the trials to come."""
-        if not self.config.normalize_rewards:
+        if self.config.raw_rewards:
             return
         own = torch.stack([trials.mask.sum(), trials.reward.square().sum()]).double()
         total = self._rewards + sum_over_processes(own).cpu()

@@ -75,13 +75,14 @@ class RandomPolicy:
         if isinstance(action_space, Box) and not action_space.is_bounded():
             raise ValueError(f"a random policy needs a bounded action space, got {action_space}")
         self.action_space = action_space
+        self._bounds: dict[torch.device, Bounds] = {}
 
-    def apply(
-        self, params: dict[str, Tensor], obs: Tensor, memory: Bounds | None = None
-    ) -> tuple[UniformActions, Bounds]:
-        """See ActingPolicy.apply; the memory holds the bounds on the device."""
-        bounds = self._bounds_on(obs.device) if memory is None else memory
-        return UniformActions(obs.shape[:-1], bounds), bounds
+    def apply(self, params: dict[str, Tensor], obs: Tensor, memory: None = None) -> tuple[UniformActions, None]:
+        """See ActingPolicy.apply; there is no memory."""
+        # Moved to a device once: a step waits for no copy.
+        if obs.device not in self._bounds:
+            self._bounds[obs.device] = self._bounds_on(obs.device)
+        return UniformActions(obs.shape[:-1], self._bounds[obs.device]), None
 
     def _bounds_on(self, device: torch.device) -> Bounds:
         if isinstance(self.action_space, Discrete):

@@ -33,7 +33,8 @@ EPISODES = 3
 TEST_TASKS = 3
 TINY_OF_ANY_AGENT = (
     f"--iterations {ITERATIONS} --num-tasks 2 --episodes {EPISODES} --eval-tasks 2 --test-tasks {TEST_TASKS} "
-    "--eval-interval 1 --checkpoint-interval 1 --adaptation-steps 1 --hidden-sizes 8 --num-threads 1"
+    "--eval-interval 1 --checkpoint-interval 1 --adaptation-steps 1 --hidden-sizes 8 --num-threads 1 "
+    "--normalize-obs off"
 ).split()
 TINY = [*TINY_OF_ANY_AGENT, "--outer", "ppo"]
 RUN = "run"

@@ -355,7 +355,7 @@ def test_a_film_that_cannot_be_finished_leaves_the_old_one(workplace: Path, monk
         ("--out map.png --heat-map --over gain", "the task parameters are goal"),
         ("--out map.png --heat-map --grid 1", "grid must be at least 2"),
         ("--out map.png --heat-map --grid 201", "grid must be at most 200"),
-        ("--out map.png --heat-map --grid 200 --episodes 10000000", "lower --grid or --episodes"),
+        ("--out map.png --heat-map --grid 200 --episodes 10000000", "lower --grid, --episodes or --steps"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(
