@@ -43,7 +43,7 @@ class RL2Config:
         gamma: discount γ, over the steps of the whole trial.
         gae_lambda: λ of the advantages.
         normalize_advantages: advantages have mean 0 and standard deviation 1 over the trials of a meta-iteration.
-        raw_rewards: the policy sees rewards as they are, not divided by their root mean square over the training so far.
+        raw_rewards: the policy sees rewards as they are, not divided by their root mean square over the training.
         truncation: steps after which no gradient flows back through the memory; 0: it flows through whole trials.
     """
 

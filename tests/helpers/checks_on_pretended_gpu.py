@@ -79,12 +79,11 @@ def test_an_evaluation_ends_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None
     distribution = make_distribution("point-navigation/finn")
     distribution.env.horizon = 5
     entry = AGENTS["maml"]
-    frozen = distribution.sample(3, "test")  # looks at the numbers, of which the pretended GPU has none
     with pretended_gpu(monkeypatch):
         generator = PretendedGenerator()
         spaces = distribution.observation_space, distribution.action_space
         learner = entry.make(*spaces, entry.config_class(), generator, 1)
-        tasks = {name: value.to(NAME) for name, value in frozen.items()}
+        tasks = distribution.sample(3, "train", generator)  # a frozen list is made on the CPU, which is pretended here
         adaptation = adapt_to_tasks(learner, distribution, tasks, 2, 4, generator)
         assert {leaf.device.type for leaf in adaptation.adapted.params.values()} == {NAME}
         assert len(adaptation.batches) == 3

@@ -136,8 +136,8 @@ def test_run_directory_tells_how_to_reproduce_the_run(trained_run: Path) -> None
 def test_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([-5.0, -6.0, -3.0, -4.0, -3.0, -3.5])
 
-    def summary(batches: list[Episodes]) -> Evaluation:
-        return replace(summarize(batches), returns=np.array([[-9.0], [next(scores)]]))
+    def summary(batches: list[Episodes], *more: Any) -> Evaluation:
+        return replace(summarize(batches, *more), returns=np.array([[-9.0], [next(scores)]]))
 
     monkeypatch.setattr("metarl.training.trainer.summarize", summary)
     run = train(tmp_path, "--iterations", "5")
