@@ -53,14 +53,12 @@ class Sampling:
         query: whether a meta-iteration samples one more batch after them.
         pooled: True: the E episodes of a batch inform one adapted policy, and a task costs all of them. False: they are
             E separate trials of the task, of which none knows the others: a task costs what one trial takes.
-        train_tasks: number of training tasks, for a learner that knows them by number; 0: always new ones.
     """
 
     adaptation_steps: int
     support: int
     query: bool
     pooled: bool = True
-    train_tasks: int = 0
 
     @property
     def batches(self) -> int:
@@ -96,7 +94,6 @@ class MetaBatch:
         tasks: the tasks of the batches, leaves (M, …); only distillation needs to know them.
         importance: weight of each task in what is improved, (M,): p/q where tasks of density p were drawn with q, so
             that the mean over tasks stays that of p. None weighs all tasks the same.
-        task_ids: number of each task among `Sampling.train_tasks`, (M,); None where tasks are always new.
     """
 
     support: list[Episodes]
@@ -104,7 +101,6 @@ class MetaBatch:
     progress: float = 0.0
     tasks: Task | None = None
     importance: Tensor | None = None
-    task_ids: Tensor | None = None
 
     @property
     def batches(self) -> list[Episodes]:

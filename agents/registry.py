@@ -2,15 +2,11 @@
 
 import difflib
 import importlib
-from typing import Any
 
 from metarl.agents import distillation, maml, multitask, reptile, rl2
 from metarl.agents.learner import Agent
 
 AGENTS = {module.AGENT.name: module.AGENT for module in (maml, reptile, multitask, distillation, rl2)}
-
-LearnerConfig = Any
-"""Hyper-parameters of any agent: a frozen dataclass whose docstring describes each field."""
 
 
 def find_agent(name: str) -> Agent:

@@ -188,7 +188,8 @@ class TaskDistribution:
     def exhausts(self, split: str, num_tasks: int) -> bool:
         """Whether so many tasks of a split are all that there are, and no sample of more."""
         count = self.num_distinct_tasks
-        return self.shares_tasks(split) and count is not None and num_tasks >= count
+        drawn_again = split == "train"  # with replacement
+        return not drawn_again and self.shares_tasks(split) and count is not None and num_tasks >= count
 
     def _sample_train(self, num_tasks: int, generator: torch.Generator) -> Task:
         if self._train_tasks is None:

@@ -25,6 +25,7 @@ from metarl.agents.policies.distributions import (
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
+from metarl.envs.spaces.precision import float_dtype
 
 REWARD_SCALE = "reward_scale"
 """Name of the scale by which rewards are divided among the parameters of a recurrent policy; it is not trained."""
@@ -129,8 +130,10 @@ class RecurrentPolicy:
             params |= _behind_hypernetwork(name, plain, config.embedding_size) if config.hypernetwork else plain
 
         if self.gaussian:
-            params[LOG_STD] = torch.full((self.num_outputs,), config.init_log_std, device=generator.device)
-        params[REWARD_SCALE] = torch.ones((), device=generator.device)
+            params[LOG_STD] = torch.full(
+                (self.num_outputs,), config.init_log_std, dtype=float_dtype(), device=generator.device
+            )
+        params[REWARD_SCALE] = torch.ones((), dtype=float_dtype(), device=generator.device)
         return params
 
     def _networks(self) -> tuple[str, ...]:
@@ -297,8 +300,9 @@ class _Head:
 def _init_linear(name: str, fan_in: int, fan_out: int, generator: torch.Generator) -> Parameters:
     """Xavier-uniform weights (in, out) and zero biases."""
     bound = math.sqrt(6 / (fan_in + fan_out))
-    uniform = torch.rand((fan_in, fan_out), generator=generator, device=generator.device)
-    return {f"{name}.weight": bound * (2 * uniform - 1), f"{name}.bias": torch.zeros(fan_out, device=generator.device)}
+    uniform = torch.rand((fan_in, fan_out), generator=generator, dtype=float_dtype(), device=generator.device)
+    bias = torch.zeros(fan_out, dtype=float_dtype(), device=generator.device)
+    return {f"{name}.weight": bound * (2 * uniform - 1), f"{name}.bias": bias}
 
 
 def _init_gru(name: str, inputs: int, units: int, generator: torch.Generator) -> Parameters:
@@ -306,10 +310,10 @@ def _init_gru(name: str, inputs: int, units: int, generator: torch.Generator) ->
     params = _init_linear(f"{name}.input", inputs, 3 * units, generator)
     recurrent = []
     for _ in range(3):
-        normal = torch.randn((units, units), generator=generator, device=generator.device)
+        normal = torch.randn((units, units), generator=generator, dtype=float_dtype(), device=generator.device)
         recurrent.append(torch.linalg.qr(normal)[0])
     params[f"{name}.memory.weight"] = torch.cat(recurrent, dim=1)
-    params[f"{name}.memory.bias"] = torch.zeros(3 * units, device=generator.device)
+    params[f"{name}.memory.bias"] = torch.zeros(3 * units, dtype=float_dtype(), device=generator.device)
     return params
 
 

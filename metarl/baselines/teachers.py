@@ -315,6 +315,12 @@ def _teachers_of_models(
     return Teachers(policy, params, tasks)
 
 
+def can_teach(config: TrainConfig) -> bool:
+    """Whether a run's adapted policies are what a student learns from: perceptrons, each with parameters of its own."""
+    policy = getattr(config.learner, "policy", None)
+    return isinstance(policy, PolicyConfig)
+
+
 def teacher_run(config: TrainConfig) -> RunDirectory:
     """The run that a configuration names as teacher.
 
@@ -333,6 +339,10 @@ def teacher_run(config: TrainConfig) -> RunDirectory:
     distribution = make_distribution(config.env)
     if make_distribution(run.config.env).name != distribution.name:
         raise UserError(f"teacher {run.path} is of {run.config.env}, the student of {config.env}")
+    if not can_teach(run.config):
+        raise UserError(
+            f"teacher {run.path}: a student learns from perceptrons with adapted parameters; {run.config.agent} has none"
+        )
     if not distribution.env.same_actions(run.config.action_scale, config.action_scale):
         raise UserError(
             f"teacher {run.path} has action_scale {run.config.action_scale:g}, the student {config.action_scale:g}"

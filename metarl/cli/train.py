@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from metarl.agents.gradients.processes import num_processes
+from metarl.agents.learner import Learner
 from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
 from metarl.console import say, shell_command
@@ -20,7 +21,7 @@ from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import env_label, is_env_file
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
-from metarl.run.build import build, restore_learner
+from metarl.run.build import build, observations_state, restore_learner
 from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
 from metarl.run.device import resolve_device
@@ -180,8 +181,7 @@ def _check_before_writing(config: TrainConfig) -> None:
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
     if config.start_from:
-        start = RunDirectory.open(config.start_from, config.run_dir).checkpoints
-        restore_learner(learner, start.load(BEST), start.path(BEST))
+        _check_start(RunDirectory.open(config.start_from, config.run_dir), config, learner)
     check_memory(config, distribution, learner)
     check_teachers_memory(config, distribution)
     if isinstance(distribution.env, TaskEnv):
@@ -189,6 +189,28 @@ def _check_before_writing(config: TrainConfig) -> None:
     make_curriculum(config, learner)
     if config.compile_env:
         compile_env(distribution, torch.device(config.device))
+
+
+def _check_start(start: RunDirectory, config: TrainConfig, learner: Learner) -> None:
+    """Refuse a run to start from whose policy is another one, sees other numbers, or took all the steps already.
+
+    Raises:
+        CheckpointError, UserError: says which.
+    """
+    best = start.checkpoints.load(BEST)
+    restore_learner(learner, best, start.checkpoints.path(BEST))
+
+    normalized = bool(observations_state(best))
+    if config.normalize_obs == ("off" if normalized else "on"):
+        does = "normalises" if normalized else "does not normalise"
+        raise UserError(f"{start.path} {does} observations, and its policy needs the same: leave --normalize-obs out")
+
+    spent = start.training_env_steps()
+    if 0 < config.max_env_steps <= spent:
+        raise UserError(
+            f"max_env_steps must be above the {spent:,} environment steps that {start.path} took, which count as this "
+            f"run's; got {config.max_env_steps:,}"
+        )
 
 
 def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:

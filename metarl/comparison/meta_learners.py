@@ -74,8 +74,9 @@ def _measure_adaptation(
         batches = adaptation_episodes(learner, plan.distribution, tasks, steps, plan.config.episodes, generator)
 
         evaluation = summarize(batches, pooled=learner.sampling.pooled)
-        # A batch after k < K steps is the data of step k + 1: only the last one merely measures.
-        return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), batches[-1].env_steps)
+        # What no task is charged for merely measures: the batch after the last step, and further trials of a task.
+        measuring = evaluation.total_env_steps - round(float(evaluation.env_steps[-1]) * plan.config.tasks_compared)
+        return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), measuring)
 
     settings = {**agent, **plan.protocol(), "steps": plan.config.steps}
     return directory.measurements.load_or_measure(label, settings, measure)

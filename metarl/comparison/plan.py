@@ -10,6 +10,7 @@ from typing import Any
 from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.registry import AGENTS, find_agent, is_agent
+from metarl.baselines.teachers import can_teach
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
 from metarl.envs.registry import make_distribution
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
@@ -122,7 +123,7 @@ def make_plan(config: CompareConfig) -> Plan:
     tasks = distribution.sample(config.tasks_compared, config.split)
 
     pools = pool_seeds(runs)
-    baselines = [name for name in check_baselines(config.baselines, env, distribution) if name not in pools]
+    baselines = [name for name in check_baselines(config.baselines, runs[0], distribution) if name not in pools]
     sb3_changes = check_sb3_settings(config.sb3_settings, distribution)
 
     # A fair comparison gives each baseline what the subject had.
@@ -248,10 +249,11 @@ def checkpoint_digest(run: RunDirectory) -> str:
 # ---------------------------------------------------------------------- baselines
 
 
-def check_baselines(requested: Sequence[str], env: str, distribution: TaskDistribution) -> list[str]:
+def check_baselines(requested: Sequence[str], subject: RunDirectory, distribution: TaskDistribution) -> list[str]:
     """The requested baselines in their order, each once.
 
-    The oracle is left out where the family has none, unless it was asked for by name.
+    Left out, unless it was asked for by name, is the oracle where the family has none, and a student where the subject
+    cannot teach.
 
     Raises:
         UserError, ValueError: unknown, or cannot act in these environments.
@@ -271,8 +273,12 @@ def check_baselines(requested: Sequence[str], env: str, distribution: TaskDistri
     # The default list is for all families; who names the oracle wants to hear that there is none.
     if "oracle" in chosen and not distribution.env.has_oracle:
         if requested != DEFAULT_BASELINES:
-            raise UserError(f"{env} has no oracle; leave it out of --baselines")
+            raise UserError(f"{subject.config.env} has no oracle; leave it out of --baselines")
         chosen.remove("oracle")
+    if "distill" in chosen and not can_teach(subject.config):
+        if requested != DEFAULT_BASELINES:
+            raise UserError(f"{subject.config.agent} cannot teach a student; leave distill out of --baselines")
+        chosen.remove("distill")
     return chosen
 
 

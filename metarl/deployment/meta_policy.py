@@ -179,7 +179,7 @@ class MetaPolicy:
         noise_scale: float = 1.0,
     ) -> AdaptationBudget:
         """The budget asked for, with what the run was trained with where nothing was."""
-        if not self._learner.sampling.pooled:
+        if not self._learner.sampling.pooled or hasattr(self._learner.policy, "observe"):
             raise UserError(
                 f"{self.run.config.agent} adapts in its memory: there are no adapted parameters to keep, and the run "
                 "itself is the policy for every task; `metarl evaluate` and `metarl render` show how it adapts"

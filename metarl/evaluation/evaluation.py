@@ -109,14 +109,15 @@ class Evaluation:
         return bootstrap_ci(self.gains)
 
     def lost(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return lost while adapting on each task, (M,): what a policy that knows it gets more in all K·E episodes.
+        """Return lost while adapting on each task, (M,): what a policy that knows it gets more meanwhile.
 
-        The area between the reference and the curve: E Σ_{k<K} (reference − return after k steps).
+        The area between the reference and the curve: n Σ_{k<K} (reference − return after k steps), with the n episodes
+        that inform a step: all E of a task, or one of each trial where trials are separate.
 
         Args:
             reference: return of the policy that knows the task, (M,).
         """
-        return np.asarray(self.episodes_per_step * (reference - self.returns[:-1]).sum(axis=0))
+        return np.asarray(self.episodes_informing * (reference - self.returns[:-1]).sum(axis=0))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for reports."""

@@ -73,7 +73,7 @@ def pool(evaluations: Sequence[Evaluation]) -> PooledEvaluation:
     Raises:
         ValueError: they differ in their number of tasks, steps or episodes.
     """
-    shapes = {(one.returns.shape, one.episodes_per_step) for one in evaluations}
+    shapes = {(one.returns.shape, one.episodes_per_step, one.pooled) for one in evaluations}
     if len(shapes) != 1:
         raise ValueError("seeds can be pooled only where each has as many tasks, adaptation steps and episodes")
 
@@ -90,6 +90,7 @@ def pool(evaluations: Sequence[Evaluation]) -> PooledEvaluation:
         episodes_per_step=evaluations[0].episodes_per_step,
         successes=np.sum(counts, axis=0) if shares is not None else None,
         exhaustive=evaluations[0].exhaustive,
+        pooled=evaluations[0].pooled,
         by_seed=by_seed,
         shares_by_seed=shares,
     )

@@ -110,7 +110,7 @@ class RunEvaluation:
 
     @cached_property
     def lost(self) -> Estimate | None:
-        """Return lost while adapting, all K·E episodes of a task together; None without an oracle or adaptation."""
+        """Return lost in all episodes that inform the adaptation to a task; None without an oracle or adaptation."""
         if "oracle" not in self.references or len(self.batches) == 1:
             return None
         return mean_estimate(self.evaluation.lost(self.references["oracle"])[None])
@@ -124,7 +124,7 @@ class RunEvaluation:
         if self.score is not None:
             lines.append(f"score after adaptation: {_interval(self.score, 3)} (0 = random, 1 = oracle)")
         if self.lost is not None:
-            episodes = (len(self.batches) - 1) * self.evaluation.episodes_per_step
+            episodes = (len(self.batches) - 1) * self.evaluation.episodes_informing
             what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
             lines.append(f"{what}: {_interval(self.lost, 1)}")
         return lines

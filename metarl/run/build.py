@@ -157,7 +157,10 @@ def restore_learner(learner: Learner, checkpoint: Checkpoint, path: Path) -> Non
     require_state_like(path, state, learner.state_dict())
     try:
         learner.load_state_dict(state)
-        learner.policy.observations.load_state_dict(observations_state(checkpoint))
+        observations = observations_state(checkpoint)
+        if observations and not all(bool(value.isfinite().all()) for value in observations.values()):
+            raise ValueError("the statistics of the observations are not finite")
+        learner.policy.observations.load_state_dict(observations)
     except (ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
 

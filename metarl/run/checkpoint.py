@@ -43,7 +43,8 @@ class Progress:
         iteration: meta-iterations done.
         env_steps: environment steps taken by training, adaptation included.
         evaluation_env_steps: environment steps taken by evaluations during training.
-        best_validation: best mean return after the last adaptation step on the validation split so far.
+        best_validation: best score on the validation split so far: the mean return after the last adaptation step, or
+            of a trial where trials are separate.
         seconds: wall-clock seconds of training.
     """
 
@@ -59,8 +60,8 @@ class Checkpoint:
     """The whole state of a run at one moment; training that goes on from it gives the same numbers.
 
     Attributes:
-        tensors: the learner's state ("learner.*"), the curriculum's ("curriculum.*") and the random generator's
-            ("generator").
+        tensors: the learner's state ("learner.*"), the curriculum's ("curriculum.*"), the statistics of the
+            observations ("observations.*") and the random generator's ("generator").
         progress: how far the run is.
     """
 

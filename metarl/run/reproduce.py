@@ -39,6 +39,7 @@ def settings_to_start_from(run: RunDirectory) -> TrainConfig:
         device=defaults.device,
         num_threads=defaults.num_threads,
         start_from="",
+        max_env_steps=0,  # the steps of the start count as this run's, and would end it at once
     )
 
 

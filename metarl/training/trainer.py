@@ -49,7 +49,7 @@ from metarl.training.progress import Reporter, make_reporter
 from metarl.training.stopping import StopRequest, stop_requests
 from metarl.training.tensorboard import CURRICULUM_TASKS, EVAL_ADAPTATION, EVAL_TRAJECTORIES, RunLog
 
-FIRST_LOOK_SEED_OFFSET = 2_000_000
+FIRST_LOOK_SEED_OFFSET = 3_000_000
 """The first look at the observations draws from seed + this, so that it changes nothing else."""
 
 VALIDATION_SEED_OFFSET = 1_000_000
@@ -111,7 +111,7 @@ class Trainer:
         if self.config.start_from and not self.run.checkpoints.iterations():
             self._take_policy(RunDirectory.open(self.config.start_from, self.config.run_dir))
         spent = self.learner.prepare(self)
-        self.progress = Progress(env_steps=self.progress.env_steps + spent)
+        self.progress = dataclasses.replace(self.progress, env_steps=self.progress.env_steps + spent)
 
         self._whole = self._checkpoint()
         self._on_disk: Checkpoint | None = None
@@ -131,7 +131,9 @@ class Trainer:
         """
         best = start.checkpoints.load(BEST)
         restore_learner(self.learner, best, start.checkpoints.path(BEST))
-        self.progress = Progress(env_steps=best.progress.env_steps)
+        self.progress = Progress(
+            env_steps=start.training_env_steps(), evaluation_env_steps=start.validation_env_steps()
+        )
 
     # ------------------------------------------------------------------ what a learner may ask for (Lab)
 
