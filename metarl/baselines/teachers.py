@@ -341,7 +341,7 @@ def teacher_run(config: TrainConfig) -> RunDirectory:
         raise UserError(f"teacher {run.path} is of {run.config.env}, the student of {config.env}")
     if not can_teach(run.config):
         raise UserError(
-            f"teacher {run.path}: a student learns from perceptrons with adapted parameters; {run.config.agent} has none"
+            f"teacher {run.path}: students learn from adapted perceptrons, and {run.config.agent} has none"
         )
     if not distribution.env.same_actions(run.config.action_scale, config.action_scale):
         raise UserError(
