@@ -340,9 +340,7 @@ def teacher_run(config: TrainConfig) -> RunDirectory:
     if make_distribution(run.config.env).name != distribution.name:
         raise UserError(f"teacher {run.path} is of {run.config.env}, the student of {config.env}")
     if not can_teach(run.config):
-        raise UserError(
-            f"teacher {run.path}: students learn from adapted perceptrons, and {run.config.agent} has none"
-        )
+        raise UserError(f"teacher {run.path}: students learn from adapted perceptrons, and {run.config.agent} has none")
     if not distribution.env.same_actions(run.config.action_scale, config.action_scale):
         raise UserError(
             f"teacher {run.path} has action_scale {run.config.action_scale:g}, the student {config.action_scale:g}"
