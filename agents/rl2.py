@@ -42,7 +42,7 @@ class RL2Config:
         max_gradient_norm: longer gradients are scaled down to this norm; 0: they are not.
         gamma: discount γ, over the steps of the whole trial.
         gae_lambda: λ of the advantages.
-        normalize_advantages: advantages have mean 0 and standard deviation 1 over the trials of a meta-iteration.
+        raw_advantages: advantages keep their mean and scale, instead of 0 and 1 over the trials of a meta-iteration.
         raw_rewards: the policy sees rewards as they are, not divided by their root mean square over the training.
         truncation: steps after which no gradient flows back through the memory; 0: it flows through whole trials.
     """
@@ -59,7 +59,7 @@ class RL2Config:
     max_gradient_norm: float = 0.5
     gamma: float = 0.99
     gae_lambda: float = 0.95
-    normalize_advantages: bool = True
+    raw_advantages: bool = False
     raw_rewards: bool = False
     truncation: int = 0
 
@@ -246,7 +246,7 @@ class RL2(Learner):
         advantage, returns = trial_advantages(
             trials.reward, value * value_scale, trials.mask, config.gamma, config.gae_lambda
         )
-        if config.normalize_advantages:
+        if not config.raw_advantages:
             advantage = _normalized(advantage, trials.mask)
         old_log_prob = self.policy.distribution(trials.behaviour).log_prob(trials.action)
         targets = _Targets(advantage, returns / value_scale, old_log_prob)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from metarl.agents.learner import MetaBatch
 from metarl.agents.policies.reference import RandomPolicy
 from metarl.cli.main import COMMANDS, main
 from metarl.envs.rollout import collect
@@ -380,7 +381,8 @@ def test_the_meta_iteration_is_what_a_learner_does() -> None:
     distribution, learner = build(config, generator)
     before = learner.state_dict()
     given = {"M": 3, "E": 4, "K": learner.adaptation_steps}
-    names = {**given, "distribution": distribution, "learner": learner, "generator": generator, "collect": collect}
+    names = {**given, "distribution": distribution, "learner": learner, "generator": generator}
+    names |= {"collect": collect, "MetaBatch": MetaBatch}
     exec(snippet("meta-iteration"), names)
     assert any(not torch.equal(before[name], value) for name, value in learner.state_dict().items())
 

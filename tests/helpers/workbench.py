@@ -36,6 +36,7 @@ TINY_OF_ANY_AGENT = (
     "--eval-interval 1 --checkpoint-interval 1 --adaptation-steps 1 --hidden-sizes 8 --num-threads 1 "
     "--normalize-obs off"
 ).split()
+TINY_OF_RL2 = " ".join(TINY_OF_ANY_AGENT).replace("--adaptation-steps 1", "--trial-episodes 2").split()
 TINY = [*TINY_OF_ANY_AGENT, "--outer", "ppo"]
 RUN = "run"
 """Name of the runs that `train` makes."""
@@ -46,7 +47,7 @@ RUN = "run"
 
 def train_arguments(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> list[str]:
     """Command line of a tiny run; later flags win over earlier ones."""
-    tiny = TINY if agent == "maml" else TINY_OF_ANY_AGENT
+    tiny = {"maml": TINY, "rl2": TINY_OF_RL2}.get(agent, TINY_OF_ANY_AGENT)
     return ["train", agent, env, *tiny, "--name", RUN, "--run-dir", str(run_dir), *flags]
 
 

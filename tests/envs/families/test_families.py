@@ -72,7 +72,7 @@ def test_the_same_tasks_and_seed_give_the_same_trajectory(name: str) -> None:
 def test_steps_draw_random_numbers_where_the_family_says_so(name: str) -> None:
     distribution = make_distribution(name)
     env, tasks = distribution.task_env, distribution.sample(NUM_TASKS, "test")
-    state, action = env.initial(rng(), tasks), random_actions(distribution, NUM_TASKS)
+    state, action = env.initial(rng(), tasks), random_actions(distribution, num_tasks_of(tasks))
     before = rng(5).get_state()
     generator = rng(5)
     env.step(state, action, generator, tasks)

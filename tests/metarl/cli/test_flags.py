@@ -132,7 +132,7 @@ def test_each_setting_of_an_agent_is_a_flag_with_its_own_help(agent: str, help_o
         assert f"--{name.replace('_', '-')}" in flags
     words = " ".join(re.sub(r"[│\n]", " ", text).split())
     assert "seed of the initial parameters, the tasks and the rollouts. (default: 0)" in words
-    assert "units of each hidden layer." in words
+    assert "units of each hidden layer" in words
     assert "continue this run exactly where it stopped." in words
 
 
