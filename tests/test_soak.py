@@ -223,7 +223,7 @@ def finish(job: Job, name: str, where: str) -> None:
 
 
 def test_killed_at_any_moment_and_resumed_nothing_differs(place: Path) -> None:
-    """About 6 s a trial on two idle cores: 10 min. Some are killed twice."""
+    """Some are killed twice."""
     killed = 0
     for number in range(TRIALS):
         draw = random.Random(f"kill {SEED} {number}")
@@ -246,7 +246,7 @@ def test_killed_at_any_moment_and_resumed_nothing_differs(place: Path) -> None:
 
 
 def test_stopped_by_a_signal_at_any_moment_and_resumed_nothing_differs(place: Path) -> None:
-    """About 6 s a trial; a third as many."""
+    """A third as many."""
     stopped = 0
     for number in range(max(1, TRIALS * 3 // 10)):
         draw = random.Random(f"signal {SEED} {number}")
@@ -285,7 +285,7 @@ def run_limited(arguments: list[str], limit: Callable[[], None] | None) -> subpr
 
 @pytest.mark.parametrize("name", ["maml", "curriculum", "distill"])
 def test_no_room_for_a_file_loses_nothing_before_it(name: str, place: Path) -> None:
-    """Limits from nothing to the largest file of a run; about 10 s each."""
+    """Limits from nothing to the largest file of a run."""
     wanted = reference(name)
     largest = max(map(len, files_under(Path("work")).values()))
     for number in range(max(2, TRIALS // 20)):
@@ -344,7 +344,7 @@ def small_disk(path: Path, kilobytes: int) -> Any:
 
 @pytest.mark.parametrize("name", ["maml", "compare", "adapt"])
 def test_a_reader_that_leaves_ends_nothing(name: str, place: Path) -> None:
-    """`metarl … | head -1`; about 10 s each."""
+    """`metarl … | head -1`."""
     wanted = reference(name)
     job = begin(name)
     words = " ".join(f"'{word}'" for word in [sys.executable, "-m", "metarl", *job.start])

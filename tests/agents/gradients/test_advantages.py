@@ -138,9 +138,9 @@ def test_baseline_finds_a_return_that_is_linear_in_its_features() -> None:
 
 
 def test_more_features_than_steps_make_no_matrix_of_features() -> None:
-    """2,000 observations in 18 steps: the fit is numpy's, from a matrix of 18 × 18."""
+    """200 observations in 18 steps: the fit is numpy's, from a matrix of 18 × 18."""
     reward = torch.randn(1, 3, 6, generator=seeded(0))
-    obs = torch.randn(1, 3, 6, 2000, generator=seeded(1))
+    obs = torch.randn(1, 3, 6, 200, generator=seeded(1))
     episodes = replace(literal_episodes([0.0], [1.0]), obs=obs, reward=reward, mask=torch.ones_like(reward))
     expected = slow_maml.baseline_values(list(obs[0]), [r.numpy() for r in reward[0]])
     np.testing.assert_allclose(fit_linear_baseline(episodes, reward)[0].numpy(), expected, rtol=1e-6, atol=1e-8)

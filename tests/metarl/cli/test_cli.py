@@ -519,14 +519,14 @@ def test_an_unusable_output_directory_is_said_before_the_work(
 def test_a_batch_that_does_not_fit_is_refused_before_a_run_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(train_arguments(tmp_path / "runs", "--num-tasks", "2000000", "--episodes", "1000")) == 2
+    assert main(train_arguments(tmp_path / "runs", "--num-tasks", "2000", "--episodes", "1000000")) == 2
     error = capsys.readouterr().err
-    assert "num_tasks 2000000 × episodes 1000 × horizon 20 in 2 batches need about" in error
+    assert "num_tasks 2000 × episodes 1000000 × horizon 20 in 2 batches need about" in error
     assert "lower --num-tasks or --episodes" in error
     assert not (tmp_path / "runs").exists()
 
 
 def test_where_the_system_does_not_say_what_is_free_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metarl.evaluation.memory.available_bytes", lambda device: None)
-    config = dataclasses.replace(default_config("maml", "point-navigation/finn"), num_tasks=10**7, device="cpu")
+    config = dataclasses.replace(default_config("maml", "point-navigation/finn"), num_tasks=10, episodes=10**7, device="cpu")
     check_memory(config, *build(config, torch.Generator()))

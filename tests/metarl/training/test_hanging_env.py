@@ -80,7 +80,7 @@ def test_it_is_named_with_its_task(
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_can_be_interrupted(workers: int, tmp_path: Path) -> None:
-    """Two signals, as of somebody who loses patience; about 20 s."""
+    """Two signals, as of somebody who loses patience."""
     root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "metarl", *arguments(tmp_path, workers), "--env-timeout", "0"]
     environment = os.environ | {"PYTHONPATH": str(root)}

@@ -104,7 +104,7 @@ def test_interrupted_final_evaluation_says_that_training_is_done(
 
 @pytest.mark.slow
 def test_closed_standard_output_ends_nothing(tmp_path: Path) -> None:
-    """As `metarl train | head -1` does; about 20 s."""
+    """As `metarl train | head -1` does."""
     command = [sys.executable, "-m", "metarl", *train_arguments(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
