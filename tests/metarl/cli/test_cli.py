@@ -528,5 +528,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_a_run_is_made(
 
 def test_where_the_system_does_not_say_what_is_free_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metarl.evaluation.memory.available_bytes", lambda device: None)
-    config = dataclasses.replace(default_config("maml", "point-navigation/finn"), num_tasks=10, episodes=10**7, device="cpu")
+    config = dataclasses.replace(
+        default_config("maml", "point-navigation/finn"), num_tasks=10, episodes=10**7, device="cpu"
+    )
     check_memory(config, *build(config, torch.Generator()))
