@@ -31,7 +31,8 @@ class Evaluate(TaskSelection):
     Attributes:
         others: further runs, of other seeds.
         task: adapt to this one task instead, num_tasks times: 'goal=0.3,0.2' or a JSON object.
-        out: directory to write evaluation-<split>.json and its figures <figure>-<split>.png to.
+        out: directory to write evaluation-<split>.json and its figures <figure>-<split>.png to; of several runs
+            evaluation-<split>-seeds.json.
     """
 
     others: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
@@ -70,11 +71,13 @@ class Evaluate(TaskSelection):
             "seed": self.seed,
             **pooled.to_json(),
             "intervals_over": scope,
+            "held_out": evaluated[0].held_out,
             "tasks": tasks_to_json(evaluated[0].tasks),
         }
 
         if self.out:
-            label = self.split if not self.task else "task"
+            # Of other data than one run's evaluation: a report of a run reads that one.
+            label = f"{'task' if self.task else self.split}-seeds"
             figure = figure_bytes(adaptation_curve(pooled, title))
             write_atomically(Path(self.out) / figure_file("adaptation", label), figure)
             write_atomically(Path(self.out) / evaluation_file(label), json.dumps(data, indent=1).encode())

@@ -166,7 +166,8 @@ def share_interval(shares: Floats) -> Estimate:
     """A share, such as a success rate, with its 95% interval: Wilson's, of as many trials as the tasks are worth.
 
     Episodes of one task resemble each other: 20 tasks × 20 episodes are not 400 trials. Their variance says how many
-    they are worth, n = p (1 − p) / V. Where all tasks agree on 0 or 1 it says nothing, and each task counts once.
+    they are worth, n = p (1 − p) / V. Where all tasks agree on 0 or 1 it says nothing, and each task counts once; each
+    seed, where the tasks were no sample and there is one number a seed.
 
     Args:
         shares: numbers from 0 to 1, each axis a sample of its own, the last one of tasks.
@@ -176,7 +177,7 @@ def share_interval(shares: Floats) -> Estimate:
     """
     share = float(shares.mean())
     variance = mean_variance(shares)
-    trials = float(shares.shape[-1])
+    trials = float(shares.shape[-1] if shares.shape[-1] > 1 else shares.size)
     quantile = variance.quantile if math.isfinite(variance.degrees_of_freedom) else float(stats.norm.ppf(TAILS[1]))
     if variance.value > 0:
         trials = share * (1 - share) / variance.value

@@ -151,7 +151,7 @@ class RunEvaluation:
             "task": self.task,
             "seed": self.seed,
             **self.evaluation.to_json(),
-            "held_out": self.split not in (None, "train") and not self.distribution.shares_tasks(self.split or ""),
+            "held_out": self.held_out,
             "intervals_over": "episodes" if self._exhaustive else "tasks",
             "tasks": tasks_to_json(self.tasks),
             "returns": self.evaluation.returns.tolist(),
@@ -168,6 +168,11 @@ class RunEvaluation:
         if self.section:
             data[self.section.name] = self.section.to_json()
         return data
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training never draws these tasks."""
+        return self.split not in (None, "train") and not self.distribution.shares_tasks(self.split or "")
 
     @cached_property
     def figures(self) -> dict[str, Figure]:

@@ -212,3 +212,11 @@ def test_a_share_that_all_tasks_agree_on_is_wilsons_of_one_trial_a_task() -> Non
     expected = stats.binomtest(12, 12).proportion_ci(0.95, method="wilson")
     estimate = share_interval(np.ones(12))
     assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_seeds_that_all_succeed_count_as_so_many_trials() -> None:
+    """One number a seed, where the tasks were no sample: five seeds say more than one, and less than certainty."""
+    five = share_interval(np.ones((5, 1)))
+    one = share_interval(np.ones((1, 1)))
+    assert one.low < five.low < 1
+    assert five.high == 1
