@@ -20,9 +20,10 @@ def adaptation_curves(comparison: Comparison) -> Figure:
         _draw_curve(axes, curve, colour)
 
     # A logarithmic axis has no 0, where every curve starts: it is linear up to the first point of any curve.
-    first_step = min(curve.env_steps[1] for curve in comparison.curves if len(curve.env_steps) > 1)
-    axes.set_xscale("symlog", linthresh=first_step, linscale=0.4)
-    axes.set_xlim(left=0)
+    first_steps = [curve.env_steps[1] for curve in comparison.curves if len(curve.env_steps) > 1]
+    if first_steps:
+        axes.set_xscale("symlog", linthresh=min(first_steps), linscale=0.4)
+        axes.set_xlim(left=0)
     _hide_collapses(axes, comparison)
 
     axes.set(xlabel="environment steps on the new task", ylabel="return")

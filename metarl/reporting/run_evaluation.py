@@ -133,8 +133,9 @@ class RunEvaluation:
     def title(self) -> str:
         """Agent, environment and what was evaluated."""
         config = self.run.config
-        kind = "episodes a step" if self.pooled else "trials each"
-        episodes = f"{self.evaluation.episodes_per_step} {kind}"
+        count = self.evaluation.episodes_per_step
+        separate = "trial each" if count == 1 else "trials each"
+        episodes = f"{count} {'episodes a step' if self.pooled else separate}"
         return f"{config.agent} on {env_label(config.env)}: {self.which_tasks}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from metarl.comparison import plots
 from metarl.comparison.comparison import Comparison
 from metarl.comparison.report import headlines, table, write
 from metarl.evaluation.statistics import Curve, Kind
@@ -229,3 +230,11 @@ def test_every_set_of_agents_can_be_drawn(others: tuple[Curve, ...], tmp_path: P
     write(comparison, tmp_path)
     Console(record=True).print(table(comparison))
     headlines(comparison)
+
+
+def test_agents_with_one_point_each_are_drawn_as_lines() -> None:
+    """A memory learner with trials of one episode, beside a reference: nothing lies on the axis of steps."""
+    subject = make_curve("rl2", "meta-learner", [6.0], [0], before=90_000)
+    comparison = Comparison("env/name", "test", NUM_TASKS, BUDGET, [subject, RANDOM], {"runs": ["runs/a"]})
+    axes = plots.adaptation_curves(comparison).axes[0]
+    assert [np.asarray(line.get_ydata())[0] for line in axes.lines] == pytest.approx([6.0, -60.0])
