@@ -335,9 +335,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_a_limit_needs_bounds(arm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)  # another test may have left one
     monkeypatch.setattr(arm, "action_space", type(arm.action_space)(-np.inf, np.inf, (2,)))
     with pytest.raises((UserError, ValueError), match="action_limit needs actions with finite bounds"):
         metarl.load(RUN).adapt(arm(), action_limit=0.5)
     assert arm.episodes == 0
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
     assert not os.path.exists("fails_in")
