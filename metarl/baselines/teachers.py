@@ -99,7 +99,7 @@ def check_teachers_memory(config: TrainConfig, distribution: TaskDistribution) -
     policy = make_policy(distribution.observation_space, distribution.action_space, network)
     # Each has an own policy, and its last episodes are kept until all are made.
     needed = parameter_bytes(policy.num_parameters, learner.num_teachers)
-    needed += episode_bytes(policy, distribution, learner.num_teachers * config.episodes)
+    needed += episode_bytes(distribution, learner.num_teachers * config.episodes)
     what = f"num_teachers {learner.num_teachers} × episodes {config.episodes} × horizon {distribution.horizon}"
     require_memory(needed, what, "--num-teachers or --episodes", config.device)
 

@@ -219,7 +219,7 @@ def _require_memory_of_iteration(workload: Workload) -> None:
     policy = MLPPolicy(distribution.observation_space, distribution.action_space, network)
 
     batches = 2  # support and query
-    needed = episode_bytes(policy, distribution, batches * workload.num_tasks * workload.episodes)
+    needed = episode_bytes(distribution, batches * workload.num_tasks * workload.episodes)
     needed += parameter_bytes(policy.num_parameters, workload.num_tasks)
     what = f"num_tasks {workload.num_tasks} × episodes {workload.episodes} × horizon {distribution.horizon}"
     what += f" with hidden_size {workload.hidden_size}"

@@ -15,7 +15,7 @@ from metarl.envs.task_space import Task, num_tasks_of, tasks_to_json
 from metarl.errors import UserError, require_at_least
 from metarl.evaluation.adaptation import rollout_generator
 from metarl.evaluation.evaluation import summarize
-from metarl.evaluation.memory import episode_bytes, require_memory
+from metarl.evaluation.memory import require_memory_of_evaluation
 from metarl.rendering.captions import return_text, task_text
 from metarl.rendering.draw import (
     Pace,
@@ -104,7 +104,7 @@ class Render(TaskSelection):
         tasks = self._tasks(distribution, generator)
         steps, episodes = self._budget(config, learner)
         title = _title(config)
-        _check_memory(num_tasks_of(tasks), episodes, steps, distribution, learner, "--episodes or --steps")
+        require_memory_of_evaluation(distribution, num_tasks_of(tasks), episodes, steps, "--episodes or --steps")
         adaptation = (distribution, learner, tasks, steps, episodes, generator)
 
         if is_still(self.out) and has_plane(distribution):
@@ -128,7 +128,7 @@ class Render(TaskSelection):
         grid = task_grid(distribution, self.over, fixed, self.grid)
         steps, episodes = self._budget(config, learner)
         num_tasks = num_tasks_of(grid.tasks)
-        _check_memory(num_tasks, episodes, steps, distribution, learner, "--grid, --episodes or --steps")
+        require_memory_of_evaluation(distribution, num_tasks, episodes, steps, "--grid, --episodes or --steps")
 
         title = f"{_title(config)}: return over the task space, {episodes} episodes a step"
         heat = draw_heat_map(self.out, title, distribution, learner, grid, steps, episodes, generator)
@@ -159,19 +159,6 @@ class Render(TaskSelection):
 
 def _title(config: TrainConfig) -> str:
     return f"{config.agent} on {env_label(config.env)}"
-
-
-def _check_memory(
-    num_tasks: int, episodes: int, steps: int, distribution: TaskDistribution, learner: Learner, lower: str
-) -> None:
-    """Refuse a picture whose episodes do not fit into the memory that is free.
-
-    Raises:
-        UserError: names the size and what to lower.
-    """
-    # The episodes of all steps, k = 0 … K, are kept until the picture is drawn.
-    kept = episode_bytes(learner.policy, distribution, (steps + 1) * num_tasks * episodes)
-    require_memory(kept, f"{num_tasks} tasks × {episodes} episodes in {steps + 1} batches", lower)
 
 
 def _weakest(heat: HeatMap, distribution: TaskDistribution) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metarl.agents.policies.cnn import make_policy
-from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.registry import AGENTS, find_agent, is_agent
 from metarl.baselines.teachers import can_teach
 from metarl.comparison.config import DEFAULT_BASELINES, NONE, PRETRAINED, REFERENCES, SB3_BASELINES, CompareConfig
@@ -17,7 +15,7 @@ from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import UserError, unknown
-from metarl.evaluation.memory import FLOAT, episode_bytes, require_memory
+from metarl.evaluation.memory import FLOAT, require_memory, require_memory_of_evaluation
 from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
@@ -149,15 +147,9 @@ def _check_memory(config: CompareConfig, subject: RunDirectory, distribution: Ta
     Raises:
         UserError: names their size and what to lower.
     """
-    settings = getattr(subject.config.learner, "policy", None)
-    if not isinstance(settings, PolicyConfig):
-        return
-    policy = make_policy(distribution.observation_space, distribution.action_space, settings)
-    batches = (getattr(subject.config.learner, "adaptation_steps", 1) if config.steps is None else config.steps) + 1
-    kept = batches * config.tasks_compared * config.episodes
-    what = f"num_tasks {config.tasks_compared} × episodes {config.episodes} × horizon {distribution.horizon}"
-    needed = episode_bytes(policy, distribution, kept)
-    require_memory(needed, f"{what} in {batches} batches", "--num-tasks, --episodes or --steps", device)
+    steps = getattr(subject.config.learner, "adaptation_steps", 1) if config.steps is None else config.steps
+    lower = "--num-tasks, --episodes or --steps"
+    require_memory_of_evaluation(distribution, config.tasks_compared, config.episodes, steps, lower, device)
 
 
 # ---------------------------------------------------------------------- runs

@@ -197,7 +197,7 @@ class MetaPolicy:
         Raises:
             UserError: names its size and what to lower.
         """
-        needed = episode_bytes(self._learner.policy, self._distribution, budget.total_episodes)
+        needed = episode_bytes(self._distribution, budget.total_episodes)
         what = f"{budget.total_episodes} episodes × horizon {self._distribution.horizon}"
         require_memory(needed, what, "--episodes, --measure-episodes or --steps", self._device)
 

@@ -5,13 +5,10 @@ An allocator that fails does so late, with a message that names no flag, or the 
 
 import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
-from torch import Tensor
 
 from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_distribution import TaskDistribution
@@ -47,12 +44,42 @@ def require_memory(needed: int, what: str, lower: str, device: torch.device | st
         )
 
 
-def episode_bytes(policy: Any, distribution: TaskDistribution, num_episodes: int) -> int:
+def require_memory_of_evaluation(
+    distribution: TaskDistribution,
+    num_tasks: int,
+    episodes: int,
+    steps: int,
+    lower: str,
+    device: torch.device | str = "cpu",
+    name: str = "num_tasks",
+    besides: int = 0,
+) -> None:
+    """Find out that the episodes after k = 0 … K adaptation steps, which are all kept, fit into the memory.
+
+    Args:
+        distribution: what the tasks come from.
+        num_tasks: M.
+        episodes: E.
+        steps: K.
+        lower: see `require_memory`.
+        device: where.
+        name: the flag that says how many tasks.
+        besides: bytes of what else is kept.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    batches = steps + 1
+    needed = episode_bytes(distribution, batches * num_tasks * episodes) + besides
+    what = f"{name} {num_tasks} × episodes {episodes} × horizon {distribution.horizon} in {batches} batches"
+    require_memory(needed, what, lower, device)
+
+
+def episode_bytes(distribution: TaskDistribution, num_episodes: int) -> int:
     """Bytes of episodes while they are collected.
 
     Args:
-        policy: acts in them; says how large its distribution of actions is.
-        distribution: says how large observations are, and how long the episodes.
+        distribution: says how large observations and actions are, and how long the episodes.
         num_episodes: tasks × episodes, of all batches that are kept at a time.
     """
     obs_size = math.prod(distribution.observation_space.shape)
@@ -84,11 +111,6 @@ def environment_bytes(distribution: TaskDistribution, num_envs: int) -> int:
     task_size = sum(math.prod(one.shape) for one in distribution.train.values())
     # A state is about as large as what is observed of it; a step makes the next one beside it.
     return 2 * FLOAT * num_envs * (2 * obs_size + action_size + task_size + 3)
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of tensors that are there."""
-    return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
 def available_bytes(device: torch.device) -> int | None:

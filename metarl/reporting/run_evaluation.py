@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from metarl.agents.distillation import Distillation
-from metarl.agents.learner import Learner, Section
+from metarl.agents.learner import Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
 from metarl.envs.registry import env_label
@@ -26,7 +26,7 @@ from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
 from metarl.evaluation.intervals import Estimate
-from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_memory
+from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
 from metarl.evaluation.statistics import mean_estimate, normalized
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
@@ -254,7 +254,10 @@ def evaluate_run(
     steps = learner.adaptation_steps if steps is None else steps
     episodes = episodes or run.config.episodes
 
-    _require_memory(learner, distribution, num_tasks, steps, episodes, device)
+    # Kept beside the episodes are the policies that the interpretation compares.
+    policies = parameter_bytes(getattr(learner.policy, "num_parameters", 0), (steps + 1) * num_tasks)
+    lower = "--num-tasks, --episodes or --steps"
+    require_memory_of_evaluation(distribution, num_tasks, episodes, steps, lower, generator.device, besides=policies)
     tasks = _tasks(distribution, split, task, num_tasks, generator)
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
     return RunEvaluation(
@@ -272,21 +275,6 @@ def evaluate_run(
         section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
         references=_references(distribution, tasks, episodes, resolve_device(device), seed),
     )
-
-
-def _require_memory(
-    learner: Learner, distribution: TaskDistribution, num_tasks: int, steps: int, episodes: int, device: str
-) -> None:
-    """Refuse an evaluation that does not fit, before the first step.
-
-    Raises:
-        UserError: names its size and what to lower.
-    """
-    # Kept are the episodes of all k = 0 … K, and the policies that the interpretation compares.
-    needed = episode_bytes(learner.policy, distribution, (steps + 1) * num_tasks * episodes)
-    needed += parameter_bytes(getattr(learner.policy, "num_parameters", 0), (steps + 1) * num_tasks)
-    what = f"num_tasks {num_tasks} × episodes {episodes} × horizon {distribution.horizon} in {steps + 1} batches"
-    require_memory(needed, what, "--num-tasks, --episodes or --steps", resolve_device(device))
 
 
 def _references(

@@ -15,7 +15,13 @@ from metarl.agents.maml import MAMLConfig
 from metarl.agents.policies.observations import GRID
 from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.evaluation.memory import COPIES_OF_EPISODES, FLOAT, episode_bytes, require_memory
+from metarl.evaluation.memory import (
+    COPIES_OF_EPISODES,
+    FLOAT,
+    episode_bytes,
+    require_memory,
+    require_memory_of_evaluation,
+)
 from metarl.run.config import TrainConfig
 
 _M_TRIM_THRESHOLD = -1
@@ -59,14 +65,11 @@ def check_memory(config: TrainConfig, distribution: TaskDistribution, learner: L
         needed, f"{_batch(config, distribution)} in {batches} batches", "--num-tasks or --episodes", config.device
     )
 
-    # All batches of an evaluation are kept, since they are what is measured.
-    batches = learner.adaptation_steps + 1
     for name in ("eval_tasks", "test_tasks"):
+        lower = f"--{name.replace('_', '-')} or --episodes"
         num_tasks = getattr(config, name)
-        kept = episode_bytes(learner.policy, distribution, batches * num_tasks * config.episodes)
-        flag = f"--{name.replace('_', '-')}"
-        what = f"{name} {num_tasks} × episodes {config.episodes} × horizon {distribution.horizon} in {batches} batches"
-        require_memory(kept, what, f"{flag} or --episodes", config.device)
+        steps = learner.adaptation_steps
+        require_memory_of_evaluation(distribution, num_tasks, config.episodes, steps, lower, config.device, name)
 
 
 def out_of_memory(config: TrainConfig, distribution: TaskDistribution) -> str:
@@ -90,7 +93,7 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     own = dataclasses.replace(config, num_tasks=num_tasks)
     batches = learner.sampling.batches
     steps = num_tasks * config.episodes * distribution.horizon
-    one_batch = episode_bytes(learner.policy, distribution, num_tasks * config.episodes) // COPIES_OF_EPISODES
+    one_batch = episode_bytes(distribution, num_tasks * config.episodes) // COPIES_OF_EPISODES
 
     size = distribution.observation_space.shape[0]
     derived = 3  # advantage, weight, log-probability

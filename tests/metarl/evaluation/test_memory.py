@@ -11,7 +11,7 @@ from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.errors import EXIT_BAD_INPUT, UserError
-from metarl.evaluation.memory import COPIES_OF_EPISODES, episode_bytes, parameter_bytes, require_memory, tensor_bytes
+from metarl.evaluation.memory import COPIES_OF_EPISODES, episode_bytes, parameter_bytes, require_memory
 from tests.helpers.workbench import ENV, RUN, complaint, files_under, train_arguments
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
@@ -61,9 +61,9 @@ def test_the_estimate_is_what_episodes_take() -> None:
     policy = MLPPolicy(distribution.observation_space, distribution.action_space)
     env = distribution.bind(distribution.sample(3, "train", generator), 5)
     episodes: Episodes = collect(env, policy, policy.init(generator), generator)
-    stored = tensor_bytes({name: leaf for name, leaf in vars(episodes).items() if isinstance(leaf, torch.Tensor)})
-    stored += tensor_bytes(episodes.behaviour)
-    assert stored < episode_bytes(policy, distribution, 15) / COPIES_OF_EPISODES < 2 * stored
+    tensors = [leaf for leaf in vars(episodes).values() if isinstance(leaf, torch.Tensor)]
+    stored = sum(leaf.numel() * leaf.element_size() for leaf in [*tensors, *episodes.behaviour.values()])
+    assert stored < episode_bytes(distribution, 15) / COPIES_OF_EPISODES < 2 * stored
 
 
 def test_the_estimate_of_a_network_counts_its_parameters() -> None:
