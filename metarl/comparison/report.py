@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
@@ -17,6 +16,9 @@ from metarl.evaluation.plots import figure_bytes
 from metarl.run.files import write_atomically
 
 TENSORBOARD = "tensorboard"
+
+DECIMALS = ".2f"
+"""How the numbers of the headlines are written."""
 
 
 def table(comparison: Comparison) -> Table:
@@ -89,7 +91,7 @@ def headlines(comparison: Comparison) -> list[str]:
     pairs = [_pairwise_line(pair, comparison.equal_env_steps) for pair in comparison.pairwise_comparisons]
 
     worst = [
-        f"{summary.curve.label} {_interval(summary.final_worst)}"
+        f"{summary.curve.label} {summary.final_worst.text(DECIMALS)}"
         for summary in comparison.summaries
         if summary.curve.kind != "reference" and summary.final_worst is not None
     ]
@@ -98,7 +100,7 @@ def headlines(comparison: Comparison) -> list[str]:
         lines.append(f"mean of the worst tenth of the tasks at the end: {', '.join(worst)}")
 
     lost = [
-        f"{summary.curve.label} {_interval(summary.lost)}"
+        f"{summary.curve.label} {summary.lost.text(DECIMALS)}"
         for summary in comparison.summaries
         if summary.curve.kind != "reference" and summary.lost is not None
     ]
@@ -122,7 +124,8 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
 
     for name, content in files.items():
         write_atomically(directory / name, content)
-    _write_events(comparison, figures, directory / TENSORBOARD)
+    pictures = {stem: files[f"{stem}.png"] for stem in figures}
+    _write_events(comparison, pictures, directory / TENSORBOARD)
     return [directory / name for name in files]
 
 
@@ -168,13 +171,9 @@ def _pairwise_line(pair: PairwiseComparison, steps: float) -> str:
     reason = f"; no verdict: {pair.no_verdict_because}" if pair.no_verdict_because else ""
 
     return (
-        f"{both} at {steps:,.0f} steps on a task: difference {_interval(pair.difference)}, better on a task with "
-        f"probability {_interval(pair.probability)}{reason}"
+        f"{both} at {steps:,.0f} steps on a task: difference {pair.difference.text(DECIMALS)}, better on a task with "
+        f"probability {pair.probability.text(DECIMALS)}{reason}"
     )
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _two_lines(estimate: Estimate) -> str:
@@ -194,9 +193,11 @@ def _csv(comparison: Comparison) -> bytes:
     return buffer.getvalue().encode()
 
 
-def _write_events(comparison: Comparison, figures: dict[str, Figure], directory: Path) -> None:
+def _write_events(comparison: Comparison, pictures: dict[str, bytes], directory: Path) -> None:
     """TensorBoard: a run per agent with its curve, and one with the table and the figures; in place of earlier ones."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
+
+    from metarl.training.tensorboard import add_picture
 
     for old in directory.glob("*/events.*"):
         old.unlink()
@@ -210,6 +211,6 @@ def _write_events(comparison: Comparison, figures: dict[str, Figure], directory:
                 writer.add_scalar("comparison/return", mean, round(env_steps))
 
     with SummaryWriter(str(directory / "figures")) as writer:
-        for name, figure in figures.items():
-            writer.add_figure(f"comparison/{name}", figure)
+        for name, picture in pictures.items():
+            add_picture(writer, f"comparison/{name}", picture)
         writer.add_text("comparison/headlines", "\n\n".join(headlines(comparison)))

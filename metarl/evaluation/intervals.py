@@ -42,6 +42,10 @@ class Estimate:
     low: float
     high: float
 
+    def text(self, spec: str) -> str:
+        """The value with its interval in brackets, each number by a format specification such as ".2f"."""
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
 
 class Variance(NamedTuple):
     """How much a mean would vary over other samples.
@@ -166,8 +170,8 @@ def share_interval(shares: Floats) -> Estimate:
     """A share, such as a success rate, with its 95% interval: Wilson's, of as many trials as the tasks are worth.
 
     Episodes of one task resemble each other: 20 tasks × 20 episodes are not 400 trials. Their variance says how many
-    they are worth, n = p (1 − p) / V. Where all tasks agree on 0 or 1 it says nothing, and each task counts once; each
-    seed, where the tasks were no sample and there is one number a seed.
+    they are worth, n = p (1 − p) / V. Where all agree on 0 or 1 it says nothing, and each task counts once, or each
+    seed where the tasks were not sampled.
 
     Args:
         shares: numbers from 0 to 1, each axis a sample of its own, the last one of tasks.
@@ -177,7 +181,8 @@ def share_interval(shares: Floats) -> Estimate:
     """
     share = float(shares.mean())
     variance = mean_variance(shares)
-    trials = float(shares.shape[-1] if shares.shape[-1] > 1 else shares.size)
+    sampled = [size for size in shares.shape if size > 1]
+    trials = float(sampled[-1]) if sampled else 1.0
     quantile = variance.quantile if math.isfinite(variance.degrees_of_freedom) else float(stats.norm.ppf(TAILS[1]))
     if variance.value > 0:
         trials = share * (1 - share) / variance.value

@@ -122,11 +122,11 @@ class RunEvaluation:
             lines.append(f"{self.which_tasks}: each is evaluated once; intervals are over episodes on these tasks")
             lines += _by_task(self.tasks, self.evaluation)
         if self.score is not None:
-            lines.append(f"score after adaptation: {_interval(self.score, 3)} (0 = random, 1 = oracle)")
+            lines.append(f"score after adaptation: {self.score.text(',.3f')} (0 = random, 1 = oracle)")
         if self.lost is not None:
             episodes = (len(self.batches) - 1) * self.evaluation.episodes_informing
             what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
-            lines.append(f"{what}: {_interval(self.lost, 1)}")
+            lines.append(f"{what}: {self.lost.text(',.1f')}")
         return lines
 
     @property
@@ -297,10 +297,6 @@ def _by_task(tasks: Task, evaluation: Evaluation) -> list[str]:
         f"  {task_text(select_tasks(tasks, number))}: {first[number]:.2f} → {last[number]:.2f}"
         for number in range(num_tasks_of(tasks))
     ]
-
-
-def _interval(estimate: Estimate, digits: int) -> str:
-    return f"{estimate.value:,.{digits}f} [{estimate.low:,.{digits}f}, {estimate.high:,.{digits}f}]"
 
 
 def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:
