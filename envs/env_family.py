@@ -1,5 +1,6 @@
 """EnvFamily: what a TaskDistribution needs of environments, whether they are written in torch or not."""
 
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,3 +125,14 @@ class EnvFamily:
     def plane_goal(self, tasks: Task) -> Tensor | None:
         """Goal in the plane, (M, 2), for figures of trajectories; None where there is none."""
         return None
+
+
+def require_horizon(env: EnvFamily) -> None:
+    """Refuse an environment family whose episodes have no length.
+
+    Raises:
+        ValueError: its horizon is missing, or no whole number of at least 1.
+    """
+    horizon = getattr(env, "horizon", None)
+    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or horizon < 1:
+        raise ValueError(f"{type(env).__name__}.horizon must be a whole number of at least 1, got {horizon!r}")

@@ -4,14 +4,13 @@ import copy
 import json
 import math
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any, Self
 
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl.envs.env_family import EnvFamily
+from metarl.envs.env_family import EnvFamily, require_horizon
 from metarl.envs.rollout import BatchedEnv
 from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_env import TaskEnv
@@ -68,7 +67,7 @@ class TaskDistribution:
             if unknown:
                 raise ValueError(f"{split} ranges name {sorted(unknown)}, but the task parameters are {sorted(train)}")
 
-        _check_horizon(env)
+        require_horizon(env)
         self.env = env
         self.train = dict(train)
         self.ood = dict(ood or {})
@@ -277,17 +276,6 @@ def _first_of_each(tasks: Task) -> list[int]:
     for index, row in enumerate(rows):
         first.setdefault(row.tobytes(), index)
     return list(first.values())
-
-
-def _check_horizon(env: EnvFamily) -> None:
-    """Refuse a family whose episodes have no length.
-
-    Raises:
-        ValueError: its horizon is missing, or no whole number of at least 1.
-    """
-    horizon = getattr(env, "horizon", None)
-    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or horizon < 1:
-        raise ValueError(f"{type(env).__name__}.horizon must be a whole number of at least 1, got {horizon!r}")
 
 
 def _parse_task_text(text: str) -> dict[str, Any]:

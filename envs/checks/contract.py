@@ -5,7 +5,6 @@ A tensor of another shape is seldom an error in torch: it is broadcast, and trai
 
 import copy
 from collections.abc import Iterator, Mapping
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 
-from metarl.envs.env_family import EnvFamily
+from metarl.envs.env_family import EnvFamily, require_horizon
 from metarl.envs.external.worker_pool import reason_of
 from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
@@ -33,9 +32,10 @@ def check_spaces(env: EnvFamily) -> None:
         ContractError: names the attribute, its value and what is allowed.
     """
     label = type(env).__name__
-    horizon = getattr(env, "horizon", None)
-    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or horizon < 1:
-        raise ContractError(f"{label}.horizon must be a whole number of at least 1, got {horizon!r}")
+    try:
+        require_horizon(env)
+    except ValueError as error:
+        raise ContractError(str(error)) from None
 
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), Space):
