@@ -17,6 +17,7 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from metarl.envs.external.worker_pool import UnfitEnvError
 
 _WARNED: dict[Any, Any] = {}
+"""Warnings given so far, kept by Python's own module."""
 
 _NUMBERS = (Box, Discrete, MultiDiscrete, MultiBinary)
 
@@ -156,6 +157,11 @@ def require_same_spaces(
 # Wrappers
 
 
+def warn_once(text: str) -> None:
+    """Warn without a line of source below it; the same text only once."""
+    warnings.warn_explicit(text, UserWarning, "metarl", 0, registry=_WARNED)
+
+
 def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> None:
     """Refuse a wrapper that normalises observations by statistics of what it has seen; warn of one for rewards.
 
@@ -180,10 +186,8 @@ def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> N
             )
         # Workers would say the same once more each.
         if isinstance(inner, NormalizeReward) and changes and multiprocessing.parent_process() is None:
-            text = (
+            warn_once(
                 f"{label}: {name} divides rewards by a running statistic: returns are in units that drift, and "
                 "cannot be compared between runs"
             )
-            # Without a line of source below it, and once for each environment.
-            warnings.warn_explicit(text, UserWarning, "metarl", 0, registry=_WARNED)
         inner = inner.env

@@ -1,9 +1,7 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
 import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +11,7 @@ from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.observations import ObservationNormalizer
 from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
+from metarl.envs.external.env_check import warn_once
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.external.user_code import user_sources
@@ -32,9 +31,6 @@ OBSERVATION_FILE = "observation_space.json"
 
 SOURCES = "source"
 """In a run of a user's own environment: the source files that it was trained with."""
-
-_WARNED: dict[Any, Any] = {}
-"""Warnings given so far, kept by Python's own module."""
 
 
 def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, Learner]:
@@ -199,12 +195,12 @@ def keep_sources(run: RunDirectory, distribution: TaskDistribution) -> None:
 def warn_of_changed_sources(run: RunDirectory, distribution: TaskDistribution) -> None:
     """Warn of each of the user's source files that is another one than the run was trained with."""
     kept = run.path / SOURCES
+    if not kept.is_dir():
+        return
     for name, file in user_sources(distribution).items():
         copy = kept / name
         if copy.is_file() and copy.read_bytes() != file.read_bytes():
-            text = f"{file} has changed since {run.path} was trained; what it was trained with is kept as {copy}"
-            # Without a line of source below it, and once for each file.
-            warnings.warn_explicit(text, UserWarning, "metarl", 0, registry=_WARNED)
+            warn_once(f"{file} has changed since {run.path} was trained; what it was trained with is kept as {copy}")
 
 
 def learner_state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
