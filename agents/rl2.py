@@ -353,10 +353,10 @@ class RL2(Learner):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """See Learner.load_state_dict."""
-        missing = {"rewards", REWARD_SCALE} - state.keys()
+        own = {"rewards", REWARD_SCALE}
+        missing = own - state.keys()
         if missing:
             raise ValueError(f"the state is not this learner's: {', '.join(sorted(missing))} missing")
-        own = ("rewards", REWARD_SCALE)
         self.optimizer.load_state_dict({name: leaf for name, leaf in state.items() if name not in own})
         self._rewards = state["rewards"].cpu().clone()
         self._reward_scale = state[REWARD_SCALE].to(self._reward_scale.device, copy=True)

@@ -241,7 +241,7 @@ def _train_teachers(run: RunDirectory, distribution: TaskDistribution) -> tuple[
 
 def total_training_env_steps(run: RunDirectory) -> int:
     """Environment steps of a run's training, and for a distilled one of the training of its teachers' run as well."""
-    own = run.training_env_steps()
+    own = run.last_progress().env_steps
     if isinstance(run.config.learner, DistillationConfig):
         return own + read_summary(run).training_env_steps
     return own

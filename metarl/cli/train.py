@@ -205,7 +205,7 @@ def _check_start(start: RunDirectory, config: TrainConfig, learner: Learner) -> 
         does = "normalises" if normalized else "does not normalise"
         raise UserError(f"{start.path} {does} observations, and its policy needs the same: leave --normalize-obs out")
 
-    spent = start.training_env_steps()
+    spent = start.last_progress().env_steps
     if 0 < config.max_env_steps <= spent:
         raise UserError(
             f"max_env_steps must be above the {spent:,} environment steps that {start.path} took, which count as this "

@@ -37,7 +37,7 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
     """Adaptation of meta-trained runs, one for each seed."""
     measurements = [_measure_run(plan, directory, label, run) for run in runs]
     spent = [total_training_env_steps(run) for run in runs]
-    validation = [run.validation_env_steps() for run in runs]
+    validation = [run.last_progress().evaluation_env_steps for run in runs]
     training, chosen = round(float(np.mean(spent))), round(float(np.mean(validation)))
     return make_curve(label, "meta-learner", training, measurements, validation_env_steps=chosen)
 

@@ -126,7 +126,7 @@ def make_plan(config: CompareConfig) -> Plan:
 
     # A fair comparison gives each baseline what the subject had.
     share = QUICK_TRAINING_SHARE if config.quick else 1.0
-    training_env_steps = max(1, round(runs[0].training_env_steps() * share))
+    training_env_steps = max(1, round(runs[0].last_progress().env_steps * share))
     return Plan(
         config=config,
         device=device,

@@ -37,7 +37,7 @@ import torch
 from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file, modules_named_by
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, LAST, CheckpointStore, read_checkpoint
+from metarl.run.checkpoint import BEST, LAST, CheckpointStore, Progress, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.device import resolve_device
 from metarl.run.files import (
@@ -326,32 +326,23 @@ class RunDirectory:
         path = self.path / METADATA_FILE
         return typing.cast(Metadata, read_json(path, Metadata)) if path.exists() else Metadata()
 
-    def training_env_steps(self) -> int:
-        """Environment steps of the whole training.
+    def last_progress(self) -> Progress:
+        """How far training came.
+
+        A run that was published may hold only its best policy: then the rows of its metrics say how many steps it took.
 
         Raises:
             CheckpointError, UserError: what the run holds cannot be read.
-        """
-        return self._counted("env_steps")
-
-    def validation_env_steps(self) -> int:
-        """Environment steps that choosing the best checkpoint took, besides those of training.
-
-        Raises:
-            CheckpointError, UserError: what the run holds cannot be read.
-        """
-        return self._counted("evaluation_env_steps")
-
-    def _counted(self, what: str) -> int:
-        """A count of the progress at the end of training.
-
-        A run that was published may hold only its best policy: then the rows of its metrics say how long it trained.
         """
         if self.checkpoints.iterations():
-            return int(getattr(self.checkpoints.load(LAST).progress, what))
+            return self.checkpoints.load(LAST).progress
+
+        best = self.checkpoints.load(BEST).progress
         rows = self.read_metrics()
-        best = int(getattr(self.checkpoints.load(BEST).progress, what))
-        return max(best, int(rows[-1][what])) if rows else best
+        if not rows:
+            return best
+        counts = {name: max(getattr(best, name), rows[-1][name]) for name in ("env_steps", "evaluation_env_steps")}
+        return dataclasses.replace(best, **counts)
 
     def rewind_metrics(self, iteration: int) -> None:
         """Delete the rows after an iteration, because training writes them again."""

@@ -131,9 +131,8 @@ class Trainer:
         """
         best = start.checkpoints.load(BEST)
         restore_learner(self.learner, best, start.checkpoints.path(BEST))
-        self.progress = Progress(
-            env_steps=start.training_env_steps(), evaluation_env_steps=start.validation_env_steps()
-        )
+        spent = start.last_progress()
+        self.progress = Progress(env_steps=spent.env_steps, evaluation_env_steps=spent.evaluation_env_steps)
 
     # ------------------------------------------------------------------ what a learner may ask for (Lab)
 
