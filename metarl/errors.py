@@ -7,6 +7,7 @@ is done and leave. Training takes it over while it iterates (`metarl/training/st
 """
 
 import contextlib
+import math
 import os
 import signal
 import sysconfig
@@ -79,6 +80,18 @@ def require_at_least(config: object, **least: int) -> None:
         value = getattr(config, name)
         if value is not None and value < bound:
             raise UserError(f"{name} must be at least {bound}, got {value}")
+
+
+def require_seconds(field: str, value: float) -> None:
+    """Check that a length of time is finite and not negative.
+
+    Raises:
+        UserError: names the field.
+    """
+    if not math.isfinite(value):
+        raise UserError(f"{field} must be finite, got {value}")
+    if value < 0:
+        raise UserError(f"{field} must not be negative, got {value}")
 
 
 @contextlib.contextmanager

@@ -28,12 +28,13 @@ from tests.helpers.workbench import (
     ENV,
     RUN,
     Moment,
-    curves_of,
     files_under,
     final_evaluation_of,
+    layouts_of,
     metrics_of,
     run_with_signal,
     same_tensors,
+    shown_of,
     train_arguments,
 )
 
@@ -105,7 +106,8 @@ def training(agent: str, *flags: str, env: str = ENV) -> Job:
             "iterations": {name: one.progress.iteration for name, one in checkpoints.items()},
             "env_steps": {name: one.progress.env_steps for name, one in checkpoints.items()},
             "metrics": metrics_of(run),
-            "curves": curves_of(run),
+            "shown": shown_of(run),
+            "layouts": layouts_of(run),
             "evaluation": final_evaluation_of(run),
         }
 
@@ -154,6 +156,7 @@ JOBS: dict[str, Callable[[], Job]] = {
     "maml trpo": lambda: training("maml", "--outer", "trpo", "--adaptation-steps", "2"),
     "reptile": lambda: training("reptile"),
     "multitask": lambda: training("multitask"),
+    "rl2": lambda: training("rl2"),
     "curriculum": lambda: training("maml", "--curriculum", "learning-progress", "--curriculum-buffer", "4"),
     "external": lambda: training("maml", env="external.yaml"),
     "distill": lambda: training("distill", "--teacher", str(Path("runs") / RUN), "--num-teachers", "2"),

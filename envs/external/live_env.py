@@ -18,7 +18,7 @@ from metarl.envs.external.env_check import (
     require_observation,
     same_layout,
 )
-from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line, reason_of, success_of
+from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line, reason_of, success_of, time_limit
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, PolicySpace
 from metarl.envs.spaces.observation import flatten_observation
 
@@ -43,6 +43,7 @@ class LiveEnv:
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
         action_limit: share of the range of actions that may be used, as in `limits_of`.
         action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
+        timeout: seconds that a step or a reset may take; one that takes longer has failed; 0 = unlimited.
 
     Attributes:
         horizon: H.
@@ -68,6 +69,7 @@ class LiveEnv:
         allow_running_statistics: bool = False,
         action_limit: float = 1.0,
         action_scale: float = DEFAULT_SCALE,
+        timeout: float = 0.0,
     ) -> None:
         if not allow_running_statistics:
             require_no_running_statistics(env, label)
@@ -78,6 +80,7 @@ class LiveEnv:
         self.env = env
         self.horizon = horizon
         self.label = label
+        self._timeout = timeout
         self._action_map = ActionMap.between(action_space, env.action_space, action_scale)
         self._limits = limits_of(env.action_space, action_limit)
 
@@ -91,7 +94,8 @@ class LiveEnv:
         self._device = generator.device
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         try:
-            obs, _ = self.env.reset(seed=seed)
+            with time_limit(self._timeout):
+                obs, _ = self.env.reset(seed=seed)
             self._obs = self._flatten(obs)
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
@@ -111,7 +115,8 @@ class LiveEnv:
             native = self._action_map.one(action)
             if self._limits:
                 native = np.clip(native, *self._limits)
-            obs, value, terminated, truncated, info = self.env.step(native)
+            with time_limit(self._timeout):
+                obs, value, terminated, truncated, info = self.env.step(native)
             self._obs = self._flatten(obs)
             reward = float(value)
             if not math.isfinite(reward):

@@ -261,7 +261,7 @@ class WorkerPool:
                 vector.reset_async()
                 observed, infos = vector.reset_wait(self._limit)
             else:
-                with _alarm(self.timeout):
+                with time_limit(self.timeout):
                     observed, infos = vector.reset()
         return self._unpack(observed, infos)
 
@@ -280,7 +280,7 @@ class WorkerPool:
                 self._vector.step_async(blocks)
                 observed, *_, infos = self._vector.step_wait(self._limit)
             else:
-                with _alarm(self.timeout):
+                with time_limit(self.timeout):
                     observed, *_, infos = self._vector.step(blocks)
         return self._unpack(observed, infos)
 
@@ -383,7 +383,7 @@ def _too_late(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Raise a TimeoutError in the block where it takes longer; only in the main thread, which takes signals.
 
     What hangs outside Python is not reached in this way: then take worker processes.

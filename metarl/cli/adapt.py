@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
@@ -48,6 +47,8 @@ class Adapt(AdaptationSelection):
         action_limit: --env: share of the range of actions, around its middle, that the policy may use, while it
             adapts and when it is written; 1 = all of it.
         pause: --env: seconds between two episodes, or 'enter' to wait for the Enter key while a robot is put back.
+        env_timeout: --env: seconds that a step or a reset may take; one that takes longer has failed, and what was
+            collected before it is saved; 0 = unlimited.
         resume: --env: go on with what an interrupted command left in OUT.unfinished; the other flags are as then.
     """
 
@@ -61,6 +62,7 @@ class Adapt(AdaptationSelection):
     noise_scale: float = 1.0
     action_limit: float = 1.0
     pause: str = "0"
+    env_timeout: float = 0.0
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class Adapt(AdaptationSelection):
             "--noise-scale": self.noise_scale != 1,
             "--action-limit": self.action_limit != 1,
             "--pause": self.pause != "0",
+            "--env-timeout": self.env_timeout != 0,
             "--resume": self.resume,
         }
         for flag, is_given in only_live.items():
@@ -144,13 +147,14 @@ class Adapt(AdaptationSelection):
             return parent.adapt_to(self.task or _read_task(Path(self.task_file)), **budget)
 
         # Of a live environment only its episodes are known, of a stated task its parameters.
-        with _terminating_as_ctrl_c(), _closing(make_live_env(self.env), report) as env:
+        with _closing(make_live_env(self.env), report) as env:
             return parent.adapt(
                 env,
                 label=self.env,
                 noise_scale=self.noise_scale,
                 action_limit=self.action_limit,
                 pause=self.pause,
+                timeout=self.env_timeout,
                 record=self._record().path,
                 resume=self.resume,
                 **budget,
@@ -217,16 +221,6 @@ def _closing(env: LiveGymEnv, report: ReportLine) -> Iterator[LiveGymEnv]:
             env.close()
         except Exception as error:
             report(f"the environment could not be closed: {type(error).__name__}: {one_line(error)}")
-
-
-@contextlib.contextmanager
-def _terminating_as_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C, so that a live environment is closed."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _read_task(file: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.errors import UserError
-from metarl.run.files import write_atomically
+from metarl.run.files import new_directory, write_atomically
 from metarl.run.schema import load_json
 
 FORMAT = "metarl-live-adaptation-1"
@@ -63,8 +63,8 @@ class LiveRecord:
         record = cls(path)
         record.check_new()
         try:
-            path.mkdir(parents=True)
-            write_atomically(path / ASKED_FILE, json.dumps({"format": FORMAT, **asked}, indent=1).encode())
+            with new_directory(path) as directory:
+                write_atomically(directory / ASKED_FILE, json.dumps({"format": FORMAT, **asked}, indent=1).encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
         return record

@@ -32,7 +32,7 @@ from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import Task, tasks_to_json
-from metarl.errors import UserError
+from metarl.errors import UserError, require_seconds
 from metarl.evaluation.adaptation import rollout_generator
 from metarl.evaluation.memory import episode_bytes, require_memory
 from metarl.run.build import load_learner
@@ -80,6 +80,7 @@ class MetaPolicy:
         pause: float | str | Pause = 0.0,
         record: str | Path | None = None,
         resume: bool = False,
+        timeout: float = 0.0,
     ) -> SpecialisedPolicy:
         """Adapt to a live environment from its episodes alone; it stays open.
 
@@ -97,6 +98,7 @@ class MetaPolicy:
             pause: seconds between two episodes, "enter" for the Enter key, or a function that waits.
             record: a directory that takes each episode and policy as it comes; None: nothing is saved on the way.
             resume: whether to go on with what the directory holds; the arguments must be those of then.
+            timeout: seconds that a step or a reset may take; one that takes longer has failed; 0 = unlimited.
 
         Raises:
             UserError, ValueError: it is no gymnasium.Env or has other spaces; a number out of range; `record` exists,
@@ -109,6 +111,7 @@ class MetaPolicy:
             label = env.spec.id if env.spec else type(env.unwrapped).__name__
 
         trained = self._distribution
+        require_seconds("env_timeout", timeout)
         if noise_scale != 1 and not isinstance(trained.action_space, Box):
             raise UserError(f"noise_scale needs continuous actions, but the policy's are {trained.action_space}")
         options: dict[str, Any] = {"action_scale": trained.env.action_scale}
@@ -121,6 +124,7 @@ class MetaPolicy:
             trained.horizon,
             label,
             action_limit=action_limit,
+            timeout=timeout,
             **options,
         )
         budget = self._budget(steps, episodes, measure_episodes, seed, keep, noise_scale)

@@ -13,7 +13,7 @@ from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
-from metarl.errors import UserError, require_at_least
+from metarl.errors import UserError, require_at_least, require_seconds
 from metarl.run.schema import parse
 
 DEFAULT_AGENT = "maml"
@@ -114,9 +114,8 @@ class TrainConfig:
 
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
-        if not math.isfinite(self.env_timeout):
-            raise UserError(f"env_timeout must be finite, got {self.env_timeout}")
-        for name in ("num_threads", "max_env_steps", "env_timeout"):
+        require_seconds("env_timeout", self.env_timeout)
+        for name in ("num_threads", "max_env_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         # A line break or an escape code in a name would come back in every message.

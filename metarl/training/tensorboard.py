@@ -83,12 +83,16 @@ class RunLog:
     Args:
         run: the run.
         resumed_from: the progress of the checkpoint from which training goes on; None for a run that begins. Events
-            after it are purged.
+            after it are purged, and those of a run that was killed before its first checkpoint are removed.
     """
 
     def __init__(self, run: RunDirectory, resumed_from: Progress | None) -> None:
-        # A run killed before its first checkpoint may have left events of iteration 0: these are purged as well.
-        purge_step = 0 if resumed_from is None else resumed_from.env_steps + 1
+        # Removed and not purged: of the layout and the hyper-parameters, which have no step, both copies would stay.
+        if resumed_from is None:
+            for left in run.path.glob("events.out.tfevents.*"):
+                left.unlink()
+
+        purge_step = None if resumed_from is None else resumed_from.env_steps + 1
         self._run = run
         self._writer = SummaryWriter(str(run.path), purge_step=purge_step)
         self._row: dict[str, float] = {}

@@ -16,6 +16,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import Tensor
 
 from metarl.cli.main import main
@@ -38,6 +39,9 @@ TINY_OF_ANY_AGENT = (
 ).split()
 TINY_OF_RL2 = " ".join(TINY_OF_ANY_AGENT).replace("--adaptation-steps 1", "--trial-episodes 2").split()
 TINY = [*TINY_OF_ANY_AGENT, "--outer", "ppo"]
+LAYOUT = "custom_scalars__config__"
+"""TensorBoard's tag of the layout of its charts."""
+
 RUN = "run"
 """Name of the runs that `train` makes."""
 
@@ -103,7 +107,7 @@ def _is_time(name: str) -> bool:
 
 def events_of(run: Path) -> EventAccumulator:
     """What TensorBoard shows of a run."""
-    everything = {"scalars": 0, "images": 0}
+    everything = {"scalars": 0, "images": 0, "tensors": 0}
     return EventAccumulator(str(run), size_guidance=everything, purge_orphaned_data=True).Reload()
 
 
@@ -115,6 +119,23 @@ def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
         for tag in events.Tags()["scalars"]
         if not _is_time(tag)
     }
+
+
+def shown_of(run: Path) -> dict[str, list[tuple[int, Any]]]:
+    """Everything that TensorBoard shows of a run, the layout of its charts included, times left out."""
+    events = events_of(run)
+    shown: dict[str, list[tuple[int, Any]]] = dict(curves_of(run))
+    for tag in events.Tags()["images"]:
+        shown[tag] = [(image.step, image.encoded_image_string) for image in events.Images(tag)]
+    for tag in events.Tags()["tensors"]:
+        shown[tag] = [(one.step, one.tensor_proto.SerializeToString()) for one in events.Tensors(tag)]
+    return shown
+
+
+def layouts_of(run: Path) -> int:
+    """How often a run's files of events hold the layout of its charts."""
+    every = (event for path in sorted(run.glob("events.*")) for event in EventFileLoader(str(path)).Load())
+    return sum(value.tag == LAYOUT for event in every for value in event.summary.value)
 
 
 def final_evaluation_of(run: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ FLAGS = {
     "evaluate": "split task num-tasks steps episodes seed checkpoint device json out run-dir trust",
     "adapt": (
         "out task task-file env steps episodes measure-episodes seed checkpoint device no-onnx json run-dir "
-        "action-limit keep noise-scale pause resume trust"
+        "action-limit keep noise-scale pause env-timeout resume trust"
     ),
     "render": (
         "out heat-map over grid split task num-tasks steps episodes seed checkpoint device fps every json run-dir trust"

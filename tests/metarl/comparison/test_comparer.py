@@ -254,19 +254,21 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("number", "moment"),
     [
-        Moment("metarl.training.meta_iteration.sample_iteration", call=1),
-        Moment("metarl.baselines.sb3.learn_task", call=2),
-        Moment("metarl.comparison.measurements.MeasurementStore.save", call=3, after=True),
+        (signal.SIGINT, Moment("metarl.training.meta_iteration.sample_iteration", call=1)),
+        (signal.SIGHUP, Moment("metarl.baselines.sb3.learn_task", call=2)),
+        (signal.SIGUSR1, Moment("metarl.comparison.measurements.MeasurementStore.save", call=3, after=True)),
     ],
     ids=["while a baseline is trained", "between two tasks of SB3", "after a measurement"],
 )
-def test_an_interrupted_comparison_ends_as_one_that_was_not(moment: Moment, workplace: Path, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_ends_as_one_that_was_not(
+    number: signal.Signals, moment: Moment, workplace: Path, tmp_path: Path
+) -> None:
     baselines = "multitask ppo random"
     whole = compare("--out", "runs/whole", baselines=baselines)
     command = arguments("--out", "runs/broken", baselines=baselines)
-    assert run_with_signal(command, moment, signal.SIGINT, tmp_path / "output") == EXIT_INTERRUPTED
+    assert run_with_signal(command, moment, number, tmp_path / "output") == EXIT_INTERRUPTED
     assert "the same command goes on" in (tmp_path / "output").read_text()
     assert without_seconds(compare("--out", "runs/broken", baselines=baselines)) == without_seconds(whole)
 

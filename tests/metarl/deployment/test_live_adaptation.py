@@ -29,6 +29,7 @@ ARM = """\
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import gymnasium
@@ -62,7 +63,9 @@ class Arm(gymnasium.Env):
             self.position = self.position + np.nan
         if how == "exit":
             sys.exit(3)
-        if how in ("SIGINT", "SIGTERM"):
+        if how == "hang":
+            time.sleep(60)
+        if how.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, how))
 
     def close(self):
@@ -112,6 +115,9 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
         ("exit", 6, 1, "SystemExit: 3"),
         ("SIGINT", 2, 130, "interrupted"),
         ("SIGTERM", 12, 130, "interrupted"),
+        ("SIGHUP", 8, 130, "interrupted"),
+        ("SIGUSR1", 11, 130, "interrupted"),
+        ("hang", 4, 1, "TimeoutError: it did not answer within 0.3 s, the limit of --env-timeout"),
         ("raise", 14, 1, "the arm came off"),
     ],
 )
@@ -122,7 +128,7 @@ def test_it_goes_on_as_if_nothing_had_been(
     assert adapt(out="whole") == 0
     arm.episodes = 0
     fail_in(episode, how)
-    assert adapt() == code
+    assert adapt("--env-timeout", "0.3") == code
     saved = files_under(UNFINISHED)
     assert len([name for name in saved if name.startswith("episode-")]) == episode - 1
     assert not Path(OUT).exists()
@@ -322,6 +328,9 @@ def test_enter_without_a_terminal_loses_nothing(
         ("--task goal=0,1 --noise-scale 2", "--noise-scale is for live environments"),
         ("--task goal=0,1 --action-limit 0.5", "--action-limit is for live environments"),
         ("--task goal=0,1 --pause 1", "--pause is for live environments"),
+        ("--task goal=0,1 --env-timeout 1", "--env-timeout is for live environments"),
+        ("--env my_arm:Arm --env-timeout -1", "env_timeout must not be negative, got -1.0"),
+        ("--env my_arm:Arm --env-timeout inf", "env_timeout must be finite, got inf"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

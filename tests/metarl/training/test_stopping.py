@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from metarl.training.stopping import SIGNALS, stop_requests
+from metarl.errors import SIGNALS
+from metarl.training.stopping import stop_requests
 
 
 @pytest.mark.parametrize("number", SIGNALS)
