@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 from metarl.cli.main import main
 from metarl.console import print_json, reserved_output, show_table
 from metarl.errors import EXIT_BAD_INPUT
-from tests.helpers.workbench import ENV, RUN, complaint
+from tests.helpers.workbench import ENV, RUN, complaint, train_arguments
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
@@ -69,6 +70,22 @@ def test_an_error_leaves_no_json_and_standard_output_as_it_was(capfd: pytest.Cap
         raise ValueError("no")
     os.write(1, b"again\n")
     assert capfd.readouterr().out == "again\n"
+
+
+def test_printed_commands_run_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], without_figures: None
+) -> None:
+    """Whatever the name of the run, the words of the shell are those of the command."""
+    monkeypatch.chdir(tmp_path)
+    name = "my run ü 'one' & more"
+    assert main(train_arguments(Path("the runs"), "--name", name, "--iterations", "1")) == 0
+    printed = capsys.readouterr().out.splitlines()
+    commands = [shlex.split(line) for line in printed if line.startswith("  metarl ")]
+    assert [words[1] for words in commands] == ["evaluate", "evaluate", "tensorboard"]
+    for words in commands[:1]:
+        assert words[2] == f"the runs/{name}"
+        assert main([*words[1:3], "--num-tasks", "1", "--steps", "0"]) == 0
+    assert commands[-1] == ["metarl", "tensorboard", "--run-dir", "the runs"]
 
 
 @pytest.mark.parametrize("columns", [20, 40])
