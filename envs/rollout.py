@@ -148,6 +148,9 @@ class Episodes:
         return _map_tensors(lambda *tensors: torch.cat(tensors, dim), *parts)
 
 
+pytree.register_dataclass(Episodes)  # so that functions of episodes can be captured
+
+
 def _map_tensors(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
     """Apply a function to the corresponding tensors of one or several Episodes."""
     mapped: dict[str, Any] = {}
@@ -184,9 +187,10 @@ def collect(
     params, memory = (adapted, None) if isinstance(adapted, dict) else (adapted.params, adapted.memory)
     _check_memory(memory, env.batch_shape)
 
+    episodes = None
     if isinstance(env, CapturableEnv) and env.rollout_graphs and env.rollout_graphs.policy is policy:
         episodes = env.rollout_graphs.collect(env, params, generator, memory)
-    else:
+    if episodes is None:
         episodes = _collect_eagerly(env, policy, params, generator, memory)
 
     _check_finite(env, episodes)
@@ -410,8 +414,8 @@ class CapturedRollouts(Protocol):
 
     def collect(
         self, env: "CapturableEnv", params: dict[str, Tensor], generator: torch.Generator, memory: Any = None
-    ) -> Episodes:
-        """What `collect` would return."""
+    ) -> Episodes | None:
+        """What `collect` would return; None where that cannot be captured."""
         ...
 
 
@@ -420,16 +424,24 @@ class CapturableEnv(BatchedEnv, Protocol):
     """A BatchedEnv whose steps are operations on tensors alone, so that a CUDA graph can hold them.
 
     Attributes:
+        label: what messages call the environment.
         tasks: the M tasks.
         state: of the episodes, leaves (M, E, …); a step reads it and puts the next one in its place.
         rollout_graphs: captured rollouts; None where they are not captured.
+        steps_per_graph: steps that one graph holds at most.
     """
 
+    label: str
     tasks: Task
     state: Any
 
     @property
     def rollout_graphs(self) -> CapturedRollouts | None:
+        """See Attributes."""
+        ...
+
+    @property
+    def steps_per_graph(self) -> int:
         """See Attributes."""
         ...
 

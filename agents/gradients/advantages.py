@@ -31,7 +31,7 @@ def discounted_sums(values: Tensor, discount: float) -> Tensor:
     horizon = values.shape[-1]
     time = torch.arange(min(horizon, SUM_BLOCK), device=values.device)
     exponent = time.unsqueeze(1) - time.unsqueeze(0)  # row: where the value falls; column: where it counts
-    base = torch.tensor(discount, device=values.device, dtype=values.dtype)
+    base = torch.full((), discount, device=values.device, dtype=values.dtype)
     matrix = torch.where(exponent >= 0, torch.pow(base, exponent.clamp(min=0)), 0.0)
 
     blocks: list[Tensor] = []
