@@ -1,7 +1,6 @@
-"""Rollouts on a GPU as CUDA graphs: the host launches one graph for all steps instead of each of their operations.
+"""Rollouts on a GPU as CUDA graphs: the host launches one graph instead of each operation of each step.
 
-A captured rollout owns its tensors: tasks, parameters and the state of the episodes are copied into them before each
-rollout.
+A captured rollout owns its tensors: tasks and parameters are copied into them before each rollout.
 """
 
 from collections import OrderedDict
@@ -15,11 +14,25 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.envs.graphs.capture import Capture, cuda_graph
-from metarl.envs.rollout import ActingPolicy, CapturableEnv, Carry, Episodes, advance, begin, make_records, to_episodes
+from metarl.envs.graphs.functions import FunctionGraph
+from metarl.envs.rollout import (
+    ActingPolicy,
+    CapturableEnv,
+    Carry,
+    Rollout,
+    advance,
+    begin,
+    collect_eagerly,
+    make_records,
+    to_rollout,
+)
 from metarl.envs.task_space import Task
 
 MAX_KEPT = 8
 """Captured shapes of batches that one policy keeps; the least recently used one is given up first."""
+
+MAX_WHOLE_STEPS = 2**24
+"""Environment steps of a batch whose episodes a graph may hold besides those that it returns."""
 
 
 class RolloutGraphs:
@@ -38,7 +51,7 @@ class RolloutGraphs:
         self._capture = capture
         self._say = say
         self._refused = False
-        self._kept: OrderedDict[Any, _RolloutGraph] = OrderedDict()
+        self._kept: OrderedDict[Any, _WholeRollout | _RolloutInParts] = OrderedDict()
 
     def forget(self) -> None:
         """Give up all graphs, because tensors that they use are given up."""
@@ -46,11 +59,11 @@ class RolloutGraphs:
 
     def collect(
         self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator, memory: Any = None
-    ) -> Episodes | None:
+    ) -> Rollout | None:
         """See `metarl.envs.rollout.collect`; the episodes are of the tasks of `env`, which itself is not stepped.
 
         Returns:
-            the episodes; None where rollouts cannot be captured, from the first try on.
+            what was collected; None where rollouts cannot be captured, from the first try on.
 
         Raises:
             RuntimeError: the steps cannot be captured, and nobody is told of it.
@@ -68,11 +81,15 @@ class RolloutGraphs:
 
     def _collect(
         self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator, memory: Any
-    ) -> Episodes:
-        key = (env.batch_shape, env.horizon, generator.device, _shapes(params), _shapes(env.tasks))
+    ) -> Rollout:
+        remembered = pytree.tree_map(lambda leaf: getattr(leaf, "shape", leaf), memory)
+        key = (env.batch_shape, env.horizon, generator.device, _shapes(params), _shapes(env.tasks), str(remembered))
 
         if key not in self._kept:
-            self._kept[key] = _RolloutGraph(env, self.policy, params, generator, self._capture)
+            num_steps = env.batch_shape[0] * env.batch_shape[1] * env.horizon
+            whole = env.horizon <= env.steps_per_graph and num_steps <= MAX_WHOLE_STEPS
+            kind = _WholeRollout if whole else _RolloutInParts
+            self._kept[key] = kind(env, self.policy, params, generator, memory, self._capture)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
 
@@ -80,12 +97,38 @@ class RolloutGraphs:
         return self._kept[key].collect(env.tasks, params, generator, memory)
 
 
-class _RolloutGraph:
-    """Some steps of M tasks × E episodes as a graph, with the tensors that it reads and writes.
+class _WholeRollout:
+    """All that `collect_eagerly` does as one graph, from the reset to the episodes."""
+
+    def __init__(
+        self,
+        env: CapturableEnv,
+        policy: ActingPolicy,
+        params: dict[str, Tensor],
+        generator: torch.Generator,
+        memory: Any,
+        capture: Capture,
+    ) -> None:
+        self._generator = torch.Generator(generator.device)  # a graph is bound to its generator, so it has its own
+
+        def rollout(tasks: Task, params: dict[str, Tensor], memory: Any) -> Rollout:
+            return collect_eagerly(env.with_tasks(tasks), policy, params, self._generator, memory)
+
+        self._graph = FunctionGraph(rollout, (env.tasks, params, memory), capture, self._generator)
+
+    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator, memory: Any) -> Rollout:
+        self._generator.set_state(generator.get_state())
+        rollout: Rollout = self._graph(tasks, params, memory)
+        generator.set_state(self._generator.get_state())
+        return rollout
+
+
+class _RolloutInParts:
+    """Some steps of M tasks × E episodes as a graph, replayed until the end of the episodes.
 
     Each replay reads where the episodes stand, takes the steps, writes their records, and writes where the episodes
-    stand now, what the policy remembers included. Usually the graph holds all steps of an episode; of long episodes,
-    and of environments that ask for it, it holds a part, and is replayed until the end.
+    stand now, what the policy remembers included. Long episodes are run so, large batches, whose numbers should not be
+    held twice, and environments that ask for it.
     """
 
     def __init__(
@@ -94,6 +137,7 @@ class _RolloutGraph:
         policy: ActingPolicy,
         params: dict[str, Tensor],
         generator: torch.Generator,
+        memory: Any,
         capture: Capture,
     ) -> None:
         self._policy = policy
@@ -146,7 +190,7 @@ class _RolloutGraph:
         self._time.add_(1).remainder_(self._env.horizon)  # the warm-up may take more steps than an episode has
 
     @torch.no_grad()
-    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator, memory: Any) -> Episodes:
+    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator, memory: Any) -> Rollout:
         fresh = memory is None and "memory" in self._carry
         kinds = [fresh] + [False] * (self._env.horizon // self._num_steps - 1)
         for kind in dict.fromkeys(kinds):
@@ -165,7 +209,7 @@ class _RolloutGraph:
 
         generator.set_state(self._generator.get_state())
         end = Carry(**_copy(self._carry))
-        return to_episodes(self._records, end, success=None)
+        return to_rollout(self._records, end, success=None)
 
     def _capture_once(self, fresh: bool) -> None:
         if fresh not in self._replays:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.policies.validation import check_values
+from metarl.envs.graphs.capture import is_capturing
 
 LinearMap = Callable[[Tensor], Tensor]
 """v ↦ A v on flat vectors, (n,) -> (n,)."""
@@ -84,8 +85,10 @@ def conjugate_gradient(
     stop = tolerance * squared
 
     for _ in range(iterations):
-        # What is solved stays as it is, without the host's asking whether it is.
+        # What is solved stays as it is; a graph cannot stop there.
         unsolved = squared > stop
+        if not (is_capturing() or bool(unsolved)):
+            break
 
         # Minimise along the direction.
         mapped = product(direction)

@@ -35,7 +35,7 @@ class FunctionGraphs:
         self._capture = capture
         self._device = device
         self._say = say
-        self._kept: OrderedDict[Any, _FunctionGraph] = OrderedDict()
+        self._kept: OrderedDict[Any, FunctionGraph] = OrderedDict()
         self._refused: set[str] = set()
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -53,7 +53,7 @@ class FunctionGraphs:
         key = (function, str(structure), *(_kind(leaf) for leaf in leaves))
         if key not in self._kept:
             try:
-                self._kept[key] = _FunctionGraph(function, leaves, structure, self._capture, self._device)
+                self._kept[key] = FunctionGraph(function, arguments, self._capture, torch.Generator(self._device))
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -64,33 +64,40 @@ class FunctionGraphs:
                 self._kept.popitem(last=False)
 
         self._kept.move_to_end(key)
-        result: Result = self._kept[key](leaves)
+        result: Result = self._kept[key](*arguments)
         return result
 
 
-class _FunctionGraph:
-    """One function captured on arguments of one shape, with the tensors that it reads and writes."""
+class FunctionGraph:
+    """One function captured on arguments of one shape, with the tensors that it reads and writes.
+
+    Args:
+        function: what is captured; draws from `generator` alone.
+        arguments: trees of tensors and other values; any of the same structure and shapes may be given later.
+        capture: how it is captured.
+        generator: lies on the arguments' device.
+
+    Raises:
+        RuntimeError: the function cannot be captured.
+    """
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        leaves: list[Any],
-        structure: pytree.TreeSpec,
-        capture: Capture,
-        device: torch.device,
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], capture: Capture, generator: torch.Generator
     ) -> None:
+        leaves, structure = pytree.tree_flatten(arguments)
         self._inputs = [_copy(leaf) for leaf in leaves]
-        arguments = pytree.tree_unflatten(self._inputs, structure)
-        outputs, self._structure = pytree.tree_flatten(function(*arguments))  # shows what it returns
+        own = pytree.tree_unflatten(self._inputs, structure)
+        outputs, self._structure = pytree.tree_flatten(function(*own))  # shows what it returns
         self._outputs = [_copy(leaf) for leaf in outputs]
 
         def repeated() -> None:
-            write_leaves(pytree.tree_leaves(function(*arguments)), self._outputs)
+            write_leaves(pytree.tree_leaves(function(*own)), self._outputs)
 
-        self._replay = capture(repeated, torch.Generator(device))
+        self._replay = capture(repeated, generator)
 
-    def __call__(self, leaves: list[Any]) -> Any:
-        write_leaves(leaves, self._inputs)
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns, in tensors of its own."""
+        write_leaves(pytree.tree_leaves(arguments), self._inputs)
         self._replay()
         return pytree.tree_unflatten([_copy(leaf) for leaf in self._outputs], self._structure)
 

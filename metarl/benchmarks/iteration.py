@@ -114,7 +114,9 @@ def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
 
     # The plain loop is to begin where the learner began.
     learner.load_state_dict(start)
-    return _MeasuredIteration(distribution, learner, [*support, query], seconds, line_search_trials, "; ".join(refused) or None)
+    return _MeasuredIteration(
+        distribution, learner, [*support, query], seconds, line_search_trials, "; ".join(refused) or None
+    )
 
 
 def _learners(workload: Workload, distribution: TaskDistribution, generator: torch.Generator) -> dict[str, MAML]:

@@ -1,4 +1,4 @@
-"""Faster rollouts: compiled environment steps (`--compile-env`) and CUDA graphs, which a warning says where they cannot be had."""
+"""Compiled environment steps (`--compile-env`), and rollouts and updates as CUDA graphs."""
 
 from collections.abc import Callable
 

@@ -105,9 +105,7 @@ def _iterations(
         use_graphs(distribution, learner, sizes.device, _refuse)
 
     def iterate() -> Any:
-        return run_meta_iteration(
-            learner, distribution, curriculum, config.num_tasks, config.episodes, 0.0, generator
-        )
+        return run_meta_iteration(learner, distribution, curriculum, config.num_tasks, config.episodes, 0.0, generator)
 
     return iterate, learner
 

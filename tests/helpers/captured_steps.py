@@ -26,7 +26,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations.append((func, args, kwargs or {}, pytree.tree_leaves(result)))
         return result
 
-
     def interrupt(self, launch: Callable[[], None]) -> None:
         """See Recording.interrupt."""
         self.operations.append((launch, (), {}, [None]))
