@@ -145,6 +145,8 @@ def _growing_rates(
         eager = rate(episodes)
         use_graphs(distribution, learner, device, refused.append)
         captured = None if env.rollout_graphs is None else rate(episodes)
+        if refused:
+            captured = None  # it was measured without
         rates.append(RolloutRate(num_envs, eager, captured, _utilization(device)))
     return rates, refused[0] if refused else None
 

@@ -139,7 +139,7 @@ class Bench:
 
     def _iteration(self, name: str) -> tuple[Any, Table]:
         # The other fields of a workload are flags of the same name.
-        own = {field.name for field in dataclasses.fields(Workload)} - {"env", "num_threads", "device"}
+        own = {field.name for field in dataclasses.fields(Workload)} - {"env", "num_threads", "device", "cuda_graphs"}
         workload = Workload(
             name,
             num_threads=self._threads,

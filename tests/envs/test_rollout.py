@@ -10,8 +10,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl.envs.rollout import Episodes, _check_finite,
-    _finite_tasks, collect
+from metarl.envs.rollout import Episodes, _check_finite, _finite_tasks, collect
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task
 
