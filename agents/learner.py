@@ -338,11 +338,12 @@ class GradientLearner(Learner, Generic[Config]):
 
     def adapt(self, adapted: Adapted, episodes: Episodes, generator: torch.Generator | None = None) -> Adapted:
         """See Learner.adapt; nothing is random."""
-        params = self.pool.run(self._adapt, adapted.params, episodes, adapted.steps)
+        batch = self.pool.run(self.batch, episodes)
+        params = self.pool.run(self._adapt, adapted.params, batch, adapted.steps)
         return Adapted(params, steps=adapted.steps + 1)
 
-    def _adapt(self, params: Parameters, episodes: Episodes, step: int) -> Parameters:
-        batch = self.batch(episodes)
+    def _adapt(self, params: Parameters, batch: Batch, step: int) -> Parameters:
+        """One adaptation step of all tasks."""
 
         def adapt_chunk(tasks: slice) -> Parameters:
             return self.adaptation_step(tasks_of(params, tasks), batch.tasks(tasks), step)

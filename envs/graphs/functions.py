@@ -99,7 +99,7 @@ class FunctionGraph:
         """What the function returns, in tensors of its own."""
         write_leaves(pytree.tree_leaves(arguments), self._inputs)
         self._replay()
-        return pytree.tree_unflatten([_copy(leaf) for leaf in self._outputs], self._structure)
+        return pytree.tree_unflatten([_own(leaf) for leaf in self._outputs], self._structure)
 
 
 def write_leaves(sources: list[Any], targets: list[Any]) -> None:
@@ -112,6 +112,11 @@ def write_leaves(sources: list[Any], targets: list[Any]) -> None:
 
 def _copy(leaf: Any) -> Any:
     return leaf.detach().clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
+
+
+def _own(leaf: Any) -> Any:
+    """A copy of what is contiguous and has no graph of autograd's."""
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _numbers(leaves: list[Any]) -> int:

@@ -111,7 +111,8 @@ def _iterations(
 
 
 def _refuse(problem: str) -> None:
-    raise SystemExit(problem)
+    """Say what runs one operation at a time."""
+    print(problem, file=sys.stderr)
 
 
 def rollouts(sizes: Sizes) -> Iterator[Figure]:
@@ -171,7 +172,9 @@ def large(sizes: Sizes) -> Iterator[Figure]:
 
 
 def _maml_of(workload: Workload) -> tuple[Learner, TaskDistribution]:
-    config = dataclasses.replace(default_config("maml", workload.env, "maml-trpo"), device=workload.device)
+    config = default_config("maml", workload.env, "maml-trpo")
+    learner_config = dataclasses.replace(config.learner, fvp_fraction=workload.fvp_fraction)
+    config = dataclasses.replace(config, device=workload.device, learner=learner_config)
     distribution, learner = build(config, torch.Generator(workload.device).manual_seed(0))
     return learner, distribution
 
