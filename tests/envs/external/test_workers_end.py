@@ -13,7 +13,7 @@ import pytest
 from metarl.errors import EXIT_INTERRUPTED
 
 # One worker of a pool of environments, and two that train Stable-Baselines3 on a family that never gets ready.
-SCRIPT = '''
+SCRIPT = """
 import time
 from pathlib import Path
 
@@ -39,7 +39,7 @@ if __name__ == "__main__":
             list(learn_tasks(jobs, 2))
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED)
-'''
+"""
 PATIENCE = 120
 """Seconds to wait at most, on a busy machine."""
 
