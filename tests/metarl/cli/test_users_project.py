@@ -37,7 +37,7 @@ STARTS = [
 ]
 
 
-@pytest.fixture(params=["packages", "folders"])
+@pytest.fixture(params=[pytest.param("packages", marks=pytest.mark.slow), "folders"])
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The user's project; its folders have an __init__.py or not."""
     for folder, module, content in (("envs", "reach.py", REACH), ("agents", "x.py", "ANSWER = 42\n")):
@@ -63,7 +63,6 @@ def test_the_users_own_family_is_found(start: list[str], project: Path) -> None:
 
 
 @INSTALLED
-@pytest.mark.parametrize("project", ["folders"], indirect=True)
 def test_the_users_own_family_is_trained_on(project: Path) -> None:
     small = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 2 --hidden-sizes 4 --name mine"
     text = output_of([*AS_CONSOLE_SCRIPT, "train", "maml", "envs.reach:Reach", *small.split()], project)

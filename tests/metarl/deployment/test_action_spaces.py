@@ -50,7 +50,16 @@ def saved_policy(native: Space[Any], directory: Path) -> SpecialisedPolicy:
     return policy
 
 
-@pytest.mark.parametrize("native", SPACES.values(), ids=SPACES)
+LIKE_ANOTHER = {"float64", "fixed", "half-bounded integers", "choices"}
+
+
+@pytest.mark.parametrize(
+    "native",
+    [
+        pytest.param(space, id=name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ())
+        for name, space in SPACES.items()
+    ],
+)
 def test_loaded_policy_program_and_onnx_do_exactly_what_predict_does(native: Space[Any], tmp_path: Path) -> None:
     policy = saved_policy(native, tmp_path / "policy")
     obs = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
@@ -78,8 +87,8 @@ def test_loaded_policy_program_and_onnx_do_exactly_what_predict_does(native: Spa
         ("wide", ()),
         ("unbounded", ("--action-scale", "3")),
         ("choices", ("--outer", "trpo")),
-        ("switches", ()),
-        ("steps", ()),
+        pytest.param("switches", (), marks=pytest.mark.slow),
+        pytest.param("steps", (), marks=pytest.mark.slow),
     ],
 )
 def test_from_training_to_a_live_environment(
