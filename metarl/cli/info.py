@@ -182,40 +182,34 @@ def _presets_of(agent: str) -> list[tuple[list[str], str, str]]:
 
 @dataclass(frozen=True)
 class Tensorboard:
-    """Show the runs in TensorBoard, on localhost.
+    """Show runs and comparisons in TensorBoard, on localhost.
 
     Attributes:
+        runs: runs and comparisons by directory or name; by default all of run_dir, at most the 40 newest.
         run_dir: directory of the runs.
         port: port of the page.
     """
 
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     run_dir: str = "runs"
     port: int = 6006
 
     def execute(self, console: Console) -> int:
         """Serve until Ctrl-C."""
-        run_dir = Path(self.run_dir)
-        from metarl.run.reference_runs import reference_runs
+        from metarl.reporting.tensorboard_server import log_directory, serve
 
-        # An installed package has the reference runs, but not the checkout that their path belongs to.
-        if not run_dir.is_dir() and run_dir == Path("runs/reference"):
-            run_dir = reference_runs()
-        if not run_dir.is_dir():
-            raise UserError(f"there is no directory {self.run_dir!r}; train a run with: metarl train")
         if not 0 <= self.port < 2**16:
             raise UserError(f"port must be between 0 and 65535, got {self.port}")
-        try:
-            with socket.create_server(("localhost", self.port)):
-                pass
-        except OSError:
-            raise UserError(f"port {self.port} is in use; choose another one with --port") from None
 
-        from tensorboard import program  # slow to import
-
-        board = program.TensorBoard()
-        address = ["--host", "localhost", "--port", str(self.port)]
-        board.configure(argv=[None, "--logdir", str(run_dir), *address, "--load_fast", "false"])
-        return int(board.main())
+        with log_directory(self.runs, self.run_dir) as (directory, note):
+            try:
+                with socket.create_server(("localhost", self.port)):
+                    pass
+            except OSError:
+                raise UserError(f"port {self.port} is in use; choose another one with --port") from None
+            if note:
+                say(console, note)
+            return serve(directory, self.port)
 
 
 @dataclass(frozen=True)

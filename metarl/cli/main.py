@@ -81,7 +81,7 @@ COMMANDS = {
     ),
     "agents": Command("metarl.cli.info:Agents", "List the agents and the presets they have for each environment."),
     "tensorboard": Command(
-        "metarl.cli.info:Tensorboard", "Show the runs in TensorBoard, on localhost.", needs_torch=False
+        "metarl.cli.info:Tensorboard", "Show runs and comparisons in TensorBoard, on localhost.", needs_torch=False
     ),
     "bench": Command(
         "metarl.cli.bench:Bench",

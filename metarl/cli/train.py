@@ -134,7 +134,7 @@ class Train(TrainConfig):
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
         what = f"{config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}"
         say(console, f"{start}: {what}")
-        say(console, f"watch it with: {shell_command('metarl', 'tensorboard', '--run-dir', run.path.parent)}")
+        say(console, f"watch it with: {shell_command('metarl', 'tensorboard', run.path)}")
 
         with _told_how_to_go_on(run):
             done = trainer.train()
@@ -232,7 +232,7 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     if "ood" in trainer.distribution.splits:
         say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--split', 'ood')}")
     say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--steps', trainer.learner.adaptation_steps + 2)}")
-    say(console, f"  {shell_command('metarl', 'tensorboard', '--run-dir', run.path.parent)}")
+    say(console, f"  {shell_command('metarl', 'tensorboard', run.path)}")
 
 
 # ---------------------------------------------------------------------- reading the flags
