@@ -7,13 +7,14 @@ import contextlib
 import math
 import socket
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 
 from metarl.console import print_json, say, show_table
@@ -46,18 +47,24 @@ class Envs:
 
 
 def _list_families(console: Console) -> None:
-    """Every family with its task parameters."""
+    """A line for each family, as wide as the terminal."""
     from metarl.envs.registry import FAMILIES
 
+    column = max(map(len, FAMILIES)) + 2
     for family in FAMILIES.values():
-        gymnasium_id = f"   gymnasium id {family.gymnasium_id}" if family.gymnasium_id else ""
-        say(console, family.name + gymnasium_id)
-        say(console, f"  {family.summary}")
-        if family.available:
-            show_table(console, Padding(_parameters(family.make()), (0, 0, 1, 2)))
-        else:
-            say(console, f"  not installed: {family.how_to_install}\n")
-    say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
+        say(
+            console,
+            family.name.ljust(column) + textwrap.shorten(family.summary, console.width - column, placeholder=" …"),
+        )
+
+    missing: dict[str, list[str]] = {}
+    for family in FAMILIES.values():
+        if not family.available:
+            missing.setdefault(family.how_to_install, []).append(family.name)
+    for how, names in missing.items():
+        say(console, f"not installed: {', '.join(names)}: {how}")
+    say(console, "parameters, ranges and splits of one: metarl envs NAME")
+    say(console, "your own: metarl train maml package.module:MyDistribution")
 
 
 def _show_family(name: str, console: Console) -> None:
@@ -65,13 +72,17 @@ def _show_family(name: str, console: Console) -> None:
     from metarl.envs.registry import FAMILIES, make_distribution
 
     distribution = make_distribution(name)
+    gymnasium_id = ""
     if distribution.name in FAMILIES:
         summary = FAMILIES[distribution.name].summary
+        gymnasium_id = FAMILIES[distribution.name].gymnasium_id
     else:
         first_sentence = (type(distribution.env).__doc__ or "").split(".")[0]
         summary = " ".join(first_sentence.split())
 
     say(console, f"{distribution.name}: {summary}")
+    if gymnasium_id:
+        say(console, f"gymnasium   {gymnasium_id}")
     say(console, f"observation {distribution.observation_space}")
     say(console, f"action      {_actions(distribution)}")
     say(console, f"horizon     {distribution.horizon} steps")
@@ -146,16 +157,23 @@ class Agents:
     def execute(self, console: Console) -> int:
         """Print the tables."""
         from metarl.agents.registry import AGENTS
+        from metarl.envs.registry import FAMILIES
 
         agents = Table("agent", "what it is", title="agents", title_justify="left")
         for agent in AGENTS.values():
             agents.add_row(agent.name, agent.summary)
         show_table(console, agents)
 
-        presets = Table("agent", "environment", "preset", "what it is", title="presets", title_justify="left")
+        # Narrow, since names of environments are long.
+        presets = Table(title="presets", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        longest = max(map(len, FAMILIES)) + 1  # with a comma
+        presets.add_column("agent")
+        presets.add_column("preset")
+        presets.add_column("environment", min_width=longest)
+        presets.add_column("what it is")
         for name in AGENTS:
             for envs, preset, summary in _presets_of(name):
-                presets.add_row(name, ", ".join(envs), preset, summary)
+                presets.add_row(name, preset, ", ".join(envs), summary)
         show_table(console, presets)
 
         say(console, "hyper-parameters: metarl train AGENT ENV --help")

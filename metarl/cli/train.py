@@ -16,7 +16,7 @@ from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
-from metarl.console import say, shell_command
+from metarl.console import plain_help, say, shell_command
 from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import env_label, is_env_file
 from metarl.envs.task_env import TaskEnv
@@ -350,7 +350,8 @@ def _box(name: str, defaults: Any, fields: Iterable[str]) -> type[Any]:
 def _fields_of(defaults: Any, fields: Iterable[str]) -> list[tuple[str, Any, Any]]:
     """Name, type and default value of some fields of a dataclass, as `make_dataclass` takes them."""
     hints = typing.get_type_hints(type(defaults), include_extras=True)
-    return [(name, hints[name], dataclasses.field(default=getattr(defaults, name))) for name in fields]
+    values = {name: getattr(defaults, name) for name in fields}
+    return [(name, plain_help(hints[name], value), dataclasses.field(default=value)) for name, value in values.items()]
 
 
 def _help_texts(config_class: type[Any]) -> tuple[type[Any], ...]:

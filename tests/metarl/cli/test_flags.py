@@ -136,6 +136,31 @@ def test_each_setting_of_an_agent_is_a_flag_with_its_own_help(agent: str, help_o
     assert "continue this run exactly where it stopped." in words
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (
+            "train maml pendulum --hiden-sizes 8",
+            "metarl train has no flag --hiden-sizes (did you mean --hidden-sizes?)",
+        ),
+        ("evaluate run --step=3", "metarl evaluate has no flag --step (did you mean --steps?)"),
+        ("render run --quantum", "metarl render has no flag --quantum"),
+    ],
+)
+def test_a_mistyped_flag_is_named_with_the_one_that_is_meant(
+    arguments: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.split()) == EXIT_BAD_INPUT
+    assert complaint(capsys) == f"metarl: {hint} (see metarl --help)\n"
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_texts_say_nothing_of_empty_defaults(command: str, help_of: Help) -> None:
+    text = help_of(command)
+    for words in ("{None}", "default: None", "default: ''", "default: )", "default: True", "default: False"):
+        assert words not in text
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_without_flags_the_defaults_are_those_of_the_preset(agent: str) -> None:
     command = parse(["train", agent, "pendulum"])
