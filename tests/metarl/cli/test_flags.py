@@ -29,7 +29,7 @@ FLAGS = {
         "preset seed device iterations max-env-steps num-tasks episodes eval-interval eval-tasks test-tasks "
         "action-scale normalize-obs checkpoint-interval num-threads curriculum curriculum-buffer "
         "curriculum-fresh curriculum-correction compile-env cuda-graphs trust start-from env-timeout name "
-        "run-dir resume env-file adaptation-steps inner-lr inner-lr-decay log-std-lr-factor inner-lr-mode "
+        "run-dir resume config seeds env-file adaptation-steps inner-lr inner-lr-decay log-std-lr-factor inner-lr-mode "
         "estimator first-order adapted-layers exploration-credit objective-steps outer outer-lr "
         "outer-lr-decay outer-lr-final outer-epochs clip inner-kl-penalty gamma gae-lambda fvp-fraction fvp-memory "
         "task-chunk hidden-sizes activation init-log-std policy max-kl cg-iterations cg-damping "
@@ -110,7 +110,8 @@ def test_train_shows_its_flags_in_groups(help_of: Help) -> None:
     of_learner = ["learner options", "policy options", "trust region options"]
     assert list(found) == ["positional arguments", "options", *(f"{group} options" for group in GROUPS), *of_learner]
     for group, fields in GROUPS.items():
-        assert found[f"{group} options"] == [f"--{name.replace('_', '-')}" for name in fields]
+        named = [name.replace("config_file", "config") for name in fields]
+        assert found[f"{group} options"] == [f"--{name.replace('_', '-')}" for name in named]
     assert found["policy options"] == ["--hidden-sizes", "--activation", "--init-log-std", "--policy"]
     assert "--inner-lr" in found["learner options"]
     assert "--max-kl" in found["trust region options"]
@@ -144,7 +145,7 @@ def test_each_setting_of_an_agent_is_a_flag_with_its_own_help(agent: str, help_o
             "metarl train has no flag --hiden-sizes (did you mean --hidden-sizes?)",
         ),
         ("evaluate run --step=3", "metarl evaluate has no flag --step (did you mean --steps?)"),
-        ("render run --quantum", "metarl render has no flag --quantum"),
+        ("render run --zzz", "metarl render has no flag --zzz"),
     ],
 )
 def test_a_mistyped_flag_is_named_with_the_one_that_is_meant(
