@@ -1,4 +1,4 @@
-"""`metarl envs`, `check`, `agents`, `tensorboard` and `completion`: what there is, and how to look at it.
+"""`metarl envs`, `check`, `agents`, `metrics`, `tensorboard` and `completion`: what there is, and how to look at it.
 
 Modules that import PyTorch are imported where they are used, since `tensorboard` and `completion` need none of them.
 """
@@ -196,6 +196,38 @@ def _presets_of(agent: str) -> list[tuple[list[str], str, str]]:
                 envs_with.setdefault((name, preset.summary), []).append(env)
     rows += [(envs, name, summary) for (name, summary), envs in envs_with.items()]
     return rows
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Say what the metrics of a run mean: the tags of TensorBoard, metrics.jsonl and `Run.metrics()`.
+
+    Attributes:
+        words: show only those whose name or meaning has all of these words.
+    """
+
+    words: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="WORD")] = ()
+
+    def execute(self, console: Console) -> int:
+        """Print the glossary."""
+        from metarl.reporting.glossary import glossary
+
+        found = {
+            tag: meaning
+            for tag, meaning in glossary().items()
+            if all(word.lower() in f"{tag} {meaning}".lower() for word in self.words)
+        }
+        if not found:
+            raise UserError(
+                f"no metric has {' '.join(self.words)!r} in its name or meaning; all of them: metarl metrics"
+            )
+
+        table = Table("metric", "what it is", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for tag, meaning in found.items():
+            table.add_row(tag, meaning)
+        show_table(console, table)
+        say(console, "k is the number of adaptation steps: train/return_k0, train/return_k1, …")
+        return 0
 
 
 @dataclass(frozen=True)

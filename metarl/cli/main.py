@@ -85,6 +85,11 @@ COMMANDS = {
         "Look at an environment before training on it: spaces, tasks, randomness, ranges, speed, and what to do.",
     ),
     "agents": Command("metarl.cli.info:Agents", "List the agents and the presets they have for each environment."),
+    "metrics": Command(
+        "metarl.cli.info:Metrics",
+        "Say what the metrics of a run mean: the tags of TensorBoard, metrics.jsonl and `Run.metrics()`.",
+        needs_torch=False,
+    ),
     "tensorboard": Command(
         "metarl.cli.info:Tensorboard", "Show runs and comparisons in TensorBoard, on localhost.", needs_torch=False
     ),

@@ -44,7 +44,7 @@ complete metarl \
         'n/--task-file/f/' \
         'n/--keep/(last best)/' \
         'n/--split/(test ood validation)/' \
-        'p/1/(train evaluate adapt render report compare envs check agents tensorboard bench completion)/' \
+        'p/1/(train evaluate adapt render report compare envs check agents metrics tensorboard bench completion)/' \
         'n/bench/(iteration rollouts envs sb3 robots scaling all)/' \
         'n/completion/(bash zsh tcsh)/' \
         'p/*/()/'

@@ -163,6 +163,16 @@ def test_the_readme_explains_every_tag_that_a_run_writes(agent: str, trained_run
     assert {tag for tag in without_k if not tag.startswith("_hparams_")} <= logged_in_readme()
 
 
+def test_metarl_metrics_prints_what_the_readme_explains(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["metrics"]) == 0
+    printed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert {tag for tag in logged_in_readme() if not tag.endswith("/")} <= printed
+    assert main(["metrics", "divergence", "nats"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("train/"))
+    assert line.startswith("train/kl ")
+    assert main(["metrics", "nonsense"]) == 2
+
+
 def test_at_most_as_many_runs_are_shown_as_tensorboard_selects(tmp_path: Path) -> None:
     """The newest ones; and none of a log for each task, as comparisons of earlier versions have them."""
     for number in range(MOST_RUNS + 2):
