@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.advantages import advantages_of
 from metarl.agents.gradients.objectives import Batch, as_seen_by, clipped_surrogate, mean_over_steps
@@ -120,6 +121,9 @@ class DistillationBatch(Batch):
 
     teacher: dict[str, Tensor]
     future: Tensor
+
+
+pytree.register_dataclass(DistillationBatch)  # so that functions of it can be captured
 
 
 class Distillation(MAML):

@@ -338,13 +338,17 @@ class GradientLearner(Learner, Generic[Config]):
 
     def adapt(self, adapted: Adapted, episodes: Episodes, generator: torch.Generator | None = None) -> Adapted:
         """See Learner.adapt; nothing is random."""
-        batch = self.batch(episodes)
+        batch = self.pool.run(self.batch, episodes)
+        params = self.pool.run(self._adapt, adapted.params, batch, adapted.steps)
+        return Adapted(params, steps=adapted.steps + 1)
+
+    def _adapt(self, params: Parameters, batch: Batch, step: int) -> Parameters:
+        """One adaptation step of all tasks."""
 
         def adapt_chunk(tasks: slice) -> Parameters:
-            return self.adaptation_step(tasks_of(adapted.params, tasks), batch.tasks(tasks), adapted.steps)
+            return self.adaptation_step(tasks_of(params, tasks), batch.tasks(tasks), step)
 
-        chunks = self.pool.map(adapt_chunk, self.pool.chunks(batch.obs))
-        return Adapted(concatenate(chunks), steps=adapted.steps + 1)
+        return concatenate(self.pool.map(adapt_chunk, self.pool.chunks(batch.obs)))
 
     def state_dict(self) -> dict[str, Tensor]:
         """See Learner.state_dict."""

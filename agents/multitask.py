@@ -72,7 +72,7 @@ class Multitask(FixedRateLearner[MultitaskConfig]):
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See Learner.update; there are no support batches."""
         assert meta_batch.query is not None
-        batch = self.batch(meta_batch.query).weighted(meta_batch.importance)
+        batch = self.pool.run(self.batch, meta_batch.query).weighted(meta_batch.importance)
 
         lr = self.annealed_lr(meta_batch.progress)
         value, gradient_norm = self.optimizer.ascend_epochs(
@@ -97,6 +97,13 @@ class Multitask(FixedRateLearner[MultitaskConfig]):
         Raises:
             FloatingPointError: the gradient is not finite.
         """
+        mean = self.pool.run(self._mean_value_and_gradient, batch)
+        value, gradient = float(mean[0]), mean[1:]
+        check_finite(gradient, "the gradient is")
+        return value, unflatten_like(gradient, self.meta_parameters)
+
+    def _mean_value_and_gradient(self, batch: Batch) -> Tensor:
+        """Both, flat, (1 + n,)."""
 
         def sum_of_chunk(tasks: slice) -> Tensor:
             chunk = batch.tasks(tasks)
@@ -105,10 +112,7 @@ class Multitask(FixedRateLearner[MultitaskConfig]):
             gradient = flatten(objective_at.gradient[name].sum(dim=0) for name in self.meta_parameters)
             return torch.cat([objective_at.values.sum().reshape(1), gradient])
 
-        mean = self.pool.mean(sum_of_chunk, batch.obs)
-        value, gradient = float(mean[0]), mean[1:]
-        check_finite(gradient, "the gradient is")
-        return value, unflatten_like(gradient, self.meta_parameters)
+        return self.pool.mean(sum_of_chunk, batch.obs)
 
     def _objective(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
         """Of each task, times its importance, (M,)."""

@@ -68,7 +68,7 @@ class Reptile(FixedRateLearner[ReptileConfig]):
 
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See Learner.update."""
-        displacement = self.displacement(meta_batch.support, meta_batch.importance)
+        displacement = self.pool.run(self.displacement, meta_batch.support, meta_batch.importance)
         flat = flatten(displacement.values())
         check_finite(flat, "the adapted parameters are")
 

@@ -13,12 +13,13 @@ An action is (M, E, A), or (M, E) integers where actions are discrete.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from metarl.envs.graphs.capture import is_capturing
 from metarl.envs.task_space import Task, task_text
 
 
@@ -148,6 +149,9 @@ class Episodes:
         return _map_tensors(lambda *tensors: torch.cat(tensors, dim), *parts)
 
 
+pytree.register_dataclass(Episodes)  # so that functions of episodes can be captured
+
+
 def _map_tensors(function: Callable[..., Tensor], *parts: Episodes) -> Episodes:
     """Apply a function to the corresponding tensors of one or several Episodes."""
     mapped: dict[str, Any] = {}
@@ -184,13 +188,14 @@ def collect(
     params, memory = (adapted, None) if isinstance(adapted, dict) else (adapted.params, adapted.memory)
     _check_memory(memory, env.batch_shape)
 
+    rollout = None
     if isinstance(env, CapturableEnv) and env.rollout_graphs and env.rollout_graphs.policy is policy:
-        episodes = env.rollout_graphs.collect(env, params, generator, memory)
-    else:
-        episodes = _collect_eagerly(env, policy, params, generator, memory)
+        rollout = env.rollout_graphs.collect(env, params, generator, memory)
+    if rollout is None:
+        rollout = collect_eagerly(env, policy, params, generator, memory)
 
-    _check_finite(env, episodes)
-    return episodes
+    _check_finite(env, *rollout)
+    return rollout.episodes
 
 
 def _check_memory(memory: Any, batch_shape: tuple[int, int]) -> None:
@@ -203,22 +208,41 @@ def _check_memory(memory: Any, batch_shape: tuple[int, int]) -> None:
             raise ValueError(f"a policy's memory must be of {expected}, got a leaf of shape {tuple(leaf.shape)}")
 
 
+class Rollout(NamedTuple):
+    """What was collected.
+
+    Attributes:
+        episodes: M tasks × E episodes.
+        finite: whether all numbers of a task are, (M,); a sum of large numbers may say no where they are.
+    """
+
+    episodes: Episodes
+    finite: Tensor
+
+
 @torch.no_grad()
-def _collect_eagerly(
+def collect_eagerly(
     env: BatchedEnv, policy: ActingPolicy, params: dict[str, Tensor], generator: torch.Generator, memory: Any
-) -> Episodes:
+) -> Rollout:
+    """What `collect` does where nothing is captured; nothing waits for the device."""
     carry = begin(env, generator, memory)
     records: dict[str, Tensor] = {}
+    steps: list[dict[str, Tensor]] = []
 
     for time in range(env.horizon):
         carry, step = advance(env, policy, params, carry, generator)
+        if is_capturing():
+            steps.append(step)  # a graph stacks them in a few operations at the end
+            continue
 
         # The first step shows which tensors there are to record, and their shapes.
         records = records or make_records(step, env.horizon)
         for name, value in step.items():
             records[name][time] = value
 
-    return to_episodes(records, carry, env.success())
+    if steps:
+        records = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+    return to_rollout(records, carry, env.success())
 
 
 # The parts of a rollout, which captured rollouts are made of as well
@@ -305,6 +329,12 @@ def make_records(step: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
     return {name: value.new_empty((horizon, *value.shape)) for name, value in step.items()}
 
 
+def to_rollout(records: dict[str, Tensor], end: Carry, success: Tensor | None) -> Rollout:
+    """What was collected, from the records of H steps, leaves (H, M, E, …)."""
+    episodes = to_episodes(records, end, success)
+    return Rollout(episodes, _finite_tasks(episodes))
+
+
 def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None) -> Episodes:
     """Episodes from the records of H steps, leaves (H, M, E, …); they share no memory with the records."""
     steps = {}
@@ -336,13 +366,17 @@ def _is_of_episodes(memory: Any) -> bool:
     return all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(memory))
 
 
-def _check_finite(env: BatchedEnv, episodes: Episodes) -> None:
-    """Raise for the first task whose observations or rewards are not finite; waits for the device once."""
+def _finite_tasks(episodes: Episodes) -> Tensor:
+    """See Rollout.finite."""
     observed = episodes.obs.sum(dim=(1, 2, 3)) + episodes.last_obs.sum(dim=(1, 2))
     total = observed + episodes.reward.sum(dim=(1, 2))
 
     # Infinity times zero is not a number, so a single comparison finds both.
-    finite = (total * 0).eq(0)
+    return (total * 0).eq(0)
+
+
+def _check_finite(env: BatchedEnv, episodes: Episodes, finite: Tensor) -> None:
+    """Raise for the first task whose observations or rewards are not finite; waits for the device once."""
     if bool(finite.all()):
         return
 
@@ -410,8 +444,8 @@ class CapturedRollouts(Protocol):
 
     def collect(
         self, env: "CapturableEnv", params: dict[str, Tensor], generator: torch.Generator, memory: Any = None
-    ) -> Episodes:
-        """What `collect` would return."""
+    ) -> Rollout | None:
+        """What `collect_eagerly` would return; None where that cannot be captured."""
         ...
 
 
@@ -420,16 +454,24 @@ class CapturableEnv(BatchedEnv, Protocol):
     """A BatchedEnv whose steps are operations on tensors alone, so that a CUDA graph can hold them.
 
     Attributes:
+        label: what messages call the environment.
         tasks: the M tasks.
         state: of the episodes, leaves (M, E, …); a step reads it and puts the next one in its place.
         rollout_graphs: captured rollouts; None where they are not captured.
+        steps_per_graph: steps that one graph holds at most.
     """
 
+    label: str
     tasks: Task
     state: Any
 
     @property
     def rollout_graphs(self) -> CapturedRollouts | None:
+        """See Attributes."""
+        ...
+
+    @property
+    def steps_per_graph(self) -> int:
         """See Attributes."""
         ...
 

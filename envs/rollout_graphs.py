@@ -1,55 +1,38 @@
-"""Rollouts on a GPU as CUDA graphs: the host launches one graph a step instead of each of its operations.
+"""Rollouts on a GPU as CUDA graphs: the host launches one graph instead of each operation of each step.
 
-A CUDA graph repeats recorded operations on the very tensors they were recorded with. A captured rollout therefore
-owns its tensors: tasks, parameters and the state of the episodes are copied into them before each rollout.
+A captured rollout owns its tensors: tasks and parameters are copied into them before each rollout.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metarl.envs.rollout import ActingPolicy, CapturableEnv, Carry, Episodes, advance, begin, make_records, to_episodes
+from metarl.envs.graphs.capture import Capture, cuda_graph
+from metarl.envs.graphs.functions import FunctionGraph
+from metarl.envs.rollout import (
+    ActingPolicy,
+    CapturableEnv,
+    Carry,
+    Rollout,
+    advance,
+    begin,
+    collect_eagerly,
+    make_records,
+    to_rollout,
+)
 from metarl.envs.task_space import Task
-
-Capture = Callable[[Callable[[], None], torch.Generator], Callable[[], None]]
-"""Runs a function a few times and returns what repeats its work on the device, without the function's Python.
-
-The function reads and writes tensors that stay where they are; the generator is the one that it draws from.
-"""
-
-WARM_UP_STEPS = 3
-"""Steps before a capture, in which libraries allocate what they keep."""
 
 MAX_KEPT = 8
 """Captured shapes of batches that one policy keeps; the least recently used one is given up first."""
 
-
-def cuda_graph(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
-    """A Capture on a GPU, by `torch.cuda.CUDAGraph`.
-
-    Raises:
-        RuntimeError: the function waits for the device, or does something else that a graph cannot hold.
-    """
-    with torch.cuda.device(generator.device):
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(generator)
-
-        # PyTorch asks for the warm-up on a stream other than the default one.
-        warm_up = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        warm_up.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warm_up):
-            for _ in range(WARM_UP_STEPS):
-                function()
-        torch.cuda.current_stream().wait_stream(warm_up)
-
-        with torch.cuda.graph(graph):
-            function()
-
-    return graph.replay
+MAX_WHOLE_STEPS = 2**24
+"""Environment steps of a batch whose episodes a graph may hold besides those that it returns."""
 
 
 class RolloutGraphs:
@@ -57,26 +40,56 @@ class RolloutGraphs:
 
     Args:
         policy: the policy whose rollouts are captured.
-        capture: how a step is captured.
+        capture: how steps are captured.
+        say: is told in a line what cannot be captured, and why; without it that is an exception.
     """
 
-    def __init__(self, policy: ActingPolicy, capture: Capture = cuda_graph) -> None:
+    def __init__(
+        self, policy: ActingPolicy, capture: Capture = cuda_graph, say: Callable[[str], None] | None = None
+    ) -> None:
         self.policy = policy
         self._capture = capture
-        self._kept: OrderedDict[Any, _RolloutGraph] = OrderedDict()
+        self._say = say
+        self._refused = False
+        self._kept: OrderedDict[Any, _WholeRollout | _RolloutInParts] = OrderedDict()
+
+    def forget(self) -> None:
+        """Give up all graphs, because tensors that they use are given up."""
+        self._kept.clear()
 
     def collect(
         self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator, memory: Any = None
-    ) -> Episodes:
+    ) -> Rollout | None:
         """See `metarl.envs.rollout.collect`; the episodes are of the tasks of `env`, which itself is not stepped.
 
+        Returns:
+            what was collected; None where rollouts cannot be captured, from the first try on.
+
         Raises:
-            RuntimeError: the step cannot be captured.
+            RuntimeError: the steps cannot be captured, and nobody is told of it.
         """
-        key = (env.batch_shape, env.horizon, generator.device, _shapes(params), _shapes(env.tasks))
+        if self._refused:
+            return None
+        try:
+            return self._collect(env, params, generator, memory)
+        except RuntimeError as error:
+            if self._say is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._refused = True
+            self._say(f"rollouts of {env.label} are not captured as CUDA graphs: {str(error).strip().splitlines()[0]}")
+            return None
+
+    def _collect(
+        self, env: CapturableEnv, params: dict[str, Tensor], generator: torch.Generator, memory: Any
+    ) -> Rollout:
+        remembered = pytree.tree_map(lambda leaf: getattr(leaf, "shape", leaf), memory)
+        key = (env.batch_shape, env.horizon, generator.device, _shapes(params), _shapes(env.tasks), str(remembered))
 
         if key not in self._kept:
-            self._kept[key] = _RolloutGraph(env, self.policy, params, generator, self._capture)
+            num_steps = env.batch_shape[0] * env.batch_shape[1] * env.horizon
+            whole = env.horizon <= env.steps_per_graph and num_steps <= MAX_WHOLE_STEPS
+            kind = _WholeRollout if whole else _RolloutInParts
+            self._kept[key] = kind(env, self.policy, params, generator, memory, self._capture)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
 
@@ -84,11 +97,38 @@ class RolloutGraphs:
         return self._kept[key].collect(env.tasks, params, generator, memory)
 
 
-class _RolloutGraph:
-    """One step of M tasks × E episodes as a graph, with the tensors that it reads and writes.
+class _WholeRollout:
+    """All that `collect_eagerly` does as one graph, from the reset to the episodes."""
 
-    Each replay reads where the episodes stand, takes a step, writes its record into row `time` of the records, and
-    writes where the episodes stand now, what the policy remembers included.
+    def __init__(
+        self,
+        env: CapturableEnv,
+        policy: ActingPolicy,
+        params: dict[str, Tensor],
+        generator: torch.Generator,
+        memory: Any,
+        capture: Capture,
+    ) -> None:
+        self._generator = torch.Generator(generator.device)  # a graph is bound to its generator, so it has its own
+
+        def rollout(tasks: Task, params: dict[str, Tensor], memory: Any) -> Rollout:
+            return collect_eagerly(env.with_tasks(tasks), policy, params, self._generator, memory)
+
+        self._graph = FunctionGraph(rollout, (env.tasks, params, memory), capture, self._generator)
+
+    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator, memory: Any) -> Rollout:
+        self._generator.set_state(generator.get_state())
+        rollout: Rollout = self._graph(tasks, params, memory)
+        generator.set_state(self._generator.get_state())
+        return rollout
+
+
+class _RolloutInParts:
+    """Some steps of M tasks × E episodes as a graph, replayed until the end of the episodes.
+
+    Each replay reads where the episodes stand, takes the steps, writes their records, and writes where the episodes
+    stand now, what the policy remembers included. Long episodes are run so, large batches, whose numbers should not be
+    held twice, and environments that ask for it.
     """
 
     def __init__(
@@ -97,14 +137,18 @@ class _RolloutGraph:
         policy: ActingPolicy,
         params: dict[str, Tensor],
         generator: torch.Generator,
+        memory: Any,
         capture: Capture,
     ) -> None:
         self._policy = policy
+        self._capture = capture
         self._tasks = _copy(env.tasks)
         self._params = _copy(params)
         self._env = env.with_tasks(self._tasks)
         self._generator = torch.Generator(generator.device)  # a graph is bound to its generator, so it has its own
+        self._num_steps = _largest_divisor(env.horizon, env.steps_per_graph)
         self._time = torch.zeros(1, dtype=torch.int64, device=generator.device)
+        self._replays: dict[bool, Callable[[], None]] = {}
 
         with torch.no_grad():
             carry = begin(self._env, self._generator)
@@ -115,52 +159,66 @@ class _RolloutGraph:
             self._carry = _copy(after.fields())
             self._records = make_records(record, env.horizon)
 
-            self._replay = capture(self._step, self._generator)
+    def _steps(self, fresh: bool) -> None:
+        """The function that is captured: steps from the tensors of this graph into them.
 
-    def _step(self) -> None:
-        """The function that is captured: one step from the tensors of this graph into them."""
+        Args:
+            fresh: whether the policy remembers nothing yet.
+        """
         self._env.state = self._state
-        after, record = advance(self._env, self._policy, self._params, Carry(**self._carry), self._generator)
+        carry = Carry(**self._carry)
+        if fresh:
+            carry = replace(carry, memory=None)
 
-        for name, value in record.items():
-            self._records[name].index_copy_(0, self._time, value.unsqueeze(0))
-
-        _write(after.fields(), self._carry)
-        _write(self._env.state, self._state)
-
-        # The warm-up may take more steps than an episode has.
-        self._time.add_(1).remainder_(self._env.horizon)
-
-    @torch.no_grad()
-    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator, memory: Any) -> Episodes:
-        _write(tasks, self._tasks)
-        _write(params, self._params)
-        self._generator.set_state(generator.get_state())
-
-        carry = begin(self._env, self._generator, memory)
-        plain_steps = 0
-        if memory is None and "memory" in self._carry:
-            # The graph has no "no memory": the policy takes its first step outside, and begins to remember there.
-            carry = self._plain_first_step(carry)
-            plain_steps = 1
+        for step in range(self._num_steps):
+            carry, record = advance(self._env, self._policy, self._params, carry, self._generator)
+            self._write_record(step, record)
 
         _write(carry.fields(), self._carry)
         _write(self._env.state, self._state)
-        self._time.fill_(plain_steps)
 
-        for _ in range(self._env.horizon - plain_steps):
-            self._replay()
+    def _write_record(self, step: int, record: dict[str, Tensor]) -> None:
+        """Write the record of a step of the graph into its row."""
+        if self._num_steps == self._env.horizon:
+            for name, value in record.items():
+                self._records[name][step] = value
+            return
+
+        # The row depends on how many replays there were.
+        for name, value in record.items():
+            self._records[name].index_copy_(0, self._time, value.unsqueeze(0))
+        self._time.add_(1).remainder_(self._env.horizon)  # the warm-up may take more steps than an episode has
+
+    @torch.no_grad()
+    def collect(self, tasks: Task, params: dict[str, Tensor], generator: torch.Generator, memory: Any) -> Rollout:
+        fresh = memory is None and "memory" in self._carry
+        kinds = [fresh] + [False] * (self._env.horizon // self._num_steps - 1)
+        for kind in dict.fromkeys(kinds):
+            self._capture_once(kind)  # first of all, because it takes steps itself
+
+        _write(tasks, self._tasks)
+        _write(params, self._params)
+        self._generator.set_state(generator.get_state())
+        carry = begin(self._env, self._generator, memory)
+        _write(carry.fields(), {name: self._carry[name] for name in carry.fields()})
+        _write(self._env.state, self._state)
+        self._time.zero_()
+
+        for kind in kinds:
+            self._replays[kind]()
 
         generator.set_state(self._generator.get_state())
         end = Carry(**_copy(self._carry))
-        return to_episodes(self._records, end, success=None)
+        return to_rollout(self._records, end, success=None)
 
-    def _plain_first_step(self, carry: Carry) -> Carry:
-        """Take the first step one operation at a time, and record it."""
-        after, record = advance(self._env, self._policy, self._params, carry, self._generator)
-        for name, value in record.items():
-            self._records[name][0] = value
-        return after
+    def _capture_once(self, fresh: bool) -> None:
+        if fresh not in self._replays:
+            self._replays[fresh] = self._capture(partial(self._steps, fresh), self._generator)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """Of a number, the largest divisor that is not above the limit."""
+    return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
 def _copy(tree: Any) -> Any:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.env_family import EnvFamily, RenderableEnv
+from metarl.envs.graphs.capture import Capture, cuda_graph
 from metarl.envs.rollout import ActingPolicy
-from metarl.envs.rollout_graphs import Capture, RolloutGraphs, cuda_graph
+from metarl.envs.rollout_graphs import RolloutGraphs
 from metarl.envs.spaces.action_map import TensorActionMap
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 
@@ -48,11 +49,13 @@ class TaskEnv(_FuncEnv, EnvFamily):
     Attributes:
         random_steps: whether anything but `initial` draws random numbers.
         rollout_graphs: what `capture_rollouts` set up.
+        steps_per_graph: steps that one CUDA graph of a captured rollout holds at most.
     """
 
     observation_space: Box
     action_space: Space[Any]
     random_steps: bool = False
+    steps_per_graph: int = 256
     rollout_graphs: RolloutGraphs | None = None
 
     def initial(self, rng: torch.Generator, params: Task) -> State:
@@ -136,18 +139,22 @@ class TaskEnv(_FuncEnv, EnvFamily):
         compiled = torch.compile(_without_generator(self), **options)
         self.step = lambda state, action, rng, params: compiled(state, action, params)  # type: ignore[method-assign]
 
-    def capture_rollouts(self, policy: ActingPolicy, capture: Capture = cuda_graph) -> None:
+    def capture_rollouts(
+        self, policy: ActingPolicy, capture: Capture = cuda_graph, say: Callable[[str], None] | None = None
+    ) -> None:
         """Let `collect` run this policy's rollouts as CUDA graphs from now on, with the same results.
 
-        The first rollout of each batch shape takes some steps more, in which its step is captured; these are not
-        counted. A step that waits for the device, or moves numbers to it, raises RuntimeError then. What a step does
-        must not depend on Python variables that change: only the operations on tensors are repeated.
+        The first rollout of each batch shape takes its steps twice more, in which they are captured; these are not
+        counted. A step that waits for the device, or moves numbers to it, cannot be captured. What a step does must not
+        depend on Python variables that change: only the operations on tensors are repeated.
 
         Args:
-            policy: carries no memory from step to step.
-            capture: how a step is captured; tests pass one that needs no GPU.
+            policy: whose rollouts are captured; what it remembers may be tensors alone.
+            capture: how steps are captured; tests pass one that needs no GPU.
+            say: is told in a line what cannot be captured, which then runs one operation at a time; without it that is
+                a RuntimeError.
         """
-        self.rollout_graphs = RolloutGraphs(policy, capture)
+        self.rollout_graphs = RolloutGraphs(policy, capture, say)
 
 
 class BoundTaskEnv:
@@ -204,6 +211,11 @@ class BoundTaskEnv:
     def rollout_graphs(self) -> RolloutGraphs | None:
         """See CapturableEnv."""
         return self.env.rollout_graphs
+
+    @property
+    def steps_per_graph(self) -> int:
+        """See CapturableEnv."""
+        return self.env.steps_per_graph
 
     def with_tasks(self, tasks: Task) -> "BoundTaskEnv":
         """See CapturableEnv.with_tasks."""

@@ -202,7 +202,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 def test_tests_and_extras_that_a_page_names_exist(page: Path) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for line in shell_lines(page):
-        for test in re.findall(r"\btests/[\w/]+(?:\.py)?", line):
+        for test in re.findall(r"\btests/[\w/]+(?:\.py|\.sh)?", line):
             assert (ROOT / INVENTED.get(test, test)).exists(), test
         for named in re.findall(r"'\.\[([\w,]+)\]'", line):
             assert set(named.split(",")) <= set(extras), line

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.forward_pass import ForwardPass, Outputs, network_at
 from metarl.agents.gradients.inner_rates import Rates
@@ -99,6 +100,9 @@ class Trajectory:
         points = zip(*(part.points for part in parts), strict=True)
         gradients = zip(*(part.gradients for part in parts), strict=True)
         return Trajectory([concatenate(point) for point in points], [concatenate(gradient) for gradient in gradients])
+
+
+pytree.register_dataclass(Trajectory)  # so that functions of it can be captured
 
 
 class AdaptationPath:

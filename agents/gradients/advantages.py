@@ -31,7 +31,7 @@ def discounted_sums(values: Tensor, discount: float) -> Tensor:
     horizon = values.shape[-1]
     time = torch.arange(min(horizon, SUM_BLOCK), device=values.device)
     exponent = time.unsqueeze(1) - time.unsqueeze(0)  # row: where the value falls; column: where it counts
-    base = torch.tensor(discount, device=values.device, dtype=values.dtype)
+    base = torch.full((), discount, device=values.device, dtype=values.dtype)
     matrix = torch.where(exponent >= 0, torch.pow(base, exponent.clamp(min=0)), 0.0)
 
     blocks: list[Tensor] = []
@@ -116,10 +116,23 @@ def _ridge_fit(features: Tensor, target: Tensor) -> Tensor:
     square = features @ features.mT if wide else features.mT @ features
     shrunk = square + RIDGE * torch.eye(square.shape[-1], device=square.device, dtype=square.dtype)
 
-    # torch.linalg.solve would make the CPU wait for errors of the GPU.
     right = target if wide else features.mT @ target
-    solution: Tensor = torch.linalg.solve_ex(shrunk, right).result
+    solution = _solve(shrunk, right)
     return square @ solution if wide else features @ solution
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """A⁻¹ b of symmetric positive definite A (M, F, F) and b (M, F, 1), without waiting for a GPU's errors."""
+    solution: Tensor
+    if not matrix.is_cuda:
+        solution = torch.linalg.solve_ex(matrix, right).result
+        return solution
+
+    # There, LU and torch.cholesky_solve of more than 16 numbers cannot be captured as a CUDA graph.
+    lower = torch.linalg.cholesky_ex(matrix).L
+    forward = torch.linalg.solve_triangular(lower, right, upper=False)
+    solution = torch.linalg.solve_triangular(lower.mT, forward, upper=True)
+    return solution
 
 
 def generalized_advantages(episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float) -> Tensor:

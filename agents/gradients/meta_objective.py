@@ -58,6 +58,11 @@ class MetaObjective:
 
     def value_and_kl(self, meta: Parameters, batches: Sequence[Batch]) -> tuple[float, float]:
         """J, and the mean KL from the policies that collected the query to the adapted ones."""
+        value, kl = self.pool.run(self._value_and_kl, meta, list(batches)).tolist()
+        return value, kl
+
+    def _value_and_kl(self, meta: Parameters, batches: Sequence[Batch]) -> Tensor:
+        """Both, (2,)."""
 
         def sum_of_chunk(tasks: slice) -> Tensor:
             chunk = [batch.tasks(tasks) for batch in batches]
@@ -66,8 +71,7 @@ class MetaObjective:
                 kl = mean_kl(self.policy, chunk[-1], policies[-1])
                 return torch.stack([self.outer_objective(policies, chunk).sum(), kl.sum()])
 
-        value, kl = self.pool.mean(sum_of_chunk, batches[-1].obs).tolist()
-        return value, kl
+        return self.pool.mean(sum_of_chunk, batches[-1].obs)
 
     # ------------------------------------------------------------------ derivatives
 
@@ -77,6 +81,13 @@ class MetaObjective:
         Raises:
             FloatingPointError: the gradient is not finite.
         """
+        total, trajectory = self.pool.run(self._differentiate, meta, list(batches))
+        value, gradient = float(total[0]), total[1:]
+        check_finite(gradient, "the meta-gradient is")
+        return value, unflatten_like(gradient, meta), trajectory
+
+    def _differentiate(self, meta: Parameters, batches: Sequence[Batch]) -> tuple[Tensor, Trajectory]:
+        """J and its flat gradient, (1 + n,), and the trajectory."""
         num_tasks = len(batches[0].obs) * num_processes()
 
         def differentiate_chunk(tasks: slice) -> tuple[Tensor, Trajectory]:
@@ -90,9 +101,7 @@ class MetaObjective:
         values_and_gradients, trajectories = zip(*chunks, strict=True)
 
         total = sum_over_processes(torch.stack(values_and_gradients).sum(dim=0))
-        value, gradient = float(total[0]), total[1:]
-        check_finite(gradient, "the meta-gradient is")
-        return value, unflatten_like(gradient, meta), Trajectory.concatenate(trajectories)
+        return total, Trajectory.concatenate(trajectories)
 
     def _by_outputs(
         self, path_outputs: Sequence[Outputs], batches: Sequence[Batch], num_tasks: int

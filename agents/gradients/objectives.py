@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.advantages import advantages_of
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes
@@ -80,6 +81,9 @@ class Batch:
             value = getattr(self, field.name)
             changed[field.name] = map_parameters(function, value) if isinstance(value, dict) else function(value)
         return replace(self, **changed)
+
+
+pytree.register_dataclass(Batch)  # so that functions of batches can be captured
 
 
 def as_seen_by(policy: MLPPolicy, episodes: Episodes) -> Episodes:

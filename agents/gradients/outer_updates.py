@@ -6,9 +6,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from metarl.agents.gradients.adaptation_path import Trajectory
 from metarl.agents.gradients.meta_objective import MetaObjective
 from metarl.agents.gradients.objectives import Batch
-from metarl.agents.gradients.trust_region import TrustRegionConfig, trpo_step
+from metarl.agents.gradients.trust_region import TrustRegionConfig, line_search, natural_step
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import Parameters, flatten, unflatten_like
 
@@ -55,10 +56,10 @@ class TrustRegionUpdate:
             candidate_value, kl = self.objective.value_and_kl(unflatten_like(candidate, meta), batches)
             return candidate_value - value, kl
 
-        fisher_product = self.objective.fisher_product(
-            meta, batches, trajectory, self.fisher_fraction, self.fisher_memory
+        full_step, curvature = self.objective.pool.run(
+            self._natural_step, meta, list(batches), trajectory, flat_gradient
         )
-        step = trpo_step(flatten(meta.values()), flat_gradient, fisher_product, evaluate, self.config)
+        step = line_search(flatten(meta.values()), full_step, curvature, evaluate, self.config)
         if step.accepted:
             optimizer.assign(unflatten_like(step.parameters, meta))
 
@@ -70,6 +71,15 @@ class TrustRegionUpdate:
             "line_search_trials": float(step.trials),
             "step_accepted": float(step.accepted),
         }
+
+    def _natural_step(
+        self, meta: Parameters, batches: Sequence[Batch], trajectory: Trajectory, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `natural_step`, with the Fisher matrix of the adapted policies."""
+        fisher_product = self.objective.fisher_product(
+            meta, batches, trajectory, self.fisher_fraction, self.fisher_memory
+        )
+        return natural_step(gradient, fisher_product, self.config)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
+from metarl.envs.graphs.capture import is_capturing
+from metarl.envs.graphs.functions import FunctionGraphs
 
 CHUNK_NUMBERS = 2**27
 """Numbers in the observations of a chunk at most: long observations make chunks of fewer steps."""
@@ -30,12 +32,16 @@ class ChunkPool:
     split further, and a pool has no barrier at which all threads wait for the slowest after each of them. The
     results come in the order of the chunks, so sums over them do not depend on the number of threads.
 
+    Attributes:
+        graphs: runs whole functions as CUDA graphs; None where they are called as they are.
+
     Args:
         num_threads: threads; 1 computes in the calling thread. On a GPU one thread is enough.
         task_chunk: tasks in a chunk; 0 chooses, see `task_slices`.
     """
 
     def __init__(self, num_threads: int, task_chunk: int = 0) -> None:
+        self.graphs: FunctionGraphs | None = None
         self._executor = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
         self._task_chunk = task_chunk
 
@@ -45,9 +51,18 @@ class ChunkPool:
 
     def map(self, function: Callable[[Item], Result], chunks: Iterable[Item]) -> list[Result]:
         """Apply the function to every chunk, results in their order."""
-        if self._executor is None:
+        if self._executor is None or is_capturing():
             return [function(chunk) for chunk in chunks]
         return list(self._executor.map(function, chunks))
+
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function(*arguments)` returns; as a CUDA graph where there are such, see FunctionGraphs.run.
+
+        Processes that sum over their tasks call it as it is.
+        """
+        if self.graphs is None or num_processes() > 1:
+            return function(*arguments)
+        return self.graphs.run(function, *arguments)
 
     def mean(self, sum_of_chunk: Callable[[slice], Tensor], obs: Tensor) -> Tensor:
         """Mean over the tasks of all processes.

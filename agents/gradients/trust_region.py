@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.policies.validation import check_values
+from metarl.envs.graphs.capture import is_capturing
 
 LinearMap = Callable[[Tensor], Tensor]
 """v ↦ A v on flat vectors, (n,) -> (n,)."""
@@ -84,38 +85,38 @@ def conjugate_gradient(
     stop = tolerance * squared
 
     for _ in range(iterations):
-        if squared <= stop:
+        # What is solved stays as it is; a graph cannot stop there.
+        unsolved = squared > stop
+        if not (is_capturing() or bool(unsolved)):
             break
 
         # Minimise along the direction.
         mapped = product(direction)
-        step = squared / direction.dot(mapped)
+        step = torch.where(unsolved, squared / direction.dot(mapped), 0.0)
         x = x + step * direction
         residual = residual - step * mapped
 
         # The next direction is conjugate to all before it.
         new_squared = residual.dot(residual)
-        direction = residual + (new_squared / squared) * direction
-        squared = new_squared
+        conjugate = residual + (new_squared / squared) * direction
+        direction = torch.where(unsolved, conjugate, direction)
+        squared = torch.where(unsolved, new_squared, squared)
 
     return x, residual
 
 
-def trpo_step(
-    parameters: Tensor,
-    gradient: Tensor,
-    fisher_product: LinearMap,
-    evaluate: Callable[[Tensor], tuple[float, float]],
-    config: TrustRegionConfig,
-) -> TrustRegionStep:
-    """Maximise a surrogate within a KL ball: step = √(2δ / xᵀFx) · x with x ≈ F⁻¹g, then a backtracking line search.
+def natural_step(gradient: Tensor, fisher_product: LinearMap, config: TrustRegionConfig) -> tuple[Tensor, Tensor]:
+    """The largest step along the natural gradient that a quadratic KL allows: √(2δ / xᵀFx) · x with x ≈ F⁻¹g.
+
+    Nothing waits for the device.
 
     Args:
-        parameters: θ, (n,).
         gradient: gradient g of the surrogate to be maximised, (n,).
         fisher_product: v ↦ F v without damping.
-        evaluate: θ' ↦ (surrogate(θ') − surrogate(θ), mean KL from θ to θ').
         config: bounds and iterations.
+
+    Returns:
+        the step, (n,), and xᵀFx; the step means something only where that is above 0.
 
     Source: Schulman et al. 2015, "Trust Region Policy Optimization", appendix C.
     """
@@ -125,11 +126,28 @@ def trpo_step(
 
     direction, residual = conjugate_gradient(damped, gradient, config.cg_iterations)
     curvature = direction.dot(gradient - residual)  # xᵀFx without one more product
+    return torch.sqrt(2 * config.max_kl / curvature) * direction, curvature
+
+
+def line_search(
+    parameters: Tensor,
+    full_step: Tensor,
+    curvature: Tensor,
+    evaluate: Callable[[Tensor], tuple[float, float]],
+    config: TrustRegionConfig,
+) -> TrustRegionStep:
+    """Shrink a step until the surrogate improves within the KL bound.
+
+    Args:
+        parameters: θ, (n,).
+        full_step: what the quadratic model of the KL would allow, (n,).
+        curvature: xᵀFx; a step along a direction without curvature is not tried.
+        evaluate: θ' ↦ (surrogate(θ') − surrogate(θ), mean KL from θ to θ').
+        config: bounds and iterations.
+    """
     if not bool(curvature > 0):
         return TrustRegionStep(parameters, accepted=False, kl=0.0, improvement=0.0, trials=0)
 
-    # The quadratic model of the KL would allow the whole step; the line search asks the KL itself.
-    full_step = torch.sqrt(2 * config.max_kl / curvature) * direction
     for trial in range(config.line_search_steps):
         candidate = parameters + config.line_search_backtrack**trial * full_step
         improvement, kl = evaluate(candidate)
@@ -137,3 +155,15 @@ def trpo_step(
             return TrustRegionStep(candidate, accepted=True, kl=kl, improvement=improvement, trials=trial + 1)
 
     return TrustRegionStep(parameters, accepted=False, kl=0.0, improvement=0.0, trials=config.line_search_steps)
+
+
+def trpo_step(
+    parameters: Tensor,
+    gradient: Tensor,
+    fisher_product: LinearMap,
+    evaluate: Callable[[Tensor], tuple[float, float]],
+    config: TrustRegionConfig,
+) -> TrustRegionStep:
+    """Maximise a surrogate within a KL ball: the step of `natural_step`, shortened by `line_search`."""
+    full_step, curvature = natural_step(gradient, fisher_product, config)
+    return line_search(parameters, full_step, curvature, evaluate, config)

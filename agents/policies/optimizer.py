@@ -21,7 +21,9 @@ class MetaOptimizer:
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        self._adam = torch.optim.Adam(parameters.values())
+        # On a GPU the moments of all tensors move in one operation, and the count of steps lies there too.
+        on_gpu = all(leaf.is_cuda for leaf in parameters.values())
+        self._adam = torch.optim.Adam(parameters.values(), fused=on_gpu or None)
 
     @property
     def adam_steps(self) -> int:
@@ -103,12 +105,14 @@ class MetaOptimizer:
         for name, leaf in self.parameters.items():
             if f"adam.step.{name}" in state:
                 self._adam.state[leaf] = {
-                    "step": state[f"adam.step.{name}"].to(
-                        "cpu", leaf.dtype, copy=True
-                    ),  # torch keeps the count on the CPU
+                    "step": state[f"adam.step.{name}"].to(self._count_device(leaf), leaf.dtype, copy=True),
                     "exp_avg": state[f"adam.exp_avg.{name}"].to(leaf.device, copy=True),
                     "exp_avg_sq": state[f"adam.exp_avg_sq.{name}"].to(leaf.device, copy=True),
                 }
+
+    def _count_device(self, leaf: Tensor) -> torch.device:
+        """Where torch keeps Adam's count of steps."""
+        return leaf.device if self._adam.defaults["fused"] else torch.device("cpu")
 
     def _check(self, state: dict[str, Tensor]) -> None:
         """Refuse a state with other names or shapes; moments are there for all parameters or for none."""

@@ -27,6 +27,8 @@ def tasks_of(parameters: Parameters, tasks: slice) -> Parameters:
 
 def concatenate(parts: Sequence[Parameters]) -> Parameters:
     """The tasks of several task-batched P after each other."""
+    if len(parts) == 1:
+        return parts[0]
     return map_parameters(lambda *leaves: torch.cat(leaves), *parts)
 
 

@@ -31,7 +31,13 @@ class Engine(Protocol):
 
 
 def make_engine(
-    name: str, device: torch.device, model: Any, num_worlds: int, frame_skip: int, num_threads: int
+    name: str,
+    device: torch.device,
+    model: Any,
+    num_worlds: int,
+    frame_skip: int,
+    num_threads: int,
+    deterministic: bool = True,
 ) -> Engine:
     """An engine for N worlds.
 
@@ -42,6 +48,7 @@ def make_engine(
         num_worlds: N.
         frame_skip: physics steps in an environment step.
         num_threads: CPU threads; 0 = one per core.
+        deterministic: whether MuJoCo Warp repeats a step bit for bit; MuJoCo always does.
 
     Raises:
         ValueError: unknown engine, one that is not installed, or one that does not run on the device.
@@ -52,7 +59,7 @@ def make_engine(
     if name == "warp" or (name == "auto" and device.type == "cuda"):
         from metarl.envs.physics.warp import WarpEngine  # a GPU's; its package is an extra
 
-        return WarpEngine(model, num_worlds, frame_skip, device)
+        return WarpEngine(model, num_worlds, frame_skip, device, deterministic)
 
     if device.type != "cpu":
         raise ValueError(f"the engine mujoco runs on the CPU, not on {device}")

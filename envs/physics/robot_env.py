@@ -16,8 +16,6 @@ from metarl.envs.physics.engine import Engine, make_engine
 from metarl.envs.physics.models import State, import_mujoco, load_robot
 from metarl.envs.physics.robots import Robot
 from metarl.envs.physics.sensors import SensorReadings, Sensors
-from metarl.envs.rollout import ActingPolicy
-from metarl.envs.rollout_graphs import Capture, cuda_graph
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task
 
@@ -58,6 +56,9 @@ class RobotEnv(TaskEnv):
         robot: the robot.
         sensors: what is measured of it beside positions and velocities.
         engine: "auto" (MuJoCo on the CPU, MuJoCo Warp on a GPU), "mujoco" or "warp".
+        physics_determinism: "on", "off" or "auto": whether MuJoCo Warp adds numbers up in the same order each time, so
+            that the same seed gives the same numbers; "auto" is off on a GPU, where it costs 8 to 15 times. MuJoCo on
+            the CPU always does.
         num_threads: CPU threads of the physics; 0 = one per core.
 
     Args:
@@ -68,8 +69,10 @@ class RobotEnv(TaskEnv):
     robot: Robot
     sensors: Sensors = Sensors()
     engine: str = "auto"
+    physics_determinism: str = "auto"
     num_threads: int = 0
     action_space: Box
+    steps_per_graph = 1  # the physics of a step alone are hundreds of kernels
 
     def __init__(self, horizon: int = 200, num_extra_observations: int = 0) -> None:
         robot = self.robot
@@ -140,9 +143,6 @@ class RobotEnv(TaskEnv):
     def compile(self, **options: Any) -> None:
         """Physics engines are compiled already."""
 
-    def capture_rollouts(self, policy: ActingPolicy, capture: Capture = cuda_graph) -> None:
-        """Physics engines capture their own steps, where they run on a GPU."""
-
     @property
     def model(self) -> Any:
         """The robot's MjModel as Gymnasium has it, with the sensors; loaded when it is first needed."""
@@ -206,8 +206,10 @@ class RobotEnv(TaskEnv):
             while len(self._engines) >= MAX_ENGINES:
                 oldest = next(iter(self._engines))
                 self._engines.pop(oldest)
+                if self.rollout_graphs is not None:
+                    self.rollout_graphs.forget()  # they step in the engine's memory
 
-            engine = make_engine(self.engine, device, self.model, num_worlds, self.robot.frame_skip, self.num_threads)
+            engine = self._make_engine(num_worlds, device)
             self._engines[key] = engine
             self._assigned_tasks.pop(key, None)
 
@@ -219,6 +221,12 @@ class RobotEnv(TaskEnv):
                 self._assigned_tasks[key] = _AssignedTasks(versions, list(params.values()))
 
         return engine
+
+    def _make_engine(self, num_worlds: int, device: torch.device) -> Engine:
+        deterministic = is_deterministic(self.physics_determinism, device)
+        return make_engine(
+            self.engine, device, self.model, num_worlds, self.robot.frame_skip, self.num_threads, deterministic
+        )
 
     def _models_of(self, params: Task, shape: tuple[int, ...]) -> tuple[list[Any], NDArray[np.int64]]:
         """The different robots among the tasks of a batch (*shape), and which of them each world has, (N,)."""
@@ -247,6 +255,11 @@ class RobotEnv(TaskEnv):
         # What MuJoCo derives from masses and inertias, such as inverse weights, follows them only when it is asked to.
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
+
+
+def is_deterministic(physics_determinism: str, device: torch.device) -> bool:
+    """What "on", "off" or "auto" means on a device; see RobotEnv."""
+    return physics_determinism == "on" or (physics_determinism == "auto" and device.type != "cuda")
 
 
 def along(velocity: Tensor, angle: Tensor) -> Tensor:

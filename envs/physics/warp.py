@@ -1,8 +1,8 @@
 """MuJoCo Warp on a GPU: all worlds of a batch at once, on torch's own memory and stream."""
 
-import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.extras import how_to_install
+from metarl.envs.graphs.capture import between_graphs
 from metarl.envs.physics.models import State, import_mujoco
 
 VARIED_FIELDS = (
@@ -37,17 +38,21 @@ class WarpEngine:
         num_worlds: N.
         frame_skip: physics steps in an environment step.
         device: of the states.
+        deterministic: whether the same step gives the same bits. If not, contacts and constraints still keep their
+            order, which costs nothing; sums over them do not.
 
     Raises:
         ValueError: Warp is not installed, or the worlds do not fit into the device's memory.
     """
 
-    def __init__(self, model: Any, num_worlds: int, frame_skip: int, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, num_worlds: int, frame_skip: int, device: torch.device, deterministic: bool = True
+    ) -> None:
         mujoco = import_mujoco()
         try:
             import warp
 
-            warp.config.quiet = True
+            warp.config.log_level = warp.LOG_WARNING  # else a line for each of hundreds of modules that it loads
             import mujoco_warp
         except ImportError as error:
             raise ValueError(
@@ -73,12 +78,13 @@ class WarpEngine:
             raise ValueError(
                 f"{num_worlds} worlds of this robot do not fit on {device}: lower --num-tasks or --episodes ({reason})"
             ) from error
-        self._model.opt.deterministic = mujoco_warp.DeterminismType.ALL
+        orders = mujoco_warp.DeterminismType
+        self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
 
         # Torch's views of Warp's memory.
         names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
         self._views = {name: warp.to_torch(getattr(self._data, name)) for name in names}
-        self._graphs: dict[str, Any] = {}
+        self._launches: dict[str, Callable[[], None]] = {}
 
         self.assign([model], np.zeros(num_worlds, np.int64))
 
@@ -119,35 +125,32 @@ class WarpEngine:
         return state
 
     def _run(self, name: str, times: int) -> None:
-        """Call a function of MuJoCo Warp; on a GPU as a CUDA graph, captured at the second call."""
-        function = getattr(self._mujoco_warp, name)
+        """Call a function of MuJoCo Warp some times, in the order of torch's own work."""
+        if name not in self._launches:
+            on_gpu = self._device.type == "cuda"
+            call = partial(self._call, name, times)
+            self._launches[name] = self._captured(call) if on_gpu else call
+        between_graphs(self._launches[name])
 
-        def run() -> None:
+    def _call(self, name: str, times: int) -> None:
+        function = getattr(self._mujoco_warp, name)
+        with self._warp.ScopedDevice(str(self._device)):
             for _ in range(times):
                 function(self._model, self._data)
 
-        with self._on_torch_stream():
-            # The first call may compile kernels, which a capture does not allow.
-            if self._device.type != "cuda" or name not in self._graphs:
-                run()
-                self._graphs.setdefault(name, None)
-                return
+    def _captured(self, call: Callable[[], None]) -> Callable[[], None]:
+        """What launches a CUDA graph of a call on torch's stream, so that it runs in the order of torch's own work.
 
-            if self._graphs[name] is None:
-                with self._warp.ScopedCapture() as capture:
-                    run()
-                self._graphs[name] = capture.graph
+        It is captured on the stream that Warp has for the device: Warp cannot capture torch's default stream.
+        """
+        torch.cuda.synchronize(self._device)  # the call reads what torch has written
+        call()  # may compile kernels, which a capture does not allow
+        with self._warp.ScopedDevice(str(self._device)), self._warp.ScopedCapture() as capture:
+            call()
+        self._warp.synchronize_device(str(self._device))
 
-            self._warp.capture_launch(self._graphs[name])
-
-    @contextlib.contextmanager
-    def _on_torch_stream(self) -> Iterator[None]:
-        """Launch Warp's kernels on torch's stream, so that they run in the order of torch's own."""
-        with self._warp.ScopedDevice(str(self._device)):
-            if self._device.type != "cuda":
-                yield
-                return
-
+        def launch() -> None:
             stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
-            with self._warp.ScopedStream(stream):
-                yield
+            self._warp.capture_launch(capture.graph, stream=stream)
+
+        return launch

@@ -17,7 +17,7 @@ from metarl.envs.registry import FAMILIES, make_distribution
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
-from metarl.training.accelerate import capture_rollouts
+from metarl.training.accelerate import use_graphs
 from metarl.training.memory import peak_memory_mb
 from metarl.training.meta_iteration import Sampled, sample_iteration
 
@@ -39,6 +39,7 @@ class Workload:
         fvp_memory: megabytes of derivatives that are kept for them.
         num_threads: CPU threads of the meta-update.
         device: where everything lies.
+        cuda_graphs: whether a GPU runs rollouts and updates as graphs.
     """
 
     env: str
@@ -50,6 +51,7 @@ class Workload:
     fvp_memory: float = 512
     num_threads: int = 1
     device: str = "cpu"
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class _MeasuredIteration:
         batches: support and query of one iteration.
         seconds: phase → median seconds.
         line_search_trials: how often the TRPO update looked for a step.
-        capture_error: why the device's graphs could not hold the rollouts; None where they could, or there are none.
+        capture_error: what the device's graphs could not hold, and why; None where all is well, or there are none.
     """
 
     distribution: TaskDistribution
@@ -81,7 +83,10 @@ def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
     distribution.env.horizon = workload.horizon or distribution.horizon
     learners = _learners(workload, distribution, generator)
     learner = learners["trpo"]
-    capture_error = capture_rollouts(distribution, learner, generator)
+    refused: list[str] = []
+    if workload.cuda_graphs:
+        for captured in reversed(learners.values()):  # the last one's policy is the one that samples
+            use_graphs(distribution, captured, device, refused.append)
 
     def sample() -> Sampled:
         tasks = distribution.sample(workload.num_tasks, "train", generator)
@@ -109,7 +114,9 @@ def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
 
     # The plain loop is to begin where the learner began.
     learner.load_state_dict(start)
-    return _MeasuredIteration(distribution, learner, [*support, query], seconds, line_search_trials, capture_error)
+    return _MeasuredIteration(
+        distribution, learner, [*support, query], seconds, line_search_trials, "; ".join(refused) or None
+    )
 
 
 def _learners(workload: Workload, distribution: TaskDistribution, generator: torch.Generator) -> dict[str, MAML]:
@@ -127,7 +134,9 @@ def _learners(workload: Workload, distribution: TaskDistribution, generator: tor
 
 
 def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str, Any]:
-    """Time one meta-iteration and, in the same process, one CPU core where it ran on a GPU, and the plain loop.
+    """Time one meta-iteration and, in the same process, what it is compared with.
+
+    That is the plain loop and, where it ran on a GPU, the same work without graphs and one CPU core.
 
     Args:
         workload: what is timed.
@@ -135,7 +144,7 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         plain_loop: whether to time the plain loop, which is slow, as well.
 
     Returns:
-        figures in seconds, steps per second, megabytes, and ratios to ours: cpu / GPU, plain / batched.
+        figures in seconds, steps per second, megabytes, and ratios to ours: eager / graphs, cpu / GPU, plain / batched.
 
     Raises:
         UserError: not a registered family.
@@ -156,6 +165,7 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
     # In this process, right after: a ratio of two runs on a busy machine would say little.
     others = {}
     if workload.device != "cpu":
+        others["eager"] = _measure(replace(workload, cuda_graphs=False), repeats).seconds
         others["cpu"] = _measure(replace(workload, device="cpu", num_threads=1), repeats).seconds
     if plain_loop:
         others["plain"] = _plain_seconds(workload, measured)

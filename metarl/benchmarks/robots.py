@@ -7,8 +7,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
+from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
+from metarl.agents.policies.parameters import expand_to_tasks
 from metarl.benchmarks.environments import (
     DIFFERENT_ACTIONS,
     batch_rate,
@@ -17,9 +20,12 @@ from metarl.benchmarks.environments import (
     steps_per_second,
     vector_rate,
 )
+from metarl.benchmarks.iteration import median_seconds
+from metarl.envs.physics.engine import make_engine
 from metarl.envs.physics.models import import_mujoco
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
+from metarl.envs.rollout import collect
 from metarl.errors import unknown
 
 ONE_OF_EACH = (
@@ -64,6 +70,33 @@ class RobotThroughput:
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the ratios of `batch` to the others."""
         return asdict(self) | ratios_to(self, self.batch, ("rollout", "sync", "asynchronous", "envpool"))
+
+
+@dataclass(frozen=True)
+class GpuRobotThroughput:
+    """Environment steps per second of one family on a GPU, policy in the loop, and of the physics alone.
+
+    Attributes:
+        env: the family.
+        num_envs: N, worlds side by side.
+        device_name: the GPU.
+        deterministic: whether the physics repeat bit for bit.
+        captured: ours, with everything but the physics in CUDA graphs as well.
+        eager: ours, the physics alone in a graph.
+        bare: MuJoCo Warp's steps of the same model alone: no policy, no reward, no observation, no episodes.
+    """
+
+    env: str
+    num_envs: int
+    device_name: str
+    deterministic: bool
+    captured: float
+    eager: float
+    bare: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with the share of the bare physics that is left."""
+        return asdict(self) | {"share_of_bare": self.captured / self.bare}
 
 
 def checked_robots(names: Sequence[str]) -> list[str]:
@@ -119,6 +152,68 @@ def robot_throughput(name: str, num_envs: int, seconds: float, num_threads: int)
         asynchronous=asynchronous,
         envpool=envpool,
     )
+
+
+def gpu_robot_throughput(
+    name: str, num_envs: int, device: torch.device, hidden_size: int = 64, deterministic: bool = False, repeats: int = 3
+) -> GpuRobotThroughput:
+    """Measure one family on a GPU.
+
+    Args:
+        name: a robot's family.
+        num_envs: N, each with a task of its own.
+        device: the GPU.
+        hidden_size: units of each of the policy's two hidden layers.
+        deterministic: whether the physics are to repeat bit for bit.
+        repeats: rollouts of each kind; the median counts.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    distribution = make_distribution(name)
+    env = distribution.env
+    assert isinstance(env, RobotEnv)
+    env.physics_determinism = "on" if deterministic else "off"
+
+    policy = MLPPolicy(
+        distribution.observation_space, distribution.action_space, PolicyConfig((hidden_size, hidden_size))
+    )
+    params = expand_to_tasks(policy.init(generator), num_envs)
+    bound = env.bind(distribution.sample(num_envs, "train", generator), 1)
+
+    def rate() -> float:
+        seconds = median_seconds(lambda: collect(bound, policy, params, generator), repeats, device)
+        return num_envs * env.horizon / seconds
+
+    eager = rate()
+    if device.type == "cuda":
+        env.capture_rollouts(policy)
+    captured = rate()
+    return GpuRobotThroughput(
+        env=name,
+        num_envs=num_envs,
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        deterministic=deterministic,
+        captured=captured,
+        eager=eager,
+        bare=_bare_rate(env, num_envs, device, deterministic, repeats),
+    )
+
+
+def _bare_rate(env: RobotEnv, num_envs: int, device: torch.device, deterministic: bool, repeats: int) -> float:
+    """Environment steps per second of the physics under no control, from the start of an episode on."""
+    num_steps = 50
+    engine = make_engine(env.engine, device, env.model, num_envs, env.robot.frame_skip, 0, deterministic)
+    position = torch.as_tensor(env.robot.start_position, dtype=torch.float32, device=device)
+    start = engine.state(
+        position.expand(num_envs, -1).contiguous(), position.new_zeros(num_envs, env.robot.num_velocities)
+    )
+    control = position.new_zeros(num_envs, env.robot.num_actuators)
+
+    def steps() -> None:
+        state = start
+        for _ in range(num_steps):
+            state = engine.step(state, control)
+
+    return num_envs * num_steps / median_seconds(steps, repeats, device)
 
 
 def _rollout_rate(env: RobotEnv, num_envs: int, seconds: float, num_threads: int) -> float:

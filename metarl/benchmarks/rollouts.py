@@ -17,7 +17,7 @@ from metarl.envs.rollout import advance, begin, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.evaluation.memory import available_bytes
-from metarl.training.accelerate import capture_rollouts
+from metarl.training.accelerate import use_graphs
 
 NUM_TASKS = 40
 EPISODES = {"cpu": (1, 4, 20, 100, 400), "cuda": (20, 100, 1_000, 4_000, 16_000, 64_000, 256_000)}
@@ -135,7 +135,7 @@ def _growing_rates(
         return sum(taken) / len(taken) / seconds
 
     rates: list[RolloutRate] = []
-    capture_error = None
+    refused: list[str] = []
     for episodes in EPISODES[device.type]:
         num_envs = NUM_TASKS * episodes
         if rates and not _fits(policy, num_envs, env.horizon, device):
@@ -143,10 +143,12 @@ def _growing_rates(
 
         env.rollout_graphs = None  # those of the batch before
         eager = rate(episodes)
-        capture_error = capture_rollouts(distribution, learner, generator)
+        use_graphs(distribution, learner, device, refused.append)
         captured = None if env.rollout_graphs is None else rate(episodes)
+        if refused:
+            captured = None  # it was measured without
         rates.append(RolloutRate(num_envs, eager, captured, _utilization(device)))
-    return rates, capture_error
+    return rates, refused[0] if refused else None
 
 
 def _bytes_per_env_step(

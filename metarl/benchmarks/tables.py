@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from metarl.benchmarks.environments import Throughput
-from metarl.benchmarks.robots import RobotThroughput
+from metarl.benchmarks.robots import GpuRobotThroughput, RobotThroughput
 from metarl.benchmarks.rollouts import RolloutGrowth
 from metarl.benchmarks.scaling import AXES, Point, exponent
 
@@ -31,7 +31,7 @@ def iteration_table(figures: dict[str, Any]) -> Table:
     place = f"{figures['num_threads']} thread(s)" if figures["device"] == "cpu" else figures["device"]
     title = f"MAML on {figures['env']}: {setting}, 2×{figures['hidden_size']} units, {place}"
 
-    others = {"cpu": "one CPU core", "plain": "plain loop over tasks"}
+    others = {"eager": "without graphs", "cpu": "one CPU core", "plain": "plain loop over tasks"}
     shown = [other for other in others if f"{other}_sampling_s" in figures]
     headings = ["batched"]
     for other in shown:
@@ -120,6 +120,19 @@ def robots_table(results: Sequence[RobotThroughput]) -> Table:
             _with_ratio(ours, result.asynchronous),
             _with_ratio(ours, result.envpool),
         )
+    return table
+
+
+def gpu_robots_table(results: Sequence[GpuRobotThroughput]) -> Table:
+    """Steps per second of robots on a GPU beside the physics alone."""
+    title = f"robots on {results[0].device_name}: environment steps per second, policy in the loop"
+    headings = ["robots", "CUDA graphs", "physics alone in a graph", "bare MuJoCo Warp", "share of bare", "determinism"]
+    table = _table(title, ["environment"], headings)
+
+    for result in results:
+        rates = [f"{rate:,.0f}" for rate in (result.captured, result.eager, result.bare)]
+        share = f"{result.captured / result.bare:.2f}"
+        table.add_row(result.env, f"{result.num_envs:,}", *rates, share, "on" if result.deterministic else "off")
     return table
 
 

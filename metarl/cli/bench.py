@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,7 @@ from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.benchmarks import tables as bench_report
 from metarl.benchmarks.environments import checked_families, throughput
 from metarl.benchmarks.iteration import Workload, bench
-from metarl.benchmarks.robots import checked_robots, robot_throughput
+from metarl.benchmarks.robots import checked_robots, gpu_robot_throughput, robot_throughput
 from metarl.benchmarks.rollouts import rollout_rates
 from metarl.benchmarks.scaling import scaling
 from metarl.benchmarks.scaling import write as write_scaling
@@ -138,7 +139,7 @@ class Bench:
 
     def _iteration(self, name: str) -> tuple[Any, Table]:
         # The other fields of a workload are flags of the same name.
-        own = {field.name for field in dataclasses.fields(Workload)} - {"env", "num_threads", "device"}
+        own = {field.name for field in dataclasses.fields(Workload)} - {"env", "num_threads", "device", "cuda_graphs"}
         workload = Workload(
             name,
             num_threads=self._threads,
@@ -164,12 +165,25 @@ class Bench:
         return [rate.to_json() for rate in rates], bench_report.envs_table(rates)
 
     def _robots(self, names: list[str], progress: Console) -> tuple[Any, Table]:
+        device = resolve_device(self.device)
+        if device.type == "cuda":
+            return self._robots_on_gpu(names, device, progress)
+
         rates = []
         for name in names:
             say(progress, name)
             _require_memory_of_envs(name, self.num_envs or 400)
             rates.append(robot_throughput(name, self.num_envs or 400, self.seconds, self._threads))
         return [rate.to_json() for rate in rates], bench_report.robots_table(rates)
+
+    def _robots_on_gpu(self, names: list[str], device: torch.device, progress: Console) -> tuple[Any, Table]:
+        rates = []
+        for name in names:
+            say(progress, name)
+            rates.append(
+                gpu_robot_throughput(name, self.num_envs or 4096, device, self.hidden_size, repeats=self.repeats)
+            )
+        return [rate.to_json() for rate in rates], bench_report.gpu_robots_table(rates)
 
     def _sb3(self, names: list[str]) -> tuple[Any, Table]:
         from metarl.benchmarks.sb3 import sb3_collection  # slow to import, and not always needed

@@ -63,7 +63,7 @@ GROUPS = {
     "sampling": ("env_timeout", "num_tasks", "episodes", "action_scale", "normalize_obs"),
     "evaluation": ("eval_interval", "eval_tasks", "test_tasks"),
     "curriculum": ("curriculum", "curriculum_buffer", "curriculum_fresh", "curriculum_correction"),
-    "acceleration": ("num_threads", "compile_env", "cuda_graphs"),
+    "acceleration": ("num_threads", "compile_env", "cuda_graphs", "physics_determinism"),
 }
 """Boxes of `metarl train --help`, each with the fields of `Train` whose flags it shows.
 

@@ -15,6 +15,7 @@ from metarl.envs.external.env_check import warn_once
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.external.user_code import user_sources
+from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
@@ -48,6 +49,8 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
     distribution.env.num_threads = config.num_threads
+    if isinstance(distribution.env, RobotEnv):
+        distribution.env.physics_determinism = config.physics_determinism
     if isinstance(distribution.env, GymnasiumFamily):
         distribution.env.set_timeout(config.env_timeout)
     _require_memory(config, distribution, generator)

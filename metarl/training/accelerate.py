@@ -1,11 +1,14 @@
-"""Faster rollouts: compiled environment steps (`--compile-env`) and CUDA graphs, both tried before they are used."""
+"""Compiled environment steps (`--compile-env`), and rollouts and updates as CUDA graphs."""
+
+from collections.abc import Callable
 
 import torch
 from gymnasium.spaces import Box
 
+from metarl.agents.gradients.parallel import ChunkPool
 from metarl.agents.learner import Learner
-from metarl.envs.rollout import collect
-from metarl.envs.rollout_graphs import Capture, cuda_graph
+from metarl.envs.graphs.capture import Capture, cuda_graph
+from metarl.envs.graphs.functions import FunctionGraphs
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import UserError
@@ -36,29 +39,29 @@ def compile_env(distribution: TaskDistribution, device: torch.device) -> None:
 
 
 CAPTURES: dict[str, Capture] = {"cuda": cuda_graph}
-"""Type of device → how rollouts are captured on it."""
+"""Type of device → how rollouts and updates are captured on it."""
 
 
-def capture_rollouts(distribution: TaskDistribution, learner: Learner, generator: torch.Generator) -> str | None:
-    """Run the learner's rollouts as CUDA graphs from now on, if its device has them and one episode can be captured.
+def use_graphs(
+    distribution: TaskDistribution, learner: Learner, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Run rollouts, and what the learner computes between them, as CUDA graphs from now on, if the device has them.
 
-    Returns:
-        what went wrong where a capture failed; None where it worked, or where there is nothing to capture.
+    Args:
+        distribution: whose rollouts are captured, where its family is written in torch.
+        learner: whose policy acts; what it computes is captured where a ChunkPool spreads its work.
+        device: of both.
+        say: is told in a line what cannot be captured; that runs one operation at a time.
     """
-    env = distribution.env
-    capture = CAPTURES.get(generator.device.type)
-    if capture is None or not isinstance(env, TaskEnv):
-        return None
+    capture = CAPTURES.get(device.type)
+    if capture is None:
+        return
 
-    env.capture_rollouts(learner.policy, capture)
-    trial = torch.Generator(generator.device).manual_seed(0)
-    try:
-        bound = env.bind(distribution.sample(1, "validation", trial), 1)
-        collect(bound, learner.policy, learner.begin(1).params, trial)
-    except RuntimeError as error:
-        env.rollout_graphs = None
-        return f"rollouts of {distribution.name} are not captured as CUDA graphs: {_first_line(error)}"
-    return None
+    if isinstance(distribution.env, TaskEnv):
+        distribution.env.capture_rollouts(learner.policy, capture, say)
+    pool = getattr(learner, "pool", None)
+    if isinstance(pool, ChunkPool):
+        pool.graphs = FunctionGraphs(capture, device, say)
 
 
 def _first_line(error: Exception) -> str:

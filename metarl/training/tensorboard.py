@@ -64,6 +64,7 @@ _BOOKKEEPING = {
     "num_threads",
     "compile_env",
     "cuda_graphs",
+    "physics_determinism",
     "checkpoint_interval",
     "eval_interval",
     "eval_tasks",

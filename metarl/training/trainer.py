@@ -40,7 +40,7 @@ from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
-from metarl.training.accelerate import capture_rollouts, compile_env
+from metarl.training.accelerate import compile_env, use_graphs
 from metarl.training.curriculum import make_curriculum
 from metarl.training.curriculum_plots import PLOTTED_TASKS, task_densities
 from metarl.training.memory import out_of_memory
@@ -117,11 +117,14 @@ class Trainer:
         self._on_disk: Checkpoint | None = None
         self._doing = "before the first iteration"
 
-        # Last, because it tries an episode of the distribution that training samples from.
+        # Last, because a learner may have changed what training samples from.
         if self.config.cuda_graphs == "auto":
-            problem = capture_rollouts(self.distribution, self.learner, self.generator)
-            if problem is not None:
-                say(console, f"warning: {problem}")
+            use_graphs(
+                self.distribution,
+                self.learner,
+                self.generator.device,
+                say=lambda text: say(console, f"warning: {text}"),
+            )
 
     def _take_policy(self, start: RunDirectory) -> None:
         """Start from what another run's learner had learned when it was best; what that took counts as training.

@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl.envs.rollout import Episodes, _check_finite, collect
+from metarl.envs.rollout import Episodes, _check_finite, _finite_tasks, collect
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task
 
@@ -225,7 +225,7 @@ def test_a_value_that_is_not_finite_stops_with_its_task(broken: list[float], tas
 def test_large_numbers_whose_sum_overflows_are_finite() -> None:
     episodes = collect_breaking([0.0, 0.0, 0.0, 0.0])
     large = dataclasses.replace(episodes, reward=torch.full_like(episodes.reward, 3e38))
-    _check_finite(Breaking().bind(TASKS, NUM_EPISODES), large)
+    _check_finite(Breaking().bind(TASKS, NUM_EPISODES), large, _finite_tasks(large))
 
 
 def test_a_policy_that_breaks_is_not_taken_for_its_environment() -> None:

@@ -7,11 +7,13 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metarl.envs.graphs.capture import recording
+
 WAITS_FOR_THE_DEVICE = {"_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal", "masked_select", "unique_dim"}
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation on tensors with what it took and what it gave."""
+    """Notes every operation on tensors with what it took and what it gave, and what is called between graphs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -24,6 +26,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations.append((func, args, kwargs or {}, pytree.tree_leaves(result)))
         return result
 
+    def interrupt(self, launch: Callable[[], None]) -> None:
+        """See Recording.interrupt."""
+        self.operations.append((launch, (), {}, [None]))
+
 
 def recorded(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
     """A Capture whose replay runs the recorded operations on the same tensors; Python variables are as they were.
@@ -31,7 +37,7 @@ def recorded(function: Callable[[], None], generator: torch.Generator) -> Callab
     What an operation made is kept by its identity: a replay puts the new result wherever the recorded one went.
     """
     function()
-    with _Recorder() as recorder:
+    with _Recorder() as recorder, recording(recorder):
         function()
 
     def replay() -> None:

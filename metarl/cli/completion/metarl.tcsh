@@ -14,6 +14,7 @@ complete metarl \
         'c/--normalize-obs=/(auto on off)/' \
         'c/--curriculum=/(uniform learning-progress hard-first)/' \
         'c/--cuda-graphs=/(auto off)/' \
+        'c/--physics-determinism=/(auto on off)/' \
         'c/--inner-lr-mode=/(fixed meta-sgd per-step meta-sgd-per-step)/' \
         'c/--estimator=/(lvc dice plain)/' \
         'c/--adapted-layers=/(all head)/' \
@@ -25,7 +26,7 @@ complete metarl \
         'c/--task-file=/f/' \
         'c/--keep=/(last best)/' \
         'c/--split=/(test ood validation)/' \
-        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env config cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split start-from steps task task-chunk task-file test-tasks trust)/' \
+        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env config cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause physics-determinism policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split start-from steps task task-chunk task-file test-tasks trust)/' \
         'c/-/(- h)/' \
         'n/--run-dir/d/' \
         'n/--config/f/' \
@@ -33,6 +34,7 @@ complete metarl \
         'n/--normalize-obs/(auto on off)/' \
         'n/--curriculum/(uniform learning-progress hard-first)/' \
         'n/--cuda-graphs/(auto off)/' \
+        'n/--physics-determinism/(auto on off)/' \
         'n/--inner-lr-mode/(fixed meta-sgd per-step meta-sgd-per-step)/' \
         'n/--estimator/(lvc dice plain)/' \
         'n/--adapted-layers/(all head)/' \

@@ -8,8 +8,13 @@ import mujoco
 import pytest
 import torch
 
+from metarl.agents.policies.mlp import MLPPolicy
+from metarl.agents.policies.parameters import expand_to_tasks
 from metarl.envs.physics.engine import make_engine
+from metarl.envs.physics.robot_env import is_deterministic
 from metarl.envs.registry import make_distribution
+from metarl.envs.rollout import Episodes, collect
+from tests.helpers.captured_steps import recorded
 from tests.helpers.family_play import rng
 
 
@@ -54,6 +59,35 @@ def test_worlds_get_their_own_robots_anew() -> None:
     again = env.transition(env.initial(rng(), second), action, rng(), second)
     alone = fresh.transition(fresh.initial(rng(), second), action, rng(), second)
     assert torch.equal(again["qvel"], alone["qvel"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_captured_rollouts_of_robots_equal_eager_ones() -> None:
+    """Physics between graphs: two batches of different tasks, the second one replays the first one's steps."""
+    pytest.importorskip("mujoco_warp")
+    distribution = make_distribution("half-cheetah-dynamics")
+    env: Any = distribution.env
+    env.engine, env.horizon = "warp", 4
+    policy = MLPPolicy(distribution.observation_space, distribution.action_space)
+    params = expand_to_tasks(policy.init(rng(1)), 2)
+
+    def two_batches() -> list[Episodes]:
+        return [collect(env.bind(distribution.sample(2, "train", rng(n)), 2), policy, params, rng(5)) for n in (1, 2)]
+
+    eager = two_batches()
+    env.capture_rollouts(policy, recorded)
+    for one, other in zip(two_batches(), eager, strict=True):
+        assert torch.equal(one.obs, other.obs)
+        assert torch.equal(one.reward, other.reward)
+    assert not torch.equal(eager[0].obs, eager[1].obs)
+
+
+@pytest.mark.parametrize(("flag", "device", "deterministic"), [("auto", "cuda", False), ("auto", "cpu", True)])
+def test_physics_are_deterministic_but_where_that_is_slow(flag: str, device: str, deterministic: bool) -> None:
+    assert is_deterministic(flag, torch.device(device)) is deterministic
+    for asked in ("on", "off"):
+        assert is_deterministic(asked, torch.device(device)) is (asked == "on")
 
 
 def test_worlds_that_do_not_fit_are_refused_with_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,14 +123,6 @@ def test_what_cannot_be_captured_is_measured_eagerly_and_said(
         assert "operation not permitted" in " ".join(capsys.readouterr().out.split())
 
 
-def test_robots_have_no_captured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their engines capture steps of their own."""
-    monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1,))
-    monkeypatch.setitem(CAPTURES, "cpu", recorded)
-    growth = bench_rollouts.rollout_rates("half-cheetah-direction", torch.device("cpu"), 4, 1)
-    assert [rate.captured for rate in growth.rates] == [None]
-
-
 def test_an_environment_step_moves_at_least_what_it_is_made_of() -> None:
     """Observation, action, two layers of activations and the distribution are written and read at least once."""
     growth = bench_rollouts.rollout_rates("point-navigation/pearl", torch.device("cpu"), 64, 1)

@@ -28,8 +28,9 @@ FLAGS = {
     "train": (
         "preset seed device iterations max-env-steps num-tasks episodes eval-interval eval-tasks test-tasks "
         "action-scale normalize-obs checkpoint-interval num-threads curriculum curriculum-buffer "
-        "curriculum-fresh curriculum-correction compile-env cuda-graphs trust start-from env-timeout name "
-        "run-dir resume config seeds env-file adaptation-steps inner-lr inner-lr-decay log-std-lr-factor inner-lr-mode "
+        "curriculum-fresh curriculum-correction compile-env cuda-graphs physics-determinism trust start-from "
+        "env-timeout name run-dir resume config seeds env-file adaptation-steps inner-lr inner-lr-decay "
+        "log-std-lr-factor inner-lr-mode "
         "estimator first-order adapted-layers exploration-credit objective-steps outer outer-lr "
         "outer-lr-decay outer-lr-final outer-epochs clip inner-kl-penalty gamma gae-lambda fvp-fraction fvp-memory "
         "task-chunk hidden-sizes activation init-log-std policy max-kl cg-iterations cg-damping "

@@ -1,0 +1,82 @@
+"""What learners compute between rollouts, captured: the same numbers as called. No GPU is needed."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from metarl.agents.gradients.parallel import ChunkPool
+from metarl.agents.learner import Learner
+from metarl.agents.registry import AGENTS
+from metarl.envs.graphs.functions import FunctionGraphs
+from metarl.envs.registry import make_distribution
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.training.meta_iteration import sample_iteration
+from tests.helpers.captured_steps import recorded
+from tests.helpers.family_play import rng
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("maml", {}),
+    ("maml", {"outer": "ppo", "adaptation_steps": 2, "exploration_credit": 1.0, "inner_lr_mode": "meta-sgd"}),
+    ("maml", {"estimator": "dice", "objective_steps": "all+0", "adaptation_steps": 2, "fvp_fraction": 1.0}),
+    ("reptile", {}),
+    ("multitask", {}),
+]
+
+
+def trained(agent: str, changes: dict[str, Any], env: str, captured: bool, updates: int = 3) -> dict[str, Any]:
+    """A learner's state after some meta-iterations, and what they returned."""
+    distribution = make_distribution(env)
+    distribution.env.horizon = 6
+    entry = AGENTS[agent]
+    spaces = distribution.observation_space, distribution.action_space
+    learner: Any = entry.make(*spaces, entry.config_class(**changes), rng(1), 1)
+    said: list[str] = []
+    if captured:
+        learner.pool.graphs = FunctionGraphs(recorded, torch.device("cpu"), said.append)
+    metrics = [_update(learner, distribution, seed) for seed in range(updates)]
+    assert not said
+    return {"metrics": metrics, "state": learner.state_dict()}
+
+
+def _update(learner: Learner, distribution: TaskDistribution, seed: int) -> dict[str, float]:
+    tasks = distribution.sample(3, "train", rng(seed))
+    batch = sample_iteration(distribution, learner, tasks, 4, rng(seed)).batch
+    return learner.update(replace(batch, progress=seed / 3))
+
+
+@pytest.mark.parametrize(("agent", "changes"), CASES)
+def test_captured_updates_equal_called_ones(agent: str, changes: dict[str, Any]) -> None:
+    """Three iterations on different tasks: the later ones replay what the first one has recorded."""
+    for env in ("point-navigation/finn", "cart-pole"):
+        called, captured = (trained(agent, changes, env, captured) for captured in (False, True))
+        assert captured["metrics"] == called["metrics"]
+        for name, leaf in called["state"].items():
+            assert torch.equal(captured["state"][name], leaf), name
+        assert called["metrics"][0] != called["metrics"][1]
+
+
+def test_what_waits_for_the_device_is_said_once_and_called() -> None:
+    def waiting(values: torch.Tensor) -> torch.Tensor:
+        return values + 1 if bool(values.sum() > 0) else values
+
+    said: list[str] = []
+    graphs = FunctionGraphs(recorded, torch.device("cpu"), said.append)
+    assert torch.equal(graphs.run(waiting, torch.ones(2)), torch.full((2,), 2.0))
+    assert torch.equal(graphs.run(waiting, -torch.ones(2)), -torch.ones(2))
+    assert len(said) == 1
+    assert "waiting is not captured as a CUDA graph: operation not permitted" in said[0]
+
+
+def test_results_are_tensors_of_their_own() -> None:
+    pool = ChunkPool(1)
+    pool.graphs = FunctionGraphs(recorded, torch.device("cpu"), pytest.fail)
+
+    def doubled(values: torch.Tensor, factor: int) -> dict[str, torch.Tensor]:
+        return {"product": factor * values}
+
+    first = pool.run(doubled, torch.ones(2), 2)
+    second = pool.run(doubled, torch.full((2,), 5.0), 2)
+    other = pool.run(doubled, torch.ones(2), 3)  # what is no tensor tells graphs apart
+    assert [result["product"][0].item() for result in (first, second, other)] == [2.0, 10.0, 3.0]

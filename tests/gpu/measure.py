@@ -1,0 +1,278 @@
+"""What measure.sh measures: one table of figures, each beside its target."""
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from metarl.agents.learner import Learner
+from metarl.benchmarks.iteration import Workload, bench, median_seconds
+from metarl.benchmarks.robots import gpu_robot_throughput
+from metarl.benchmarks.rollouts import EPISODES, rollout_rates
+from metarl.envs.task_distribution import TaskDistribution
+from metarl.run.build import build
+from metarl.run.config import TrainConfig
+from metarl.run.device import resolve_device
+from metarl.run.presets import default_config
+from metarl.training.accelerate import CAPTURES, use_graphs
+from metarl.training.curriculum import make_curriculum
+from metarl.training.meta_iteration import run_meta_iteration, sample_iteration
+
+ENV = "point-navigation/finn"
+CHEETAH_STEPS = 48_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        what: was measured.
+        value: with its unit.
+        target: what it should be; empty where there is none.
+    """
+
+    what: str
+    value: str
+    target: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        device: where.
+        tiny: whether only to see that the ways work.
+    """
+
+    device: torch.device
+    tiny: bool
+
+    def of(self, full: Any, tiny: Any) -> Any:
+        """One of two sizes."""
+        return tiny if self.tiny else full
+
+    @property
+    def cuda(self) -> bool:
+        """Whether there is a GPU."""
+        return self.device.type == "cuda"
+
+
+def equal(sizes: Sizes) -> Iterator[Figure]:
+    """Captured runs beside eager ones: how far the meta-parameters are apart after three iterations."""
+    cases = [("maml", ENV, "maml-trpo"), ("maml", ENV, "default"), ("maml", "cart-pole", "default")]
+    cases += [("reptile", ENV, "default"), ("multitask", "grid-navigation", "default")]
+    for agent, env, preset in cases[: sizes.of(len(cases), 2)]:
+        eager, captured = (_parameters_after(sizes, agent, env, preset, graphs) for graphs in (False, True))
+        apart = float((captured - eager).norm() / eager.norm())
+        if not apart < 1e-3:
+            raise SystemExit(f"captured {agent} ({preset}) on {env} is not eager {agent}: {apart:.1e} apart")
+        yield Figure(f"captured beside eager, {agent} {preset} on {env}, 3 iterations", f"{apart:.1e} apart", "< 1e-3")
+
+
+def _parameters_after(sizes: Sizes, agent: str, env: str, preset: str, graphs: bool) -> torch.Tensor:
+    iterate, learner = _iterations(sizes, agent, env, preset, graphs)
+    for _ in range(3):
+        iterate()
+    state = learner.state_dict()
+    return torch.cat([leaf.double().flatten().cpu() for name, leaf in state.items() if name.startswith("meta.")])
+
+
+def _iterations(
+    sizes: Sizes, agent: str, env: str, preset: str, graphs: bool = True, **changes: Any
+) -> tuple[Callable[[], Any], Learner]:
+    """A function that runs one meta-iteration of a preset, and the learner."""
+    config: TrainConfig = default_config(agent, env, preset)
+    config = dataclasses.replace(config, device=str(sizes.device), **changes)
+    if sizes.tiny:
+        config = dataclasses.replace(config, num_tasks=2, episodes=2)
+    generator = torch.Generator(sizes.device).manual_seed(0)
+    distribution, learner = build(config, generator)
+    if sizes.tiny:
+        distribution.env.horizon = 5
+    curriculum = make_curriculum(config, learner)
+    if graphs:
+        use_graphs(distribution, learner, sizes.device, _refuse)
+
+    def iterate() -> Any:
+        return run_meta_iteration(learner, distribution, curriculum, config.num_tasks, config.episodes, 0.0, generator)
+
+    return iterate, learner
+
+
+def _refuse(problem: str) -> None:
+    """Say what runs one operation at a time."""
+    print(problem, file=sys.stderr)
+
+
+def rollouts(sizes: Sizes) -> Iterator[Figure]:
+    """Environment steps per second with the policy in the loop."""
+    if sizes.tiny:
+        EPISODES[sizes.device.type] = (1,)
+    growth = rollout_rates(ENV, sizes.device, 64, repeats=sizes.of(5, 1))
+    for rate in growth.rates:
+        captured = "" if rate.captured is None else f", captured {rate.captured / 1e6:,.1f}"
+        seconds = rate.num_envs * 200 / rate.best
+        yield Figure(
+            f"rollouts, {rate.num_envs:,} environments, million steps/s",
+            f"eager {rate.eager / 1e6:,.1f}{captured}; 200 steps in {seconds * 1e3:.2f} ms",
+            "3 ms" if rate.num_envs == 800 else "",
+        )
+
+
+def iteration(sizes: Sizes) -> Iterator[Figure]:
+    """One meta-iteration of MAML-TRPO and ProMP, beside the same without graphs and one CPU core."""
+    workload = Workload(ENV, device=str(sizes.device), num_tasks=sizes.of(40, 2), episodes=sizes.of(20, 2))
+    figures = bench(workload, repeats=sizes.of(7, 1), plain_loop=False)
+    targets = {"iteration_trpo": "0.02 s, 50 times one core", "sampling": "0.003 s"}
+    for phase in ("sampling", "meta_gradient", "meta_update_trpo", "iteration_trpo", "meta_update_ppo"):
+        beside = "".join(
+            f"; {other} {figures[f'{other}_{phase}_s']:.4f} s ({figures[f'{other}_{phase}_ratio']:.1f} times)"
+            for other in ("eager", "cpu")
+            if f"{other}_{phase}_s" in figures
+        )
+        yield Figure(f"{phase}, 40 × 20 × 100", f"{figures[f'{phase}_s']:.4f} s{beside}", targets.get(phase, ""))
+
+    for graphs in (True, False):
+        seconds = _seconds_of_iteration(sizes, graphs, num_tasks=40)
+        how = "graphs" if graphs else "eager"
+        yield Figure(f"ProMP iteration, K = 3, 40 × 20 × 100, {how}", f"{seconds:.4f} s", "0.03 s" if graphs else "")
+
+
+def _seconds_of_iteration(sizes: Sizes, graphs: bool, **changes: Any) -> float:
+    iterate, _ = _iterations(sizes, "maml", ENV, "default", graphs, **changes)
+    return median_seconds(iterate, sizes.of(7, 1), sizes.device)
+
+
+def large(sizes: Sizes) -> Iterator[Figure]:
+    """A meta-iteration of 8 million environment steps a batch."""
+    workload = Workload(ENV, device=str(sizes.device), num_tasks=sizes.of(40, 2), episodes=sizes.of(2000, 2))
+    learner, distribution = _maml_of(workload)
+    generator = torch.Generator(sizes.device).manual_seed(0)
+    use_graphs(distribution, learner, sizes.device, _refuse)
+    tasks = distribution.sample(workload.num_tasks, "train", generator)
+
+    def sample() -> Any:
+        return sample_iteration(distribution, learner, tasks, workload.episodes, generator)
+
+    sampling = median_seconds(sample, sizes.of(3, 1), sizes.device)
+    batch = sample().batch
+    update = median_seconds(lambda: learner.update(batch), sizes.of(3, 1), sizes.device)
+    yield Figure("40 × 2,000 × 100: sampling and adapting, updating", f"{sampling:.3f} s, {update:.3f} s")
+
+
+def _maml_of(workload: Workload) -> tuple[Learner, TaskDistribution]:
+    config = default_config("maml", workload.env, "maml-trpo")
+    learner_config = dataclasses.replace(config.learner, fvp_fraction=workload.fvp_fraction)
+    config = dataclasses.replace(config, device=workload.device, learner=learner_config)
+    distribution, learner = build(config, torch.Generator(workload.device).manual_seed(0))
+    return learner, distribution
+
+
+def training(sizes: Sizes) -> Iterator[Figure]:
+    """The default run, from the prompt to the table; twice, since the first one may compile."""
+    flags = ["--device", str(sizes.device)]
+    if sizes.tiny:
+        flags += ["--iterations", "1", "--num-tasks", "2", "--episodes", "2", "--eval-tasks", "2", "--test-tasks", "2"]
+    for turn in ("first", "second")[: sizes.of(2, 1)]:
+        with tempfile.TemporaryDirectory() as runs:
+            seconds, table = _train(*flags, "--run-dir", runs)
+        yield Figure(f"metarl train, {turn} time: {table}", f"{seconds:.1f} s", "10 s")
+
+
+def cheetah(sizes: Sizes) -> Iterator[Figure]:
+    """Meta-training of the half-cheetah on 48 million steps."""
+    steps = sizes.of(CHEETAH_STEPS, 100)
+    flags = ["maml", "half-cheetah-direction", "--device", str(sizes.device), "--max-env-steps", str(steps)]
+    if sizes.tiny:
+        flags += ["--num-tasks", "2", "--episodes", "1", "--eval-tasks", "2", "--test-tasks", "2"]
+    with tempfile.TemporaryDirectory() as runs:
+        seconds, table = _train(*flags, "--run-dir", runs)
+    yield Figure(f"half-cheetah-direction, {steps:,} steps: {table}", f"{seconds:.0f} s", "300 s, return 500")
+
+
+def _train(*flags: str) -> tuple[float, str]:
+    """Seconds of `metarl train`, and the returns of its table."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "metarl", "train", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│") and line.count("│") == 6]
+    returns = [cells[4].strip() for cells in rows if cells[1].strip().isdigit()]
+    trained = next((line for line in done.stdout.splitlines() if line.startswith("trained ")), "")
+    return seconds, f"returns {' '.join(returns)}; {trained}"
+
+
+def robots(sizes: Sizes) -> Iterator[Figure]:
+    """Robots beside bare MuJoCo Warp."""
+    cases = [
+        ("half-cheetah-direction", 16_384, False, "3,000,000"),
+        ("half-cheetah-direction", 4_096, False, ""),
+        ("half-cheetah-direction", 400, False, "400,000"),
+        ("half-cheetah-direction", 400, True, ""),
+        ("ant-direction", 4_096, False, "400,000"),
+        ("humanoid-direction", 4_096, False, "300,000"),
+    ]
+    for name, num_envs, deterministic, target in cases[: sizes.of(len(cases), 1)]:
+        worlds = sizes.of(num_envs, 2)
+        rate = gpu_robot_throughput(name, worlds, sizes.device, deterministic=deterministic, repeats=sizes.of(2, 1))
+        how = "deterministic" if deterministic else ""
+        yield Figure(
+            f"{name}, {worlds:,} worlds {how}, steps/s",
+            f"{rate.captured:,.0f}; physics alone in a graph {rate.eager:,.0f}; bare {rate.bare:,.0f}",
+            target,
+        )
+
+
+PARTS: dict[str, Callable[[Sizes], Iterator[Figure]]] = {
+    "equal": equal,
+    "rollouts": rollouts,
+    "iteration": iteration,
+    "large": large,
+    "training": training,
+    "robots": robots,
+    "cheetah": cheetah,
+}
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", help="'cuda', or 'cpu' for a tiny form")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+
+    device = resolve_device(options.device)
+    sizes = Sizes(device, tiny=device.type not in CAPTURES)
+    console = Console(width=160)
+    name = torch.cuda.get_device_name(device) if sizes.cuda else "CPU, tiny sizes: no figure means anything"
+    table = Table("what", "value", "target", title=f"{name}, torch {torch.__version__}", title_justify="left")
+
+    for part in options.parts:
+        start = time.perf_counter()
+        for figure in PARTS[part](sizes):
+            table.add_row(figure.what, figure.value, figure.target)
+            console.print(f"{figure.what}: {figure.value}", style="dim", highlight=False)
+        console.print(f"{part} took {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+
+    console.print(table)
+    if options.out is not None:
+        with options.out.open("w", encoding="utf-8") as file:
+            Console(file=file, width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
