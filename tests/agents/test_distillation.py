@@ -153,8 +153,7 @@ def test_future_credit_makes_it_the_gradient_of_the_expected_divergence() -> Non
 # ---------------------------------------------------------------------- what it ends in
 
 
-@pytest.mark.parametrize("head", ACTION_SPACES)
-@pytest.mark.parametrize("divergence", ["student-teacher", "teacher-student"])
+@pytest.mark.parametrize(("head", "divergence"), [("gaussian", "student-teacher"), ("categorical", "teacher-student")])
 def test_student_of_one_teacher_becomes_that_teacher(head: str, divergence: str) -> None:
     teachers = make_teachers(head, num_teachers=1)
     params = {name: leaf[:1] for name, leaf in teachers.params.items()}

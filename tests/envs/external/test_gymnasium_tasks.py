@@ -23,6 +23,8 @@ from metarl.envs.task_space import Integers, Task, Uniform
 
 pytestmark = pytest.mark.timeout(120)
 WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
+WORKERS_AT_LEISURE = pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+"""Starting workers takes seconds: for what they do as this process does."""
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -81,7 +83,7 @@ def test_episodes_equal_gymnasium_stepped_one_by_one(num_workers: int) -> None:
     distribution.family.pool.close()
 
 
-@WORKERS
+@WORKERS_AT_LEISURE
 def test_box_actions_are_stretched_to_the_bounds_and_arguments_reach_make(num_workers: int) -> None:
     distribution = pendulum(num_workers)
     assert distribution.action_space == Box(-1.0, 1.0, (1,), np.float32)
@@ -347,7 +349,7 @@ def test_observations_are_float32_tensors_of_the_batch() -> None:
     assert (seen.shape, reward.shape, terminated.dtype) == ((2, 3, 3), (2, 3), torch.bool)
 
 
-@WORKERS
+@WORKERS_AT_LEISURE
 def test_pictures_are_those_of_gymnasium_and_leave_the_episodes_as_they_are(
     num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,12 @@ def run(tmp_path: Path, script: str, by_file: bool = True) -> tuple[list[str], s
     ("script", "by_file", "cause"),
     [
         (REGISTERED_UNDER_THE_GUARD, True, "NameNotFound: Environment `Mine` doesn't exist"),
-        (NO_GUARD, True, "users_script.py would start workers again: it needs `if __name__ == '__main__':`"),
+        pytest.param(
+            NO_GUARD,
+            True,
+            "users_script.py would start workers again: it needs `if __name__ == '__main__':`",
+            marks=pytest.mark.slow,
+        ),
         (NO_GUARD, False, "<stdin> is no file that they could import"),
     ],
     ids=["id of the main script", "no guard", "standard input"],

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from torch import Tensor
 
+from metarl.benchmarks.robots import ONE_OF_EACH
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import FAMILIES, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
@@ -32,6 +33,14 @@ def num_steps(distribution: TaskDistribution) -> int:
 
 
 every_family = pytest.mark.parametrize("name", FAMILY_NAMES)
+
+# The physics takes its time, and robots differ by numbers: one of each robot, the others when they are asked for.
+SLOW_ROBOTS = {
+    name for name in FAMILY_NAMES if isinstance(FAMILIES[name].make().env, RobotEnv) and name not in ONE_OF_EACH
+}
+every_kind_of_family = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_ROBOTS else name for name in FAMILY_NAMES]
+)
 
 
 def exploring_actions(distribution: TaskDistribution, tasks: Task) -> Tensor:
@@ -59,7 +68,7 @@ def test_every_task_parameter_changes_the_trajectory_or_the_rewards(name: str, p
     assert not all(torch.allclose(a.float(), b.float(), atol=1e-4) for a, b in zip(before, after, strict=True))
 
 
-@every_family
+@every_kind_of_family
 def test_the_same_tasks_and_seed_give_the_same_trajectory(name: str) -> None:
     distribution = make_distribution(name)
     tasks = distribution.sample(NUM_TASKS, "train", rng(3))
@@ -79,7 +88,7 @@ def test_steps_draw_random_numbers_where_the_family_says_so(name: str) -> None:
     assert torch.equal(generator.get_state(), before) is not env.random_steps
 
 
-@every_family
+@every_kind_of_family
 def test_the_tasks_of_a_batch_do_not_meet(name: str) -> None:
     """Other tasks in the rest of the batch leave the trajectory of a task as it is."""
     distribution = make_distribution(name)
@@ -91,7 +100,7 @@ def test_the_tasks_of_a_batch_do_not_meet(name: str) -> None:
         assert torch.equal(a[:, :4], b[:, :4])
 
 
-@every_family
+@every_kind_of_family
 def test_one_unbatched_environment_equals_a_batch_of_one(name: str) -> None:
     """Leaves without leading dimensions, as gymnasium.make uses them, against (1, 1, …), as training does."""
     distribution = make_distribution(name)
@@ -113,7 +122,7 @@ def test_one_unbatched_environment_equals_a_batch_of_one(name: str) -> None:
             break
 
 
-@every_family
+@every_kind_of_family
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31), size=st.floats(0, 100), data=st.data())
 def test_any_task_and_any_actions_keep_to_the_spaces(name: str, seed: int, size: float, data: st.DataObject) -> None:
@@ -156,7 +165,7 @@ def test_tasks_are_written_and_read(name: str) -> None:
             assert all(torch.equal(read[parameter][0], value[index]) for parameter, value in tasks.items())
 
 
-@every_family
+@every_kind_of_family
 def test_gymnasium_and_stable_baselines_check_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     for task in (None, "sample"):
@@ -164,7 +173,7 @@ def test_gymnasium_and_stable_baselines_check_it(name: str, monkeypatch: pytest.
     check_env_for_sb3(gymnasium.make(FAMILIES[name].gymnasium_id))
 
 
-@every_family
+@every_kind_of_family
 def test_its_pictures_show_that_something_happens(name: str) -> None:
     env: gymnasium.Env[Any, Any] = gymnasium.make(FAMILIES[name].gymnasium_id, render_mode="rgb_array")
     env.reset(seed=0)

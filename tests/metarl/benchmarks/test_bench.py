@@ -136,6 +136,7 @@ def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch)
     assert [rate.num_envs for rate in growth.rates] == [40, 80]
 
 
+@pytest.mark.slow
 def test_throughput_of_a_family_is_measured_beside_gymnasium(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--num-envs", "8", "--seconds", "0.05", "--no-compile", "--json"]
     assert main(["bench", "envs", "cart-pole", "bandit/bernoulli", *flags]) == 0
@@ -200,6 +201,7 @@ def test_exponents_come_from_the_points() -> None:
     assert exponent(quadratic + linear, "episodes") == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_scaling_writes_its_points_and_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two points in processes of their own: one bench, one job of torchrun."""
     monkeypatch.setattr(bench_scaling, "AXES", {"horizon": (2,), "processes": (1,)})

@@ -295,7 +295,7 @@ def jobs_of(env: str, tmp_path: Path) -> list[TaskJob]:
     return [TaskJob("ppo", env, {"goal": [0.0, 1.0]}, 0, (1,), 1, str(tmp_path / f"task-{n}")) for n in range(2)]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_task_that_fails_is_named_in_one_line(processes: int, tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as error:
         list(learn_tasks(jobs_of(f"{__name__}:failing", tmp_path), processes))

@@ -246,7 +246,7 @@ def test_an_evaluation_of_an_older_policy_is_made_anew(workplace: Path, capsys: 
     assert "evaluated on" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("agent", ["reptile", "multitask"])
+@pytest.mark.parametrize("agent", ["reptile", pytest.param("multitask", marks=pytest.mark.slow)])
 def test_every_agent_has_a_page(agent: str, tmp_path: Path) -> None:
     run = train(tmp_path, "--iterations", "1", agent=agent, env="grid-navigation")
     page = report(run, "--split", "test")

@@ -43,7 +43,12 @@ def test_it_is_whole_and_small(name: str) -> None:
     assert about["cpu_count"] >= 1
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW_PHYSICS.get(name, ())) for name in WITH_POLICY])
+RETURNS_AT_ONCE = [name for name in WITH_POLICY if "finn" in name or name == "reptile-point-navigation"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in RETURNS_AT_ONCE else pytest.mark.slow) for name in WITH_POLICY]
+)
 def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = REFERENCE / name
     before, recorded = contents(run), json.loads((run / "evaluation-test.json").read_text())

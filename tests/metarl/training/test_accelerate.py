@@ -28,6 +28,7 @@ def validation_returns(run_dir: Path, *flags: str) -> list[float]:
     return [rows[-1][f"eval/return_k{k}"] for k in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_training_on_compiled_steps_equals_training_on_plain_ones(tmp_path: Path) -> None:
     plain = validation_returns(tmp_path / "plain")

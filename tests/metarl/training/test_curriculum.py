@@ -295,9 +295,8 @@ def test_without_a_curriculum_training_is_the_plain_loop(tmp_path: Path, without
     ("agent", "update", "curriculum"),
     [
         ("maml", "metarl.agents.maml.MAML.update", "hard-first"),
-        ("maml", "metarl.agents.maml.MAML.update", "learning-progress"),
         ("reptile", "metarl.agents.reptile.Reptile.update", "learning-progress"),
-        ("multitask", "metarl.agents.multitask.Multitask.update", "hard-first"),
+        pytest.param("multitask", "metarl.agents.multitask.Multitask.update", "hard-first", marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_ends_as_uninterrupted(
@@ -331,7 +330,13 @@ def test_a_curriculum_takes_no_environment_steps_and_changes_what_is_learned(
     assert [row["curriculum/share_replayed"] for row in metrics_of(runs["hard-first"])[1:]] == [0.0, 0.5, 0.75, 0.75]
 
 
-@pytest.mark.parametrize("env", ["point-navigation/pearl", "point-dynamics", "bandit/bernoulli"])
+@pytest.mark.parametrize(
+    "env",
+    [
+        "point-navigation/pearl",
+        *(pytest.param(env, marks=pytest.mark.slow) for env in ("point-dynamics", "bandit/bernoulli")),
+    ],
+)
 def test_tensorboard_shows_the_replay(env: str, tmp_path: Path) -> None:
     run = train(tmp_path, "--curriculum", "learning-progress", "--num-tasks", "4", env=env)
     curves = curves_of(run)

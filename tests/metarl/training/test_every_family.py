@@ -23,7 +23,15 @@ WITH_MAML = [("maml", name) for name in [*ONE_OF_EACH, *OTHERS]]
 WITH_REPTILE = [("reptile", "point-dynamics"), ("reptile", "cart-pole")]
 
 
-@pytest.mark.parametrize(("agent", "name"), [*WITH_MAML, *WITH_REPTILE])
+# Of what differs in training alone, one each: continuous, discrete and integer actions, memory, physics, pictures.
+QUICK = ("bandit/bernoulli", "cart-pole", "driving/lane-keeping", "half-cheetah-direction", "maze", "pendulum")
+CASES = [
+    pytest.param(agent, name, marks=() if name in QUICK or agent == "reptile" else pytest.mark.slow)
+    for agent, name in (*WITH_MAML, *WITH_REPTILE)
+]
+
+
+@pytest.mark.parametrize(("agent", "name"), CASES)
 def test_it_trains_and_evaluates(name: str, agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty_figures(monkeypatch.setattr)
     assert main(["train", agent, name, *SMALL, "--run-dir", str(tmp_path), "--name", "run"]) == 0
@@ -34,7 +42,7 @@ def test_it_trains_and_evaluates(name: str, agent: str, tmp_path: Path, monkeypa
     assert (tmp_path / "run" / "adaptation-test.png").exists()
 
 
-@pytest.mark.parametrize("name", ["driving/racing-line", "grid-navigation"])
+@pytest.mark.parametrize("name", ["driving/racing-line", pytest.param("grid-navigation", marks=pytest.mark.slow)])
 def test_its_figures_are_drawn(name: str, tmp_path: Path) -> None:
     assert main(["train", "maml", name, *SMALL, "--run-dir", str(tmp_path), "--name", "run"]) == 0
     assert (tmp_path / "run" / "trajectories-test.png").stat().st_size > 10_000
