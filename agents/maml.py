@@ -70,7 +70,7 @@ class MAMLConfig:
         fvp_memory: trpo: megabytes for derivatives that are kept from one Fisher product to the next; the rest is
             computed anew each time, with the same result.
         task_chunk: tasks that are handled at once: small chunks stay in a CPU's cache and spread over its cores; 0
-            takes as many as hold 4,000 steps on a CPU and a million on a GPU.
+            takes as many as hold 4000 steps on a CPU and a million on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -134,7 +134,7 @@ def make_model(
         name: in ALGORITHMS.
         env: what it trains on.
         seed: of its parameters and exploration.
-        log_dir: directory of its log; None: it keeps none.
+        log_dir: directory of its log, progress.csv; None: it keeps none.
         initial: a model of the same algorithm whose networks it starts from. Its optimizer starts anew, and so does
             a Gaussian's standard deviation: pretraining leaves too little of it to explore a new task.
         pretraining: settings for many tasks at once instead of one.
@@ -154,7 +154,7 @@ def make_model(
         fresh = {key: value for key, value in model.policy.state_dict().items() if key == LOG_STD}
         model.policy.load_state_dict(initial.policy.state_dict() | fresh)
 
-    model.set_logger(configure(str(log_dir), ["tensorboard"]) if log_dir else Logger(None, []))
+    model.set_logger(configure(str(log_dir), ["csv"]) if log_dir else Logger(None, []))
     return model
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import typing
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -187,3 +188,26 @@ def _as_text(output: _Output, like: io.TextIOWrapper) -> io.TextIOWrapper:
 def shell_command(*words: object) -> str:
     """A command to be copied into a shell: its words quoted where they need it, so that any name runs as it is."""
     return shlex.join(str(word) for word in words)
+
+
+def plain_help(hint: Any, default: Any) -> Any:
+    """A type hint of a flag with what its help text says of the default: nothing where that is empty.
+
+    The parser alone writes "{None}|INT … (default: None)", and "--no-onnx … (default: True)".
+
+    Args:
+        hint: the type, as the parser takes it.
+        default: the value without the flag.
+    """
+    import tyro  # slow to import
+
+    if default is None:
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        metavar = kinds[0].__name__.upper() if len(kinds) == 1 and kinds[0] in (int, float, str) else None
+        return typing.Annotated[hint, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+
+    if default is True:
+        return typing.Annotated[hint, tyro.conf.arg(help_behavior_hint="(on by default; this turns it off)")]
+    if default is False or default in ("", ()):
+        return typing.Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
+    return hint

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = (
+    ("metarl.api",),
     ("metarl.cli",),
     ("metarl.benchmarks", "metarl.comparison"),
     ("metarl.reporting", "metarl.training"),

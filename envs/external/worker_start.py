@@ -14,6 +14,8 @@ from typing import Any
 import cloudpickle
 import gymnasium
 
+from metarl.envs.physics.models import say_warnings_of_mujoco
+
 EXIT_STARTS_AGAIN = 93
 """Exit code of a worker whose main script would start workers of its own while it is imported."""
 
@@ -51,6 +53,8 @@ class BlockMaker:
                 raise
             self._write_down(error)
             raise SystemExit(1) from None
+
+        say_warnings_of_mujoco()
         return made
 
     def _write_down(self, error: Exception) -> None:

@@ -39,7 +39,29 @@ def import_mujoco() -> Any:
         import mujoco
     except ImportError as error:
         raise ValueError(f"locomotion needs MuJoCo ({error}): {how_to_install()}") from error
+
+    say_warnings_of_mujoco()
     return mujoco
+
+
+_said: list[str] = []
+"""The first warning of this process, which was printed."""
+
+
+def say_warnings_of_mujoco() -> None:
+    """Print MuJoCo's first warning in this process, where it is loaded, instead of a file in the working directory.
+
+    By itself it appends each one, such as that of an unstable simulation, to MUJOCO_LOG.TXT.
+    """
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is not None:
+        mujoco.set_mju_user_warning(_say_once)
+
+
+def _say_once(warning: str) -> None:
+    if not _said:
+        _said.append(warning)
+        print(f"mujoco: {warning} (further warnings are not shown)", file=sys.stderr)
 
 
 State = dict[str, Tensor]

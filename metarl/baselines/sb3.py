@@ -140,7 +140,8 @@ def pretrain(
 
 
 def _save(model: BaseAlgorithm, path: Path) -> None:
-    """Write SB3's own zip, atomically: a model whose file is there is not trained again."""
+    """Write SB3's own zip, atomically: a model whose file is there is not trained again; its log ends here."""
+    model.logger.close()
     buffer = io.BytesIO()
     model.save(buffer)
     write_atomically(path, buffer.getvalue())

@@ -39,7 +39,7 @@ class Adapt(AdaptationSelection):
         measure_episodes: episodes that only measure the adapted policy, as many with its exploration noise as without;
             by default E; 0 = the policy is not measured.
         json: print one JSON object, the model card, and nothing else; progress goes to standard error.
-        onnx: write policy.onnx, which needs the extra 'export'; --no-onnx leaves it out.
+        onnx: write policy.onnx as well; without the extra 'export', a warning says that it is missing.
         keep: the policy that is written: 'last', after the last step; 'best', the one with the highest mean return
             of those measured, which the last one is unless --measure-episodes is 0.
         noise_scale: --env, continuous actions: factor on the exploration noise, for a robot that takes no large
@@ -88,9 +88,10 @@ class Adapt(AdaptationSelection):
 
     def execute(self, console: Console) -> int:
         """Adapt, write, and say what came of it."""
-        # What is missing or not allowed is said before the work.
-        if self.onnx:
-            export.require_onnx()
+        # The policy is worth more than one of its files: the others are written.
+        missing = export.missing_for_onnx() if self.onnx else ""
+        if missing:
+            print(f"metarl: warning: policy.onnx is left out; {missing}", file=sys.stderr)
         run = self.open_run()
         out = Path(self.out)
         if out.resolve().is_relative_to(run.path.resolve()):
@@ -120,7 +121,7 @@ class Adapt(AdaptationSelection):
         """Adapt and write; returns what policy.json holds, and the names of what was written."""
         with new_directory(out) as directory:
             policy = self._policy(MetaPolicy(run, self.checkpoint, self.device), progress)
-            files = policy.write(directory, self.onnx)
+            files = policy.write(directory, self.onnx and not export.missing_for_onnx())
             description = json.loads((directory / "policy.json").read_text(encoding="utf-8"))
 
         # The policy is safe: now its episodes may move in with it.

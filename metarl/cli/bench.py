@@ -49,7 +49,7 @@ class Bench:
         episodes: E, episodes per task of 'iteration'.
         horizon: H of 'iteration'; by default the family's.
         hidden_size: units of each of the policy's two hidden layers.
-        num_envs: environments side by side; by default 1,024 for 'envs', 400 for 'robots' and 'sb3'.
+        num_envs: environments side by side; by default 1024 for 'envs', 400 for 'robots' and 'sb3'.
         seconds: how long 'envs' and 'robots' step each environment.
         compile: whether 'envs' also measures compiled steps.
         repeats: timed repetitions; medians are shown.

@@ -55,6 +55,6 @@ class Compare(CompareConfig):
         for line in comparison_report.headlines(comparison):
             say(console, line)
         say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")
-        show = shell_command("metarl", "tensorboard", "--run-dir", comparer.path)
+        show = shell_command("metarl", "tensorboard", comparer.path)
         say(console, f"curves and figures in TensorBoard: {show}")
         return 0

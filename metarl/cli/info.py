@@ -1,4 +1,4 @@
-"""`metarl envs`, `check`, `agents`, `tensorboard` and `completion`: what there is, and how to look at it.
+"""`metarl envs`, `check`, `agents`, `metrics`, `tensorboard` and `completion`: what there is, and how to look at it.
 
 Modules that import PyTorch are imported where they are used, since `tensorboard` and `completion` need none of them.
 """
@@ -7,13 +7,14 @@ import contextlib
 import math
 import socket
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 
 from metarl.console import print_json, say, show_table
@@ -46,18 +47,24 @@ class Envs:
 
 
 def _list_families(console: Console) -> None:
-    """Every family with its task parameters."""
+    """A line for each family, as wide as the terminal."""
     from metarl.envs.registry import FAMILIES
 
+    column = max(map(len, FAMILIES)) + 2
     for family in FAMILIES.values():
-        gymnasium_id = f"   gymnasium id {family.gymnasium_id}" if family.gymnasium_id else ""
-        say(console, family.name + gymnasium_id)
-        say(console, f"  {family.summary}")
-        if family.available:
-            show_table(console, Padding(_parameters(family.make()), (0, 0, 1, 2)))
-        else:
-            say(console, f"  not installed: {family.how_to_install}\n")
-    say(console, "more of one: metarl envs NAME; your own: metarl train maml package.module:MyDistribution")
+        say(
+            console,
+            family.name.ljust(column) + textwrap.shorten(family.summary, console.width - column, placeholder=" …"),
+        )
+
+    missing: dict[str, list[str]] = {}
+    for family in FAMILIES.values():
+        if not family.available:
+            missing.setdefault(family.how_to_install, []).append(family.name)
+    for how, names in missing.items():
+        say(console, f"not installed: {', '.join(names)}: {how}")
+    say(console, "parameters, ranges and splits of one: metarl envs NAME")
+    say(console, "your own: metarl train maml package.module:MyDistribution")
 
 
 def _show_family(name: str, console: Console) -> None:
@@ -65,13 +72,17 @@ def _show_family(name: str, console: Console) -> None:
     from metarl.envs.registry import FAMILIES, make_distribution
 
     distribution = make_distribution(name)
+    gymnasium_id = ""
     if distribution.name in FAMILIES:
         summary = FAMILIES[distribution.name].summary
+        gymnasium_id = FAMILIES[distribution.name].gymnasium_id
     else:
         first_sentence = (type(distribution.env).__doc__ or "").split(".")[0]
         summary = " ".join(first_sentence.split())
 
     say(console, f"{distribution.name}: {summary}")
+    if gymnasium_id:
+        say(console, f"gymnasium   {gymnasium_id}")
     say(console, f"observation {distribution.observation_space}")
     say(console, f"action      {_actions(distribution)}")
     say(console, f"horizon     {distribution.horizon} steps")
@@ -146,16 +157,23 @@ class Agents:
     def execute(self, console: Console) -> int:
         """Print the tables."""
         from metarl.agents.registry import AGENTS
+        from metarl.envs.registry import FAMILIES
 
         agents = Table("agent", "what it is", title="agents", title_justify="left")
         for agent in AGENTS.values():
             agents.add_row(agent.name, agent.summary)
         show_table(console, agents)
 
-        presets = Table("agent", "environment", "preset", "what it is", title="presets", title_justify="left")
+        # Narrow, since names of environments are long.
+        presets = Table(title="presets", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        longest = max(map(len, FAMILIES)) + 1  # with a comma
+        presets.add_column("agent")
+        presets.add_column("preset")
+        presets.add_column("environment", min_width=longest)
+        presets.add_column("what it is")
         for name in AGENTS:
             for envs, preset, summary in _presets_of(name):
-                presets.add_row(name, ", ".join(envs), preset, summary)
+                presets.add_row(name, preset, ", ".join(envs), summary)
         show_table(console, presets)
 
         say(console, "hyper-parameters: metarl train AGENT ENV --help")
@@ -181,41 +199,67 @@ def _presets_of(agent: str) -> list[tuple[list[str], str, str]]:
 
 
 @dataclass(frozen=True)
-class Tensorboard:
-    """Show the runs in TensorBoard, on localhost.
+class Metrics:
+    """Say what the metrics of a run mean: the tags of TensorBoard, metrics.jsonl and `Run.metrics()`.
 
     Attributes:
+        words: show only those whose name or meaning has all of these words.
+    """
+
+    words: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="WORD")] = ()
+
+    def execute(self, console: Console) -> int:
+        """Print the glossary."""
+        from metarl.reporting.glossary import glossary
+
+        found = {
+            tag: meaning
+            for tag, meaning in glossary().items()
+            if all(word.lower() in f"{tag} {meaning}".lower() for word in self.words)
+        }
+        if not found:
+            raise UserError(
+                f"no metric has {' '.join(self.words)!r} in its name or meaning; all of them: metarl metrics"
+            )
+
+        table = Table("metric", "what it is", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for tag, meaning in found.items():
+            table.add_row(tag, meaning)
+        show_table(console, table)
+        say(console, "k is the number of adaptation steps: train/return_k0, train/return_k1, …")
+        return 0
+
+
+@dataclass(frozen=True)
+class Tensorboard:
+    """Show runs and comparisons in TensorBoard, on localhost.
+
+    Attributes:
+        runs: runs and comparisons by directory or name; by default all of run_dir, at most the 40 newest.
         run_dir: directory of the runs.
         port: port of the page.
     """
 
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     run_dir: str = "runs"
     port: int = 6006
 
     def execute(self, console: Console) -> int:
         """Serve until Ctrl-C."""
-        run_dir = Path(self.run_dir)
-        from metarl.run.reference_runs import reference_runs
+        from metarl.reporting.tensorboard_server import log_directory, serve
 
-        # An installed package has the reference runs, but not the checkout that their path belongs to.
-        if not run_dir.is_dir() and run_dir == Path("runs/reference"):
-            run_dir = reference_runs()
-        if not run_dir.is_dir():
-            raise UserError(f"there is no directory {self.run_dir!r}; train a run with: metarl train")
         if not 0 <= self.port < 2**16:
             raise UserError(f"port must be between 0 and 65535, got {self.port}")
-        try:
-            with socket.create_server(("localhost", self.port)):
-                pass
-        except OSError:
-            raise UserError(f"port {self.port} is in use; choose another one with --port") from None
 
-        from tensorboard import program  # slow to import
-
-        board = program.TensorBoard()
-        address = ["--host", "localhost", "--port", str(self.port)]
-        board.configure(argv=[None, "--logdir", str(run_dir), *address, "--load_fast", "false"])
-        return int(board.main())
+        with log_directory(self.runs, self.run_dir) as (directory, note):
+            try:
+                with socket.create_server(("localhost", self.port)):
+                    pass
+            except OSError:
+                raise UserError(f"port {self.port} is in use; choose another one with --port") from None
+            if note:
+                say(console, note)
+            return serve(directory, self.port)
 
 
 @dataclass(frozen=True)

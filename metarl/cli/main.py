@@ -4,8 +4,11 @@ Commands are imported when they are called, so that `metarl --help` does not wai
 """
 
 import contextlib
+import dataclasses
+import difflib
 import importlib.metadata
 import io
+import itertools
 import os
 import pkgutil
 import re
@@ -13,10 +16,12 @@ import shutil
 import sys
 import textwrap
 import threading
+import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
-from metarl.console import outputs_that_may_close, reserved_output
+from metarl.console import outputs_that_may_close, plain_help, reserved_output
 from metarl.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -80,8 +85,13 @@ COMMANDS = {
         "Look at an environment before training on it: spaces, tasks, randomness, ranges, speed, and what to do.",
     ),
     "agents": Command("metarl.cli.info:Agents", "List the agents and the presets they have for each environment."),
+    "metrics": Command(
+        "metarl.cli.info:Metrics",
+        "Say what the metrics of a run mean: the tags of TensorBoard, metrics.jsonl and `Run.metrics()`.",
+        needs_torch=False,
+    ),
     "tensorboard": Command(
-        "metarl.cli.info:Tensorboard", "Show the runs in TensorBoard, on localhost.", needs_torch=False
+        "metarl.cli.info:Tensorboard", "Show runs and comparisons in TensorBoard, on localhost.", needs_torch=False
     ),
     "bench": Command(
         "metarl.cli.bench:Bench",
@@ -253,7 +263,20 @@ def parse(arguments: list[str]) -> Any:
         from metarl.cli.train import read_train
 
         return read_train(flags, read)
-    return read(pkgutil.resolve_name(COMMANDS[name].location))
+    return read(_with_plain_help(pkgutil.resolve_name(COMMANDS[name].location)))
+
+
+def _with_plain_help(form: type[Any]) -> type[Any]:
+    """A command's dataclass as a subclass whose help texts say nothing of defaults that are empty."""
+    hints = typing.get_type_hints(form, include_extras=True)
+    fields = []
+    for field in dataclasses.fields(form):
+        if field.default is not dataclasses.MISSING:
+            default: Any = dataclasses.field(default=field.default, kw_only=field.kw_only)
+            fields.append((field.name, plain_help(hints[field.name], field.default), default))
+
+    names = {"__doc__": form.__doc__, "__module__": form.__module__}
+    return dataclasses.make_dataclass(form.__name__, fields, bases=(form,), namespace=names, frozen=True)
 
 
 def _read_flags(form: Any, program: str, arguments: list[str]) -> Any:
@@ -272,7 +295,27 @@ def _read_flags(form: Any, program: str, arguments: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise _not_understood(_message_of(complaint.getvalue())) from None
+        message = _message_of(complaint.getvalue())
+        if message.startswith("Unrecognized"):
+            message = _mistyped_flag(form, program, arguments) or message
+        raise _not_understood(message) from None
+
+
+def _mistyped_flag(form: Any, program: str, arguments: list[str]) -> str:
+    """What to say of the first flag that the command does not have; "" where it has all of them."""
+    flags = [argument.partition("=")[0] for argument in itertools.takewhile(lambda one: one != "--", arguments)]
+    # The parser tells its flags in no other way than by its help text.
+    help_text = io.StringIO()
+    with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
+        _read_flags(form, program, ["--help"])
+    known = re.findall(r"(?m)^[│| ]*(--[a-z0-9-]+)", help_text.getvalue())
+
+    for flag in flags:
+        if flag.startswith("--") and flag.replace("_", "-") not in known:
+            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            return f"{program} has no flag {flag}{hint}"
+    return ""
 
 
 def _not_understood(message: str) -> UserError:
@@ -318,7 +361,7 @@ def completion_script(shell: str) -> str:
     from metarl.cli.train import default_train, flags_in_groups
 
     # All commands in one parser, which `metarl` itself never needs.
-    forms = {name: pkgutil.resolve_name(command.location) for name, command in COMMANDS.items()}
+    forms = {name: _with_plain_help(pkgutil.resolve_name(command.location)) for name, command in COMMANDS.items()}
     forms["train"] = flags_in_groups(default_train([]))
     every_command: Any = None
     for name, form in forms.items():
@@ -328,7 +371,22 @@ def completion_script(shell: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         _read_flags(every_command, "metarl", ["--tyro-print-completion", shell])
-    return printed.getvalue()
+    return printed.getvalue() + (_bash_names() if shell == "bash" else "")
+
+
+def _bash_names() -> str:
+    """What bash completes besides flags: agents, families, presets, and the runs that are there."""
+    from metarl.agents.registry import AGENTS
+    from metarl.envs.registry import FAMILIES
+    from metarl.run.presets import presets_for
+
+    presets = {name for agent in AGENTS for env in ("", *FAMILIES) for name in presets_for(agent, env)}
+    template = Path(__file__).parent / "completion" / "names.bash"
+    names = {"AGENTS": AGENTS, "FAMILIES": FAMILIES, "PRESETS": sorted(presets)}
+    text = template.read_text(encoding="utf-8")
+    for key, values in names.items():
+        text = text.replace(f"@{key}@", " ".join(values))
+    return text
 
 
 def write_completion_scripts() -> None:

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import itertools
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -16,24 +18,28 @@ from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
-from metarl.console import say, shell_command
+from metarl.console import plain_help, say, shell_command
 from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import env_label, is_env_file
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build, observations_state, restore_learner
 from metarl.run.checkpoint import BEST
-from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig
+from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig, from_yaml
 from metarl.run.device import resolve_device
 from metarl.run.presets import default_config
 from metarl.run.reproduce import settings_to_start_from
 from metarl.run.run_directory import RunDirectory
+from metarl.run.schema import read_text
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env
 from metarl.training.curriculum import make_curriculum
 from metarl.training.memory import check_memory
 from metarl.training.tensorboard import RunLog
 from metarl.training.trainer import Trainer, resolve
+
+MOST_SEEDS = 100
+"""Of one command."""
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
@@ -49,6 +55,8 @@ GROUPS = {
         "name",
         "run_dir",
         "resume",
+        "config_file",
+        "seeds",
         "env_file",
         "trust",
     ),
@@ -69,12 +77,16 @@ class Train(TrainConfig):
 
     Attributes:
         resume: continue this run exactly where it stopped. Of the other flags, only --iterations may be changed.
+        config_file: a run's config.yaml: a new run with these settings, unless they are given as flags.
+        seeds: train a run for each of these seeds, '0-4' or '1,5,7', one after the other.
         env_file: a YAML file that describes the environment and its tasks, in place of ENV.
         trust: let the run of --resume or --teacher import modules from the working directory, even if it was made
             somewhere else.
     """
 
     resume: str = ""
+    config_file: Annotated[str, tyro.conf.arg(name="config")] = ""
+    seeds: str = ""
     env_file: str = ""
     trust: bool = False
 
@@ -90,6 +102,30 @@ class Train(TrainConfig):
 
     def execute(self, console: Console) -> int:
         """Train, evaluate on held-out tasks, and say what to do next; under torchrun as one process of several."""
+        return self._train_seeds(console) if self.seeds else self.train(console)[0]
+
+    def _train_seeds(self, console: Console) -> int:
+        """One run after the other for each of the seeds; the first that is stopped or fails is the last."""
+        seeds = parse_seeds(self.seeds)
+        if self.resume:
+            raise UserError("--seeds makes new runs, and does not go with --resume")
+        if num_processes() > 1:
+            raise UserError("--seeds does not go with torchrun; start a job for each --seed")
+
+        runs = []
+        for seed in seeds:
+            name = f"{self.name}-seed{seed}" if self.name else ""
+            code, run = dataclasses.replace(self, seed=seed, seeds="", name=name).train(console)
+            if code != 0:
+                return code
+            runs.append(run.path)
+
+        say(console, f"all {len(runs)} seeds together:")
+        say(console, f"  {shell_command('metarl', 'evaluate', *runs)}")
+        return 0
+
+    def train(self, console: Console) -> tuple[int, RunDirectory]:
+        """Do what `execute` does; returns the exit code and the run."""
         with distributed.process_group(resolve_device(distributed.local_device(self.device))):
             config = resolve(self.config)
             distributed.check_job(config)
@@ -103,9 +139,9 @@ class Train(TrainConfig):
 
             # Only the first process writes the run and speaks.
             if distributed.rank() > 0:
-                return self._train(run, resumed, Console(quiet=True))
+                return self._train(run, resumed, Console(quiet=True)), run
             with run.locked():
-                return self._train(run, resumed, console)
+                return self._train(run, resumed, console), run
 
     def _open(self, config: TrainConfig) -> tuple[RunDirectory, bool]:
         """The run directory and whether it is to be resumed: by --resume, or in a job that torchrun restarted."""
@@ -134,7 +170,7 @@ class Train(TrainConfig):
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
         what = f"{config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}"
         say(console, f"{start}: {what}")
-        say(console, f"watch it with: {shell_command('metarl', 'tensorboard', '--run-dir', run.path.parent)}")
+        say(console, f"watch it with: {shell_command('metarl', 'tensorboard', run.path)}")
 
         with _told_how_to_go_on(run):
             done = trainer.train()
@@ -232,7 +268,28 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     if "ood" in trainer.distribution.splits:
         say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--split', 'ood')}")
     say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--steps', trainer.learner.adaptation_steps + 2)}")
-    say(console, f"  {shell_command('metarl', 'tensorboard', '--run-dir', run.path.parent)}")
+    say(console, f"  {shell_command('metarl', 'tensorboard', run.path)}")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of "0-4" or "1,5,7-9", in this order.
+
+    Raises:
+        UserError: it is no such list.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,10})(?:\s*-\s*(\d{1,10}))?\s*", part)
+        if found is None:
+            raise UserError(f"seeds must be such as 0-4 or 1,5,7, got {text!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last <= MAX_SEED or last - first >= MOST_SEEDS:
+            raise UserError(f"seeds must ascend, be at most {MAX_SEED}, and {MOST_SEEDS} at once, got {text!r}")
+        seeds += range(first, last + 1)
+
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must differ from each other, got {text!r}")
+    return seeds
 
 
 # ---------------------------------------------------------------------- reading the flags
@@ -254,7 +311,9 @@ def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
     # The defaults were made for what stands first; another AGENT or ENV after a flag would get the wrong ones.
     if command.resume:
         _check_resumed(command, defaults)
-    elif (command.agent, command.env) != (defaults.agent, defaults.env) and not command.start_from:
+    elif (command.agent, command.env) != (defaults.agent, defaults.env) and not (
+        command.start_from or command.config_file
+    ):
         raise UserError("write AGENT and ENV right after 'train', before the flags: metarl train AGENT ENV --flag …")
     return command
 
@@ -263,6 +322,11 @@ def default_train(arguments: list[str]) -> Train:
     """Defaults of the flags, which depend on the leading AGENT and ENV, on --preset and on --resume."""
     resume = _value_of("--resume", arguments)
     start = _value_of("--start-from", arguments)
+    file = _value_of("--config", arguments)
+    if file is not None:
+        if resume is not None or start:
+            raise UserError("--config makes a new run, and does not go with --resume or --start-from")
+        return _as_train(_settings_in(file, arguments))
     if resume is None and start:
         return _as_train(_settings_of(start, arguments))
     if resume is None:
@@ -274,6 +338,32 @@ def default_train(arguments: list[str]) -> Train:
     run = RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs")
     # The run may have been moved since its configuration was written.
     return _as_train(dataclasses.replace(run.config, run_dir=str(run.path.parent)), resume)
+
+
+def _settings_in(file: str, arguments: list[str]) -> TrainConfig:
+    """The settings in a run's config.yaml, as those of a new run: its name and place are its own.
+
+    Raises:
+        UserError: there is no such file, it is no configuration, or AGENT and ENV are others.
+    """
+    path = Path(file)
+    if not file or not path.is_file():
+        raise UserError(f"--config needs a file such as a run's config.yaml; there is none at {file!r}")
+    try:
+        config = from_yaml(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+    given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    own = [config.agent, config.env]
+    if given != own[: len(given)]:
+        raise UserError(f"{path} is of {' '.join(own)}, and cannot be that of {' '.join(given)}")
+
+    # The environment's file was copied beside the configuration; where it was before, nobody needs it.
+    env = config.env
+    if is_env_file(env) and (path.parent / env_label(env)).is_file():
+        env = str(path.parent / env_label(env))
+    return dataclasses.replace(config, env=env, name="", run_dir="runs", device="auto", num_threads=0)
 
 
 def _settings_of(start: str, arguments: list[str]) -> TrainConfig:
@@ -350,7 +440,8 @@ def _box(name: str, defaults: Any, fields: Iterable[str]) -> type[Any]:
 def _fields_of(defaults: Any, fields: Iterable[str]) -> list[tuple[str, Any, Any]]:
     """Name, type and default value of some fields of a dataclass, as `make_dataclass` takes them."""
     hints = typing.get_type_hints(type(defaults), include_extras=True)
-    return [(name, hints[name], dataclasses.field(default=getattr(defaults, name))) for name in fields]
+    values = {name: getattr(defaults, name) for name in fields}
+    return [(name, plain_help(hints[name], value), dataclasses.field(default=value)) for name, value in values.items()]
 
 
 def _help_texts(config_class: type[Any]) -> tuple[type[Any], ...]:

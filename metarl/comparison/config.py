@@ -32,7 +32,7 @@ class CompareConfig:
             each task: ppo, a2c, sac, td3, ddpg, dqn; trained over many tasks, then fine-tuned: ppo-pretrained.
             References: random, oracle, and untrained, the first run's agent at its initialisation. "none": none.
         num_tasks: M, held-out tasks; by default 20, with --quick 6.
-        budget: environment steps that SB3 may spend on each task; by default 30,000, with --quick 10,000.
+        budget: environment steps that SB3 may spend on each task; by default 30000, with --quick 10000.
         seeds: seeds of each baseline.
         split: held-out 'test' tasks, 'ood' outside the training ranges, or 'validation'.
         episodes: episodes per task in each evaluation, and of each adaptation step.

@@ -4,7 +4,7 @@ runs/comparison-<env>/
 settings.json        what is compared
 cells/               one JSON file per measurement (see metarl.comparison.measurements), written when it is done
 trained/             run directories of the baselines that were meta-trained here
-sb3/                 models of Stable-Baselines3 as zips, with its own TensorBoard logs
+sb3/                 models of Stable-Baselines3 as zips, each with SB3's log as progress.csv
 comparison*          data and figures; see metarl.comparison.report
 tensorboard/         the same for TensorBoard
 """

@@ -133,7 +133,7 @@ def evaluation_schedule(horizon: int, budget: int) -> tuple[int, ...]:
 def _progress_bar(console: Console, what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A progress bar, or a line now and then where the output is no terminal; gives what shows a count."""
     columns = (TextColumn(f"      {what}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=total, completed=done)
         shown = time.monotonic()
 

@@ -25,7 +25,6 @@ from metarl.agents.policies.parameters import Parameters
 from metarl.envs.extras import how_to_install
 from metarl.envs.rollout import ActingPolicy
 from metarl.envs.spaces.action_map import ActionMap, TensorActionMap, torch_dtype
-from metarl.errors import UserError
 
 OBS = "obs"
 ACTION = "action"
@@ -150,18 +149,10 @@ def _any_batch(module: PolicyModule) -> tuple[Any, ...]:
     return (batch, memory) if memory else (batch,)
 
 
-def require_onnx() -> None:
-    """Refuse to go on where ONNX cannot be written.
-
-    Raises:
-        UserError: a package is missing; says how to install it.
-    """
+def missing_for_onnx() -> str:
+    """Which packages an ONNX file lacks, and how to install them; "" where one can be written."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"an ONNX file needs {', '.join(missing)}: {how_to_install('export')} "
-            "(or leave the file out with --no-onnx)"
-        )
+    return f"an ONNX file needs {', '.join(missing)}: {how_to_install('export')}" if missing else ""
 
 
 def write_onnx(module: PolicyModule, program: torch.export.ExportedProgram, path: Path) -> None:

@@ -9,6 +9,7 @@ policy.onnx         the same as ONNX
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -139,13 +140,17 @@ class SpecialisedPolicy:
             onnx: whether to write the ONNX file, which needs the extra "export".
 
         Raises:
-            UserError: the directory exists or cannot be written, or a package is missing.
+            UserError: the directory exists or cannot be written.
+
+        Warns:
+            UserWarning: the packages for ONNX are missing, and all but that file is written.
         """
-        if onnx:
-            export.require_onnx()
+        missing = export.missing_for_onnx() if onnx else ""
+        if missing:
+            warnings.warn(f"policy.onnx is left out; {missing}", stacklevel=2)
 
         with new_directory(Path(path)) as directory:
-            names = self.write(directory, onnx)
+            names = self.write(directory, onnx and not missing)
         return [Path(path) / name for name in names]
 
     def write(self, directory: Path, onnx: bool = True) -> list[str]:

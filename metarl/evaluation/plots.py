@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import Episodes
@@ -29,6 +30,15 @@ def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> 
     buffer = io.BytesIO()
     figure.savefig(buffer, format=file_format, dpi=dpi)
     return buffer.getvalue()
+
+
+_PATHS = matplotlib.colormaps["Blues"]
+"""Colours of episodes: dark on white, and light where a page inverts its pictures for its dark mode."""
+
+
+def minus(number: str) -> str:
+    """A number with the minus sign that the ticks of axes have."""
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def set_margins(figure: Figure, left: float, right: float, bottom: float, top: float, **between: float) -> None:
@@ -60,7 +70,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     axes.fill_between(episodes, low, high, color="tab:blue", alpha=0.3, label="95% interval of the mean")
     axes.plot(episodes, evaluation.return_mean, "o-", color="tab:blue", label="mean")
     for x, y in zip(episodes, evaluation.return_mean, strict=True):
-        axes.annotate(f"{y:.1f}", (x, y), textcoords="offset points", xytext=(6, -12))
+        axes.annotate(minus(f"{y:.1f}"), (x, y), textcoords="offset points", xytext=(6, -12))
 
     axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
     axes.set_title(title, fontsize="small")
@@ -89,8 +99,8 @@ def trajectories(
     num_episodes = min(EPISODES_SHOWN, batches[0].obs.shape[1])
 
     row_height = 2.5 if family.plane_axes is None else 1.9
-    figure = Figure(figsize=(2.4 * len(batches) + 0.4, row_height * num_tasks + 0.6))
-    set_margins(figure, left=0.6, right=0.15, bottom=0.45, top=0.65, wspace=0.12, hspace=0.2)
+    figure = Figure(figsize=(2.4 * len(batches) + 0.4, row_height * num_tasks + 0.95))
+    set_margins(figure, left=0.6, right=0.15, bottom=0.65, top=0.8, wspace=0.12, hspace=0.2)
     grid = figure.subplots(num_tasks, len(batches), squeeze=False, sharex=True, sharey=True)
 
     extents: list[np.ndarray] = []
@@ -99,12 +109,28 @@ def trajectories(
         for k, batch in enumerate(batches):
             axes = grid[row, k]
             extents += _draw_task(axes, family, select_tasks(tasks, only), batch.tasks(only), num_episodes)
-            axes.set_title(f"k={k}  return {batch.returns[row].mean().item():.1f}", fontsize=9)
+            value = minus(f"{batch.returns[row].mean().item():.1f}")
+            axes.set_title(f"{_experience(k)}return {value}" if row == 0 else f"return {value}", fontsize=9)
 
     _set_view(grid[0, 0], np.max(extents, axis=0), family, _first(tasks))
     _label_plane(figure, grid, family)
-    figure.suptitle(f"{distribution.name}: {num_episodes} episodes before and after k adaptation steps", fontsize=11)
+    figure.suptitle(f"{distribution.name}: a row for each task, {num_episodes} episodes in each picture", fontsize=11)
+    _explain_marks(figure, family.plane_goal(tasks) is not None)
     return figure
+
+
+def _experience(k: int) -> str:
+    """What a column shows."""
+    return "before adaptation\n" if k == 0 else f"after {k} adaptation step{'s' * (k > 1)}\n"
+
+
+def _explain_marks(figure: Figure, with_goal: bool) -> None:
+    """The legend below the pictures: what is drawn, and in which colour."""
+    marks = [Line2D([], [], color=_PATHS(0.75), linewidth=1.2, label="one episode each")]
+    marks.append(Line2D([], [], color="black", marker="o", markersize=4, linestyle="", label="start"))
+    if with_goal:
+        marks.append(Line2D([], [], color="red", marker="x", markeredgewidth=2, linestyle="", label="goal"))
+    figure.legend(handles=marks, loc="lower right", ncols=len(marks), frameon=False, fontsize=8)
 
 
 def _draw_task(axes: Axes, family: EnvFamily, task: Task, batch: Episodes, num_episodes: int) -> list[np.ndarray]:
@@ -123,7 +149,7 @@ def _draw_task(axes: Axes, family: EnvFamily, task: Task, batch: Episodes, num_e
     # A wandering episode must not shrink the others: where both directions are free, the view follows most points.
     quantile = 0.9 if family.plane_axes is None else 1.0
     extents = []
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, EPISODES_SHOWN))
+    colours = _PATHS(np.linspace(0.55, 0.95, EPISODES_SHOWN))
     for episode, colour in enumerate(colours[:num_episodes]):
         path = _path(family, batch, episode)
         extents.append(np.quantile(np.abs(path), quantile, axis=0))
@@ -131,6 +157,7 @@ def _draw_task(axes: Axes, family: EnvFamily, task: Task, batch: Episodes, num_e
         # On a grid, episodes lie on the same lines: each is drawn a little beside the others.
         offset = 0.08 * family.plane_cell * (episode - (num_episodes - 1) / 2)
         axes.plot(path[:, 0] + offset, path[:, 1] + offset, color=colour, linewidth=0.9)
+        axes.plot(path[0, 0] + offset, path[0, 1] + offset, "o", color="black", markersize=3, zorder=3)
 
     goals = family.plane_goal(task)
     if goals is not None:

@@ -17,6 +17,9 @@ _COLUMNS = {
 }
 _ROWS = {"iteration": "meta-iteration", "env_steps": "environment steps, adaptation included"}
 
+_POINTS_OF_A_SCALE = 10
+"""With fewer points than these the first one belongs to the picture."""
+
 
 def learning_curves(metrics: list[dict[str, Any]]) -> Figure | None:
     """A column for training, validation and, where there is one, success; a row for each x-axis; a line for each k.
@@ -48,14 +51,30 @@ def learning_curves(metrics: list[dict[str, Any]]) -> Figure | None:
 
 def _draw_curves(axes: Axes, metrics: list[dict[str, Any]], x: str, tags: list[str]) -> None:
     """A line for each tag against the column `x` of the metrics; validation, which is rarer, has marks."""
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(tags)))
+    # The last k matters most: darkest on white, and lightest where the page inverts its pictures for its dark mode.
+    colours = matplotlib.colormaps["Blues"](np.linspace(0.4, 0.95, len(tags)))
+    after_the_first = []
     for k, (tag, colour) in enumerate(zip(tags, colours, strict=True)):
         points = [(row[x], row[tag]) for row in metrics if tag in row]
         marker = "o" if "eval/" in tag else ""
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, color=colour, label=f"k = {k}")
+        after_the_first += [value for _, value in points[1:]]
+    _set_scale(axes, after_the_first)
 
     axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
     axes.grid(alpha=0.3)
+
+
+def _set_scale(axes: Axes, values: list[float]) -> None:
+    """Choose the y-axis by what comes after the first point: an untrained policy may be far below all others."""
+    finite = [value for value in values if np.isfinite(value)]
+    if len(finite) < _POINTS_OF_A_SCALE:
+        return
+
+    low, high = np.quantile(finite, 0.01), max(finite)
+    room = 0.08 * (high - low) or 1.0
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
 def _tags(metrics: list[dict[str, Any]], prefix: str) -> list[str]:

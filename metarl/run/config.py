@@ -3,9 +3,12 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 import yaml
 
@@ -13,7 +16,7 @@ from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
-from metarl.errors import UserError, require_at_least, require_seconds
+from metarl.errors import UserError, require_at_least, require_seconds, unknown
 from metarl.run.schema import parse
 
 DEFAULT_AGENT = "maml"
@@ -156,6 +159,41 @@ def from_yaml(text: str) -> TrainConfig:
     return typing.cast(TrainConfig, parse(data | {"learner": learner}, TrainConfig))
 
 
+def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with some settings changed, checked as those of a file are.
+
+    Args:
+        config: what to start from; stays as it is.
+        settings: fields of the run, the learner or one of its parts, such as its policy, by the names of their flags
+            with "_".
+
+    Raises:
+        UserError: no such setting, or a value that is not allowed; names what is.
+    """
+    data = _plain(dataclasses.asdict(config))
+    known = _replace(data, {name: _plain(value) for name, value in settings.items()})
+    for name in settings:
+        if name not in known:
+            raise unknown("setting", name, known)
+
+    try:
+        return from_yaml(yaml.safe_dump(data))
+    except yaml.YAMLError as error:
+        raise UserError(f"a setting is neither a number, a string, a truth value nor a list: {error}") from None
+
+
+def _replace(data: dict[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Replace what is named, in the parts of a configuration as well; returns all names."""
+    names = []
+    for name, value in data.items():
+        if isinstance(value, dict):
+            names += _replace(value, settings)
+        elif name not in ("agent", "env", "preset"):  # they decide the defaults of all others
+            names.append(name)
+            data[name] = settings.get(name, value)
+    return names
+
+
 def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
     """Every field as 'name' or 'learner.name', with a value that TensorBoard's HPARAMS can show."""
     flat: dict[str, int | float | str | bool] = {}
@@ -172,9 +210,13 @@ def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
+    """As YAML takes it: tuples as lists."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):  # a seed of np.arange, for example
+        return value.item()
     return value

@@ -1,6 +1,8 @@
 """The device that a command computes on."""
 
+import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -27,3 +29,22 @@ def resolve_device(device: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= num_gpus:
         raise UserError(f"device {device!r} is not there: this machine has {num_gpus} CUDA devices")
     return torch.device(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, or of this machine's CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def cpu_name() -> str:
+    """The model of this machine's CPU; its architecture where the system does not tell the model."""
+    try:
+        information = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        information = ""
+
+    for line in information.splitlines():
+        field, _, value = line.partition(":")
+        if field.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()

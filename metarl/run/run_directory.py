@@ -32,14 +32,12 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
-
 from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file, modules_named_by
 from metarl.errors import UserError, unknown
 from metarl.run.checkpoint import BEST, LAST, CheckpointStore, Progress, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
-from metarl.run.device import resolve_device
+from metarl.run.device import cpu_name, device_name, resolve_device
 from metarl.run.files import (
     is_empty_directory,
     naming,
@@ -77,6 +75,7 @@ class Metadata(TypedDict, total=False):
     seed: int
     device: str
     device_name: str
+    cpu_name: str
     cpu_count: int | None
     command: list[str]
     modules: dict[str, str]
@@ -409,7 +408,8 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "seed": config.seed,
         "device": str(resolve_device(config.device)),
-        "device_name": torch.cuda.get_device_name() if config.device.startswith("cuda") else platform.processor(),
+        "device_name": device_name(resolve_device(config.device)),
+        "cpu_name": cpu_name(),
         "cpu_count": os.cpu_count(),
         "command": ["metarl", *sys.argv[1:]],
         "modules": _own_modules(config.env),

@@ -128,6 +128,8 @@ class LiveReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # What was interrupted leaves no bar behind that looks as if it went on.
+        self._live.transient = kind is not None or not self._bar.finished
         self._live.stop()
 
     def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
@@ -143,10 +145,13 @@ class LiveReporter:
         self._live.update(self._render())
 
     def _render(self) -> Table:
+        # No line wraps in 80 columns: a display whose height changes leaves its remains on the screen.
         grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
         grid.add_row("environment steps", f"{self._env_steps:,}  ({self._rate(self._env_steps):,.0f} per second)")
-        grid.add_row("training return, before → after each step", self._train)
-        grid.add_row("validation return, before → after each step", self._validation)
+        grid.add_row("training return", self._train)
+        grid.add_row("validation return", self._validation)
 
         outer = Table.grid()
         outer.add_row(self._bar)

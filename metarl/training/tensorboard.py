@@ -4,11 +4,12 @@ What each tag means stands in README.md beside this file, under "What is logged"
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 
 from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -71,6 +72,9 @@ _BOOKKEEPING = {
 }
 """Settings that do not change what is learned; HPARAMS leaves them out."""
 
+_FIRST_SETTINGS = ("agent", "env", "preset", "seed")
+"""Settings that HPARAMS shows first: what tells runs apart; the others follow by their names."""
+
 _TEST_SUFFIX = ".test"
 """How the file of events of the evaluation at the end differs from those of training."""
 
@@ -122,8 +126,10 @@ class RunLog:
 
         # Before and after adaptation is enough for a table; the curves have the steps between.
         last = adaptation_steps
-        results = [f"{EVAL_RETURN}0", f"{EVAL_RETURN}{last}", EVAL_GAIN, f"{TEST_RETURN}{last}"]
-        for summary in hparams(settings, dict.fromkeys(results, 0.0)):
+        results = [f"{TEST_RETURN}{last}", f"{EVAL_RETURN}{last}", f"{EVAL_RETURN}0", EVAL_GAIN]
+        experiment, start, end = hparams(settings, dict.fromkeys(results, 0.0))
+        _show_first(experiment, _FIRST_SETTINGS)
+        for summary in (experiment, start, end):
             self._writer._get_file_writer().add_summary(summary)
 
     def layout(self, with_success: bool) -> None:
@@ -211,6 +217,22 @@ class RunLog:
 
             for name, picture in pictures.items():
                 add_picture(writer, f"{TEST_FIGURE}{name.replace('-', '_')}", picture, env_steps)
+
+
+def _show_first(experiment: Summary, settings: Collection[str]) -> None:
+    """Let HPARAMS show some settings before all others.
+
+    TensorBoard sorts by name, but first those that are marked as different between runs.
+
+    Args:
+        experiment: what torch writes of all settings; changed in place.
+        settings: names of those to mark.
+    """
+    plugin = experiment.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name in settings
+    plugin.content = data.SerializeToString()
 
 
 def add_picture(writer: SummaryWriter, tag: str, picture: bytes, step: int | None = None) -> None:

@@ -257,8 +257,9 @@ def test_the_log_goes_to_its_directory_or_nowhere(
     monkeypatch.chdir(tmp_path)
     make("ppo").learn(UPDATE)
     assert not list(tmp_path.iterdir())
-    make("ppo", log_dir=tmp_path / "log").learn(UPDATE)
-    assert [path.name.split(".")[0] for path in (tmp_path / "log").iterdir()] == ["events"]
+    logged = make("ppo", log_dir=tmp_path / "log").learn(UPDATE)
+    logged.logger.close()
+    assert [path.name for path in (tmp_path / "log").iterdir()] == ["progress.csv"]
     assert capsys.readouterr().out == ""
 
 

@@ -1,5 +1,6 @@
 """A headless Chromium driven over its DevTools protocol: load a page, read all that it shows."""
 
+import base64
 import contextlib
 import itertools
 import json
@@ -68,14 +69,24 @@ class Tab:
         """
         end = time.monotonic() + seconds
         while True:
-            shown, loaded = str(self._evaluate(_SHOWN) or ""), int(self._evaluate(_PICTURES) or 0)
+            shown, loaded = str(self.evaluate(_SHOWN) or ""), int(self.evaluate(_PICTURES) or 0)
             missing = [text for text in texts if text not in shown]
             if not missing and loaded >= pictures:
                 return shown
             assert time.monotonic() < end, f"missing {missing}, {loaded} pictures loaded; the page shows:\n{shown}"
             time.sleep(0.2)
 
-    def _evaluate(self, script: str) -> Any:
+    def screenshot(self, path: Path, width: int, height: int, dark: bool = False) -> None:
+        """Write what the page looks like, in a window of that many pixels, as a PNG file."""
+        phone = width < 600
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+        time.sleep(1)  # until it is laid out again
+        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
+
+    def evaluate(self, script: str) -> Any:
+        """What a JavaScript expression gives in the page."""
         return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@
 
 complete metarl \
         'c/--run-dir=/d/' \
+        'c/--config=/f/' \
         'c/--env-file=/f/' \
         'c/--normalize-obs=/(auto on off)/' \
         'c/--curriculum=/(uniform learning-progress hard-first)/' \
@@ -25,9 +26,10 @@ complete metarl \
         'c/--task-file=/f/' \
         'c/--keep=/(last best)/' \
         'c/--split=/(test ood validation)/' \
-        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause physics-determinism policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split start-from steps task task-chunk task-file test-tasks trust)/' \
+        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env config cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause physics-determinism policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split start-from steps task task-chunk task-file test-tasks trust)/' \
         'c/-/(- h)/' \
         'n/--run-dir/d/' \
+        'n/--config/f/' \
         'n/--env-file/f/' \
         'n/--normalize-obs/(auto on off)/' \
         'n/--curriculum/(uniform learning-progress hard-first)/' \
@@ -44,7 +46,7 @@ complete metarl \
         'n/--task-file/f/' \
         'n/--keep/(last best)/' \
         'n/--split/(test ood validation)/' \
-        'p/1/(train evaluate adapt render report compare envs check agents tensorboard bench completion)/' \
+        'p/1/(train evaluate adapt render report compare envs check agents metrics tensorboard bench completion)/' \
         'n/bench/(iteration rollouts envs sb3 robots scaling all)/' \
         'n/completion/(bash zsh tcsh)/' \
         'p/*/()/'

@@ -29,8 +29,8 @@ FLAGS = {
         "preset seed device iterations max-env-steps num-tasks episodes eval-interval eval-tasks test-tasks "
         "action-scale normalize-obs checkpoint-interval num-threads curriculum curriculum-buffer "
         "curriculum-fresh curriculum-correction compile-env cuda-graphs physics-determinism trust start-from "
-        "env-timeout name run-dir resume env-file adaptation-steps inner-lr inner-lr-decay log-std-lr-factor "
-        "inner-lr-mode "
+        "env-timeout name run-dir resume config seeds env-file adaptation-steps inner-lr inner-lr-decay "
+        "log-std-lr-factor inner-lr-mode "
         "estimator first-order adapted-layers exploration-credit objective-steps outer outer-lr "
         "outer-lr-decay outer-lr-final outer-epochs clip inner-kl-penalty gamma gae-lambda fvp-fraction fvp-memory "
         "task-chunk hidden-sizes activation init-log-std policy max-kl cg-iterations cg-damping "
@@ -111,7 +111,8 @@ def test_train_shows_its_flags_in_groups(help_of: Help) -> None:
     of_learner = ["learner options", "policy options", "trust region options"]
     assert list(found) == ["positional arguments", "options", *(f"{group} options" for group in GROUPS), *of_learner]
     for group, fields in GROUPS.items():
-        assert found[f"{group} options"] == [f"--{name.replace('_', '-')}" for name in fields]
+        named = [name.replace("config_file", "config") for name in fields]
+        assert found[f"{group} options"] == [f"--{name.replace('_', '-')}" for name in named]
     assert found["policy options"] == ["--hidden-sizes", "--activation", "--init-log-std", "--policy"]
     assert "--inner-lr" in found["learner options"]
     assert "--max-kl" in found["trust region options"]
@@ -135,6 +136,31 @@ def test_each_setting_of_an_agent_is_a_flag_with_its_own_help(agent: str, help_o
     assert "seed of the initial parameters, the tasks and the rollouts. (default: 0)" in words
     assert "units of each hidden layer" in words
     assert "continue this run exactly where it stopped." in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (
+            "train maml pendulum --hiden-sizes 8",
+            "metarl train has no flag --hiden-sizes (did you mean --hidden-sizes?)",
+        ),
+        ("evaluate run --step=3", "metarl evaluate has no flag --step (did you mean --steps?)"),
+        ("render run --zzz", "metarl render has no flag --zzz"),
+    ],
+)
+def test_a_mistyped_flag_is_named_with_the_one_that_is_meant(
+    arguments: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.split()) == EXIT_BAD_INPUT
+    assert complaint(capsys) == f"metarl: {hint} (see metarl --help)\n"
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_texts_say_nothing_of_empty_defaults(command: str, help_of: Help) -> None:
+    text = help_of(command)
+    for words in ("{None}", "default: None", "default: ''", "default: )", "default: True", "default: False"):
+        assert words not in text
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -139,3 +139,27 @@ def test_completion_in_bash_knows_commands_and_flags(tmp_path: Path) -> None:
     )
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["evaluate", "--inner-kl-penalty", "--split"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("train mu", "multitask"),
+        ("train maml cart-pole/", "cart-pole/mirrored"),
+        ("train maml pendulum --preset one", "one-step"),
+        ("report ru", "run"),
+    ],
+)
+def test_bash_completes_names(words: str, found: str, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    script = f"""
+    source '{completion_file("bash")}'
+    COMP_WORDS=(metarl {words})
+    COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+    _metarl_names
+    echo "${{COMPREPLY[*]}}"
+    """
+    completed = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == [found]

@@ -46,3 +46,17 @@ def test_terminal_gets_a_live_display() -> None:
 @pytest.mark.parametrize(("terminal", "kind"), [(True, LiveReporter), (False, PlainReporter)])
 def test_kind_of_output_decides(terminal: bool, kind: type) -> None:
     assert isinstance(make_reporter(Console(force_terminal=terminal), 0, 0), kind)
+
+
+def test_the_live_display_fits_80_columns_and_is_gone_after_an_interruption() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with pytest.raises(KeyboardInterrupt), make_reporter(console, start=0, env_steps=0) as reporter:
+        assert isinstance(reporter, LiveReporter)
+        reporter.iteration(98, 100, 10_000_000, [-139.1, -125.0, -113.9, -112.0])
+        reporter.evaluated(98, EVALUATION)
+        height = len(console.render_lines(reporter._render()))
+        raise KeyboardInterrupt
+    assert height == 4
+    assert isinstance(console.file, io.StringIO)
+    # What follows the last thing drawn erases a line for each line drawn.
+    assert console.file.getvalue().rpartition("(iteration 98)")[2].count("\x1b[2K") >= height

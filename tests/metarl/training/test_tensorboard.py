@@ -1,6 +1,7 @@
 """`metarl tensorboard` serves the runs' curves, figures and hyper-parameters; a browser shows them."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -15,9 +16,12 @@ from typing import Any
 import pytest
 
 from metarl.agents.registry import AGENTS
+from metarl.cli.main import main
+from metarl.errors import UserError
+from metarl.reporting.tensorboard_server import MOST_RUNS, log_directory
 from metarl.training import tensorboard
 from tests.helpers.browser import CHROMIUM, chromium
-from tests.helpers.workbench import ITERATIONS, RUN, events_of, metrics_of, train
+from tests.helpers.workbench import EPISODES, ITERATIONS, RUN, events_of, metrics_of, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
@@ -25,12 +29,26 @@ README = Path(tensorboard.__file__).with_name("README.md")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+COMPARISON = "compared"
+"""Name of the comparison that `address` serves."""
+
+
 @pytest.fixture(scope="module")
-def address(trained_run: Path) -> Iterator[str]:
-    """Where `metarl tensorboard` serves the finished run."""
+def comparison(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny comparison of the finished run, with one baseline of Stable-Baselines3."""
+    out = tmp_path_factory.mktemp("comparison") / COMPARISON
+    size = f"--num-tasks 2 --budget 100 --episodes {EPISODES} --num-threads 1 --baselines ppo random oracle"
+    assert main(["compare", str(trained_run), *size.split(), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(trained_run: Path, comparison: Path) -> Iterator[str]:
+    """Where `metarl tensorboard` serves the finished run and its comparison."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "metarl", "tensorboard", "--run-dir", str(trained_run.parent), "--port", str(port)]
+    named = [str(trained_run), str(comparison)]
+    command = [sys.executable, "-m", "metarl", "tensorboard", *named, "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         address, end = f"http://localhost:{port}", time.monotonic() + 120
@@ -62,7 +80,9 @@ def get(address: str, path: str, post: object = None, **query: object) -> Any:
 
 
 def test_the_server_has_every_curve_with_its_points(address: str, trained_run: Path) -> None:
-    assert get(address, "runs") == [RUN]
+    # A run for each agent of the comparison, and none for each task of a baseline.
+    agents = [f"{COMPARISON}/{name}" for name in ("figures", "maml", "oracle", "ppo", "random")]
+    assert sorted(get(address, "runs")) == [*agents, RUN]
     tags, rows = get(address, "plugin/scalars/tags")[RUN], metrics_of(trained_run)
     curves = {tag for row in rows for tag in row if "/" in tag}
     assert (
@@ -99,6 +119,8 @@ def test_the_server_has_hyper_parameters_and_results(address: str, trained_run: 
         2,
         "false",
     )
+    infos = get(address, "plugin/hparams/experiment", post={})["hparamInfos"]
+    assert [info["name"] for info in infos[:4]] == ["agent", "env", "preset", "seed"]
     report = json.loads((trained_run / "evaluation-test.json").read_text())
     results = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
     assert set(results) == {"eval/return_k0", "eval/return_k1", "eval/gain", "test/return_k1"}
@@ -141,11 +163,62 @@ def test_the_readme_explains_every_tag_that_a_run_writes(agent: str, trained_run
     assert {tag for tag in without_k if not tag.startswith("_hparams_")} <= logged_in_readme()
 
 
+def test_metarl_metrics_prints_what_the_readme_explains(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["metrics"]) == 0
+    printed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert {tag for tag in logged_in_readme() if not tag.endswith("/")} <= printed
+    assert main(["metrics", "divergence", "nats"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("train/"))
+    assert line.startswith("train/kl ")
+    assert main(["metrics", "nonsense"]) == 2
+
+
+def test_at_most_as_many_runs_are_shown_as_tensorboard_selects(tmp_path: Path) -> None:
+    """The newest ones; and none of a log for each task, as comparisons of earlier versions have them."""
+    for number in range(MOST_RUNS + 2):
+        make_events(tmp_path / "runs" / f"run{number}", age=number)
+    for number in range(5):
+        make_events(tmp_path / "runs" / "comparison" / "sb3" / "ppo-seed0" / f"task-{number}", age=0)
+
+    with log_directory([], str(tmp_path / "runs")) as (directory, note):
+        assert {path.name for path in directory.iterdir()} == {f"run{number}" for number in range(MOST_RUNS)}
+        assert f"the {MOST_RUNS} newest of {MOST_RUNS + 2}" in note
+    assert not directory.exists()
+
+    with log_directory(["run41", str(tmp_path / "runs/run3")], str(tmp_path / "runs")) as (directory, note):
+        assert {path.name for path in directory.iterdir()} == {"run41", "run3"}
+        assert not note
+
+
+def make_events(run: Path, age: float) -> None:
+    """An events file of a run, some seconds old."""
+    run.mkdir(parents=True)
+    events = run / "events.out.tfevents.0"
+    events.touch()
+    os.utime(events, (1e9 - age, 1e9 - age))
+
+
+def test_a_directory_with_few_runs_is_served_itself_so_that_new_runs_appear(tmp_path: Path) -> None:
+    make_events(tmp_path / "one", age=0)
+    with log_directory([], str(tmp_path)) as (directory, note):
+        assert (directory, note) == (tmp_path, "")
+
+
+def test_what_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run or comparison 'nowhere'"), log_directory(["nowhere"], str(tmp_path)):
+        pass
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds nothing for TensorBoard"), log_directory(["empty"], str(tmp_path)):
+        pass
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 def test_a_browser_shows_curves_figures_and_hyper_parameters(address: str, tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as tab:
         tab.open(f"{address}/#timeseries")
         shown = tab.wait_for(RUN, "eval/gain", "eval/return_k0", "eval/return_k1", "eval/adaptation", pictures=1)
+        assert tab.evaluate("location.search").startswith("?smoothing=0")
+        assert tab.evaluate("document.querySelectorAll('line-chart').length") > 0, "all runs are deselected"
         assert "No dashboards are active" not in shown
         tab.open(f"{address}/#custom_scalars")
         tab.wait_for(RUN, "validation return after k adaptation steps", "training return after k adaptation steps")
