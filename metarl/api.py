@@ -238,7 +238,9 @@ def compare(runs: Sequence["Run | str | Path"], *, quiet: bool = False, **settin
         if name not in known:
             raise unknown("setting", name, known)
 
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
     paths = tuple(str(run.path) if isinstance(run, Run) else str(run) for run in runs)
     with _settings_of_commands(), interruptible():
         comparer = Comparer.prepare(CompareConfig(runs=paths, **values), Console(quiet=quiet))
