@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metarl.api import Run, compare, train
+    from metarl.api.workbench import Run, compare, train
     from metarl.deployment.meta_policy import MetaPolicy, load
     from metarl.deployment.policy import SpecialisedPolicy, load_policy
 
@@ -18,12 +18,12 @@ __all__ = ["MetaPolicy", "Run", "SpecialisedPolicy", "compare", "load", "load_po
 
 _MODULES = {
     "MetaPolicy": "metarl.deployment.meta_policy",
-    "Run": "metarl.api",
+    "Run": "metarl.api.workbench",
     "SpecialisedPolicy": "metarl.deployment.policy",
-    "compare": "metarl.api",
+    "compare": "metarl.api.workbench",
     "load": "metarl.deployment.meta_policy",
     "load_policy": "metarl.deployment.policy",
-    "train": "metarl.api",
+    "train": "metarl.api.workbench",
 }
 """Name → the module that defines it."""
 

@@ -24,6 +24,8 @@ from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from tests.helpers import own_agent
 
+pytest_plugins = ["tests.helpers.run_fixtures"]
+
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("envs", "agents", "metarl")
 REFERENCE = ROOT / "runs" / "reference"
@@ -95,6 +97,7 @@ SNIPPETS = {
     "Gymnasium tasks": (ROOT / "envs" / "README.md", "GymnasiumTasks("),
     "SB3's VecEnv": (ROOT / "envs" / "adapters" / "README.md", "make_sb3_vec_env("),
     "meta-iteration": (ROOT / "metarl" / "README.md", "learner.begin("),
+    "from Python": (ROOT / "metarl" / "README.md", "metarl.compare("),
     "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "InferenceSession("),
     "adapted from Python": (ROOT / "metarl" / "deployment" / "README.md", "evaluate_policy("),
     "own agent": (ROOT / "agents" / "README.md", "class MyLearner"),
@@ -127,11 +130,11 @@ def test_both_set_up_commands_stand_on_the_first_screen() -> None:
     assert "python -m pip install -e '.[test]' -c constraints.txt && pytest" in first_screen
 
 
-def test_the_front_page_shows_thirteen_commands_and_leaves_none_out() -> None:
+def test_the_front_page_shows_fourteen_commands_and_leaves_none_out() -> None:
     rows = [line for line in TEXTS[FRONT_PAGE].splitlines() if re.match(r"\| .* \| `metarl ", line)]
     named = [shlex.split(row.split("`")[1])[1] for row in rows]
     assert set(named) == set(COMMANDS)
-    assert len(rows) == 13
+    assert len(rows) == 14
 
 
 @every_page
@@ -319,6 +322,17 @@ def test_user_defined_family_trains_from_the_users_own_module(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "3 test tasks" in done.stdout
     assert "2 ood tasks" in done.stdout
+
+
+def test_python_trains_evaluates_and_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_figures: None
+) -> None:
+    shutil.copytree(REFERENCE / "maml-point-navigation", tmp_path / "runs" / "maml-point-navigation")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(snippet("from Python"), names)
+    assert (names["run"].path / "report.html").is_file()
+    assert "goal" in str(names["policy"].card)
 
 
 def test_a_new_family_gives_episodes() -> None:

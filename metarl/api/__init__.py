@@ -1,0 +1,1 @@
+"""The workbench from Python; its names are those of `import metarl`."""
