@@ -10,11 +10,13 @@ from rich.console import Console
 
 from metarl.agents.distillation import DistillationConfig
 from metarl.agents.learner import Learner
+from metarl.baselines.bandits import BANDIT_STRATEGIES, BanditStrategy
 from metarl.baselines.references import reference_episodes
 from metarl.baselines.teachers import total_training_env_steps
 from metarl.comparison.directory import ComparisonDirectory
 from metarl.comparison.measurements import Measurement, make_curve
 from metarl.comparison.plan import Plan, checkpoint_digest, same_but_for_seed
+from metarl.envs.rollout import collect
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import summarize
@@ -160,12 +162,16 @@ def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> M
 
 
 def measure_reference(plan: Plan, directory: ComparisonDirectory, name: str) -> Curve:
-    """What 'random' or 'oracle' gets: one point, since neither learns."""
+    """What a reference gets in an episode: one point, since none remembers anything from one episode to the next."""
 
     def measure() -> Measurement:
         # On the CPU whatever the device: they have nothing to compute.
         generator = rollout_generator(torch.device("cpu"), seed=0)
-        episodes = reference_episodes(plan.distribution, plan.tasks, plan.config.episodes, generator)[name]
+        if name in BANDIT_STRATEGIES:
+            strategy = BanditStrategy(name, plan.distribution.env)
+            episodes = collect(plan.distribution.bind(plan.tasks, plan.config.episodes), strategy, {}, generator)
+        else:
+            episodes = reference_episodes(plan.distribution, plan.tasks, plan.config.episodes, generator)[name]
         returns = episodes.returns.double().mean(dim=1).tolist()
         return Measurement([0.0], [returns], episodes.env_steps)
 
