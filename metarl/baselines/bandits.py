@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from metarl.agents.policies.reference import FixedActions
@@ -20,10 +21,10 @@ GITTINS_GRID = 100
 """Rates of a known arm that an arm is compared with, evenly spaced in [0, 1]: the resolution of the Gittins index."""
 
 CONFIDENCE = 0.2
-"""c of UCB1; the c = 1 of the proof explores too much in few pulls. Chosen on training tasks, k = 5 and n = 10."""
+"""c of UCB1, not tuned; the c = 1 of the proof explores too much in few pulls."""
 
 EPSILON = 0.05
-"""Share of ε-greedy's pulls that are random."""
+"""Share of ε-greedy's pulls that are random; not tuned."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class BanditStrategy:
     def __init__(self, name: str, env: EnvFamily) -> None:
         if not isinstance(env, BernoulliBandit):
             raise ValueError(f"{name} plays Bernoulli bandits only")
+        assert isinstance(env.action_space, Discrete)
         self.num_arms = int(env.action_space.n)
         self.score = _score_of(name, env.horizon)
 
