@@ -25,6 +25,7 @@ from metarl.agents.policies.distributions import (
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
+from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.spaces.precision import float_dtype
 
 REWARD_SCALE = "reward_scale"
@@ -88,10 +89,12 @@ class RecurrentPolicy:
         sizes: of the layers, from the observation to the head for actions.
 
     Raises:
-        ValueError: the spaces are others.
+        ValueError: the spaces are others, or observations are images.
     """
 
     def __init__(self, observation_space: Box, action_space: Space[Any], config: RecurrentConfig) -> None:
+        if isinstance(observation_space, FlatImage):
+            raise ValueError("a recurrent policy has no convolutions for images: train reptile or multitask on them")
         self.config = config
         # Which spaces there are, and which distributions belong to them, a policy without memory knows.
         self._plain = MLPPolicy(observation_space, action_space)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 from torch.utils import _pytree as pytree
 
 from metarl.agents.learner import MetaBatch
@@ -12,6 +13,7 @@ from metarl.agents.policies.recurrent import RecurrentConfig
 from metarl.agents.rl2 import RL2, RL2Config, Trials, trial_advantages
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes
+from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.evaluation.adaptation import adapt_to_tasks
 from tests.helpers.agent_builders import perturb, seeded
@@ -178,3 +180,8 @@ def test_it_learns_to_stay_with_an_arm_that_pays() -> None:
         learner.update(MetaBatch([], episodes(200)))
     assert before < 2
     assert float(episodes(400).returns.mean()) > 4.5
+
+
+def test_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="no convolutions for images: train reptile or multitask"):
+        RL2(FlatImage((36, 36, 3)), Discrete(2), RL2Config(), seeded(0))
