@@ -107,26 +107,12 @@ class MetaPolicy:
         """
         if not isinstance(env, gymnasium.Env):
             raise UserError(f"adapt() needs a gymnasium.Env, got a {type(env).__name__}")
-        if not label:
-            label = env.spec.id if env.spec else type(env.unwrapped).__name__
+        if noise_scale != 1 and not isinstance(self._distribution.action_space, Box):
+            space = self._distribution.action_space
+            raise UserError(f"noise_scale needs continuous actions, but the policy's are {space}")
 
-        trained = self._distribution
-        require_seconds("env_timeout", timeout)
-        if noise_scale != 1 and not isinstance(trained.action_space, Box):
-            raise UserError(f"noise_scale needs continuous actions, but the policy's are {trained.action_space}")
-        options: dict[str, Any] = {"action_scale": trained.env.action_scale}
-        if isinstance(trained.env, GymnasiumFamily):
-            options = trained.env.live_options()
-        live = LiveEnv(
-            env,
-            trained.observation_space,
-            trained.action_space,
-            trained.horizon,
-            label,
-            action_limit=action_limit,
-            timeout=timeout,
-            **options,
-        )
+        label = label or (env.spec.id if env.spec else type(env.unwrapped).__name__)
+        live = self._live_env(env, label, action_limit, timeout)
         budget = self._budget(steps, episodes, measure_episodes, seed, keep, noise_scale)
         wait = pause_for(pause, report)
 
@@ -138,6 +124,25 @@ class MetaPolicy:
         spaces = live.observed, env.action_space
         with _noting_what_is_saved(saved):
             return self._specialise(source, budget, spaces, label, None, report, action_limit, saved)
+
+    def _live_env(self, env: LiveGymEnv, label: str, action_limit: float, timeout: float) -> LiveEnv:
+        """The environment as the run's policy sees it, once its spaces and the numbers are found to be right."""
+        require_seconds("env_timeout", timeout)
+        trained = self._distribution
+        options: dict[str, Any] = {"action_scale": trained.env.action_scale}
+        if isinstance(trained.env, GymnasiumFamily):
+            options = trained.env.live_options()
+
+        return LiveEnv(
+            env,
+            trained.observation_space,
+            trained.action_space,
+            trained.horizon,
+            label,
+            action_limit=action_limit,
+            timeout=timeout,
+            **options,
+        )
 
     def adapt_to(
         self,
