@@ -49,12 +49,12 @@ def _update(learner: Learner, distribution: TaskDistribution, seed: int) -> dict
 @pytest.mark.parametrize(("agent", "changes"), CASES)
 def test_captured_updates_equal_called_ones(agent: str, changes: dict[str, Any]) -> None:
     """Three iterations on different tasks: the later ones replay what the first one has recorded."""
-    for env in ("point-navigation/finn", "cart-pole"):
-        called, captured = (trained(agent, changes, env, captured) for captured in (False, True))
-        assert captured["metrics"] == called["metrics"]
-        for name, leaf in called["state"].items():
-            assert torch.equal(captured["state"][name], leaf), name
-        assert called["metrics"][0] != called["metrics"][1]
+    env = "point-navigation/finn" if agent == "maml" else "cart-pole"
+    called, captured = (trained(agent, changes, env, captured) for captured in (False, True))
+    assert captured["metrics"] == called["metrics"]
+    for name, leaf in called["state"].items():
+        assert torch.equal(captured["state"][name], leaf), name
+    assert called["metrics"][0] != called["metrics"][1]
 
 
 def test_what_waits_for_the_device_is_said_once_and_called() -> None:

@@ -227,11 +227,15 @@ def test_the_seed_can_be_the_task() -> None:
     assert torch.equal(random_episodes(distribution, {"seed": torch.tensor([3.0])}, 1, seed=9).returns, returns[:1, :1])
 
 
-@WORKERS
-@pytest.mark.parametrize(("how", "reason"), [("raise", "RuntimeError: the arm came off"), ("exit", "exit code 3")])
+@pytest.mark.parametrize(
+    ("how", "reason", "num_workers"),
+    [
+        ("raise", "RuntimeError: the arm came off", 0),
+        pytest.param("raise", "RuntimeError: the arm came off", 2, marks=pytest.mark.slow),
+        ("exit", "exit code 3", 2),
+    ],
+)
 def test_a_failing_environment_is_reported_with_its_task(num_workers: int, how: str, reason: str) -> None:
-    if how == "exit" and num_workers == 0:
-        pytest.skip("it would end this process")
     distribution = everything(train={"level": Integers(0, 9)}, fixed={"how": how}, num_workers=num_workers)
     tasks = {"level": torch.tensor([0.0, 1.0, 7.0, 2.0])}
     with pytest.raises(EnvironmentFailedError) as error:

@@ -29,9 +29,9 @@ runpy.run_module("metarl", run_name="__main__", alter_sys=True)
     ("module", "number", "codes"),
     [
         ("metarl.cli.main", "SIGINT", (-2,)),
-        ("tyro", "SIGINT", (EXIT_INTERRUPTED,)),
+        pytest.param("tyro", "SIGINT", (EXIT_INTERRUPTED,), marks=pytest.mark.slow),
         ("torch._ops", "SIGINT", (EXIT_INTERRUPTED,)),
-        ("gymnasium.spaces", "SIGTERM", (EXIT_INTERRUPTED,)),
+        pytest.param("gymnasium.spaces", "SIGTERM", (EXIT_INTERRUPTED,), marks=pytest.mark.slow),
     ],
 )
 def test_it_is_quiet(module: str, number: str, codes: tuple[int, ...], tmp_path: Path) -> None:
