@@ -62,6 +62,7 @@ def test_the_users_own_family_is_found(start: list[str], project: Path) -> None:
     assert "-0.25" in text
 
 
+@pytest.mark.slow
 @INSTALLED
 def test_the_users_own_family_is_trained_on(project: Path) -> None:
     small = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 2 --hidden-sizes 4 --name mine"

@@ -17,11 +17,18 @@ from metarl.errors import UserError
 from metarl.training.accelerate import CAPTURES, compile_env, use_graphs
 from tests.helpers.captured_steps import recorded
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+pytest_plugins = ["tests.helpers.run_fixtures"]
+pytestmark = [
+    pytest.mark.usefixtures("without_figures"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+]
+
+
+FAMILY = "point-navigation/pearl"
 
 
 def validation_returns(run_dir: Path, *flags: str) -> list[float]:
-    arguments = ["train", "maml", "cart-pole", "--run-dir", str(run_dir), "--name", "run", "--iterations", "1"]
+    arguments = ["train", "maml", FAMILY, "--run-dir", str(run_dir), "--name", "run", "--iterations", "1"]
     size = ["--num-tasks", "2", "--episodes", "3", "--eval-tasks", "4", "--test-tasks", "2"]
     assert main([*arguments, *size, *flags]) == 0
     rows = [json.loads(line) for line in (run_dir / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -81,7 +88,7 @@ def test_what_cannot_be_captured_is_said_and_runs_eagerly(
     monkeypatch.setitem(CAPTURES, "cpu", refuse)
     validation_returns(tmp_path)
     text = " ".join(capsys.readouterr().out.split())
-    assert "warning: rollouts of CartPole are not captured as CUDA graphs: operation not permitted when" in text
+    assert "warning: rollouts of PointNavigation are not captured as CUDA graphs: operation not permitted when" in text
     assert "more lines" not in text
 
 

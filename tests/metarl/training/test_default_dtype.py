@@ -122,7 +122,7 @@ def test_vector_environments(name: str) -> None:
 # ---------------------------------------------------------------------- the commands
 
 
-@pytest.mark.parametrize("agent", ["maml", "multitask"])
+@pytest.mark.parametrize("agent", ["maml", pytest.param("multitask", marks=pytest.mark.slow)])
 def test_train_resume_evaluate_adapt(agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of one default goes on under the other, and everything written is the same."""
     empty_figures(monkeypatch.setattr)
