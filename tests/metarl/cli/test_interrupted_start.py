@@ -31,7 +31,7 @@ runpy.run_module("metarl", run_name="__main__", alter_sys=True)
         ("metarl.cli.main", "SIGINT", (-2,)),
         pytest.param("tyro", "SIGINT", (EXIT_INTERRUPTED,), marks=pytest.mark.slow),
         ("torch._ops", "SIGINT", (EXIT_INTERRUPTED,)),
-        pytest.param("gymnasium.spaces", "SIGTERM", (EXIT_INTERRUPTED,), marks=pytest.mark.slow),
+        pytest.param("torch._ops", "SIGTERM", (EXIT_INTERRUPTED,), marks=pytest.mark.slow),
     ],
 )
 def test_it_is_quiet(module: str, number: str, codes: tuple[int, ...], tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_printed_commands_run_as_they_are(
     for words in commands[:1]:
         assert words[2] == f"the runs/{name}"
         assert main([*words[1:3], "--num-tasks", "1", "--steps", "0"]) == 0
-    assert commands[-1] == ["metarl", "tensorboard", "--run-dir", "the runs"]
+    assert commands[-1] == ["metarl", "tensorboard", f"the runs/{name}"]
 
 
 @pytest.mark.parametrize("columns", [20, 40])
