@@ -17,7 +17,11 @@ from metarl.errors import UserError
 from metarl.training.accelerate import CAPTURES, compile_env, use_graphs
 from tests.helpers.captured_steps import recorded
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+pytest_plugins = ["tests.helpers.run_fixtures"]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+    pytest.mark.usefixtures("without_figures"),
+]
 
 
 def validation_returns(run_dir: Path, *flags: str) -> list[float]:

@@ -9,7 +9,8 @@ import pytest
 
 from metarl.cli.main import main
 
-pytestmark = pytest.mark.timeout(280)
+pytest_plugins = ["tests.helpers.run_fixtures"]
+pytestmark = [pytest.mark.timeout(280), pytest.mark.usefixtures("without_figures")]
 COUNTS = {"num-tasks": 2, "episodes": 2, "eval-tasks": 2, "test-tasks": 2, "hidden-sizes": 4}
 SMALL = [text for flag, count in COUNTS.items() for text in (f"--{flag}", str(count))]
 
