@@ -23,6 +23,9 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from tests.helpers import own_agent
+from tests.helpers.workbench import empty_figures
+
+pytest_plugins = ["tests.helpers.run_fixtures"]
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
@@ -310,18 +313,21 @@ def test_every_command_has_its_subcommand_and_flags(
 # ---------------------------------------------------------------- snippets
 
 
-def test_user_defined_family_trains_from_the_users_own_module(tmp_path: Path) -> None:
+def test_user_defined_family_trains_from_the_users_own_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], without_figures: None
+) -> None:
     family = snippet("own environment")
     assert len([line for line in family.splitlines() if line.strip()]) <= 30
     (tmp_path / "my_envs.py").write_text(family)
     small = "--iterations 2 --num-tasks 3 --episodes 4 --eval-tasks 2 --test-tasks 3 --name mine"
     arguments = the_command("train maml my_envs:MyDistribution") + small.split()
     evaluate = ["evaluate", "mine", "--split", "ood", "--num-tasks", "2"]
-    both = f"from metarl.cli.main import main; raise SystemExit(main({arguments}) or main({evaluate}))"
-    done = subprocess.run([sys.executable, "-c", both], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "3 test tasks" in done.stdout
-    assert "2 ood tasks" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(arguments) == 0
+    assert "3 test tasks" in capsys.readouterr().out
+    assert main(evaluate) == 0
+    assert "2 ood tasks" in capsys.readouterr().out
 
 
 def test_python_trains_evaluates_and_compares(
@@ -345,7 +351,9 @@ def test_a_new_family_gives_episodes() -> None:
     assert episodes.obs.shape == (3, 2, distribution.horizon, 2)
 
 
-def test_gymnasium_environment_trains_from_the_file(tmp_path: Path) -> None:
+def test_gymnasium_environment_trains_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], without_figures: None
+) -> None:
     (description,) = code_blocks(ROOT / "envs" / "README.md", "yaml")
     (tmp_path / "my_env.yaml").write_text(
         description.replace("horizon: 100", "horizon: 5").replace("num_workers: 2", "num_workers: 0")
@@ -353,15 +361,9 @@ def test_gymnasium_environment_trains_from_the_file(tmp_path: Path) -> None:
     small = "--num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 3 --name mine"
     arguments = the_command("--env-file my_env.yaml --iterations")
     arguments[arguments.index("--iterations") + 1] = "1"
-    done = subprocess.run(
-        [sys.executable, "-m", "metarl", *arguments, *small.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "my_env.yaml: 3 test tasks" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, *small.split()]) == 0
+    assert "my_env.yaml: 3 test tasks" in capsys.readouterr().out
 
 
 def test_gymnasium_tasks_snippet_makes_a_distribution() -> None:
@@ -418,7 +420,9 @@ def place_of_quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a smaller run of that name."""
     place = tmp_path_factory.mktemp("quick")
     small = ["--iterations", "2", "--num-tasks", "4", "--episodes", "4", "--eval-tasks", "2", "--test-tasks", "3"]
-    assert main(["train", "--name", "quick", *small, "--run-dir", str(place / "runs")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        empty_figures(patch.setattr)
+        assert main(["train", "--name", "quick", *small, "--run-dir", str(place / "runs")]) == 0
     return place
 
 

@@ -14,6 +14,7 @@ pytest_plugins = ["tests.helpers.run_fixtures"]
 HERE = Path(__file__).parent
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_family_of_ones_own_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(HERE))

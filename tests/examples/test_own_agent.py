@@ -13,6 +13,8 @@ from metarl.evaluation.adaptation import adapt_to_tasks
 from tests.helpers import own_agent
 from tests.helpers.agent_builders import seeded
 
+pytest_plugins = ["tests.helpers.run_fixtures"]
+
 MOST_LINES = 60
 SMALL = [
     "--num-tasks",
@@ -60,7 +62,7 @@ def test_it_finds_the_arm_that_pays(tmp_path: Path) -> None:
     assert batches[0].returns[0].mean() < 40 < 80 < batches[2].returns[0].mean()
 
 
-def test_every_command_takes_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_takes_it(folder: Path, capsys: pytest.CaptureFixture[str], without_figures: None) -> None:
     train = ["train", own_agent.NAME, "bandit/bernoulli/n10-k5", "--iterations", "1", "--steps", "1", *SMALL]
     assert main(train) == 0
     assert main(["train", "--resume", "runs/mine", "--iterations", "2"]) == 0

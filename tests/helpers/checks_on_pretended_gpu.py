@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metarl.agents.distillation import Distillation, Teachers
+from metarl.agents.gradients.trust_region import TrustRegionConfig
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.reference import RandomPolicy
 from metarl.agents.registry import AGENTS
@@ -16,13 +17,16 @@ from metarl.training.meta_iteration import sample_iteration
 from tests.helpers.pretended_gpu import NAME, PretendedGenerator, pretended_gpu
 from tests.helpers.torch_families import TORCH_FAMILIES
 
+FEW = TrustRegionConfig(cg_iterations=2, line_search_steps=2)
+"""Each operation on a fake tensor takes its time, and one iteration walks the way of all."""
+
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("maml", {}),
+    ("maml", {"trust_region": FEW}),
     ("maml", {"outer": "ppo", "adaptation_steps": 2, "exploration_credit": 1.0}),
-    ("maml", {"inner_lr_mode": "meta-sgd", "estimator": "dice"}),
+    ("maml", {"inner_lr_mode": "meta-sgd", "estimator": "dice", "trust_region": FEW}),
     ("reptile", {}),
     ("multitask", {}),
-    ("distill", {}),
+    ("distill", {"trust_region": FEW}),
 ]
 
 
@@ -55,7 +59,7 @@ def test_a_meta_iteration_stays_on_the_device(
 ) -> None:
     entry = AGENTS[agent]
     distribution = make_distribution(env)
-    distribution.env.horizon = 5
+    distribution.env.horizon = 3
     spaces = distribution.observation_space, distribution.action_space
     with pretended_gpu(monkeypatch) as traffic:
         generator = PretendedGenerator()

@@ -217,6 +217,7 @@ def test_environment_that_cannot_be_built_is_refused(
     assert_refused(["train", "maml", f"users_module:{attribute}"], named, workplace, capsys)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_split_that_the_environment_lacks_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workplace / "users_module.py").write_text(USERS_MODULE)
     run = train(workplace, env="users_module:without_ood")

@@ -211,6 +211,7 @@ def test_hostile_text_is_shown_as_text(workplace: Path, capsys: pytest.CaptureFi
 # ---------------------------------------------------------------------- which evaluations
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_lies_in_the_run_is_not_evaluated_again(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = workplace / "runs" / RUN
     assert main(["evaluate", RUN, "--split", "ood", "--num-tasks", "2", "--out", str(run)]) == 0
@@ -223,6 +224,7 @@ def test_what_lies_in_the_run_is_not_evaluated_again(workplace: Path, monkeypatc
     assert len(page.tables) == 2 * 3 + 4
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_split_is_evaluated_as_the_command_does(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = report(workplace / "runs" / RUN, "--split", "ood", "validation", "--num-tasks", "2")
     said = capsys.readouterr().out
@@ -235,6 +237,7 @@ def test_a_split_is_evaluated_as_the_command_does(workplace: Path, capsys: pytes
         assert f"{data['total_env_steps']:,}" in {cell for row in page.tables[4] for cell in row}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_an_evaluation_of_an_older_policy_is_made_anew(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = workplace / "runs" / RUN
     current = report(run).tables
@@ -254,6 +257,7 @@ def test_every_agent_has_a_page(agent: str, tmp_path: Path) -> None:
     assert len(page.pictures) == 5
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_distilled_student_is_shown_beside_its_teacher(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--iterations", "1", "--name", "student", "--teacher", RUN, "--num-teachers", "2"]
     assert main(train_arguments(Path("runs"), *flags, agent="distill")) == 0

@@ -337,7 +337,7 @@ def test_a_curriculum_takes_no_environment_steps_and_changes_what_is_learned(
         *(pytest.param(env, marks=pytest.mark.slow) for env in ("point-dynamics", "bandit/bernoulli")),
     ],
 )
-def test_tensorboard_shows_the_replay(env: str, tmp_path: Path) -> None:
+def test_tensorboard_shows_the_replay(env: str, tmp_path: Path, without_figures: None) -> None:
     run = train(tmp_path, "--curriculum", "learning-progress", "--num-tasks", "4", env=env)
     curves = curves_of(run)
     assert [value for _, value in curves["curriculum/buffer_size"]] == [0, 4, 6]

@@ -152,6 +152,7 @@ def test_the_readme_explains_every_tag_constant() -> None:
     assert constants <= logged_in_readme()
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_readme_explains_every_tag_that_a_run_writes(agent: str, trained_run: Path, tmp_path: Path) -> None:
     flags = ["--iterations", "1", "--curriculum", "hard-first"]
