@@ -9,6 +9,7 @@ from metarl.agents.gradients.parallel import ChunkPool
 from metarl.agents.learner import Learner
 from metarl.envs.graphs.capture import Capture, cuda_graph
 from metarl.envs.graphs.functions import FunctionGraphs
+from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import UserError
@@ -62,6 +63,13 @@ def use_graphs(
     pool = getattr(learner, "pool", None)
     if isinstance(pool, ChunkPool):
         pool.graphs = FunctionGraphs(capture, device, say)
+
+
+def first_use(distribution: TaskDistribution, device: torch.device) -> str:
+    """What takes long at the first use on a machine, in a line; "" where nothing does."""
+    if isinstance(distribution.env, RobotEnv) and device.type == "cuda":
+        return "the first steps compile the robot's physics: a minute on a machine that has not done so before"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

@@ -40,7 +40,7 @@ from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
-from metarl.training.accelerate import compile_env, use_graphs
+from metarl.training.accelerate import compile_env, first_use, use_graphs
 from metarl.training.curriculum import make_curriculum
 from metarl.training.curriculum_plots import PLOTTED_TASKS, task_densities
 from metarl.training.memory import out_of_memory
@@ -116,6 +116,10 @@ class Trainer:
         self._whole = self._checkpoint()
         self._on_disk: Checkpoint | None = None
         self._doing = "before the first iteration"
+
+        notice = first_use(self.distribution, self.generator.device)
+        if notice:
+            say(console, notice)
 
         # Last, because a learner may have changed what training samples from.
         if self.config.cuda_graphs == "auto":

@@ -14,7 +14,7 @@ from metarl.agents.maml import MAML, MAMLConfig
 from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.errors import UserError
-from metarl.training.accelerate import CAPTURES, compile_env, use_graphs
+from metarl.training.accelerate import CAPTURES, compile_env, first_use, use_graphs
 from tests.helpers.captured_steps import recorded
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
@@ -90,6 +90,14 @@ def test_what_cannot_be_captured_is_said_and_runs_eagerly(
     text = " ".join(capsys.readouterr().out.split())
     assert "warning: rollouts of PointNavigation are not captured as CUDA graphs: operation not permitted when" in text
     assert "more lines" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "said"),
+    [("hopper-dynamics", "cuda", True), ("hopper-dynamics", "cpu", False), (FAMILY, "cuda", False)],
+)
+def test_the_minute_that_compiling_takes_is_announced(name: str, device: str, said: bool) -> None:
+    assert ("compile the robot's physics" in first_use(make_distribution(name), torch.device(device))) is said
 
 
 def test_families_that_are_not_written_in_torch_keep_their_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
