@@ -30,6 +30,10 @@ _M_MMAP_THRESHOLD = -3
 
 _NEVER = 2**30
 
+GRAPH_COPIES = 4
+"""Copies of the batches that CUDA graphs own: a rollout's records and its episodes, what updates take and what they
+give."""
+
 DOUBLE = 2 * FLOAT
 """Bytes of a number of double precision."""
 
@@ -105,7 +109,8 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     policies = num_tasks * parameters * (batches + 1)
 
     at_a_time = max(_baseline_bytes(own, distribution), _network_bytes(own, distribution, learner))
-    return kept + one_batch + policies + at_a_time + _fisher_bytes(own, distribution, learner)
+    graphs = GRAPH_COPIES * kept if config.device.startswith("cuda") and config.cuda_graphs == "auto" else 0
+    return kept + one_batch + policies + at_a_time + graphs + _fisher_bytes(own, distribution, learner)
 
 
 def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:

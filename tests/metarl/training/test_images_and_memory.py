@@ -1,5 +1,7 @@
 """Training on images from the command line to the exported policy, and what the estimate of memory counts."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,3 +66,54 @@ def test_memory_counts_the_network_and_the_derivatives_that_are_kept() -> None:
     units = 4 * 4000 * 2000  # two arrays of a chunk's units, at the least
     assert needed(wide) > needed(config) + 2 * units
     assert needed(wide) > needed(replace(wide, learner=replace(wide.learner, fvp_memory=1))) + 3e8
+
+
+def test_memory_counts_the_tensors_of_cuda_graphs() -> None:
+    config = TrainConfig(env="point-navigation", num_threads=1, device="cpu")
+    distribution, learner = build(config, torch.Generator())
+    graphs, eager = (
+        iteration_bytes(replace(config, device="cuda", cuda_graphs=kind), distribution, learner)
+        for kind in ("auto", "off")
+    )
+    steps = config.num_tasks * config.episodes * distribution.horizon
+    assert graphs - eager > 4 * 2 * steps * 4 * 10  # four copies of two batches of ten numbers a step
+
+    assert needed(config) == needed(replace(config, cuda_graphs="off"))
+
+
+PEAK = """
+import resource, sys
+import torch
+from metarl.run.build import build
+from metarl.run.config import TrainConfig
+from metarl.training.curriculum import make_curriculum
+from metarl.training.memory import iteration_bytes
+from metarl.training.meta_iteration import run_meta_iteration
+
+torch.set_num_threads(1)
+config = TrainConfig(env="point-navigation", num_threads=1, device="cpu", num_tasks=int(sys.argv[1]))
+generator = torch.Generator().manual_seed(0)
+distribution, learner = build(config, generator)
+distribution.env.horizon = int(sys.argv[2])
+curriculum = make_curriculum(config, learner)
+run_meta_iteration(learner, distribution, curriculum, config.num_tasks, config.episodes, 0.0, generator)
+print(iteration_bytes(config, distribution, learner), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(num_tasks: int, horizon: int) -> tuple[int, int]:
+    """The estimate for a meta-iteration, and the most memory that a process held which ran it, bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(num_tasks), str(horizon)], capture_output=True, text=True, check=True
+    )
+    estimate, held = done.stdout.split()
+    return int(estimate), int(held)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_tasks", "horizon"), [(160, 100), (10, 10_000)])
+def test_memory_is_estimated_as_it_is_taken(num_tasks: int, horizon: int) -> None:
+    """Beside a tiny iteration, whose process holds Python, PyTorch and what their first use leaves."""
+    estimate, held = peak(num_tasks, horizon)
+    _, nothing = peak(2, 5)
+    assert 0.5 < estimate / (held - nothing) < 3
