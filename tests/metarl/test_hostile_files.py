@@ -99,7 +99,7 @@ def its_policy(run: Path) -> object:
 
 
 CASES = [
-    Case("config.yaml", rewrite_yaml, lambda run: RunDirectory.open(str(run)), 40),
+    Case("config.yaml", rewrite_yaml, lambda run: RunDirectory.open(str(run)), 20),
     Case("metrics.jsonl", rewrite_json_lines, lambda run: RunDirectory.open(str(run)).read_metrics(), 80),
     Case("metadata.json", rewrite_json, lambda run: RunDirectory.open(str(run)).read_metadata(), 60),
     Case("evaluation-test.json", rewrite_json, lambda run: read_evaluation(run / "evaluation-test.json"), 80),
@@ -156,7 +156,7 @@ def test_a_policy(workplace: Path) -> None:
 def test_the_users_environment(tmp_path: Path) -> None:
     file = tmp_path / "env.yaml"
     file.write_text(CART_POLE)
-    assert trials(file, (*BYTES, rewrite_yaml, rewrite_yaml), 40, lambda: from_yaml(file)) > 10
+    assert trials(file, (*BYTES, rewrite_yaml, rewrite_yaml), 20, lambda: from_yaml(file)) > 5
 
 
 def test_the_observations_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

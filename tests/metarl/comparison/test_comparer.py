@@ -25,7 +25,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task, Uniform, tasks_to_json
 from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, TrainingError
-from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
+from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, empty_figures, run_with_signal, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 pytestmark = pytest.mark.usefixtures("without_figures")  # test_comparison.py draws them
@@ -65,7 +65,9 @@ def everything(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     place = tmp_path_factory.mktemp("comparison")
     out = place / "all"
     every = "reptile multitask distill ppo ppo-pretrained random untrained oracle"
-    assert main(arguments("--out", str(out), runs=[str(trained_run)], baselines=every)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        empty_figures(patch.setattr)
+        assert main(arguments("--out", str(out), runs=[str(trained_run)], baselines=every)) == 0
     return out, json.loads((out / "comparison.json").read_text())
 
 

@@ -1,57 +1,25 @@
 """An environment that hangs is named after --env-timeout, and can be interrupted; what was done is saved."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-import gymnasium
-import numpy as np
 import pytest
-from gymnasium.spaces import Box
 
 from metarl.cli.main import main
 from metarl.errors import EXIT_INTERRUPTED, EXIT_TRAINING_FAILED
+from tests.helpers.hanging import FIRST_CHECKPOINT
 from tests.helpers.workbench import RUN, checkpoint_file, complaint, train_arguments
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 pytestmark = pytest.mark.usefixtures("without_figures")
 
 YAML = """
-env_id: tests.metarl.training.test_hanging_env:Hanging-v0
+env_id: tests.helpers.hanging:Hanging-v0
 num_workers: {workers}
 task: {{goal: {{uniform: [0, 1]}}}}
 """
-
-
-class Hanging(gymnasium.Env[Any, Any]):
-    """Hangs in the step in which the file `hang` is there; with `signals` in it, asks its trainer to stop twice."""
-
-    observation_space, action_space = Box(-5, 5, (1,)), Box(-1, 1, (1,))
-
-    def __init__(self, goal: float = 0.0) -> None:
-        self.goal, self.resets = goal, 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start at 0."""
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Hang, where it is time to."""
-        if checkpoint_file(Path("runs") / RUN, 1).exists() and Path("hang").exists():
-            trainer = int(Path("hang").read_text() or 0)
-            for _ in range(2 if trainer else 0):
-                os.kill(trainer, signal.SIGINT)
-                time.sleep(0.3)
-            while True:
-                time.sleep(0.05)
-        return np.zeros(1, np.float32), -abs(self.goal), False, False, {}
-
-
-gymnasium.register("Hanging-v0", lambda **keywords: Hanging(**keywords), max_episode_steps=3)
 
 
 def arguments(place: Path, workers: int) -> list[str]:
@@ -65,11 +33,12 @@ def arguments(place: Path, workers: int) -> list[str]:
 def test_it_is_named_with_its_task(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert checkpoint_file(Path("runs") / RUN, 1) == FIRST_CHECKPOINT
     monkeypatch.chdir(tmp_path)
     Path("hang").touch()
     assert main(arguments(tmp_path, workers)) == EXIT_TRAINING_FAILED
     message = complaint(capsys)
-    assert "environment tests.metarl.training.test_hanging_env:Hanging-v0 failed on the task" in message
+    assert "environment tests.helpers.hanging:Hanging-v0 failed on the task" in message
     assert "did not answer within 3 s, the limit of --env-timeout" in message
     assert "the run is saved as it was after iteration 1; go on with" in message
 
