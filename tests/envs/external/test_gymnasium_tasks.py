@@ -1,6 +1,7 @@
 """Any Gymnasium environment as a family: against Gymnasium stepped one by one, in this process and in workers."""
 
 import os
+import multiprocessing
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -381,7 +382,8 @@ class Stubborn(gymnasium.Env[Any, Any]):
     observation_space, action_space = Box(-1, 1, (1,)), Box(-1, 1, (1,))
 
     def __init__(self, level: float = 0, render_mode: str | None = None) -> None:
-        if render_mode:
+        in_worker = multiprocessing.parent_process() is not None  # the process of the tests must go on hearing it
+        if render_mode and in_worker:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
