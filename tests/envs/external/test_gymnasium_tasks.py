@@ -1,7 +1,7 @@
 """Any Gymnasium environment as a family: against Gymnasium stepped one by one, in this process and in workers."""
 
-import os
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
