@@ -6,6 +6,7 @@ Commands are imported when they are called, so that `metarl --help` does not wai
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import io
 import itertools
@@ -266,6 +267,7 @@ def parse(arguments: list[str]) -> Any:
     return read(_with_plain_help(pkgutil.resolve_name(COMMANDS[name].location)))
 
 
+@functools.cache  # the parser looks for help texts in the source of every new class
 def _with_plain_help(form: type[Any]) -> type[Any]:
     """A command's dataclass as a subclass whose help texts say nothing of defaults that are empty."""
     hints = typing.get_type_hints(form, include_extras=True)

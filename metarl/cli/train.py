@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import re
 import typing
@@ -401,6 +402,7 @@ class FlagsInGroups:
         self.command = Train(**values)
 
 
+@functools.lru_cache(maxsize=64)  # the parser looks for help texts in the source of every new class
 def flags_in_groups(defaults: Train) -> type[FlagsInGroups]:
     """A dataclass from which the parser makes the flags of `Train`, each group in a box of its own.
 

@@ -33,7 +33,7 @@ AS_CONSOLE_SCRIPT = [str(CONSOLE_SCRIPT)]
 INSTALLED = pytest.mark.skipif(not CONSOLE_SCRIPT.exists(), reason="needs the console script of an installation")
 STARTS = [
     pytest.param(AS_MODULE, id="python -m metarl"),
-    # Each test below starts the console script as well.
+    # The last test starts the console script as well.
     pytest.param(AS_CONSOLE_SCRIPT, id="metarl", marks=[INSTALLED, pytest.mark.slow]),
 ]
 

@@ -1,7 +1,6 @@
 """`metarl compare` on tiny runs: same tasks for all, nothing done twice, and what it refuses."""
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -285,16 +284,6 @@ def test_a_measurement_that_cannot_be_read_is_measured_again(workplace: Path) ->
 # ---------------------------------------------------------------------- what goes wrong
 
 
-def dying() -> TaskDistribution:
-    """A family that ends the process which builds it."""
-    os._exit(9)
-
-
-def failing() -> TaskDistribution:
-    """A family that cannot be built."""
-    raise LookupError("no such arm\nand more")
-
-
 def jobs_of(env: str, tmp_path: Path) -> list[TaskJob]:
     return [TaskJob("ppo", env, {"goal": [0.0, 1.0]}, 0, (1,), 1, str(tmp_path / f"task-{n}")) for n in range(2)]
 
@@ -302,14 +291,14 @@ def jobs_of(env: str, tmp_path: Path) -> list[TaskJob]:
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_task_that_fails_is_named_in_one_line(processes: int, tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as error:
-        list(learn_tasks(jobs_of(f"{__name__}:failing", tmp_path), processes))
+        list(learn_tasks(jobs_of("tests.helpers.broken_families:failing", tmp_path), processes))
     assert str(error.value).startswith(f"Stable-Baselines3's ppo failed in {tmp_path / 'task-'}")
     assert str(error.value).endswith("LookupError: no such arm")
 
 
 def test_a_process_that_dies_ends_the_comparison_and_not_in_a_hang(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="BrokenProcessPool: A process in the process pool was terminated"):
-        list(learn_tasks(jobs_of(f"{__name__}:dying", tmp_path), 2))
+        list(learn_tasks(jobs_of("tests.helpers.broken_families:dying", tmp_path), 2))
 
 
 def test_a_file_into_a_pipe_shows_how_far_it_is(
