@@ -23,7 +23,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from tests.helpers import own_agent
-from tests.helpers.workbench import empty_figures
+from tests.helpers.without_figures import empty_figures
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 

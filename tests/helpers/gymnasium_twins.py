@@ -19,8 +19,16 @@ from tests.helpers.family_play import rng
 Attributes = dict[str, float]
 TOLERANCE = 1e-5
 
-default_and_other = pytest.mark.parametrize("default", [True, False], ids=["default", "other"])
-random_and_skilled = pytest.mark.parametrize("skilled", [False, True], ids=["random", "skilled"])
+whole_episodes = pytest.mark.parametrize(
+    ("default", "skilled"),
+    [
+        pytest.param(True, False, id="default-random"),
+        pytest.param(False, True, id="other-skilled"),
+        pytest.param(True, True, id="default-skilled", marks=pytest.mark.slow),
+        pytest.param(False, False, id="other-random", marks=pytest.mark.slow),
+    ],
+)
+"""Both tasks and both ways to act, each once; crossed when asked for."""
 
 
 @dataclass(frozen=True)

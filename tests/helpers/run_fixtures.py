@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.workbench import RUN, empty_figures, train
+from tests.helpers.without_figures import empty_figures
+from tests.helpers.workbench import RUN, train
 
 
 @pytest.fixture(scope="session")

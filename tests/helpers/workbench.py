@@ -7,26 +7,24 @@ import multiprocessing
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import Tensor
 
 from metarl.cli.main import main
-from metarl.comparison import report as comparison_report
 from metarl.envs.families.navigation import PointNavigation, pearl
 from metarl.envs.rollout import BatchedEnv, Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, Uniform
-from metarl.evaluation import interpretation_plots, plots
 from metarl.run.checkpoint import read_checkpoint
+from tests.helpers.without_figures import empty_figures
 
 ENV = "point-navigation/pearl"
 ITERATIONS = 3
@@ -59,15 +57,6 @@ def train(run_dir: Path, *flags: str, env: str = ENV, agent: str = "maml") -> Pa
     """Train a tiny run in this process; returns its directory."""
     assert main(train_arguments(run_dir, *flags, env=env, agent=agent)) == 0
     return run_dir / RUN
-
-
-def empty_figures(set_attribute: Callable[[Any, str, Any], None]) -> None:
-    """Empty figures instead of plots, which take most of the time of a tiny run."""
-    figures: list[tuple[Any, str]] = [(plots, "adaptation_curve"), (plots, "trajectories")]
-    figures += [(interpretation_plots, name) for name in ("parameter_change", "direction_similarity")]
-    figures += [(comparison_report, name) for name in ("adaptation_curves", "task_scatter", "improvement")]
-    for owner, name in figures:
-        set_attribute(owner, name, lambda *arguments: Figure(figsize=(0.1, 0.1)))
 
 
 # ---------------------------------------------------------------------- what runs leave behind

@@ -9,7 +9,7 @@ from metarl.envs.families.cart_pole import CartPole, MirroredCartPole, cart_pole
 from metarl.envs.task_distribution import TaskDistribution
 from tests.helpers import gymnasium_twins
 from tests.helpers.family_play import rng
-from tests.helpers.gymnasium_twins import Attributes, Twin, default_and_other, random_and_skilled
+from tests.helpers.gymnasium_twins import Attributes, Twin, whole_episodes
 from tests.helpers.oracle_checks import assert_oracle_solves_held_out_tasks
 
 
@@ -35,8 +35,7 @@ TWIN = Twin(
 )
 
 
-@random_and_skilled
-@default_and_other
+@whole_episodes
 def test_whole_episodes_equal_gymnasiums(default: bool, skilled: bool) -> None:
     gymnasium_twins.assert_whole_episodes_equal(TWIN, default, skilled)
 

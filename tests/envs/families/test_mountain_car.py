@@ -9,7 +9,7 @@ from metarl.envs.families.mountain_car import MountainCar, MountainCarContinuous
 from metarl.envs.task_distribution import TaskDistribution
 from tests.helpers import gymnasium_twins
 from tests.helpers.family_play import assert_actions_beyond_the_bounds_act_as_the_bounds
-from tests.helpers.gymnasium_twins import Attributes, Twin, default_and_other, random_and_skilled
+from tests.helpers.gymnasium_twins import Attributes, Twin, whole_episodes
 from tests.helpers.oracle_checks import assert_oracle_comes_near_to_planning, assert_oracle_solves_held_out_tasks
 
 
@@ -38,8 +38,7 @@ TWINS = {
 both = pytest.mark.parametrize("name", TWINS)
 
 
-@random_and_skilled
-@default_and_other
+@whole_episodes
 @both
 def test_whole_episodes_equal_gymnasiums(name: str, default: bool, skilled: bool) -> None:
     gymnasium_twins.assert_whole_episodes_equal(TWINS[name], default, skilled)

@@ -24,7 +24,8 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task, Uniform, tasks_to_json
 from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, TrainingError
-from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, empty_figures, run_with_signal, train
+from tests.helpers.without_figures import empty_figures
+from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 pytestmark = pytest.mark.usefixtures("without_figures")  # test_comparison.py draws them

@@ -50,7 +50,7 @@ def saved_policy(native: Space[Any], directory: Path) -> SpecialisedPolicy:
     return policy
 
 
-LIKE_ANOTHER = {"float64", "fixed", "half-bounded integers", "choices"}
+LIKE_ANOTHER = {"float64", "fixed", "integers", "half-bounded integers", "choices"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from metarl.envs.external.user_code import user_sources
 from metarl.envs.registry import make_distribution
 from metarl.run.build import load_learner
 from metarl.run.run_directory import RunDirectory
-from tests.helpers.workbench import empty_figures, train
+from tests.helpers.without_figures import empty_figures
+from tests.helpers.workbench import train
 
 ENVIRONMENT = """
 import numpy

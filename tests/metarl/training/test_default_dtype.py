@@ -20,7 +20,8 @@ from metarl.envs.registry import FAMILIES
 from metarl.envs.rollout import Episodes, collect
 from metarl.evaluation.adaptation import adapt_to_tasks
 from tests.helpers.torch_families import TORCH_FAMILIES
-from tests.helpers.workbench import ITERATIONS, empty_figures, final_evaluation_of, metrics_of, tensors_of, train
+from tests.helpers.without_figures import empty_figures
+from tests.helpers.workbench import ITERATIONS, final_evaluation_of, metrics_of, tensors_of, train
 
 EVERY_FAMILY = [*TORCH_FAMILIES, *ONE_OF_EACH]
 SOME = ["maze", "tabular-mdp", "driving/lane-keeping"]

@@ -58,9 +58,9 @@ def torchrun(place: Path, *flags: str, restarts: int = 0, env: str = FAMILY) -> 
 
 
 def launch(place: Path, arguments: list[str], restarts: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command of metarl on two processes."""
+    """A command of metarl on two processes, which draw no figures."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
-    command += [f"--max-restarts={restarts}", "-m", "metarl", *arguments]
+    command += [f"--max-restarts={restarts}", "-m", "tests.helpers.without_figures", *arguments]
     modules = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     return subprocess.run(
         command, capture_output=True, text=True, timeout=200, cwd=place, env={**os.environ, "PYTHONPATH": modules}

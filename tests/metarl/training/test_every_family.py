@@ -9,10 +9,11 @@ from metarl.benchmarks.robots import ONE_OF_EACH
 from metarl.cli.main import main
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import FAMILIES
-from tests.helpers.workbench import empty_figures
+from tests.helpers.without_figures import empty_figures
 
 TORCH_FAMILIES = [name for name, family in FAMILIES.items() if family.gymnasium_id]
 COUNTS = {"iterations": 1, "num-tasks": 2, "episodes": 2, "eval-tasks": 2, "test-tasks": 2, "hidden-sizes": 4}
+COUNTS["adaptation-steps"] = 1
 SMALL = [text for flag, count in COUNTS.items() for text in (f"--{flag}", str(count))]
 
 
@@ -44,6 +45,5 @@ def test_it_trains_and_evaluates(name: str, agent: str, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("name", ["driving/racing-line", pytest.param("grid-navigation", marks=pytest.mark.slow)])
 def test_its_figures_are_drawn(name: str, tmp_path: Path) -> None:
-    flags = [*SMALL, "--adaptation-steps", "1", "--run-dir", str(tmp_path), "--name", "run"]
-    assert main(["train", "maml", name, *flags]) == 0
+    assert main(["train", "maml", name, *SMALL, "--run-dir", str(tmp_path), "--name", "run"]) == 0
     assert (tmp_path / "run" / "trajectories-test.png").stat().st_size > 10_000

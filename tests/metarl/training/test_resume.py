@@ -12,6 +12,7 @@ from metarl.cli.main import main
 from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, UserError
 from metarl.run.checkpoint import read_checkpoint
 from metarl.run.run_directory import RunDirectory
+from tests.helpers.without_figures import empty_figures
 from tests.helpers.workbench import (
     ITERATIONS,
     RUN,
@@ -19,7 +20,6 @@ from tests.helpers.workbench import (
     checkpoint_file,
     complaint,
     curves_of,
-    empty_figures,
     files_under,
     final_evaluation_of,
     layouts_of,
