@@ -99,6 +99,7 @@ def wait_for_the_lost(process: int, place: Path) -> None:
     os._exit(0)  # at an orderly end, gloo's threads of a broken group abort the process now and then
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_an_error_of_our_own(tmp_path: Path) -> None:
     spawn(wait_for_the_lost, (tmp_path,), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
     assert "another process of the job was lost" in (tmp_path / "told").read_text()

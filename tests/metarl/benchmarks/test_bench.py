@@ -217,6 +217,7 @@ def test_scaling_writes_its_points_and_a_figure(tmp_path: Path, monkeypatch: pyt
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_failed_point_is_said_in_one_line() -> None:
     with pytest.raises(TrainingError, match="unknown environment"):
         bench_scaling.scaling("nowhere", 1, lambda line: None)

@@ -43,7 +43,7 @@ def test_it_trains_and_evaluates(name: str, agent: str, tmp_path: Path, monkeypa
     assert (tmp_path / "run" / "adaptation-test.png").exists()
 
 
-@pytest.mark.parametrize("name", ["driving/racing-line", pytest.param("grid-navigation", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param("driving/racing-line", marks=pytest.mark.slow), "grid-navigation"])
 def test_its_figures_are_drawn(name: str, tmp_path: Path) -> None:
     assert main(["train", "maml", name, *SMALL, "--run-dir", str(tmp_path), "--name", "run"]) == 0
     assert (tmp_path / "run" / "trajectories-test.png").stat().st_size > 10_000

@@ -178,10 +178,8 @@ def test_a_dying_environment_ends_the_run_with_a_checkpoint(
     assert main(["train", "--resume", "runs/run", "--iterations", "3"]) == 0
 
 
-def test_a_recipe_trains_evaluates_and_is_listed(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("metarl.envs.external.gymnasium_tasks.num_cores", lambda: 1)  # and as many workers
+@pytest.mark.slow
+def test_a_recipe_trains_evaluates_and_is_listed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "reptile", "frozen-lake", "--iterations", "1", "--name", "lake", *SMALL]) == 0
     assert evaluation_of(place / "runs" / "lake")["env"] == "frozen-lake"
     capsys.readouterr()
