@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metarl.envs.graphs.capture import Capture, cuda_graph
+from metarl.envs.graphs.capture import Capture, cuda_graph, first_line
 from metarl.envs.graphs.functions import FunctionGraph
 from metarl.envs.rollout import (
     ActingPolicy,
@@ -76,7 +76,7 @@ class RolloutGraphs:
             if self._say is None or isinstance(error, torch.OutOfMemoryError):
                 raise
             self._refused = True
-            self._say(f"rollouts of {env.label} are not captured as CUDA graphs: {str(error).strip().splitlines()[0]}")
+            self._say(f"rollouts of {env.label} are not captured as CUDA graphs: {first_line(error)}")
             return None
 
     def _collect(

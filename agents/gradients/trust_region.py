@@ -108,7 +108,7 @@ def conjugate_gradient(
 def natural_step(gradient: Tensor, fisher_product: LinearMap, config: TrustRegionConfig) -> tuple[Tensor, Tensor]:
     """The largest step along the natural gradient that a quadratic KL allows: √(2δ / xᵀFx) · x with x ≈ F⁻¹g.
 
-    Nothing waits for the device.
+    Where it is captured, nothing waits for the device.
 
     Args:
         gradient: gradient g of the surrogate to be maximised, (n,).

@@ -56,6 +56,12 @@ def between_graphs(launch: Callable[[], None]) -> None:
         launch()
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in a line; errors of PyTorch's say more below it, or nothing at all."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def cuda_graph(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
     """A Capture on a GPU, by `torch.cuda.CUDAGraph`: one graph, or several with the calls between them.
 

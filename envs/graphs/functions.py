@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metarl.envs.graphs.capture import Capture, is_capturing
+from metarl.envs.graphs.capture import Capture, first_line, is_capturing
 
 Result = TypeVar("Result")
 
@@ -58,7 +58,7 @@ class FunctionGraphs:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 self._refused.add(name)
-                self._say(f"{name} is not captured as a CUDA graph: {str(error).strip().splitlines()[0]}")
+                self._say(f"{name} is not captured as a CUDA graph: {first_line(error)}")
                 return function(*arguments)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)

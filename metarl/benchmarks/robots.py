@@ -27,6 +27,7 @@ from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.envs.rollout import collect
 from metarl.errors import unknown
+from metarl.run.device import device_name
 
 ONE_OF_EACH = (
     "half-cheetah-direction",
@@ -190,7 +191,7 @@ def gpu_robot_throughput(
     return GpuRobotThroughput(
         env=name,
         num_envs=num_envs,
-        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        device_name=device_name(device),
         deterministic=deterministic,
         captured=captured,
         eager=eager,

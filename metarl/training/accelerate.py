@@ -7,7 +7,7 @@ from gymnasium.spaces import Box
 
 from metarl.agents.gradients.parallel import ChunkPool
 from metarl.agents.learner import Learner
-from metarl.envs.graphs.capture import Capture, cuda_graph
+from metarl.envs.graphs.capture import Capture, cuda_graph, first_line
 from metarl.envs.graphs.functions import FunctionGraphs
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.task_distribution import TaskDistribution
@@ -36,7 +36,7 @@ def compile_env(distribution: TaskDistribution, device: torch.device) -> None:
         bound.step(action)
     except Exception as error:  # torch.compile fails in many ways, none of which is documented
         where = f"compile_env: torch.compile cannot compile {distribution.name} here"
-        raise UserError(f"{where}: {_first_line(error)}") from error
+        raise UserError(f"{where}: {first_line(error)}") from error
 
 
 CAPTURES: dict[str, Capture] = {"cuda": cuda_graph}
@@ -70,8 +70,3 @@ def first_use(distribution: TaskDistribution, device: torch.device) -> str:
     if isinstance(distribution.env, RobotEnv) and device.type == "cuda":
         return "the first steps compile the robot's physics: a minute on a machine that has not done so before"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,5 +1,6 @@
 """What learners compute between rollouts, captured: the same numbers as called. No GPU is needed."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,15 @@ def test_what_waits_for_the_device_is_said_once_and_called() -> None:
     assert torch.equal(graphs.run(waiting, -torch.ones(2)), -torch.ones(2))
     assert len(said) == 1
     assert "waiting is not captured as a CUDA graph: operation not permitted" in said[0]
+
+
+def test_an_error_that_says_nothing_is_named_by_its_kind() -> None:
+    def refuse(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+        raise RuntimeError
+
+    said: list[str] = []
+    assert FunctionGraphs(refuse, torch.device("cpu"), said.append).run(torch.ones(2).add, 1).tolist() == [2.0, 2.0]
+    assert said == ["Tensor.add is not captured as a CUDA graph: RuntimeError"]
 
 
 def test_results_are_tensors_of_their_own() -> None:
