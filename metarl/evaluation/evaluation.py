@@ -173,7 +173,7 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array([estimate.low, estimate.high])
 
     drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    return np.percentile(values[drawn].mean(axis=1), [100 * tail for tail in TAILS])
+    return np.asarray(np.percentile(values[drawn].mean(axis=1), [100 * tail for tail in TAILS]))
 
 
 def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = True) -> Evaluation:
