@@ -1,5 +1,6 @@
 """What all tests share: double precision on demand, and the order of the files."""
 
+import multiprocessing
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 from metarl.envs.spaces.precision import set_float_dtype
 
 torch.set_num_threads(1)  # tensors this small gain nothing from more, and test processes would fight over the cores
+
+# Processes that tests start are copies of one that has imported these, which takes seconds.
+multiprocessing.set_forkserver_preload(
+    ["metarl.cli.train", "torch._dynamo", "tests.helpers.workbench", "tests.helpers.without_figures"]
+)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from metarl.agents.gradients.processes import ProcessLostError, mean_over_tasks, num_processes, sum_over_processes
 from metarl.agents.learner import Learner, MetaBatch
@@ -64,7 +64,7 @@ def update_share(process: int, place: Path) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process ended with."""
     place = tmp_path_factory.mktemp("job")
-    spawn(update_share, (place,), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
+    start_processes(update_share, (place,), PROCESSES, start_method="forkserver")  # type: ignore[no-untyped-call]
     return [torch.load(place / f"results-{process}.pt") for process in range(PROCESSES)]
 
 
@@ -101,7 +101,7 @@ def wait_for_the_lost(process: int, place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_lost_process_is_an_error_of_our_own(tmp_path: Path) -> None:
-    spawn(wait_for_the_lost, (tmp_path,), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
+    start_processes(wait_for_the_lost, (tmp_path,), PROCESSES, start_method="forkserver")  # type: ignore[no-untyped-call]
     assert "another process of the job was lost" in (tmp_path / "told").read_text()
 
 
