@@ -1,6 +1,8 @@
 """Figures of evaluations: adaptation curves and trajectories. They draw without a display."""
 
 import io
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +18,8 @@ from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.evaluation import Evaluation
 
 EPISODES_SHOWN = 5
-DPI = 120
+DPI = 200
+"""Dots per inch of figures that are kept."""
 
 
 def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> bytes:
@@ -56,6 +59,71 @@ def set_margins(figure: Figure, left: float, right: float, bottom: float, top: f
     figure.subplots_adjust(
         left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height, **between
     )
+
+
+@dataclass(frozen=True)
+class LineEnd:
+    """Where a line ends, and what is written there.
+
+    Attributes:
+        name: of the line.
+        x: of its last point.
+        y: of its last point.
+        colour: of the line.
+    """
+
+    name: str
+    x: float
+    y: float
+    colour: Any
+
+
+def label_ends(axes: Axes, ends: list[LineEnd], fontsize: float = 8.5) -> None:
+    """Write names right of the axes, at the height where the lines end or as near to it as they do not overlap.
+
+    Args:
+        axes: with their final limits; the figure's margins are fixed and leave room on the right.
+        ends: of the lines.
+        fontsize: in points.
+    """
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    heights = [float(to_fraction.transform((end.x, end.y))[1]) for end in ends]
+
+    line_height = 1.35 * fontsize / 72 * axes.get_figure().dpi / axes.bbox.height
+    for end, height, place in zip(ends, heights, _apart(heights, line_height), strict=True):
+        # A line that leaves the picture is named where it does.
+        visible = min(max(height, 0.0), 1.0)
+        y = float(to_fraction.inverted().transform((0.0, visible))[1])
+        leader = {"arrowstyle": "-", "color": end.colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 1}
+        axes.annotate(
+            f"{end.name} ↓" if height < 0 else end.name,
+            xy=(end.x, y),
+            xytext=(1.03, place),
+            textcoords="axes fraction",
+            va="center",
+            color=end.colour,
+            fontsize=fontsize,
+            arrowprops={**leader, "relpos": (0, 0.5)},
+        )
+
+
+def _apart(heights: list[float], gap: float) -> list[float]:
+    """Heights in [0, 1], in the same order from top to bottom, at least `gap` apart where there is room."""
+    order = sorted(range(len(heights)), key=lambda index: -heights[index])
+    places = list(heights)
+
+    ceiling = 1.0
+    for index in order:
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+
+    # Those pushed out at the bottom push the others up again.
+    floor = 0.0
+    for index in reversed(order):
+        places[index] = max(places[index], floor)
+        floor = places[index] + gap
+
+    return places
 
 
 def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:

@@ -28,8 +28,6 @@ from metarl.run.files import write_atomically
 MOST_FRAMES = 250
 """Videos of longer episodes show every second step, every third, …; they last as long as with all steps."""
 
-DPI = 110
-
 
 def is_still(out: str) -> bool:
     """Whether a file name asks for a picture rather than a video."""
@@ -94,7 +92,7 @@ def draw_trajectories(
 
     figure = plots.trajectories(distribution, tasks, batches, num_tasks_of(tasks))
     assert figure is not None
-    write_atomically(path, plots.figure_bytes(figure, dpi=DPI))
+    write_atomically(path, plots.figure_bytes(figure))
     return batches
 
 
@@ -132,10 +130,10 @@ def draw_pictures(
     with _environments_with_pictures(distribution, tasks, episodes) as env:
         path = checked_output(out)
         size = image_size(STRIP_LENGTH if still else steps + 1)
-        camera = Camera(env, size, stride)
+        camera = Camera(env, distribution.env, size, stride)
         batches = adapt_in(camera, learner, steps, generator).batches
 
-    rows = video_rows(tasks, batches, camera, task_label)
+    rows = video_rows(tasks, batches, camera, task_label, learner.sampling.pooled)
     if still:
         write_still(path, strip(f"{title}: before and after each adaptation step", rows, stride))
     else:
@@ -171,7 +169,7 @@ def draw_heat_map(
     """
     path = checked_output(out)  # before the work, so that a bad path costs nothing
     heat = heat_map.heat_map(learner, distribution, grid, steps, episodes, generator)
-    write_atomically(path, plots.figure_bytes(heat_map.draw(heat, title, fixed_parameters(grid)), dpi=DPI))
+    write_atomically(path, plots.figure_bytes(heat_map.draw(heat, title, fixed_parameters(grid))))
     return heat
 
 
