@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import Episodes
@@ -21,22 +22,40 @@ EPISODES_SHOWN = 5
 DPI = 200
 """Dots per inch of figures that are kept."""
 
+SCREEN_DPI = 100
+"""Of figures that are looked at while a run trains."""
+
+_VECTOR_SETTINGS = {"pdf.fonttype": 42, "svg.hashsalt": "metarl"}
+"""Text in a PDF stays text; the same figure is the same SVG."""
+
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
 
 def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> bytes:
     """The figure as the content of an image file.
 
     Args:
         figure: the figure.
-        file_format: "png", "svg" or another format that matplotlib writes.
+        file_format: "png", "svg", "pdf" or another format that matplotlib writes.
         dpi: dots per inch.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, dpi=dpi)
+    with matplotlib.rc_context(_VECTOR_SETTINGS):
+        figure.savefig(buffer, format=file_format, dpi=dpi, metadata=_NO_DATE.get(file_format))
     return buffer.getvalue()
 
 
 _PATHS = matplotlib.colormaps["Blues"]
 """Colours of episodes: dark on white, and light where a page inverts its pictures for its dark mode."""
+
+
+def step_colours(count: int) -> NDArray[np.float64]:
+    """Colours of k = 0, 1, …: the last matters most, darkest on white and lightest where a page inverts its pictures.
+
+    Returns:
+        RGBA, (count, 4).
+    """
+    return np.asarray(_PATHS(np.linspace(0.4, 0.95, count)))
 
 
 def minus(number: str) -> str:

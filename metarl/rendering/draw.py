@@ -19,10 +19,10 @@ from metarl.evaluation.adaptation import adapt_in
 from metarl.rendering import heat_map
 from metarl.rendering.camera import Camera
 from metarl.rendering.captions import task_text, video_rows
-from metarl.rendering.encode import STILL, checked_output, write_still, write_video
+from metarl.rendering.encode import STILL, checked_output, still_bytes, write_video
 from metarl.rendering.heat_map import HeatMap
 from metarl.rendering.task_grid import TaskGrid
-from metarl.rendering.video import STRIP_LENGTH, Video, image_size, strip
+from metarl.rendering.video import STRIP_LENGTH, Row, Video, image_size, strip
 from metarl.run.files import write_atomically
 
 MOST_FRAMES = 250
@@ -125,21 +125,54 @@ def draw_pictures(
     Raises:
         UserError: the family draws no pictures, or the file cannot be written.
     """
-    still = is_still(out)
+    path = checked_output(out)  # before the work, so that a bad path costs nothing
     stride = pace.stride(distribution)
-    with _environments_with_pictures(distribution, tasks, episodes) as env:
-        path = checked_output(out)
-        size = image_size(STRIP_LENGTH if still else steps + 1)
-        camera = Camera(env, distribution.env, size, stride)
-        batches = adapt_in(camera, learner, steps, generator).batches
+    size = image_size(STRIP_LENGTH if is_still(out) else steps + 1)
+    rows, batches = record(task_label, distribution, learner, tasks, steps, episodes, generator, size, stride)
 
-    rows = video_rows(tasks, batches, camera, task_label, learner.sampling.pooled)
-    if still:
-        write_still(path, strip(f"{title}: before and after each adaptation step", rows, stride))
+    if is_still(out):
+        image = strip(f"{title}: before and after each adaptation step", rows, stride)
+        write_atomically(path, still_bytes(image))
     else:
         video = Video(title, rows, distribution.horizon, stride)
         write_video(path, video, pace.frames_per_second(distribution))
     return batches
+
+
+def record(
+    task_label: str,
+    distribution: TaskDistribution,
+    learner: Learner,
+    tasks: Task,
+    steps: int,
+    episodes: int,
+    generator: torch.Generator,
+    size: int,
+    stride: int,
+) -> tuple[list[Row], list[Episodes]]:
+    """Adapt to tasks and record the first episode of each before and after each adaptation step.
+
+    Args:
+        task_label: as in `draw_pictures`, and so are those up to `generator`.
+        distribution: the family of the tasks.
+        learner: adapts.
+        tasks: M tasks.
+        steps: K.
+        episodes: E.
+        generator: draws the rollouts.
+        size: longer side of the images, pixels.
+        stride: environment steps from one image to the next.
+
+    Returns:
+        A row for each task, and the episodes after k = 0 … K adaptation steps.
+
+    Raises:
+        UserError: the family draws no pictures.
+    """
+    with _environments_with_pictures(distribution, tasks, episodes) as env:
+        camera = Camera(env, distribution.env, size, stride)
+        batches = adapt_in(camera, learner, steps, generator).batches
+    return video_rows(tasks, batches, camera, task_label, learner.sampling.pooled), batches
 
 
 def draw_heat_map(

@@ -176,9 +176,9 @@ class RunLog:
 
     def figure(self, tag: str, figure: "Figure", progress: Progress) -> None:
         """Write a figure."""
-        from metarl.evaluation.plots import figure_bytes  # matplotlib is slow to import
+        from metarl.evaluation.plots import SCREEN_DPI, figure_bytes  # matplotlib is slow to import
 
-        add_picture(self._writer, tag, figure_bytes(figure), progress.env_steps)
+        add_picture(self._writer, tag, figure_bytes(figure, dpi=SCREEN_DPI), progress.env_steps)
 
     def write(self, progress: Progress) -> None:
         """Write the row to TensorBoard and to metrics.jsonl, and begin the next one."""
