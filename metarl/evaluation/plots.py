@@ -55,7 +55,7 @@ def step_colours(count: int) -> NDArray[np.float64]:
     Returns:
         RGBA, (count, 4).
     """
-    return np.asarray(_PATHS(np.linspace(0.4, 0.95, count)))
+    return np.asarray(_PATHS(np.linspace(0.5, 0.95, count)))
 
 
 def minus(number: str) -> str:
@@ -161,7 +161,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
 
     axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
     axes.set_title(title, fontsize="small")
-    axes.margins(x=0.1)
+    axes.margins(x=0.14)
     axes.legend(loc="best")
     axes.grid(alpha=0.3)
     return figure

@@ -11,7 +11,7 @@ from metarl.errors import UserError
 from metarl.evaluation.adaptation import rollout_generator
 from metarl.rendering.draw import has_plane, record
 from metarl.rendering.encode import still_bytes
-from metarl.rendering.video import STRIP_LENGTH, image_size, strip
+from metarl.rendering.video import STRIP_LENGTH, Row, image_size, strip
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST
 from metarl.run.device import resolve_device
@@ -28,7 +28,7 @@ MOSTLY_WHITE = 0.5
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Frames of episodes on two tasks, before and after each adaptation step.
+    """Frames of episodes on two tasks, before adaptation and after its last step.
 
     Attributes:
         picture: a PNG.
@@ -67,6 +67,8 @@ def behaviour_of(run: RunDirectory, device: str) -> Behaviour | None:
         print(f"metarl: no frames of behaviour: {error}", file=sys.stderr)
         return None
 
+    # Before and after: the steps in between are in the other figures.
+    rows = [Row(row.label, [row.scenes[0], *row.scenes[1:][-1:]]) for row in rows]
     image = strip(f"{run.config.agent} on {env_label(run.config.env)}", rows, stride)
     white = float(np.mean((image > 250).all(axis=2)))
     return Behaviour(still_bytes(image), white < MOSTLY_WHITE, sum(batch.env_steps for batch in batches))

@@ -35,6 +35,9 @@ VECTOR_FORMATS = ("pdf", "svg")
 PAGE_SCALE = 0.37
 """Width of a picture on the page per width of its PNG: two of them fit side by side, with writing that can be read."""
 
+PHONE_WIDTH = 560
+"""Pictures that are wider than so many pixels are not shrunk to the width of a phone, but moved with a finger."""
+
 NAMED_SHARE = 0.9
 """The page names the parameters that move most until they make up this share of the squared displacement."""
 
@@ -294,9 +297,13 @@ def _number(value: float, form: str) -> str:
     return format(value, form).replace("-", "−")
 
 
-def _image(image: bytes, alt: str, scale: float = PAGE_SCALE, kind: str = "figure") -> Markup:
-    """A PNG that the page holds in itself; the kind "photo" is not inverted in dark mode."""
-    width = int.from_bytes(image[16:20], "big")  # where a PNG's header has it
+def _image(image: bytes, alt: str, scale: float = PAGE_SCALE, is_photograph: bool = False) -> Markup:
+    """A PNG that the page holds in itself; a photograph is not inverted in dark mode."""
+    width = round(scale * int.from_bytes(image[16:20], "big"))  # where a PNG's header has it
+    kind = "photo" if is_photograph else "figure"
+    if width > PHONE_WIDTH:
+        kind += " wide"
+
     data = base64.b64encode(image).decode()
     element = Markup('<img class="{}" width="{}" alt="{}" src="data:image/png;base64,{}">')
-    return element.format(kind, round(scale * width), alt, data)
+    return element.format(kind, width, alt, data)
