@@ -101,10 +101,11 @@ def label_ends(axes: Axes, ends: list[LineEnd], fontsize: float = 8.5) -> None:
     """Write names right of the axes, at the height where the lines end or as near to it as they do not overlap.
 
     Args:
-        axes: with their final limits; the figure's margins are fixed and leave room on the right.
+        axes: with all their lines; the figure's margins are fixed and leave room on the right.
         ends: of the lines.
         fontsize: in points.
     """
+    axes.autoscale_view()  # limits that are not set are found when a figure is drawn, or now
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = [float(to_fraction.transform((end.x, end.y))[1]) for end in ends]
 

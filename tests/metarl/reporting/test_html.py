@@ -146,7 +146,7 @@ def test_all_pictures_are_in_the_page_and_can_be_decoded(workplace: Path) -> Non
     assert len(pictures) == len(FIGURES) + 1, "and the learning curves"
     for image in pictures.values():
         assert min(image.shape[:2]) > 200
-        assert np.unique(image.reshape(-1, image.shape[-1]), axis=0).shape[0] > 10, "an empty picture"
+        assert np.unique(image[::5, ::5].reshape(-1, image.shape[-1]), axis=0).shape[0] > 10, "an empty picture"
 
 
 def test_each_figure_is_written_as_pdf_and_svg_where_it_is_asked_for(
