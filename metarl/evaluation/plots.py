@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from PIL import Image
 
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import Episodes
@@ -47,6 +48,16 @@ def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> 
 
 _PATHS = matplotlib.colormaps["Blues"]
 """Colours of episodes: dark on white, and light where a page inverts its pictures for its dark mode."""
+
+
+def for_screen(picture: bytes) -> bytes:
+    """A figure's PNG with as many pixels as a screen has: TensorBoard leaves out pixels where it shrinks pictures."""
+    image = Image.open(io.BytesIO(picture))
+    width, height = (max(1, round(side * SCREEN_DPI / DPI)) for side in image.size)
+
+    buffer = io.BytesIO()
+    image.resize((width, height), Image.Resampling.LANCZOS).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def step_colours(count: int) -> NDArray[np.float64]:

@@ -19,6 +19,10 @@ MOST_RUNS = 40
 _TASK_LOGS = "sb3"
 """Directory of a comparison in which earlier versions kept one log for each task of Stable-Baselines3."""
 
+_SMOOTHED = b'"_smoothingWeight",{defaultValue:.6}'
+_MEASURED = b'"_smoothingWeight",{defaultValue:.0}'
+"""Smoothing of CUSTOM SCALARS in TensorBoard's script, and none, which is as long."""
+
 
 @dataclass(frozen=True)
 class Board:
@@ -142,13 +146,17 @@ def without_smoothing(application: Callable[..., Any]) -> Callable[..., Any]:
     """TensorBoard's application (WSGI), which opens with curves as they were measured.
 
     Its own default, a moving average of 0.6, draws a validation return of −40 at −75 where there are few points. The
-    page takes the setting from its address, and the slider on it still changes it.
+    page takes the setting from its address, but CUSTOM SCALARS has it in its script alone. The slider still changes it.
     """
 
     def measured(environment: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if environment.get("PATH_INFO") == "/" and not environment.get("QUERY_STRING"):
             start_response("302 Found", [("Location", "/?smoothing=0"), ("Content-Length", "0")])
             return [b""]
+
+        if environment.get("PATH_INFO") == "/index.js":
+            plain = {**environment, "HTTP_ACCEPT_ENCODING": ""}  # compressed, it cannot be changed
+            return [part.replace(_SMOOTHED, _MEASURED) for part in application(plain, start_response)]
         return application(environment, start_response)
 
     return measured
