@@ -1,6 +1,7 @@
 """Figures of comparisons. They draw without a display."""
 
 import itertools
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,7 @@ _GREY_OF_PALETTE = 7
 MOST_BANDS = 5
 """So many learners have a band of their own, those named first; more bands on top of each other say nothing."""
 
-_LINES_OF_REFERENCES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+_LINES_OF_REFERENCES: tuple[LineStyle, ...] = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
 """Line styles of what does not learn; all of it is grey."""
 
 _FIRST_DIGITS = (1, 2, 5)
@@ -67,7 +68,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, style: LineStyle, in_fron
         return
 
     low, high = mean_interval(curve).T
-    step = None if learns_all_the_time else "post"
+    step: Literal["post"] | None = None if learns_all_the_time else "post"
     axes.fill_between(curve.env_steps, low, high, step=step, color=colour, alpha=0.13, linewidth=0)
 
 

@@ -26,9 +26,6 @@ DPI = 200
 SCREEN_DPI = 100
 """Of figures that are looked at while a run trains."""
 
-_VECTOR_SETTINGS = {"pdf.fonttype": 42, "svg.hashsalt": "metarl"}
-"""Text in a PDF stays text; the same figure is the same SVG."""
-
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -41,7 +38,8 @@ def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> 
         dpi: dots per inch.
     """
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_VECTOR_SETTINGS):
+    # Text in a PDF stays text; the same figure is the same SVG.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "metarl"}):
         figure.savefig(buffer, format=file_format, dpi=dpi, metadata=_NO_DATE.get(file_format))
     return buffer.getvalue()
 
@@ -120,7 +118,9 @@ def label_ends(axes: Axes, ends: list[LineEnd], fontsize: float = 8.5) -> None:
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = [float(to_fraction.transform((end.x, end.y))[1]) for end in ends]
 
-    line_height = 1.35 * fontsize / 72 * axes.get_figure().dpi / axes.bbox.height
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    line_height = 1.35 * fontsize / 72 * figure.dpi / axes.bbox.height
     for end, height, place in zip(ends, heights, _apart(heights, line_height), strict=True):
         # A line that leaves the picture is named where it does.
         visible = min(max(height, 0.0), 1.0)

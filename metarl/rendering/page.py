@@ -53,8 +53,10 @@ class Page:
                 text = text[:-1]
             text = f"{text.rstrip(' ,·')}…"
 
-        outline = {"stroke_width": 2, "stroke_fill": "white"} if outlined else {}
-        self._draw.text((left, top), text, fill=colour, font=font, anchor=anchor, **outline)
+        outline = 2 if outlined else 0
+        self._draw.text(
+            (left, top), text, fill=colour, font=font, anchor=anchor, stroke_width=outline, stroke_fill="white"
+        )
 
     def image(self, left: int, top: int, image: Frame, faded: bool = False) -> None:
         """An image with a thin border; a faded one is half white."""
