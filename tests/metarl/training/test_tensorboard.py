@@ -115,6 +115,8 @@ def test_curves_are_shown_as_measured_on_every_page(address: str) -> None:
         script = answer.read()
     assert script.count(b'"_smoothingWeight",{defaultValue:.0}') >= 2
     assert b'"_smoothingWeight",{defaultValue:.6}' not in script
+    assert not re.search(rb"image-rendering: ?pixelated", script), "pictures are shrunk by leaving out pixels"
+    assert re.search(rb"image-rendering: ?auto", script)
 
 
 def test_the_server_has_hyper_parameters_and_results(address: str, trained_run: Path) -> None:
