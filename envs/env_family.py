@@ -43,6 +43,8 @@ class EnvFamily:
         plane_cell: side of a cell, where positions in the plane are those of cells: trajectories are then drawn
             beside each other; 0 = positions are continuous.
         plane_axes: names of the two axes of the plane, where these have different scales.
+        plane_view: half the side of the square around the plane's origin that pictures show, where what pictures show
+            is the plane: videos then draw the way that an episode has taken; None where it is not.
     """
 
     observation_space: Box
@@ -53,6 +55,7 @@ class EnvFamily:
     render_fps: int = 10
     plane_cell: float = 0.0
     plane_axes: tuple[str, str] | None = None
+    plane_view: float | None = None
 
     @property
     def action_map(self) -> ActionMap:
@@ -105,7 +108,11 @@ class EnvFamily:
         """Whether `oracle_action` is defined."""
         return type(self).oracle_action is not EnvFamily.oracle_action
 
-    # Figures of trajectories
+    # Pictures and figures of trajectories
+
+    def ending(self, obs: Tensor) -> str:
+        """What has happened where an episode terminates in this observation, (O,), in a word or two: videos show it."""
+        return "ended"
 
     def plane_position(self, obs: Tensor) -> Tensor | None:
         """Position in the plane, (*batch, 2), for figures of trajectories; None where there is none."""

@@ -156,6 +156,10 @@ class Acrobot(TaskEnv):
         """Gymnasium's Acrobot."""
         return scalar_task({"mass_1": 1.0, "mass_2": 1.0, "length_1": 1.0, "length_2": 1.0, "target_height": 1.0})
 
+    def ending(self, obs: Tensor) -> str:
+        """See EnvFamily.ending."""
+        return "swung up"
+
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Swing the lower link against the upper one's motion, which pumps energy; not optimal control."""
         return torch.where(obs[..., 4] > 0, 0, 2)

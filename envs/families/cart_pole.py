@@ -92,6 +92,10 @@ class CartPole(TaskEnv):
         """Gymnasium's CartPole."""
         return scalar_task({"gravity": 9.8, "cart_mass": 1.0, "pole_mass": 0.1, "pole_length": 0.5, "force": 10.0})
 
+    def ending(self, obs: Tensor) -> str:
+        """See EnvFamily.ending."""
+        return "fell" if obs[2].abs() > self.MAX_ANGLE else "left the track"
+
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Linear feedback: push to the side to which a weighted sum of the state leans; not optimal control."""
         lean = obs @ torch.tensor([0.02, 0.06, 1.0, 0.3], device=obs.device, dtype=obs.dtype)

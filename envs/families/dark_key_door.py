@@ -83,6 +83,10 @@ class DarkKeyDoor(GridGame):
             "door": torch.tensor([x + 3.0, y + 1.0], dtype=float_dtype()),
         }
 
+    def ending(self, obs: Tensor) -> str:
+        """See EnvFamily.ending."""
+        return "opened"
+
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """A shortest path to the key, then one to the door: optimal."""
         target = torch.where(obs[..., -1:] > 0, params["door"], params["key"])

@@ -333,6 +333,10 @@ class Driving(TaskEnv):
         end = MAX_SPEED * TIME_STEP * self.horizon
         return [[(0.0, side), (end, side)] for side in (-self.half_width, self.half_width)]
 
+    def ending(self, obs: Tensor) -> str:
+        """See EnvFamily.ending."""
+        return "left the road" if obs[0].abs() > 1 else "spun"
+
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Feedforward of the bend with the tyres' slip, feedback on errors predicted over the delay, speed control.
 

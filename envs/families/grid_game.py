@@ -15,6 +15,8 @@ from metarl.envs.task_space import Task
 
 Cell = tuple[int, int]
 
+VIEW = 0.55  # half the side of pictures, in sides of the grid
+
 
 class GridGame(TaskEnv):
     """A square grid of n × n cells without inner walls.
@@ -33,6 +35,7 @@ class GridGame(TaskEnv):
         self.size = size
         self.start = start
         self.horizon = horizon
+        self.plane_view = VIEW * size
         super().__init__()
 
     def cells_but_start(self) -> list[Cell]:
@@ -82,7 +85,7 @@ class GridGame(TaskEnv):
     def canvas(self) -> Canvas:
         """The empty grid with its start."""
         middle = (self.size - 1) / 2
-        canvas = Canvas(half_width=0.55 * self.size, centre=(middle, middle))
+        canvas = Canvas(half_width=VIEW * self.size, centre=(middle, middle))
 
         low, high = -0.5, self.size - 0.5
         for k in range(self.size + 1):

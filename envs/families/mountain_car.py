@@ -81,6 +81,10 @@ class MountainCar(TaskEnv):
         """Gymnasium's MountainCar."""
         return scalar_task({"force": 0.001, "gravity": 0.0025, "goal_position": 0.5})
 
+    def ending(self, obs: Tensor) -> str:
+        """See EnvFamily.ending."""
+        return "reached"
+
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Push the way the car rolls, at first to the left; not optimal control."""
         return torch.where(self.pushes_right(obs), 2, 0)

@@ -16,6 +16,7 @@ from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import BoxRing, Circle, LogUniform, Task, Uniform
 
 STEP_SIZE = 0.1  # largest displacement per axis and step
+VIEW = 1.25  # half the side of pictures, in half-widths of the arena
 
 
 class PointNavigation(TaskEnv):
@@ -56,6 +57,7 @@ class PointNavigation(TaskEnv):
         self.reward_kind = reward
         self.goal_tolerance = goal_tolerance
         self.arena = arena
+        self.plane_view = VIEW * arena
         self.default_goal = default_goal
         super().__init__()
 
@@ -90,12 +92,16 @@ class PointNavigation(TaskEnv):
         x, y = state[:2].tolist()
         goal_x, goal_y = params["goal"].tolist()
 
-        canvas = Canvas(half_width=1.25 * arena)
+        canvas = Canvas(half_width=VIEW * arena)
         canvas.polygon([(-arena, -arena), (arena, -arena), (arena, arena), (-arena, arena)], None, "lightgrey")
         canvas.disc((0.0, 0.0), 3, "grey")
         canvas.cross((goal_x, goal_y), 6, "red")
         canvas.disc((x, y), 5, "royalblue")
         return render_state, canvas.image()
+
+    def ending(self, obs: Tensor) -> str:
+        """See EnvFamily.ending."""
+        return "reached"
 
     def oracle_action(self, obs: Tensor, params: Task, time: int) -> Tensor:
         """Straight to the goal and stay there; optimal but for the shape of the box of steps."""

@@ -140,6 +140,10 @@ class RobotEnv(TaskEnv):
         """Where the robot is not healthy any more."""
         return ~self.robot.is_healthy(state["qpos"], state["qvel"])
 
+    def ending(self, obs: Tensor) -> str:
+        """See EnvFamily.ending."""
+        return "fell"
+
     def compile(self, **options: Any) -> None:
         """Physics engines are compiled already."""
 

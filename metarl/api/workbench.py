@@ -27,6 +27,7 @@ from metarl.deployment.meta_policy import load
 from metarl.deployment.policy import SpecialisedPolicy
 from metarl.envs.external.live_env import LiveGymEnv
 from metarl.errors import interruptible, unknown
+from metarl.reporting.behaviour import behaviour_of
 from metarl.reporting.html import REPORT_FILE, check_page, recorded_labels, section_of, write_page
 from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run
 from metarl.run.checkpoint import BEST
@@ -157,7 +158,7 @@ class Run:
         with _settings_of_commands():
             labels = split or recorded_labels(self._directory) or ["test"]
             sections = [section_of(self._directory, label, None, "auto") for label in labels]
-            write_page(self._directory, sections, page)
+            write_page(self._directory, sections, page, behaviour_of(self._directory, "auto"))
         return page
 
 

@@ -1,55 +1,114 @@
 """Figures of comparisons. They draw without a display."""
 
+import itertools
+from typing import Literal
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullLocator
+from matplotlib.typing import LineStyleType as LineStyle
 
 from metarl.comparison.comparison import RANDOM, Comparison
+from metarl.evaluation.plots import LineEnd, label_ends, set_margins
 from metarl.evaluation.statistics import Curve, mean_interval
 
 SCATTER_COLUMNS = 4
-_STYLES = {"meta-learner": "-", "baseline": "-.", "reference": ":"}
+
+GREY = "dimgrey"
+_GREY_OF_PALETTE = 7
+
+MOST_BANDS = 5
+"""So many learners have a band of their own, those named first; more bands on top of each other say nothing."""
+
+_LINES_OF_REFERENCES: tuple[LineStyle, ...] = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+"""Line styles of what does not learn; all of it is grey."""
+
+_FIRST_DIGITS = (1, 2, 5)
+"""Of the labelled ticks of the logarithmic axis."""
 
 
 def adaptation_curves(comparison: Comparison) -> Figure:
     """Return against environment steps spent on the new task, logarithmic, with 95% bands; references are lines."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(9.5, 5))
+    set_margins(figure, left=0.75, right=2.3, bottom=0.55, top=0.45)
     axes = figure.subplots()
-    for curve, colour in _coloured(comparison):
-        _draw_curve(axes, curve, colour)
 
-    # A logarithmic axis has no 0, where every curve starts: it is linear up to the first point of any curve.
-    first_steps = [curve.env_steps[1] for curve in comparison.curves if len(curve.env_steps) > 1]
-    if first_steps:
-        axes.set_xscale("symlog", linthresh=min(first_steps), linscale=0.4)
-        axes.set_xlim(left=0)
+    learners = [curve for curve in comparison.curves if curve.kind != "reference"]
+    in_front = learners[:MOST_BANDS]
+    for curve, colour in _coloured(comparison):
+        if len(curve.env_steps) == 1:
+            axes.axhline(curve.mean[0], color=colour, linestyle=_line_style(comparison, curve), linewidth=1.2)
+        else:
+            _draw_curve(axes, curve, colour, _line_style(comparison, curve), curve in in_front)
+
+    _scale_steps(axes, comparison)
     _hide_collapses(axes, comparison)
+    _name_curves(axes, comparison)
 
     axes.set(xlabel="environment steps on the new task", ylabel="return")
     axes.set_title(
         f"{comparison.env}: {comparison.num_tasks} {comparison.split} tasks, mean and 95% interval", fontsize="medium"
     )
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str) -> None:
-    """A line with its band, or a horizontal line where the agent does not learn."""
-    style = _STYLES[curve.kind]
-    if len(curve.env_steps) == 1:
-        axes.axhline(curve.mean[0], color=colour, linestyle=style, label=curve.label)
-        return
-
-    label = curve.label
-    if curve.training_env_steps:
-        label += f" ({millions(curve.training_env_steps)} before)"
+def _draw_curve(axes: Axes, curve: Curve, colour: str, style: LineStyle, in_front: bool) -> None:
+    """A line with its band; faint and without one where it is not in front."""
+    # Stable-Baselines3 learns all the time; what adapts after whole batches of episodes stays as it is in between.
+    learns_all_the_time = curve.kind == "baseline"
     marker = "o" if curve.kind == "meta-learner" else ""
 
+    (line,) = axes.plot(curve.env_steps, curve.mean, linestyle=style, marker=marker, markersize=4, color=colour)
+    line.set_drawstyle("default" if learns_all_the_time else "steps-post")
+    if not in_front:
+        line.set(alpha=0.45, linewidth=1.0)
+        return
+
     low, high = mean_interval(curve).T
-    axes.fill_between(curve.env_steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(curve.env_steps, curve.mean, style, marker=marker, markersize=4, color=colour, label=label)
+    step: Literal["post"] | None = None if learns_all_the_time else "post"
+    axes.fill_between(curve.env_steps, low, high, step=step, color=colour, alpha=0.13, linewidth=0)
+
+
+def _scale_steps(axes: Axes, comparison: Comparison) -> None:
+    """A logarithmic axis of steps with plain numbers. It has no 0, where every curve starts: it begins linearly."""
+    learning = [curve.env_steps for curve in comparison.curves if len(curve.env_steps) > 1]
+    if not learning:
+        return
+
+    first = min(env_steps[1] for env_steps in learning)
+    last = max(env_steps[-1] for env_steps in learning)
+    axes.set_xscale("symlog", linthresh=first, linscale=0.4)
+    axes.set_xlim(0, 1.05 * last)
+
+    decades = range(int(np.floor(np.log10(first))), int(np.ceil(np.log10(last))) + 1)
+    ticks = [digit * 10**decade for decade in decades for digit in _FIRST_DIGITS]
+    axes.set_xticks([0, *(tick for tick in ticks if first <= tick <= last)])
+    axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _name_curves(axes: Axes, comparison: Comparison) -> None:
+    """Write each curve's name where it ends."""
+    right = axes.get_xlim()[1]
+    ends = []
+    for curve, colour in _coloured(comparison):
+        name = curve.label
+        if curve.training_env_steps:
+            name += f" ({millions(curve.training_env_steps)} before)"
+        x = right if len(curve.env_steps) == 1 else float(curve.env_steps[-1])
+        ends.append(LineEnd(name, x, float(curve.mean[-1]), colour))
+    label_ends(axes, ends)
+
+
+def _line_style(comparison: Comparison, curve: Curve) -> LineStyle:
+    """How the line of a curve is drawn; references, which share their colour, have one style each."""
+    references = [other.label for other in comparison.curves if other.kind == "reference"]
+    if curve.label in references:
+        return _LINES_OF_REFERENCES[references.index(curve.label) % len(_LINES_OF_REFERENCES)]
+    return "-" if curve.kind == "meta-learner" else "-."
 
 
 def task_scatter(comparison: Comparison) -> Figure:
@@ -124,9 +183,11 @@ def millions(env_steps: float) -> str:
 
 
 def _coloured(comparison: Comparison) -> list[tuple[Curve, str]]:
-    """Each curve with its colour, the same one in every figure."""
+    """Each curve with its colour, the same one in every figure; what does not learn is grey."""
     palette = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]  # type: ignore[attr-defined]
-    return [(curve, palette[number % len(palette)]) for number, curve in enumerate(comparison.curves)]
+    palette = [colour for number, colour in enumerate(palette) if number != _GREY_OF_PALETTE]
+    colours = itertools.cycle(palette)
+    return [(curve, GREY if curve.kind == "reference" else next(colours)) for curve in comparison.curves]
 
 
 def _hide_collapses(axes: Axes, comparison: Comparison) -> None:
@@ -136,4 +197,4 @@ def _hide_collapses(axes: Axes, comparison: Comparison) -> None:
 
     bottom = axes.get_ylim()[0]
     if random and bottom < random[0]:
-        axes.set_ylim(bottom=max(bottom, random[0] - 0.3 * (best - random[0])))
+        axes.set_ylim(bottom=max(bottom, random[0] - 0.1 * (best - random[0])))

@@ -12,7 +12,7 @@ from rich.table import Table
 from metarl.comparison.comparison import Comparison, PairwiseComparison, SampleEfficiency, Summary
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.evaluation.intervals import Estimate
-from metarl.evaluation.plots import figure_bytes
+from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
 
 TENSORBOARD = "tensorboard"
@@ -212,5 +212,5 @@ def _write_events(comparison: Comparison, pictures: dict[str, bytes], directory:
 
     with SummaryWriter(str(directory / "figures")) as writer:
         for name, picture in pictures.items():
-            add_picture(writer, f"comparison/{name}", picture)
+            add_picture(writer, f"comparison/{name}", for_screen(picture))
         writer.add_text("comparison/headlines", "\n\n".join(headlines(comparison)))

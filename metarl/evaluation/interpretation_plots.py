@@ -1,13 +1,12 @@
 """Figures of what adaptation does to the parameters. They draw without a display."""
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from metarl.evaluation.interpretation import Interpretation
-from metarl.evaluation.plots import set_margins
+from metarl.evaluation.plots import minus, set_margins, step_colours
 
 SPREAD = (0.1, 0.9)
 """Quantiles over tasks, or pairs of tasks, that show the spread."""
@@ -39,8 +38,7 @@ def _draw_changes(axes: Axes, found: Interpretation) -> None:
     y = np.arange(num_rows)
     moved = np.where(found.relative_change > 0, found.relative_change, np.nan)  # a logarithmic axis has no zero
 
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, num_steps))
-    for k, colour in enumerate(colours):
+    for k, colour in enumerate(step_colours(num_steps)):
         low, mean, high = _spread(moved[k])
         height = y + 0.18 * (k - (num_steps - 1) / 2)
         axes.hlines(height, low, high, color=colour)
@@ -89,7 +87,7 @@ def direction_similarity(found: Interpretation, title: str) -> Figure:
 
     headline = f"do similar tasks move the policy alike? {len(distance):,} pairs"
     if found.rank_correlation is not None:
-        headline += f", rank correlation {found.rank_correlation:+.2f}"
+        headline += f", rank correlation {minus(f'{found.rank_correlation:+.2f}')}"
     axes.set_title(f"{title}\n{headline}", fontsize="small")
     return figure
 

@@ -1,6 +1,8 @@
 """Figures of evaluations: adaptation curves and trajectories. They draw without a display."""
 
 import io
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -8,6 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from PIL import Image
 
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import Episodes
@@ -16,7 +20,13 @@ from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.evaluation import Evaluation
 
 EPISODES_SHOWN = 5
-DPI = 120
+DPI = 200
+"""Dots per inch of figures that are kept."""
+
+SCREEN_DPI = 100
+"""Of figures that are looked at while a run trains."""
+
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> bytes:
@@ -24,16 +34,37 @@ def figure_bytes(figure: Figure, file_format: str = "png", dpi: float = DPI) -> 
 
     Args:
         figure: the figure.
-        file_format: "png", "svg" or another format that matplotlib writes.
+        file_format: "png", "svg", "pdf" or another format that matplotlib writes.
         dpi: dots per inch.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, dpi=dpi)
+    # Text in a PDF stays text; the same figure is the same SVG.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "metarl"}):
+        figure.savefig(buffer, format=file_format, dpi=dpi, metadata=_NO_DATE.get(file_format))
     return buffer.getvalue()
 
 
 _PATHS = matplotlib.colormaps["Blues"]
 """Colours of episodes: dark on white, and light where a page inverts its pictures for its dark mode."""
+
+
+def for_screen(picture: bytes) -> bytes:
+    """A figure's PNG with as many pixels as a screen has: TensorBoard leaves out pixels where it shrinks pictures."""
+    image = Image.open(io.BytesIO(picture))
+    width, height = (max(1, round(side * SCREEN_DPI / DPI)) for side in image.size)
+
+    buffer = io.BytesIO()
+    image.resize((width, height), Image.Resampling.LANCZOS).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def step_colours(count: int) -> NDArray[np.float64]:
+    """Colours of k = 0, 1, …: the last matters most, darkest on white and lightest where a page inverts its pictures.
+
+    Returns:
+        RGBA, (count, 4).
+    """
+    return np.asarray(_PATHS(np.linspace(0.5, 0.95, count)))
 
 
 def minus(number: str) -> str:
@@ -58,6 +89,74 @@ def set_margins(figure: Figure, left: float, right: float, bottom: float, top: f
     )
 
 
+@dataclass(frozen=True)
+class LineEnd:
+    """Where a line ends, and what is written there.
+
+    Attributes:
+        name: of the line.
+        x: of its last point.
+        y: of its last point.
+        colour: of the line.
+    """
+
+    name: str
+    x: float
+    y: float
+    colour: Any
+
+
+def label_ends(axes: Axes, ends: list[LineEnd], fontsize: float = 8.5) -> None:
+    """Write names right of the axes, at the height where the lines end or as near to it as they do not overlap.
+
+    Args:
+        axes: with all their lines; the figure's margins are fixed and leave room on the right.
+        ends: of the lines.
+        fontsize: in points.
+    """
+    axes.autoscale_view()  # limits that are not set are found when a figure is drawn, or now
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    heights = [float(to_fraction.transform((end.x, end.y))[1]) for end in ends]
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    line_height = 1.35 * fontsize / 72 * figure.dpi / axes.bbox.height
+    for end, height, place in zip(ends, heights, _apart(heights, line_height), strict=True):
+        # A line that leaves the picture is named where it does.
+        visible = min(max(height, 0.0), 1.0)
+        y = float(to_fraction.inverted().transform((0.0, visible))[1])
+        leader = {"arrowstyle": "-", "color": end.colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 1}
+        axes.annotate(
+            f"{end.name} ↓" if height < 0 else end.name,
+            xy=(end.x, y),
+            xytext=(1.03, place),
+            textcoords="axes fraction",
+            va="center",
+            color=end.colour,
+            fontsize=fontsize,
+            arrowprops={**leader, "relpos": (0, 0.5)},
+        )
+
+
+def _apart(heights: list[float], gap: float) -> list[float]:
+    """Heights in [0, 1], in the same order from top to bottom, at least `gap` apart where there is room."""
+    order = sorted(range(len(heights)), key=lambda index: -heights[index])
+    places = list(heights)
+
+    ceiling = 1.0
+    for index in order:
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+
+    # Those pushed out at the bottom push the others up again.
+    floor = 0.0
+    for index in reversed(order):
+        places[index] = max(places[index], floor)
+        floor = places[index] + gap
+
+    return places
+
+
 def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     """Return against episodes of experience on a new task: mean with its 95% interval, and each task faintly."""
     figure = Figure(figsize=(6, 4))
@@ -74,7 +173,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
 
     axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
     axes.set_title(title, fontsize="small")
-    axes.margins(x=0.1)
+    axes.margins(x=0.14)
     axes.legend(loc="best")
     axes.grid(alpha=0.3)
     return figure

@@ -29,7 +29,7 @@ def _decimal(value: float) -> str:
     return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
 
-def video_rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) -> list[Row]:
+def video_rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str, pooled: bool = True) -> list[Row]:
     """The tasks' clips with their captions.
 
     Args:
@@ -37,12 +37,13 @@ def video_rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) 
         batches: episodes after k = 0 … K adaptation steps.
         camera: has recorded them.
         name: of a task; numbered where there are more.
+        pooled: whether all episodes of a batch inform the adaptation, or each is a trial of its own.
     """
     num_tasks = num_tasks_of(tasks)
     rows = []
     for task in range(num_tasks):
         scenes = [
-            _scene(k, batch, clips[task], task)
+            _scene(k, batch, clips[task], task, pooled)
             for k, (batch, clips) in enumerate(zip(batches, camera.clips, strict=True))
         ]
 
@@ -52,10 +53,12 @@ def video_rows(tasks: Task, batches: list[Episodes], camera: Camera, name: str) 
     return rows
 
 
-def _scene(k: int, batch: Episodes, clip: Clip, task: int) -> Scene:
+def _scene(k: int, batch: Episodes, clip: Clip, task: int, pooled: bool) -> Scene:
     returns = batch.returns[task]
+    experience = k * len(returns) if pooled else k
     return Scene(
-        caption=f"k = {k}   return {return_text(returns.double().mean().item())}",
+        caption=f"after {experience} episode{'s' * (experience != 1)}" if k else "before adaptation",
+        value=f"return {return_text(returns.double().mean().item())}",
         note=f"mean of {len(returns)} episodes; this one {return_text(returns[EPISODE].item())}",
         clip=clip,
     )

@@ -19,16 +19,14 @@ from metarl.evaluation.adaptation import adapt_in
 from metarl.rendering import heat_map
 from metarl.rendering.camera import Camera
 from metarl.rendering.captions import task_text, video_rows
-from metarl.rendering.encode import STILL, checked_output, write_still, write_video
+from metarl.rendering.encode import STILL, checked_output, still_bytes, write_video
 from metarl.rendering.heat_map import HeatMap
 from metarl.rendering.task_grid import TaskGrid
-from metarl.rendering.video import STRIP_LENGTH, Video, image_size, strip
+from metarl.rendering.video import STRIP_LENGTH, Row, Video, image_size, strip
 from metarl.run.files import write_atomically
 
 MOST_FRAMES = 250
 """Videos of longer episodes show every second step, every third, …; they last as long as with all steps."""
-
-DPI = 110
 
 
 def is_still(out: str) -> bool:
@@ -94,7 +92,7 @@ def draw_trajectories(
 
     figure = plots.trajectories(distribution, tasks, batches, num_tasks_of(tasks))
     assert figure is not None
-    write_atomically(path, plots.figure_bytes(figure, dpi=DPI))
+    write_atomically(path, plots.figure_bytes(figure))
     return batches
 
 
@@ -127,21 +125,54 @@ def draw_pictures(
     Raises:
         UserError: the family draws no pictures, or the file cannot be written.
     """
-    still = is_still(out)
+    path = checked_output(out)  # before the work, so that a bad path costs nothing
     stride = pace.stride(distribution)
-    with _environments_with_pictures(distribution, tasks, episodes) as env:
-        path = checked_output(out)
-        size = image_size(STRIP_LENGTH if still else steps + 1)
-        camera = Camera(env, size, stride)
-        batches = adapt_in(camera, learner, steps, generator).batches
+    size = image_size(STRIP_LENGTH if is_still(out) else steps + 1)
+    rows, batches = record(task_label, distribution, learner, tasks, steps, episodes, generator, size, stride)
 
-    rows = video_rows(tasks, batches, camera, task_label)
-    if still:
-        write_still(path, strip(f"{title}: before and after each adaptation step", rows, stride))
+    if is_still(out):
+        image = strip(f"{title}: before and after each adaptation step", rows, stride)
+        write_atomically(path, still_bytes(image))
     else:
         video = Video(title, rows, distribution.horizon, stride)
         write_video(path, video, pace.frames_per_second(distribution))
     return batches
+
+
+def record(
+    task_label: str,
+    distribution: TaskDistribution,
+    learner: Learner,
+    tasks: Task,
+    steps: int,
+    episodes: int,
+    generator: torch.Generator,
+    size: int,
+    stride: int,
+) -> tuple[list[Row], list[Episodes]]:
+    """Adapt to tasks and record the first episode of each before and after each adaptation step.
+
+    Args:
+        task_label: as in `draw_pictures`, and so are those up to `generator`.
+        distribution: the family of the tasks.
+        learner: adapts.
+        tasks: M tasks.
+        steps: K.
+        episodes: E.
+        generator: draws the rollouts.
+        size: longer side of the images, pixels.
+        stride: environment steps from one image to the next.
+
+    Returns:
+        A row for each task, and the episodes after k = 0 … K adaptation steps.
+
+    Raises:
+        UserError: the family draws no pictures.
+    """
+    with _environments_with_pictures(distribution, tasks, episodes) as env:
+        camera = Camera(env, distribution.env, size, stride)
+        batches = adapt_in(camera, learner, steps, generator).batches
+    return video_rows(tasks, batches, camera, task_label, learner.sampling.pooled), batches
 
 
 def draw_heat_map(
@@ -171,7 +202,7 @@ def draw_heat_map(
     """
     path = checked_output(out)  # before the work, so that a bad path costs nothing
     heat = heat_map.heat_map(learner, distribution, grid, steps, episodes, generator)
-    write_atomically(path, plots.figure_bytes(heat_map.draw(heat, title, fixed_parameters(grid)), dpi=DPI))
+    write_atomically(path, plots.figure_bytes(heat_map.draw(heat, title, fixed_parameters(grid))))
     return heat
 
 

@@ -44,11 +44,11 @@ def checked_output(out: str) -> Path:
     return path
 
 
-def write_still(path: Path, image: Frame) -> None:
-    """Write a PNG."""
+def still_bytes(image: Frame) -> bytes:
+    """An image as the content of a PNG file."""
     content = io.BytesIO()
     Image.fromarray(image).save(content, "png", optimize=True)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
 
 
 def write_video(path: Path, frames: Sequence[Frame], fps: float) -> None:

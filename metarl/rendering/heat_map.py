@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -78,7 +80,7 @@ def heat_map(
 
 
 def draw(heat: HeatMap, title: str, note: str = "") -> Figure:
-    """Maps beside each other, each with a scale of its own; over one dimension, curves.
+    """Maps beside each other, before and after on one scale of colours; over one dimension, curves.
 
     Args:
         heat: the returns.
@@ -109,31 +111,48 @@ def _draw_maps(heat: HeatMap) -> Figure:
     maps = [(0, "before adaptation", everything)]
     if adapts:
         maps.append((-1, _after(heat), everything))
+    num_of_one_scale = len(maps)
+
     # Returns far outside take up the scale of colours: inside alone, differences can be seen.
     if trained.any() and not trained.all():
-        maps.append((-1, f"{'after' if adapts else 'before'}, inside alone", trained))
+        maps.append((-1, f"{'after' if adapts else 'before'}, training range alone", trained))
 
-    figure = Figure(figsize=(4.4 * len(maps), 4.1), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(maps), 4.1), layout="constrained")
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    for axes, (k, name, shown) in zip(panels, maps, strict=True):
-        _draw_map(figure, axes, heat.grid, heat.returns[k], name, shown)
+
+    shared = _scale(heat.returns[[0, -1]])
+    for number, (axes, (k, name, shown)) in enumerate(zip(panels, maps, strict=True)):
+        own_scale = number >= num_of_one_scale
+        colours = _scale(heat.returns[k, shown]) if own_scale else shared
+        mesh = _draw_map(axes, heat.grid, heat.returns[k], name, shown, colours)
+        if own_scale:
+            figure.colorbar(mesh, ax=axes, label="return, a scale of its own", shrink=0.8)
+        elif number == num_of_one_scale - 1:
+            figure.colorbar(mesh, ax=panels[:num_of_one_scale], label="return", shrink=0.8)
     return figure
 
 
-def _draw_map(figure: Figure, axes: Axes, grid: TaskGrid, values: Floats, name: str, shown: NDArray[np.bool_]) -> None:
+def _scale(returns: Floats) -> Normalize:
+    """The scale of colours from the least to the largest return."""
+    return Normalize(float(np.min(returns)), float(np.max(returns)))
+
+
+def _draw_map(
+    axes: Axes, grid: TaskGrid, values: Floats, name: str, shown: NDArray[np.bool_], colours: Normalize
+) -> QuadMesh:
     """One map of the tasks that are to be shown.
 
     Args:
-        figure: gets the scale of colours.
         axes: where to draw.
         grid: N tasks.
         values: their returns, (N,).
         name: of the map.
         shown: which tasks, bool (N,): all, or those of the training range.
+        colours: the scale of colours.
     """
     x, y = grid.axes
-    mesh = axes.pcolormesh(x.edges, y.edges, grid.to_grid(np.where(shown, values, np.nan)).T, cmap="viridis")
-    figure.colorbar(mesh, ax=axes, label="return", shrink=0.8)
+    field = grid.to_grid(np.where(shown, values, np.nan)).T
+    mesh = axes.pcolormesh(x.edges, y.edges, field, cmap="viridis", norm=colours)
 
     axes.set(xlabel=x.label, ylabel=y.label)
     _set_scale(axes, "x", x)
@@ -151,6 +170,7 @@ def _draw_map(figure: Figure, axes: Axes, grid: TaskGrid, values: Floats, name: 
 
     mean = _mean_text(values[shown & grid.trained], values[shown & ~grid.trained])
     axes.set_title(f"{name}\nmean {mean}", fontsize=10)
+    return mesh
 
 
 def _mean_text(inside: Floats, outside: Floats) -> str:

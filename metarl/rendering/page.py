@@ -40,8 +40,12 @@ class Page:
         bold: bool = False,
         anchor: Literal["la", "ma", "ra"] = "la",
         width: float | None = None,
+        outlined: bool = False,
     ) -> None:
-        """One line, cut with … where it is wider than `width`; the anchor is its upper left, middle or right."""
+        """One line, cut with … where it is wider than `width`; the anchor is its upper left, middle or right.
+
+        Outlined, in white, it can be read on every image.
+        """
         font = _font(size, bold)
 
         if width is not None and font.getlength(text) > width:
@@ -49,7 +53,10 @@ class Page:
                 text = text[:-1]
             text = f"{text.rstrip(' ,·')}…"
 
-        self._draw.text((left, top), text, fill=colour, font=font, anchor=anchor)
+        outline = 2 if outlined else 0
+        self._draw.text(
+            (left, top), text, fill=colour, font=font, anchor=anchor, stroke_width=outline, stroke_fill="white"
+        )
 
     def image(self, left: int, top: int, image: Frame, faded: bool = False) -> None:
         """An image with a thin border; a faded one is half white."""

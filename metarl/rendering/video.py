@@ -8,7 +8,7 @@ from typing import overload
 from metarl.rendering.camera import Clip, Frame
 from metarl.rendering.page import GAP, MARGIN, MUTED, Page
 
-TITLE_HEIGHT, LABEL_HEIGHT, CAPTION_HEIGHT = 34, 26, 40
+TITLE_HEIGHT, LABEL_HEIGHT, CAPTION_HEIGHT = 34, 26, 56
 STRIP_LENGTH = 6
 """Images of one episode in a strip."""
 
@@ -22,12 +22,14 @@ class Scene:
     """One task after k adaptation steps.
 
     Attributes:
-        caption: says which step and the return.
-        note: a second, smaller line.
+        caption: says how much experience of the task there was.
+        value: the return.
+        note: a third, smaller line.
         clip: one episode.
     """
 
     caption: str
+    value: str
     note: str
     clip: Clip
 
@@ -93,8 +95,9 @@ class Video(Sequence[Frame]):
             self._page.text(MARGIN, top, row.label, 13, MUTED, width=inner_width)
             for column, scene in enumerate(row.scenes):
                 left = self._left(column)
-                self._page.text(left, top + LABEL_HEIGHT, scene.caption, 13, bold=True, width=self._width)
-                self._page.text(left, top + LABEL_HEIGHT + 19, scene.note, 11, MUTED, width=self._width)
+                self._page.text(left, top + LABEL_HEIGHT, scene.caption, 13, width=self._width)
+                self._page.text(left, top + LABEL_HEIGHT + 17, scene.value, 13, bold=True, width=self._width)
+                self._page.text(left, top + LABEL_HEIGHT + 36, scene.note, 11, MUTED, width=self._width)
 
     def _frame(self, index: int) -> Frame:
         # Captions were drawn once; a frame adds the images.
@@ -109,20 +112,24 @@ class Video(Sequence[Frame]):
         return page.array()
 
     def _draw_clip(self, page: Page, clip: Clip, index: int, left: int, top: int) -> None:
-        if index < len(clip.frames):
-            page.image(left, top, clip.frames[index])
-            return
+        # The last state of an episode stays until all the others have ended.
+        last = len(clip.frames) - 1
+        page.image(left, top, clip.frames[min(index, last)], faded=index > last)
 
-        # The episode is over: its last state stays until all the others are.
-        page.image(left, top, clip.frames[-1], faded=True)
-        ended = f"ended after {clip.steps} steps"
-        page.text(left + self._width / 2, top + self._height - 20, ended, 12, anchor="ma")
+        if index >= last and clip.ending:
+            bottom = top + self._height - 20
+            page.text(left + self._width / 2, bottom, outcome(clip), 12, bold=True, anchor="ma", outlined=True)
 
     def _top(self, row: int) -> int:
         return MARGIN + TITLE_HEIGHT + row * (LABEL_HEIGHT + CAPTION_HEIGHT + self._height + GAP)
 
     def _left(self, column: int) -> int:
         return MARGIN + column * (self._width + GAP)
+
+
+def outcome(clip: Clip) -> str:
+    """How an episode ended, and when; "" where nothing is known."""
+    return f"{clip.ending} after {clip.steps} step{'s' * (clip.steps != 1)}" if clip.ending else ""
 
 
 def strip(title: str, rows: list[Row], stride: int) -> Frame:
@@ -150,8 +157,9 @@ def strip(title: str, rows: list[Row], stride: int) -> Frame:
 
 def _draw_strip(page: Page, scene: Scene, top: int, inner_width: int, stride: int) -> None:
     """One episode as a line of images, with its caption above and their steps below."""
-    page.text(MARGIN, top, f"{scene.caption}   ", 13, bold=True)
-    page.text(MARGIN + inner_width, top + 1, scene.note, 11, MUTED, anchor="ra")
+    page.text(MARGIN, top, f"{scene.caption}   {scene.value}", 13, bold=True)
+    note = ", ".join(filter(None, (scene.note, outcome(scene.clip))))
+    page.text(MARGIN + inner_width, top + 1, note, 11, MUTED, anchor="ra")
 
     frames = scene.clip.frames
     height, width, _ = frames[0].shape

@@ -2,18 +2,20 @@
 
 import base64
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from metarl.agents.registry import find_agent
 from metarl.baselines.distillation_report import DistillationReport
 from metarl.envs.registry import FAMILIES, env_label
 from metarl.errors import UserError
 from metarl.evaluation.plots import figure_bytes
+from metarl.reporting.behaviour import Behaviour
 from metarl.reporting.evaluation_file import read_evaluation
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file
@@ -28,8 +30,13 @@ LABELS = ("test", "ood", "validation", "train", "task")
 
 REPORT_FILE = "report.html"
 
-PAGE_SCALE = 0.62
+VECTOR_FORMATS = ("pdf", "svg")
+
+PAGE_SCALE = 0.37
 """Width of a picture on the page per width of its PNG: two of them fit side by side, with writing that can be read."""
+
+PHONE_WIDTH = 560
+"""Pictures that are wider than so many pixels are not shrunk to the width of a phone, but moved with a finger."""
 
 NAMED_SHARE = 0.9
 """The page names the parameters that move most until they make up this share of the squared displacement."""
@@ -46,12 +53,14 @@ class Section:
         data: what `metarl evaluate --json` prints of it.
         figures: PNGs by their names in FIGURES.
         recorded: whether the run had it already; otherwise it was made for the page.
+        drawings: the figures themselves, where it was made for the page.
     """
 
     label: str
     data: dict[str, Any]
     figures: dict[str, bytes]
     recorded: bool
+    drawings: dict[str, Figure] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -169,22 +178,52 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         seed=before.get("seed", 0),
         device=device,
     )
-    return Section(label, evaluated.to_json(), evaluated.pictures, recorded=False)
+    return Section(label, evaluated.to_json(), evaluated.pictures, recorded=False, drawings=evaluated.figures)
 
 
-def write_page(run: RunDirectory, sections: list[Section], out: Path) -> int:
+def write_figures(run: RunDirectory, sections: list[Section], directory: Path) -> list[Path]:
+    """Write every figure of the page as PDF and as SVG; returns the files.
+
+    Args:
+        run: the run.
+        sections: evaluations that were made for the page.
+        directory: made where it is not there.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    figures = {}
+    for section in sections:
+        for name, figure in section.drawings.items():
+            figures[f"{name}-{section.label}"] = figure
+
+    curves = learning_curves(run.read_metrics())
+    if curves is not None:
+        figures["learning-curves"] = curves
+
+    files = []
+    for name, figure in figures.items():
+        for suffix in VECTOR_FORMATS:
+            file = directory / f"{name}.{suffix}"
+            write_atomically(file, figure_bytes(figure, suffix))
+            files.append(file)
+    return files
+
+
+def write_page(run: RunDirectory, sections: list[Section], out: Path, behaviour: Behaviour | None = None) -> int:
     """Write the page; returns its size in bytes.
 
     Args:
         run: the run, of which metadata.json and metrics.jsonl may be missing.
         sections: its evaluations, at least one.
         out: the file.
+        behaviour: frames of what the policy does, where there are some.
 
     Raises:
         UserError: a file of the run, or an evaluation, is not what it should be.
     """
     try:
-        page = _page(run, sections).encode()
+        page = _page(run, sections, behaviour).encode()
     except UserError:
         raise
     # What the template stumbles over where a file is JSON, but not what a run writes.
@@ -194,7 +233,7 @@ def write_page(run: RunDirectory, sections: list[Section], out: Path) -> int:
     return len(page)
 
 
-def _page(run: RunDirectory, sections: list[Section]) -> str:
+def _page(run: RunDirectory, sections: list[Section], behaviour: Behaviour | None) -> str:
     """The page as HTML."""
     metadata = run.read_metadata()
     metrics = run.read_metrics()
@@ -208,10 +247,11 @@ def _page(run: RunDirectory, sections: list[Section]) -> str:
             name=run.path.resolve().name,
             config=config,
             env=env_label(config.env),
-            agent_summary=find_agent(config.agent).summary,
-            env_summary=FAMILIES[config.env].summary if config.env in FAMILIES else "",
+            agent_summary=_plain(find_agent(config.agent).summary),
+            env_summary=_plain(FAMILIES[config.env].summary) if config.env in FAMILIES else "",
             settings=_settings(run),
             sections=sections,
+            behaviour=behaviour,
             shows=FIGURES,
             curves=figure_bytes(curves) if curves else None,
             progress=metrics[-1] if metrics else None,
@@ -247,14 +287,23 @@ def _settings(run: RunDirectory) -> dict[str, dict[str, Any]]:
     return settings
 
 
+def _plain(text: str) -> str:
+    """A docstring's text without the backticks of its code."""
+    return text.replace("`", "")
+
+
 def _number(value: float, form: str) -> str:
     """A number with a real minus sign."""
     return format(value, form).replace("-", "−")
 
 
-def _image(image: bytes, alt: str) -> Markup:
-    """A PNG that the page holds in itself, at PAGE_SCALE."""
-    width = int.from_bytes(image[16:20], "big")  # where a PNG's header has it
+def _image(image: bytes, alt: str, scale: float = PAGE_SCALE, is_photograph: bool = False) -> Markup:
+    """A PNG that the page holds in itself; a photograph is not inverted in dark mode."""
+    width = round(scale * int.from_bytes(image[16:20], "big"))  # where a PNG's header has it
+    kind = "photo" if is_photograph else "figure"
+    if width > PHONE_WIDTH:
+        kind += " wide"
+
     data = base64.b64encode(image).decode()
-    element = Markup('<img width="{}" alt="{}" src="data:image/png;base64,{}">')
-    return element.format(round(PAGE_SCALE * width), alt, data)
+    element = Markup('<img class="{}" width="{}" alt="{}" src="data:image/png;base64,{}">')
+    return element.format(kind, width, alt, data)

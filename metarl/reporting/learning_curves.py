@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from metarl.evaluation.plots import LineEnd, label_ends, set_margins, step_colours
 from metarl.training.tensorboard import EVAL_RETURN, EVAL_SUCCESS, TRAIN_RETURN
 
 _COLUMNS = {
@@ -35,31 +35,30 @@ def learning_curves(metrics: list[dict[str, Any]]) -> Figure | None:
     if not columns:
         return None
 
-    figure = Figure(figsize=(min(5.5 * len(columns) + 1, 15), 6.5), layout="constrained")
+    figure = Figure(figsize=(min(5.5 * len(columns) + 1, 15), 6.5))
+    set_margins(figure, left=0.7, right=0.6, bottom=0.5, top=0.35, wspace=0.3, hspace=0.25)
     grid = figure.subplots(len(_ROWS), len(columns), squeeze=False, sharey="col")
     for column, (title, tags) in enumerate(columns.items()):
         grid[0, column].set_title(title, fontsize="medium")
         for axes, (x, label) in zip(grid[:, column], _ROWS.items(), strict=True):
             _draw_curves(axes, metrics, x, tags)
             axes.set_xlabel(label, fontsize="small")
-
-    # The columns share their colours; the legend is that of the column with most curves.
-    handles, labels = max((axes.get_legend_handles_labels() for axes in grid[0]), key=lambda pair: len(pair[1]))
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+            axes.set_ylabel(title.split(maxsplit=1)[1], fontsize="small")
     return figure
 
 
 def _draw_curves(axes: Axes, metrics: list[dict[str, Any]], x: str, tags: list[str]) -> None:
     """A line for each tag against the column `x` of the metrics; validation, which is rarer, has marks."""
-    # The last k matters most: darkest on white, and lightest where the page inverts its pictures for its dark mode.
-    colours = matplotlib.colormaps["Blues"](np.linspace(0.4, 0.95, len(tags)))
+    ends = []
     after_the_first = []
-    for k, (tag, colour) in enumerate(zip(tags, colours, strict=True)):
+    for k, (tag, colour) in enumerate(zip(tags, step_colours(len(tags)), strict=True)):
         points = [(row[x], row[tag]) for row in metrics if tag in row]
         marker = "o" if "eval/" in tag else ""
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, color=colour, label=f"k = {k}")
+        ends.append(LineEnd(f"k = {k}", *points[-1], colour))
         after_the_first += [value for _, value in points[1:]]
     _set_scale(axes, after_the_first)
+    label_ends(axes, [end for end in ends if np.isfinite(end.y)])
 
     axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
     axes.grid(alpha=0.3)

@@ -176,9 +176,9 @@ class RunLog:
 
     def figure(self, tag: str, figure: "Figure", progress: Progress) -> None:
         """Write a figure."""
-        from metarl.evaluation.plots import figure_bytes  # matplotlib is slow to import
+        from metarl.evaluation.plots import SCREEN_DPI, figure_bytes  # matplotlib is slow to import
 
-        add_picture(self._writer, tag, figure_bytes(figure), progress.env_steps)
+        add_picture(self._writer, tag, figure_bytes(figure, dpi=SCREEN_DPI), progress.env_steps)
 
     def write(self, progress: Progress) -> None:
         """Write the row to TensorBoard and to metrics.jsonl, and begin the next one."""
@@ -207,6 +207,8 @@ class RunLog:
             pictures: its figures by name, as PNG files.
             env_steps: environment steps that the evaluated checkpoint was trained for, the x-axis.
         """
+        from metarl.evaluation.plots import for_screen  # matplotlib is slow to import
+
         # TensorBoard would join both evaluations into one curve.
         for earlier in run.path.glob(f"events.out.tfevents.*{_TEST_SUFFIX}"):
             earlier.unlink()
@@ -220,7 +222,7 @@ class RunLog:
             writer.add_scalar(TEST_GAIN, evaluation.gains.mean(), env_steps)
 
             for name, picture in pictures.items():
-                add_picture(writer, f"{TEST_FIGURE}{name.replace('-', '_')}", picture, env_steps)
+                add_picture(writer, f"{TEST_FIGURE}{name.replace('-', '_')}", for_screen(picture), env_steps)
 
 
 def _show_first(experiment: Summary, settings: Collection[str]) -> None:

@@ -242,7 +242,8 @@ def test_pictures_of_robots_are_drawn_by_the_command_without_a_display(tmp_path:
     """In a process of its own: what is imported on the way must not choose an OpenGL that needs a display."""
     code = (
         "import metarl.cli.render, gymnasium; env = gymnasium.make('metarl/AntGoal-v0', render_mode='rgb_array'); "
-        "env.reset(seed=0); print(env.render().shape)"
+        "env.reset(seed=0); picture = env.render(); red, green, _ = picture.astype(int).transpose(2, 0, 1); "
+        "print(picture.shape, 'line at the start:', ((red > 180) & (green < 60)).sum() > 50)"
     )
     clean = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")}
     done = subprocess.run(
@@ -253,4 +254,4 @@ def test_pictures_of_robots_are_drawn_by_the_command_without_a_display(tmp_path:
         text=True,
         check=False,
     )
-    assert done.stdout.strip() == "(256, 256, 3)", done.stderr
+    assert done.stdout.strip() == "(256, 256, 3) line at the start: True", done.stderr

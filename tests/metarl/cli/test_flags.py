@@ -44,7 +44,7 @@ FLAGS = {
     "render": (
         "out heat-map over grid split task num-tasks steps episodes seed checkpoint device fps every json run-dir trust"
     ),
-    "report": "out split num-tasks device run-dir trust",
+    "report": "out split num-tasks figures device run-dir trust",
     "compare": (
         "baselines num-tasks budget seeds split episodes steps quick device num-threads sb3-settings out run-dir json "
         "trust"

@@ -232,6 +232,28 @@ def test_every_set_of_agents_can_be_drawn(others: tuple[Curve, ...], tmp_path: P
     headlines(comparison)
 
 
+def test_lines_say_what_learns_and_when() -> None:
+    """Adaptation in steps, Stable-Baselines3 in slopes, at most five bands, references as grey lines, all named."""
+    reptile = [make_curve(f"reptile{n}", "meta-learner", [-50.0, -30.0], [0, 700]) for n in range(plots.MOST_BANDS)]
+    axes = plots.adaptation_curves(make(BASELINE, *reptile, RANDOM, ORACLE)).axes[0]
+
+    maml, ppo, *others, random, oracle = axes.lines
+    assert (maml.get_drawstyle(), ppo.get_drawstyle()) == ("steps-post", "default")
+    assert len(axes.collections) == plots.MOST_BANDS
+    assert [line.get_alpha() for line in others] == [None, None, None, 0.45, 0.45]
+    assert random.get_color() == oracle.get_color() == plots.GREY
+    assert random.get_linestyle() != oracle.get_linestyle()
+
+    names = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert set(names) == {"maml (90 k before)", "ppo", *(curve.label for curve in reptile), "random", "oracle"}
+    heights = sorted(names.values())
+    assert np.diff(heights).min() > 0.03, "names on top of each other"
+    assert names["random"] < names["maml (90 k before)"] < names["oracle"]
+
+    ticks = [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()]
+    assert ticks == ["0", "500", "1\N{THIN SPACE}k", "2\N{THIN SPACE}k", "5\N{THIN SPACE}k"]
+
+
 def test_agents_with_one_point_each_are_drawn_as_lines() -> None:
     """A memory learner with trials of one episode, beside a reference: nothing lies on the axis of steps."""
     subject = make_curve("rl2", "meta-learner", [6.0], [0], before=90_000)

@@ -4,7 +4,6 @@ import importlib.util
 import io
 import itertools
 import json
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,11 @@ from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import summarize
 from metarl.rendering import draw as render
 from metarl.rendering import heat_map
-from metarl.rendering.camera import Camera, Clip
+from metarl.rendering.camera import Camera, Clip, draw_trail
 from metarl.rendering.encode import HOLD
 from metarl.rendering.heat_map import HeatMap
 from metarl.rendering.task_grid import task_grid
-from metarl.rendering.video import Row, Scene, Video
+from metarl.rendering.video import Row, Scene, Video, outcome
 from metarl.run.build import load_learner
 from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import ENV, EPISODES, RUN, complaint, early_ending, files_under, train
@@ -120,10 +119,10 @@ def test_captions_are_the_returns_that_the_evaluator_measures(
     for key in ("return_mean", "return_ci95", "total_env_steps", "episodes_per_step", "adaptation_steps"):
         assert drawn[key] == evaluated[key]
     assert len(set(evaluated["return_mean"])) == 3
-    captions = [[scene.caption for scene in row.scenes] for row in rows]
-    shown = np.array([[float(c.split("return ")[1].replace("−", "-")) for c in row] for row in captions])
-    np.testing.assert_allclose(shown.mean(axis=0), evaluated["return_mean"], atol=0.06)
-    assert [re.sub(r"return .*", "", caption).strip() for caption in captions[0]] == ["k = 0", "k = 1", "k = 2"]
+    shown = [[float(scene.value.removeprefix("return ").replace("−", "-")) for scene in row.scenes] for row in rows]
+    np.testing.assert_allclose(np.mean(shown, axis=0), evaluated["return_mean"], atol=0.06)
+    captions = [scene.caption for scene in rows[0].scenes]
+    assert captions == ["before adaptation", "after 4 episodes", "after 8 episodes"]
     goals = DISTRIBUTION.sample(2, "test")["goal"]
     assert rows[1].label == f"test task 2: goal={goals[1, 0]:.3g},{goals[1, 1]:.3g}"
 
@@ -137,8 +136,9 @@ def test_one_task_is_shown_and_named(workplace: Path, rows: list[Row], capsys: p
 
 def test_the_camera_sees_every_state_of_the_first_episode_and_changes_nothing() -> None:
     distribution = early_ending()
+    distribution.env.plane_view = None  # no trail: the picture is the family's own
     tasks, policy = distribution.sample(3, "test"), RandomPolicy(distribution.action_space)
-    camera = Camera(distribution.env.bind_for_rendering(tasks, 2), size=256)
+    camera = Camera(distribution.env.bind_for_rendering(tasks, 2), distribution.env, size=256)
     filmed = collect(camera, policy, {}, torch.Generator().manual_seed(1))
     plain = collect(distribution.bind(tasks, 2), policy, {}, torch.Generator().manual_seed(1))
     assert torch.equal(filmed.obs, plain.obs)
@@ -147,6 +147,7 @@ def test_the_camera_sees_every_state_of_the_first_episode_and_changes_nothing() 
         steps = int(plain.mask[m, 0].sum())
         states = [*plain.obs[m, 0, :steps], plain.last_obs[m, 0]]
         assert (clip.steps, len(clip.frames)) == (steps, steps + 1)
+        assert clip.ending == ("reached" if plain.terminated[m, 0] else "")
         one = {name: value[m] for name, value in tasks.items()}
         for frame, state in zip(clip.frames, states, strict=True):
             _, expected = distribution.task_env.render_image(state, None, one)
@@ -156,7 +157,8 @@ def test_the_camera_sees_every_state_of_the_first_episode_and_changes_nothing() 
 def test_long_episodes_are_filmed_at_intervals_and_at_their_end() -> None:
     distribution = early_ending()
     tasks, policy = distribution.sample(3, "test"), RandomPolicy(distribution.action_space)
-    cameras = [Camera(distribution.env.bind_for_rendering(tasks, 1), 64, stride) for stride in (1, 4)]
+    family = distribution.env
+    cameras = [Camera(family.bind_for_rendering(tasks, 1), family, 64, stride) for stride in (1, 4)]
     for camera in cameras:
         collect(camera, policy, {}, torch.Generator().manual_seed(1))
     for every, some in zip(cameras[0].clips[0], cameras[1].clips[0], strict=True):
@@ -169,9 +171,10 @@ def test_an_episode_that_is_over_stays_faded_until_the_last_one_is() -> None:
     def picture(value: int) -> np.ndarray:
         return np.full((40, 160, 3), value, np.uint8)
 
-    short = Clip([picture(10), picture(20)], steps=1)
+    short = Clip([picture(10), picture(20)], steps=1, ending="fell")
     long = Clip([picture(30), picture(40), picture(50)], steps=2)
-    film = Video("title", [Row("task", [Scene("k = 0", "", short), Scene("k = 1", "", long)])], horizon=5, stride=1)
+    scenes = [Scene("before", "", "", short), Scene("after", "", "", long)]
+    film = Video("title", [Row("task", scenes)], horizon=5, stride=1)
     assert len(film) == 3
 
     def shown(index: int, value: int) -> bool:
@@ -179,6 +182,24 @@ def test_an_episode_that_is_over_stays_faded_until_the_last_one_is() -> None:
 
     assert [shown(0, 10), shown(1, 20), shown(2, 20), shown(2, 20 // 2 + 127)] == [True, True, False, True]
     assert [shown(0, 30), shown(1, 40), shown(2, 50)] == [True, True, True]
+
+
+def test_a_trail_is_drawn_where_the_episode_has_been() -> None:
+    image = Image.new("RGB", (200, 200), "white")
+    draw_trail(image, [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)], plane_view=2.0)
+    ink = np.asarray(image) != 255
+    rows, columns = np.nonzero(ink.any(axis=2))
+    assert (columns.min(), columns.max()) == pytest.approx((100, 154), abs=2), "x from 0 to 1, and the dot there"
+    assert (rows.min(), rows.max()) == pytest.approx((46, 100), abs=2), "y points up"
+
+
+def test_how_episodes_end_is_said_in_words() -> None:
+    assert outcome(Clip([], steps=22, ending="reached")) == "reached after 22 steps"
+    assert outcome(Clip([], steps=1, ending="fell")) == "fell after 1 step"
+    assert outcome(Clip([], steps=50)) == ""
+    cart_pole = make_distribution("cart-pole").env
+    assert cart_pole.ending(torch.tensor([0.0, 0.0, 0.3, 0.0])) == "fell"
+    assert cart_pole.ending(torch.tensor([-2.5, 0.0, 0.0, 0.0])) == "left the track"
 
 
 # ---------------------------------------------------------------------- stills
@@ -270,6 +291,12 @@ def test_maps_show_each_return_where_its_task_lies() -> None:
             (left, low), (right, high) = corners[row, column], corners[row + 1, column + 1]
             assert left < x < right
             assert low < y < high
+    scales = [axes.collections[0].get_clim() for axes in maps]
+    assert scales[0] == scales[1] == (min(heat.returns.flat), max(heat.returns.flat)), "before and after are one scale"
+    inside = heat.returns[-1, grid.trained]
+    assert scales[2] == (inside.min(), inside.max())
+    bars = [axes.get_ylabel() for axes in figure.axes if axes not in maps]
+    assert bars == ["return", "return, a scale of its own"]
     assert [len(axes.patches) for axes in maps] == [1, 1, 0], "the training square, where there is something around it"
     assert maps[0].patches[0].get_extents().transformed(maps[0].transData.inverted()).bounds == pytest.approx(
         (-0.5, -0.5, 1, 1)

@@ -14,10 +14,12 @@ import yaml
 
 from metarl.cli.main import main
 from metarl.errors import EXIT_BAD_INPUT
+from metarl.reporting.behaviour import behaviour_of
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES
 from metarl.run.config import flat_items
 from metarl.run.run_directory import RunDirectory
+from tests.helpers.without_figures import empty_figures
 from tests.helpers.workbench import RUN, TEST_TASKS, complaint, files_under, train, train_arguments
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
@@ -135,6 +137,7 @@ def test_page_tells_everything_about_the_run(workplace: Path) -> None:
     assert f"metarl train maml {run.config.env} " in page.text
     assert page.tags[0] == ("html", {"lang": "en"})
     assert f"{RUN} – metarl report" in page.text
+    assert "`" not in page.text
 
 
 def test_all_pictures_are_in_the_page_and_can_be_decoded(workplace: Path) -> None:
@@ -143,7 +146,45 @@ def test_all_pictures_are_in_the_page_and_can_be_decoded(workplace: Path) -> Non
     assert len(pictures) == len(FIGURES) + 1, "and the learning curves"
     for image in pictures.values():
         assert min(image.shape[:2]) > 200
-        assert np.unique(image.reshape(-1, image.shape[-1]), axis=0).shape[0] > 10, "an empty picture"
+        assert np.unique(image[::5, ::5].reshape(-1, image.shape[-1]), axis=0).shape[0] > 10, "an empty picture"
+
+
+def test_each_figure_is_written_as_pdf_and_svg_where_it_is_asked_for(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = report(workplace / "runs" / RUN, "--figures", "figures", "--num-tasks", "2")
+    figures = ["learning-curves", *(f"{name}-test" for name in FIGURES)]
+    written = {path.name: path.read_bytes() for path in Path("figures").iterdir()}
+    assert sorted(written) == sorted(f"{name}.{suffix}" for name in figures for suffix in ("pdf", "svg"))
+    assert all(content.startswith(b"%PDF" if name.endswith("pdf") else b"<?xml") for name, content in written.items())
+    assert len(page.pictures) == len(figures)
+
+    Path("file").touch()
+    assert main(["report", RUN, "--figures", "file/figures"]) == EXIT_BAD_INPUT
+    assert "file/figures" in complaint(capsys)
+
+
+def test_frames_of_the_policy_are_shown_where_there_is_no_plane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        empty_figures(patch.setattr)
+        run = train(tmp_path, "--iterations", "1", env="cart-pole")
+        page = report(run)
+    (frames,) = (picture for shows, picture in page.pictures.items() if shows.startswith("the first episode"))
+    assert frames.shape[1] > 900, "six images beside each other"
+    steps = dict(page.tables[-4])["pictures of the policy, for this page"]
+    assert int(steps.replace(",", "")) > 0
+
+    # Nothing can be drawn: the page is written all the same.
+    monkeypatch.setattr("metarl.reporting.behaviour.record", lambda *_: raise_error(ValueError("no OpenGL")))
+    capsys.readouterr()
+    assert behaviour_of(RunDirectory.open(str(run)), "cpu") is None
+    assert "no frames of behaviour: no OpenGL" in capsys.readouterr().err
+
+
+def raise_error(error: Exception) -> None:
+    raise error
 
 
 def test_learning_curves_show_the_metrics(trained_run: Path) -> None:
@@ -152,12 +193,22 @@ def test_learning_curves_show_the_metrics(trained_run: Path) -> None:
     assert figure is not None
     axes = figure.axes
     assert [a.get_title() for a in axes[:2]] == ["training return", "validation return"]
+    assert {a.get_ylabel() for a in axes} == {"return"}
+    assert [text.get_text() for text in axes[0].texts] == ["k = 0", "k = 1"]
     for column, prefix in enumerate(("train/return_k", "eval/return_k")):
         for row, x in enumerate(("iteration", "env_steps")):
             for k, line in enumerate(axes[2 * row + column].lines):
                 points = [(one[x], one[f"{prefix}{k}"]) for one in rows if f"{prefix}{k}" in one]
                 np.testing.assert_array_equal(np.asarray(line.get_xydata()), points)
     assert learning_curves([]) is None
+
+
+def test_iteration_0_does_not_set_the_scale_of_learning_curves() -> None:
+    rows = [{"iteration": n, "env_steps": 100 * n, "train/return_k0": -5.0 + 0.1 * n} for n in range(30)]
+    rows[0]["train/return_k0"] = -900.0
+    figure = learning_curves(rows)
+    assert figure is not None
+    assert figure.axes[0].get_ylim()[0] > -10
 
 
 def test_success_rates_are_shown_where_there_are_some(workplace: Path) -> None:

@@ -109,6 +109,16 @@ def test_the_server_has_every_figure(address: str) -> None:
             assert get(address, f"plugin/images/individualImage?{image['query']}").startswith(PNG)
 
 
+def test_curves_are_shown_as_measured_on_every_page(address: str) -> None:
+    """The script of CUSTOM SCALARS has TensorBoard's own smoothing, 0.6, no more."""
+    with urllib.request.urlopen(f"{address}/index.js", timeout=60) as answer:
+        script = answer.read()
+    assert script.count(b'"_smoothingWeight",{defaultValue:.0}') >= 2
+    assert b'"_smoothingWeight",{defaultValue:.6}' not in script
+    assert not re.search(rb"image-rendering: ?pixelated", script), "pictures are shrunk by leaving out pixels"
+    assert re.search(rb"image-rendering: ?auto", script)
+
+
 def test_the_server_has_hyper_parameters_and_results(address: str, trained_run: Path) -> None:
     asked = {"allowedStatuses": ["STATUS_SUCCESS"], "startIndex": 0, "sliceSize": 10}
     (group,) = get(address, "plugin/hparams/session_groups", post=asked)["sessionGroups"]
