@@ -101,7 +101,9 @@ SNIPPETS = {
     "SB3's VecEnv": (ROOT / "envs" / "adapters" / "README.md", "make_sb3_vec_env("),
     "meta-iteration": (ROOT / "metarl" / "README.md", "learner.begin("),
     "from Python": (ROOT / "metarl" / "README.md", "metarl.compare("),
-    "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "InferenceSession("),
+    "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "class PointNavigation"),
+    "learning alone": (ROOT / "metarl" / "deployment" / "README.md", "explorer/memory.npz"),
+    "learning from Python": (ROOT / "metarl" / "deployment" / "README.md", "policy.reset()"),
     "adapted from Python": (ROOT / "metarl" / "deployment" / "README.md", "evaluate_policy("),
     "own agent": (ROOT / "agents" / "README.md", "class MyLearner"),
     "same tensors": (ROOT / "CONTRIBUTING.md", "load_file("),
@@ -450,6 +452,29 @@ def test_script_without_this_project_earns_what_adapt_reports(
             check=False,
         )
         assert f"the script imports {forbidden}" in refused.stderr
+
+
+def test_a_policy_that_learns_plays_a_whole_trial_without_this_project_as_it_does_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, without_figures: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = "--iterations 2 --num-tasks 20 --eval-tasks 2 --test-tasks 2 --num-threads 1 --outer-lr 0.02"
+    train = the_command("metarl train rl2 grid-navigation --iterations 15")
+    assert main([*train, *small.split()]) == 0
+    assert main([*the_command("metarl adapt grid --task 'goal=3,2'"), "--measure-episodes", "0"]) == 0
+
+    capsys.readouterr()
+    exec(snippet("learning from Python"), {})
+    expected = capsys.readouterr().out
+    assert len(set(re.findall(r"return (-?\d+\.\d\d)", expected))) > 1, expected
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE],
+        input=snippet("learning alone"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == expected, done.stderr
 
 
 def test_adapt_and_evaluate_policy_snippet_runs(
