@@ -7,6 +7,7 @@ Whoever runs it hands back what came out as next_…, and says what the step bef
 of these, each with N = 1, by the names of the inputs.
 """
 
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -147,6 +148,10 @@ def _choose(where: Tensor, one: Memory, other: Memory) -> Memory:
 
 # ---------------------------------------------------------------------- memory.npz
 
+_DAMAGED = (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, MemoryError, NotImplementedError)
+_DAMAGED += (zipfile.BadZipFile, zlib.error)
+"""What numpy raises of a file that is not its own, or not whole."""
+
 
 def write_memory(file: Path, module: MemoryPolicyModule, state: Sequence[Tensor]) -> None:
     """Write what a trial begins with, by the names of the program's inputs."""
@@ -161,11 +166,13 @@ def read_memory(file: Path, module: MemoryPolicyModule) -> tuple[Tensor, ...]:
         UserError: it cannot be read, or is the memory of another policy; names the file.
     """
     try:
-        with np.load(file, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
+        content = io.BytesIO(file.read_bytes())
     except OSError as error:
         raise UserError(f"{file.parent} is not a policy: {error}") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, AttributeError) as error:
+    try:
+        with np.load(content, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+    except _DAMAGED as error:
         raise UserError(f"{file} is truncated or corrupt: {error}") from None
 
     empty = dict(zip(module.state_names, module.empty(), strict=True))

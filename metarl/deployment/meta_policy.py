@@ -116,9 +116,9 @@ class MetaPolicy:
             raise UserError(f"noise_scale needs continuous actions, but the policy's are {space}")
         if isinstance(self._learner.policy, ObservingPolicy):
             raise UserError(
-                f"{self.run.config.agent} learns in its memory wherever it is used, so that it needs no adaptation to a "
-                "live environment: export it by adapt_to, `metarl adapt --task … --steps 0`, and call observe after "
-                "each step"
+                f"{self.run.config.agent} learns in its memory wherever it is used, so that it needs no "
+                "adaptation to a live environment: export it by adapt_to, `metarl adapt --task … --steps 0`, and call "
+                "observe after each step"
             )
 
         label = label or (env.spec.id if env.spec else type(env.unwrapped).__name__)

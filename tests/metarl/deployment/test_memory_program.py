@@ -144,7 +144,7 @@ def test_trials_side_by_side_are_separate_and_a_missing_reward_is_refused() -> N
     obs = distribution.bind(distribution.sample(1, "test"), 1).reset(seeded(3))[0, 0].numpy()
     rows = np.stack([obs, obs, obs])
     _, state = policy.predict(rows, policy.reset(3))
-    with pytest.raises(ValueError, match="call state = policy.observe"):
+    with pytest.raises(ValueError, match=r"call state = policy\.observe"):
         policy.predict(rows, state)
     with pytest.raises(ValueError, match="not finite"):
         policy.observe(state, np.nan)
