@@ -17,13 +17,20 @@ import torch
 
 from metarl.agents.learner import MetaBatch
 from metarl.agents.policies.reference import RandomPolicy
+from metarl.agents.rl2 import RL2, RL2Config
 from metarl.cli.main import COMMANDS, main
+from metarl.deployment.policy import SpecialisedPolicy
+from metarl.deployment.specialise import without_noise
+from metarl.envs.adapters.arguments import own_spaces
+from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from tests.helpers import own_agent
+from tests.helpers.agent_builders import perturb, seeded
 from tests.helpers.without_figures import empty_figures
+from tests.metarl.deployment.test_policy import CARD
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
@@ -455,24 +462,30 @@ def test_script_without_this_project_earns_what_adapt_reports(
 
 
 def test_a_policy_that_learns_plays_a_whole_trial_without_this_project_as_it_does_with_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, without_figures: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With parameters that lead it about, to a goal on its way, which the pages' scripts are told instead of theirs."""
+    distribution = make_distribution("grid-navigation")
+    learner = RL2(distribution.observation_space, distribution.action_space, RL2Config(), seeded(0))
+    perturb(learner, 0.8, seeded(1))
     monkeypatch.chdir(tmp_path)
-    small = "--iterations 2 --num-tasks 20 --eval-tasks 2 --test-tasks 2 --num-threads 1 --outer-lr 0.02"
-    train = the_command("metarl train rl2 grid-navigation --iterations 15")
-    assert main([*train, *small.split()]) == 0
-    assert main([*the_command("metarl adapt grid --task 'goal=3,2'"), "--measure-episodes", "0"]) == 0
+    params = {name: leaf[0] for name, leaf in learner.begin(1).params.items()}
+    SpecialisedPolicy(learner.policy, params, *own_spaces(distribution), distribution.action_space, CARD).save(
+        "explorer"
+    )
 
-    capsys.readouterr()
-    exec(snippet("learning from Python"), {})
+    env = distribution.bind({"goal": torch.tensor([[4.0, 4.0]])}, 1)
+    cells = collect(env, without_noise(learner.policy), learner.begin(1), seeded(0)).obs[0, 0].argmax(dim=-1).tolist()
+    x, y = next((cell % 5, cell // 5) for cell in cells if max(cell % 5, cell // 5) > 1)
+
+    exec(snippet("learning from Python").replace("[3, 2]", f"[{x}, {y}]"), {})
     expected = capsys.readouterr().out
-    assert len(set(re.findall(r"return (-?\d+\.\d\d)", expected))) > 1, expected
+    earned = re.findall(r"return (-?\d+\.\d\d)", expected)
+    assert len(earned) == 4
+    assert set(earned) != {"-1.50"}
+    script = snippet("learning alone").replace("(3, 2)", f"({x}, {y})")
     done = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE],
-        input=snippet("learning alone"),
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-I", "-c", ALONE], input=script, capture_output=True, text=True, check=False
     )
     assert done.stdout == expected, done.stderr
 
