@@ -81,6 +81,9 @@ class PolicyModule(nn.Module):
         ValueError: the memory does not begin with zeros.
     """
 
+    lowest: Tensor
+    highest: Tensor
+
     def __init__(
         self,
         policy: ActingPolicy,
@@ -138,8 +141,8 @@ class PolicyModule(nn.Module):
 
     def _native(self, action: Tensor) -> Tensor:
         """Actions of the environment's own space."""
-        action = self._actions(action)
-        return action.clamp(self.lowest, self.highest) if self._limited else action
+        mapped: Tensor = self._actions(action)
+        return mapped.clamp(self.lowest, self.highest) if self._limited else mapped
 
     def forward(self, obs: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
         """The deterministic action, the distribution's parameters and the next memory."""

@@ -148,8 +148,18 @@ def _choose(where: Tensor, one: Memory, other: Memory) -> Memory:
 
 # ---------------------------------------------------------------------- memory.npz
 
-_DAMAGED = (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, MemoryError, NotImplementedError)
-_DAMAGED += (zipfile.BadZipFile, zlib.error)
+_DAMAGED: tuple[type[Exception], ...] = (
+    ValueError,
+    KeyError,
+    EOFError,
+    OSError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What numpy raises of a file that is not its own, or not whole."""
 
 

@@ -133,10 +133,10 @@ class SpecialisedPolicy:
         """
         obs, single = self._vectors(observation)
         if isinstance(self._module, MemoryPolicyModule):
-            actions, following = self._predict_learning(self._module, obs, state, episode_start, deterministic)
-            return actions[0] if single else actions, following
+            actions, next_state = self._predict_learning(self._module, obs, state, episode_start, deterministic)
+            return actions[0] if single else actions, next_state
 
-        memory = [torch.as_tensor(leaf).clone() for leaf in state or ()]
+        memory: list[torch.Tensor] = [torch.as_tensor(leaf).clone() for leaf in state or ()]
         if episode_start is not None:
             starts = torch.as_tensor(np.asarray(episode_start, bool))
             for leaf in memory:
@@ -158,7 +158,7 @@ class SpecialisedPolicy:
         deterministic: bool,
     ) -> tuple[NDArray[Any], State]:
         """`predict` of a policy that learns in its memory, for obs (N, O)."""
-        *before, reward, terminated, observed = map(torch.as_tensor, state or self.reset(len(obs)))
+        *before, reward, terminated, observed = map(torch.as_tensor, state or self.reset(len(obs)) or ())
         if bool((before[-1] & ~observed).any()):
             raise ValueError(
                 "this policy learns from what it earns: call state = policy.observe(state, reward, terminated) "

@@ -51,7 +51,7 @@ def trials(learner: Learner, distribution: TaskDistribution, num: int) -> list[E
     """The episodes 1 … n of some trials of one task, without exploration noise; (1, num, …)."""
     env = distribution.bind(distribution.sample(1, "test"), num)
     adapted = learner.begin(1)
-    batches = []
+    batches: list[Episodes] = []
     for _ in range(EPISODES):
         batches.append(collect(env, without_noise(learner.policy), adapted, seeded(len(batches))))
         adapted = learner.adapt(adapted, batches[-1])
@@ -84,7 +84,11 @@ def run_program(run: Any, directory: Path, steps: Steps, names: list[str]) -> li
     memory = dict(np.load(directory / "memory.npz"))
     actions = []
     for obs, _, reward, terminated, begins in steps.rows:
-        earned = {"reward": np.float32([reward]), "terminated": np.array([terminated]), "begins": np.array([begins])}
+        earned = {
+            "reward": np.array([reward], np.float32),
+            "terminated": np.array([terminated]),
+            "begins": np.array([begins]),
+        }
         outputs = dict(zip(names, run({"obs": obs[None], **memory, **earned}), strict=True))
         actions.append(outputs["action"][0])
         memory = {name: outputs[f"next_{name}"] for name in memory}
@@ -249,7 +253,7 @@ def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
     refused("truncated or corrupt")
     np.savez(file, **{**arrays, "memory_hidden": np.zeros((1, 7), np.float32)})
     refused(r"memory_hidden must be float32 of shape \(1, 6\), got float32 of shape \(1, 7\)")
-    np.savez(file, **{**arrays, "memory_reward": np.float32([[np.nan]])})
+    np.savez(file, **{**arrays, "memory_reward": np.array([[np.nan]], np.float32)})
     refused("memory_reward holds a number that is not finite")
     np.savez(file, hidden=np.zeros(1))
     refused("must hold memory_hidden")
