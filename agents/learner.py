@@ -24,7 +24,8 @@ class Policy(Protocol):
     """A functional policy: it acts with the parameters P that it is given, and keeps none.
 
     A policy may define `observe(memory, action, reward, terminated) -> memory` as well, which is called after each
-    real step: a policy that learns inside its memory sees there what it did and earned.
+    real step: a policy that learns inside its memory sees there what it did and earned. One whose memory marks where an
+    episode begins defines `next_episode(memory) -> memory` too: what the next episode of a trial begins with.
     """
 
     def init(self, generator: torch.Generator) -> Parameters:
@@ -161,6 +162,14 @@ class Learner(ABC):
     def adaptation_steps(self) -> int:
         """K, adaptation steps that it is meant to take on a new task."""
         return self.sampling.adaptation_steps
+
+    @property
+    def adapts_in_memory(self) -> bool:
+        """Whether adaptation is what the policy remembers of a trial: it goes on wherever the policy is used.
+
+        Then `adapt` hands on `policy.next_episode(episodes.memory)`, or the memory as it is.
+        """
+        return not self.sampling.pooled
 
     @abstractmethod
     def begin(self, num_tasks: int, generator: torch.Generator | None = None) -> Adapted:

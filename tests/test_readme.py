@@ -17,13 +17,20 @@ import torch
 
 from metarl.agents.learner import MetaBatch
 from metarl.agents.policies.reference import RandomPolicy
+from metarl.agents.rl2 import RL2, RL2Config
 from metarl.cli.main import COMMANDS, main
+from metarl.deployment.policy import SpecialisedPolicy
+from metarl.deployment.specialise import without_noise
+from metarl.envs.adapters.arguments import own_spaces
+from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from tests.helpers import own_agent
+from tests.helpers.agent_builders import perturb, seeded
 from tests.helpers.without_figures import empty_figures
+from tests.metarl.deployment.test_policy import CARD
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
@@ -101,7 +108,9 @@ SNIPPETS = {
     "SB3's VecEnv": (ROOT / "envs" / "adapters" / "README.md", "make_sb3_vec_env("),
     "meta-iteration": (ROOT / "metarl" / "README.md", "learner.begin("),
     "from Python": (ROOT / "metarl" / "README.md", "metarl.compare("),
-    "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "InferenceSession("),
+    "ONNX alone": (ROOT / "metarl" / "deployment" / "README.md", "class PointNavigation"),
+    "learning alone": (ROOT / "metarl" / "deployment" / "README.md", "explorer/memory.npz"),
+    "learning from Python": (ROOT / "metarl" / "deployment" / "README.md", "policy.reset()"),
     "adapted from Python": (ROOT / "metarl" / "deployment" / "README.md", "evaluate_policy("),
     "own agent": (ROOT / "agents" / "README.md", "class MyLearner"),
     "same tensors": (ROOT / "CONTRIBUTING.md", "load_file("),
@@ -450,6 +459,35 @@ def test_script_without_this_project_earns_what_adapt_reports(
             check=False,
         )
         assert f"the script imports {forbidden}" in refused.stderr
+
+
+def test_a_policy_that_learns_plays_a_whole_trial_without_this_project_as_it_does_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With parameters that lead it about, to a goal on its way, which the pages' scripts are told instead of theirs."""
+    distribution = make_distribution("grid-navigation")
+    learner = RL2(distribution.observation_space, distribution.action_space, RL2Config(), seeded(0))
+    perturb(learner, 0.8, seeded(1))
+    monkeypatch.chdir(tmp_path)
+    params = {name: leaf[0] for name, leaf in learner.begin(1).params.items()}
+    SpecialisedPolicy(learner.policy, params, *own_spaces(distribution), distribution.action_space, CARD).save(
+        "explorer"
+    )
+
+    env = distribution.bind({"goal": torch.tensor([[4.0, 4.0]])}, 1)
+    cells = collect(env, without_noise(learner.policy), learner.begin(1), seeded(0)).obs[0, 0].argmax(dim=-1).tolist()
+    x, y = next((cell % 5, cell // 5) for cell in cells if max(cell % 5, cell // 5) > 1)
+
+    exec(snippet("learning from Python").replace("[3, 2]", f"[{x}, {y}]"), {})
+    expected = capsys.readouterr().out
+    earned = re.findall(r"return (-?\d+\.\d\d)", expected)
+    assert len(earned) == 4
+    assert set(earned) != {"-1.50"}
+    script = snippet("learning alone").replace("(3, 2)", f"({x}, {y})")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE], input=script, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == expected, done.stderr
 
 
 def test_adapt_and_evaluate_policy_snippet_runs(

@@ -23,7 +23,7 @@ from metarl.agents.policies.distributions import (
     DiagonalGaussian,
 )
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.parameters import Parameters, shapes_of
 from metarl.agents.policies.validation import check_values
 from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.spaces.precision import float_dtype
@@ -138,6 +138,11 @@ class RecurrentPolicy:
             )
         params[REWARD_SCALE] = torch.ones((), dtype=float_dtype(), device=generator.device)
         return params
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each leaf of shared P."""
+        return shapes_of(self.init(torch.Generator()))
 
     def _networks(self) -> tuple[str, ...]:
         """Names of the recurrent units."""

@@ -32,7 +32,7 @@ _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 _BATCH = 2
 """Size of the batch that a program is traced with; it runs with any."""
 
-Memory = Tensor | tuple[Tensor, ...] | None
+Memory = Tensor | tuple[Tensor, ...] | dict[str, Tensor] | None
 """What a policy carries from step to step, leaves (*batch, …); None for a policy without memory and at the start."""
 
 
@@ -40,6 +40,8 @@ def leaves(memory: Memory) -> tuple[Tensor, ...]:
     """The tensors of a memory; none of None."""
     if memory is None:
         return ()
+    if isinstance(memory, dict):
+        return tuple(memory.values())
     return (memory,) if isinstance(memory, Tensor) else tuple(memory)
 
 
@@ -47,7 +49,16 @@ def like(tensors: Sequence[Tensor], memory: Memory) -> Memory:
     """Inverse of `leaves`, for a memory of the same kind."""
     if memory is None:
         return None
+    if isinstance(memory, dict):
+        return dict(zip(memory, tensors, strict=True))
     return tensors[0] if isinstance(memory, Tensor) else tuple(tensors)
+
+
+def names_of(memory: Memory) -> list[str]:
+    """What the tensors of a memory are called as inputs of a program: memory_hidden, or memory0 without a name."""
+    if isinstance(memory, dict):
+        return [f"memory_{name}" for name in memory]
+    return [f"memory{index}" for index in range(len(leaves(memory)))]
 
 
 class PolicyModule(nn.Module):
@@ -61,6 +72,7 @@ class PolicyModule(nn.Module):
         limits: lowest and highest action in the environment's units, (A,); None: the mapping's own.
 
     Attributes:
+        state_names: names of the inputs that come out of a step as outputs for the next one.
         input_names: names of the inputs.
         output_names: names of the outputs.
         example: inputs.
@@ -68,6 +80,9 @@ class PolicyModule(nn.Module):
     Raises:
         ValueError: the memory does not begin with zeros.
     """
+
+    lowest: Tensor
+    highest: Tensor
 
     def __init__(
         self,
@@ -101,8 +116,9 @@ class PolicyModule(nn.Module):
             raise ValueError(f"{type(policy).__name__} does not begin an episode with a memory of zeros")
 
         self.example = (obs, *zeros)
-        self.input_names = [OBS, *(f"memory{index}" for index in range(len(zeros)))]
-        self.output_names = [ACTION, *distribution.parameters(), *(f"next_{name}" for name in self.input_names[1:])]
+        self.state_names = names_of(self._memory_kind)
+        self.input_names = [OBS, *self.state_names]
+        self.output_names = [ACTION, *distribution.parameters(), *(f"next_{name}" for name in self.state_names)]
 
     def act(
         self, obs: Tensor, memory: Sequence[Tensor], generator: torch.Generator | None = None
@@ -121,15 +137,22 @@ class PolicyModule(nn.Module):
         distribution, following = self._policy.apply(self._params(), obs, before)
 
         action = distribution.mode() if generator is None else distribution.sample(generator)
-        action = self._actions(action)
-        if self._limited:
-            action = action.clamp(self.lowest, self.highest)
-        return action, distribution, leaves(following)
+        return self._native(action), distribution, leaves(following)
+
+    def _native(self, action: Tensor) -> Tensor:
+        """Actions of the environment's own space."""
+        mapped: Tensor = self._actions(action)
+        return mapped.clamp(self.lowest, self.highest) if self._limited else mapped
 
     def forward(self, obs: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
         """The deterministic action, the distribution's parameters and the next memory."""
         action, distribution, following = self.act(obs, memory)
         return (action, *distribution.parameters().values(), *following)
+
+    def probes(self, obs: NDArray[np.float32]) -> list[dict[str, NDArray[Any]]]:
+        """Inputs to try, from observations (N, O): each at the start of an episode."""
+        memory = [torch.zeros_like(leaf[:1]).expand(len(obs), *leaf.shape[1:]).numpy() for leaf in self.example[1:]]
+        return [dict(zip(self.input_names, [obs, *memory], strict=True))]
 
     def _params(self) -> Parameters:
         """The buffers as shared P."""
@@ -178,19 +201,19 @@ def onnx_difference(module: PolicyModule, path: Path, obs: NDArray[np.float32]) 
     Args:
         module: the policy.
         path: the file.
-        obs: observations to try, (N, O), each at the start of an episode.
+        obs: observations to try, (N, O).
     """
     import onnxruntime  # an extra
 
-    memory = [np.zeros((len(obs), *leaf.shape[1:]), np.float32) for leaf in module.example[1:]]
-    inputs: dict[str, Any] = dict(zip(module.input_names, [obs, *memory], strict=True))
-
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (action,) = session.run([ACTION], inputs)
-    with torch.no_grad():
-        expected = module(*map(torch.from_numpy, inputs.values()))[0].numpy()
-
-    return float(np.max(np.abs(action - expected) / np.maximum(1, np.abs(expected))))
+    largest = 0.0
+    for inputs in module.probes(obs):
+        (action,) = session.run([ACTION], inputs)
+        with torch.no_grad():
+            expected = module(*map(torch.from_numpy, inputs.values()))[0].numpy()
+        relative = np.abs(action - expected) / np.maximum(1, np.abs(expected))
+        largest = max(largest, float(np.max(relative)))
+    return largest
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from metarl.envs.external.env_spec import ExternalEnv
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
 from metarl.envs.registry import env_label
+from metarl.envs.rollout import ObservingPolicy
 from metarl.envs.task_space import Task, tasks_to_json
 from metarl.errors import UserError, require_seconds
 from metarl.evaluation.adaptation import rollout_generator
@@ -39,6 +40,9 @@ from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
+
+MEASURED_TRIALS = 20
+"""Episodes that measure a policy which is adapted in a single trial, at least."""
 
 _PACKAGES = ("metarl", "torch", "gymnasium", "numpy", "onnx", "onnxruntime", "onnxscript")
 
@@ -110,6 +114,12 @@ class MetaPolicy:
         if noise_scale != 1 and not isinstance(self._distribution.action_space, Box):
             space = self._distribution.action_space
             raise UserError(f"noise_scale needs continuous actions, but the policy's are {space}")
+        if isinstance(self._learner.policy, ObservingPolicy):
+            raise UserError(
+                f"{self.run.config.agent} learns in its memory wherever it is used, so that it needs no "
+                "adaptation to a live environment: export it by adapt_to, `metarl adapt --task … --steps 0`, and call "
+                "observe after each step"
+            )
 
         label = label or (env.spec.id if env.spec else type(env.unwrapped).__name__)
         live = self._live_env(env, label, action_limit, timeout)
@@ -188,15 +198,31 @@ class MetaPolicy:
         noise_scale: float = 1.0,
     ) -> AdaptationBudget:
         """The budget asked for, with what the run was trained with where nothing was."""
-        if not self._learner.sampling.pooled or hasattr(self._learner.policy, "observe"):
+        learner, agent = self._learner, self.run.config.agent
+        if learner.adapts_in_memory != isinstance(learner.policy, ObservingPolicy):
             raise UserError(
-                f"{self.run.config.agent} adapts in its memory: there are no adapted parameters to keep, and the run "
-                "itself is the policy for every task; `metarl evaluate` and `metarl render` show how it adapts"
+                f"{agent} makes no policy that runs alone: a policy with observe must learn in separate trials "
+                "(Sampling.pooled=False), and one that does must have observe"
             )
-        steps = self._learner.adaptation_steps if steps is None else steps
-        episodes = self.run.config.episodes if episodes is None else episodes
-        measure_episodes = episodes if measure_episodes is None else measure_episodes
-        budget = AdaptationBudget(steps, episodes, measure_episodes, seed, keep, noise_scale)
+
+        # One memory is that of one trial, and each adaptation step one more episode of it.
+        if learner.adapts_in_memory and episodes not in (None, 1):
+            raise UserError(
+                f"{agent} adapts in the memory of one trial: episodes must be 1 a step, got {episodes}; "
+                "steps is the number of episodes that are remembered"
+            )
+        trained = self.run.config.episodes
+        measured = trained if episodes is None else episodes
+        if learner.adapts_in_memory:
+            measured = max(trained, MEASURED_TRIALS)
+        budget = AdaptationBudget(
+            steps=learner.adaptation_steps if steps is None else steps,
+            episodes=1 if learner.adapts_in_memory else trained if episodes is None else episodes,
+            measure_episodes=measured if measure_episodes is None else measure_episodes,
+            seed=seed,
+            keep=keep,
+            noise_scale=noise_scale,
+        )
         self._require_memory(budget)
         return budget
 
@@ -249,7 +275,7 @@ class MetaPolicy:
 
         network_actions = self._distribution.action_space
         scale = self._distribution.env.action_scale
-        return SpecialisedPolicy(self._learner.policy, done.params, *spaces, network_actions, card, scale)
+        return SpecialisedPolicy(self._learner.policy, done.params, *spaces, network_actions, card, scale, done.memory)
 
     def _native_spaces(self, task: Task) -> tuple[Space[Any], Space[Any]]:
         """Spaces of the environment itself, before flattening and stretching."""

@@ -80,6 +80,8 @@ def summary(description: dict[str, Any]) -> list[str]:
         cost += f" (and {adaptation['measurement_env_steps']:,} to measure the result)"
     sentences = [f"{cost}."]
 
+    if "last_action" in description.get("inputs", ()):
+        sentences.append("The policy learns in its memory and goes on learning wherever it is used.")
     if adaptation.get("keep") == "best":
         sentences.append(_what_was_kept(adaptation))
     if adaptation.get("noise_scale", 1) != 1:
@@ -108,28 +110,30 @@ def _what_was_kept(adaptation: dict[str, Any]) -> str:
     return f"{sentence}." if len(returns) > steps else f"{sentence}; the one after step {steps} was not measured."
 
 
+_LOAD = ("import metarl", "", 'policy = metarl.load_policy("DIR")')
+_ONNX = ("import onnxruntime  # or without metarl", "", 'session = onnxruntime.InferenceSession("DIR/policy.onnx")')
+
+
 def _usage(description: dict[str, Any]) -> str:
     """How to load and run the policy, with metarl and without, and what its programs take and give."""
-    code = ["import metarl", "", 'policy = metarl.load_policy("DIR")', "action, _ = policy.predict(obs)"]
+    learns = "last_action" in description["inputs"]
     outputs = ", ".join(f"`{name}`" for name in description["outputs"])
     explanation = (
         f"Outputs: {outputs}, batched over the first dimension. `action` is deterministic and in the environment's "
         "units; the others are the policy's own, before clipping and stretching."
     )
+    code = [*_LOAD, *(_LEARNING if learns else ["action, _ = policy.predict(obs)"])]
 
     difference = description.get("onnx_difference")
     if difference is not None:
-        code += [
-            "",
-            "import onnxruntime  # or without metarl",
-            "",
-            'session = onnxruntime.InferenceSession("DIR/policy.onnx")',
-            'action = session.run(["action"], {"obs": obs[None]})[0][0]',
-        ]
+        alone = _LEARNING_ALONE if learns else ['action = session.run(["action"], {"obs": obs[None]})[0][0]']
+        code += ["", *_ONNX, *alone]
         explanation += f" ONNX gives the same actions to {difference:.1g}."
 
     memory = description["inputs"][1:]
-    if memory:
+    if learns:
+        explanation += _how_it_learns(description)
+    elif memory:
         following = ", ".join(f"next_{name}" for name in memory)
         explanation += (
             f" The memory goes in as {', '.join(memory)}, zeros at the start of an episode, and comes out as "
@@ -138,6 +142,34 @@ def _usage(description: dict[str, Any]) -> str:
 
     explanation += " `policy.pt2` is the same as a `torch.export` program."
     return "\n".join(["```python", *code, "```", "", explanation])
+
+
+_LEARNING = (
+    "state = policy.reset()  # once, not for each episode",
+    "action, state = policy.predict(obs, state, episode_start=[True])  # True at an episode's first step",
+    "obs, reward, terminated, truncated, _ = env.step(action)",
+    "state = policy.observe(state, reward, terminated)  # after each step",
+)
+_LEARNING_ALONE = (
+    "names = [output.name for output in session.get_outputs()]",
+    'memory = dict(numpy.load("DIR/memory.npz"))  # once, not for each episode',
+    'before = {"reward": numpy.float32([reward]), "terminated": [terminated], "begins": [begins]}',
+    'outputs = dict(zip(names, session.run(names, {"obs": obs[None], **before, **memory})))',
+    'action = outputs["action"][0]',
+    'memory = {name: outputs[f"next_{name}"] for name in memory}',
+)
+
+
+def _how_it_learns(description: dict[str, Any]) -> str:
+    """What whoever runs a policy that learns in its memory has to hand it."""
+    remembered = "what it remembers of its adaptation" if description.get("remembers") else "nothing remembered"
+    return (
+        " This policy learns in its memory, over all episodes of a task, from what it earns: each step takes the "
+        "`reward` of the step before, whether that `terminated` the episode, and whether an episode `begins`. Before "
+        f"the first step these do not matter. `memory.npz` is where it begins: {remembered}. What comes out as next_… "
+        "goes in again at the next step. `last_action` is `action` in the policy's own terms: where something else was "
+        "done, put that there. The programs take truth values as arrays of bool (N,)."
+    )
 
 
 def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

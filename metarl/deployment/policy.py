@@ -6,11 +6,12 @@ policy.json         network, spaces, and the model card: task, returns, steps, p
 README.md           the model card to read
 policy.pt2          the deterministic policy as a torch.export program
 policy.onnx         the same as ONNX
+memory.npz          where it learns in its memory: what it remembers when a trial begins
 """
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -27,10 +28,12 @@ from safetensors.torch import save as serialize_tensors
 from metarl.agents.policies.cnn import CNNPolicy, make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, map_parameters, shapes_of
+from metarl.agents.policies.recurrent import RecurrentConfig, RecurrentPolicy
 from metarl.deployment import export, model_card
+from metarl.deployment.memory_program import MemoryPolicyModule, read_memory, write_memory
 from metarl.envs.external.live_env import limits_of
 from metarl.envs.external.space_json import space_from_json, space_to_json
-from metarl.envs.rollout import ActingPolicy
+from metarl.envs.rollout import ActingPolicy, ObservingPolicy
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
 from metarl.envs.spaces.observation import vector_space
 from metarl.errors import UserError
@@ -43,9 +46,13 @@ DESCRIPTION_FILE = "policy.json"
 CARD_FILE = "README.md"
 PROGRAM_FILE = "policy.pt2"
 ONNX_FILE = "policy.onnx"
+MEMORY_FILE = "memory.npz"
 
 State = tuple[NDArray[Any], ...] | None
-"""Memory of a recurrent policy between two calls of `predict`, arrays (N, …); None where there is none."""
+"""Memory of a recurrent policy between two calls of `predict`, arrays (N, …); None where there is none.
+
+Of a policy that learns in its memory also what it did last, and what `observe` said that it earned.
+"""
 
 
 class SpecialisedPolicy:
@@ -60,11 +67,13 @@ class SpecialisedPolicy:
         card: where it comes from and how well it does, plain data for JSON; its "action_limit" is the share of the
             range of actions that the policy may use (1 where it says nothing).
         action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
+        memory: of a network that learns in its memory, what it remembers of the task, leaves (1, …); None: nothing.
 
     Attributes:
         observation_space: as above.
         action_space: as above.
         card: as above.
+        learns: whether it learns in its memory from what it earns; then `observe` follows each step.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class SpecialisedPolicy:
         network_actions: PolicySpace,
         card: dict[str, Any],
         action_scale: float = DEFAULT_SCALE,
+        memory: export.Memory = None,
     ) -> None:
         self.network = network
         self.params = map_parameters(lambda leaf: leaf.detach().cpu().contiguous(), params)
@@ -88,7 +98,13 @@ class SpecialisedPolicy:
         self._action_scale = action_scale
         actions = ActionMap.between(network_actions, action_space, action_scale)
         limits = limits_of(action_space, card.get("action_limit", 1.0))
-        self._module = export.PolicyModule(network, self.params, actions, self._size, limits)
+
+        self.learns = isinstance(network, ObservingPolicy)
+        kind = MemoryPolicyModule if self.learns else export.PolicyModule
+        self._module = kind(network, self.params, actions, self._size, limits)
+        self._start: tuple[torch.Tensor, ...] = ()
+        if isinstance(self._module, MemoryPolicyModule):
+            self._start = self._module.start(memory)
         self._generator = torch.Generator().manual_seed(0)
 
     def predict(
@@ -103,7 +119,8 @@ class SpecialisedPolicy:
         Args:
             observation: one of the observation space, or N of them as vector environments give them.
             state: what the call before returned; None at the start.
-            episode_start: which of the N begin a new episode, (N,); their state is reset.
+            episode_start: which of the N begin a new episode, (N,); their state is reset. A policy that learns in its
+                memory goes on with what it remembers instead; it begins anew where `state` is None.
             deterministic: whether to take the most likely action, as the exported programs do, or to sample one. (The
                 default in SB3 is False.)
 
@@ -111,11 +128,15 @@ class SpecialisedPolicy:
             Actions of the action space, one or N, and the state for the next call.
 
         Raises:
-            ValueError: the observation is not of the space.
+            ValueError: the observation is not of the space; or the policy learns in its memory, and `observe` was not
+                called after its last step.
         """
         obs, single = self._vectors(observation)
+        if isinstance(self._module, MemoryPolicyModule):
+            actions, next_state = self._predict_learning(self._module, obs, state, episode_start, deterministic)
+            return actions[0] if single else actions, next_state
 
-        memory = [torch.as_tensor(leaf).clone() for leaf in state or ()]
+        memory: list[torch.Tensor] = [torch.as_tensor(leaf).clone() for leaf in state or ()]
         if episode_start is not None:
             starts = torch.as_tensor(np.asarray(episode_start, bool))
             for leaf in memory:
@@ -127,6 +148,68 @@ class SpecialisedPolicy:
         actions = chosen.numpy().astype(self.action_space.dtype)
         next_state = tuple(leaf.numpy() for leaf in following) or None
         return actions[0] if single else actions, next_state
+
+    def _predict_learning(
+        self,
+        module: MemoryPolicyModule,
+        obs: torch.Tensor,
+        state: State,
+        episode_start: NDArray[np.bool_] | None,
+        deterministic: bool,
+    ) -> tuple[NDArray[Any], State]:
+        """`predict` of a policy that learns in its memory, for obs (N, O)."""
+        *before, reward, terminated, observed = map(torch.as_tensor, state or self.reset(len(obs)) or ())
+        if bool((before[-1] & ~observed).any()):
+            raise ValueError(
+                "this policy learns from what it earns: call state = policy.observe(state, reward, terminated) "
+                "after each step of the environment"
+            )
+
+        begins = torch.zeros(len(obs), dtype=torch.bool)
+        if episode_start is not None:
+            begins = torch.as_tensor(np.asarray(episode_start, bool)).reshape(-1)
+        with torch.no_grad():
+            earned = (reward, terminated, begins)
+            chosen, _, following = module.step(obs, before, earned, None if deterministic else self._generator)
+
+        waiting = (torch.zeros(len(obs)), *torch.zeros(2, len(obs), dtype=torch.bool))
+        actions = chosen.numpy().astype(self.action_space.dtype)
+        return actions, tuple(leaf.numpy() for leaf in (*following, *waiting))
+
+    def reset(self, num: int = 1) -> State:
+        """The state at the beginning of N trials of a task: what the policy remembers of it, or nothing.
+
+        A policy that does not learn in its memory has none: None.
+        """
+        if not self.learns:
+            return None
+        start = [leaf.expand(num, *leaf.shape[1:]).numpy().copy() for leaf in self._start]
+        return (*start, np.zeros(num, np.float32), np.zeros(num, bool), np.zeros(num, bool))
+
+    def observe(self, state: State, reward: Any, terminated: Any = False) -> State:
+        """The state after a step of the environment, for the next call of `predict`.
+
+        Args:
+            state: what `predict` returned.
+            reward: what the step earned, a number or (N,).
+            terminated: whether it ended the episode, other than by a time limit; bool or (N,).
+
+        Raises:
+            ValueError: the reward is not finite, or there are not as many as trials.
+        """
+        if state is None or not self.learns:
+            return state
+        *before, _, _, observed = state
+        rewards = np.asarray(reward, np.float32)
+        if not bool(np.isfinite(rewards).all()):
+            raise ValueError(f"the reward {reward!r} is not finite")
+
+        try:
+            earned = np.broadcast_to(rewards, observed.shape).copy()
+            ended = np.broadcast_to(np.asarray(terminated, bool), observed.shape).copy()
+        except ValueError:
+            raise ValueError(f"reward and terminated must be of {len(observed)} trials, got {reward!r}") from None
+        return (*before, earned, ended, np.ones_like(observed))
 
     def set_random_seed(self, seed: int) -> None:
         """Seed the actions that `predict` samples."""
@@ -153,6 +236,15 @@ class SpecialisedPolicy:
             names = self.write(directory, onnx and not missing)
         return [Path(path) / name for name in names]
 
+    def remember(self, file: Path) -> None:
+        """Begin trials with the memory in a file that `write` wrote; a policy without such memory needs none.
+
+        Raises:
+            UserError: it cannot be read, or is the memory of another policy; names the file.
+        """
+        if isinstance(self._module, MemoryPolicyModule):
+            self._start = read_memory(file, self._module)
+
     def write(self, directory: Path, onnx: bool = True) -> list[str]:
         """Write the files to a directory that exists; returns their names."""
         program = export.export_program(self._module)
@@ -164,6 +256,10 @@ class SpecialisedPolicy:
             # The card says how close the file's actions are, measured on random observations.
             probes = np.random.default_rng(0).normal(size=(256, self._size)).astype(np.float32)
             card["onnx_difference"] = export.onnx_difference(self._module, directory / ONNX_FILE, probes)
+
+        if isinstance(self._module, MemoryPolicyModule):
+            write_memory(directory / MEMORY_FILE, self._module, self._start)
+            card["remembers"] = any(bool(leaf.any()) for leaf in self._start)
 
         (directory / PARAMETERS_FILE).write_bytes(serialize_tensors(self.params, {"format": FORMAT}))
         description = {
@@ -235,7 +331,11 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     try:
         # Policies of before know no scale: what they do must stay as it was.
         action_scale = description.pop("action_scale", OWN_UNITS)
-        return SpecialisedPolicy(policy, params, **spaces, card=description, action_scale=action_scale)  # type: ignore[arg-type]
+        loaded = SpecialisedPolicy(policy, params, **spaces, card=description, action_scale=action_scale)  # type: ignore[arg-type]
+        loaded.remember(Path(path) / MEMORY_FILE)
+        return loaded
+    except UserError:
+        raise
     except (ValueError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"{description_file} is damaged: {error}") from None
 
@@ -244,9 +344,10 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
 class _Network:
     """The network in policy.json."""
 
-    kind: Literal["MLPPolicy", "CNNPolicy"]
+    kind: Literal["MLPPolicy", "CNNPolicy", "RecurrentPolicy"]
     hidden_sizes: tuple[int, ...]
-    activation: Literal["tanh", "relu"]
+    activation: Literal["tanh", "relu"] | None = None
+    recurrent: RecurrentConfig | None = None
     observation_shift: tuple[float, ...] | None = None
     observation_factor: tuple[float, ...] | None = None
 
@@ -258,7 +359,7 @@ class _Card(TypedDict):
     action_scale: NotRequired[float]
 
 
-def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy]:
+def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy | RecurrentPolicy]:
     """Spaces and network, which are taken out of what policy.json holds.
 
     Raises:
@@ -304,15 +405,15 @@ _SPACES = ("observation_space", "action_space", "network_actions")
 
 
 def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
-    """What `load_policy` needs to build it again; it knows MLPPolicy only."""
-    if not isinstance(network, MLPPolicy):
-        return {"kind": type(network).__name__}
-    config = network.config
-    described: dict[str, Any] = {
-        "kind": type(network).__name__,
-        "hidden_sizes": list(config.hidden_sizes),
-        "activation": config.activation,
-    }
+    """What `load_policy` needs to build it again, of the networks that it knows."""
+    described: dict[str, Any] = {"kind": type(network).__name__}
+    if isinstance(network, RecurrentPolicy):
+        described |= {"hidden_sizes": list(network.config.hidden_sizes), "recurrent": asdict(network.config)}
+    elif isinstance(network, MLPPolicy):
+        described |= {"hidden_sizes": list(network.config.hidden_sizes), "activation": network.config.activation}
+    else:
+        return described
+
     if network.observations.active:
         shift, factor = network.observations.shift_and_factor
         described["observation_shift"] = shift.tolist()
@@ -320,12 +421,20 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     return described
 
 
-def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy:
-    """Inverse of `_network_to_json` for an MLPPolicy."""
+def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy | RecurrentPolicy:
+    """Inverse of `_network_to_json` for the networks that it knows."""
     vector = vector_space(spaces["observation_space"], "the policy")
-    kind: Literal["cnn", "mlp"] = "cnn" if network.kind == CNNPolicy.__name__ else "mlp"
-    config = PolicyConfig(network.hidden_sizes, network.activation, policy=kind)
-    policy = make_policy(vector, spaces["network_actions"], config)
+    policy: MLPPolicy | RecurrentPolicy
+    if network.kind == RecurrentPolicy.__name__:
+        if network.recurrent is None:
+            raise UserError("network.recurrent: is missing")
+        policy = RecurrentPolicy(vector, spaces["network_actions"], network.recurrent)
+    elif network.activation is None:
+        raise UserError("network.activation: is missing")
+    else:
+        kind: Literal["cnn", "mlp"] = "cnn" if network.kind == CNNPolicy.__name__ else "mlp"
+        config = PolicyConfig(network.hidden_sizes, network.activation, policy=kind)
+        policy = make_policy(vector, spaces["network_actions"], config)
 
     if network.observation_shift is not None and network.observation_factor is not None:
         shift = torch.tensor(network.observation_shift, dtype=torch.float32)

@@ -9,21 +9,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
 
 from metarl.agents.learner import Adapted, Learner
 from metarl.agents.policies.parameters import Parameters, map_parameters
 from metarl.agents.policies.reference import FixedActions
 from metarl.deployment.live_record import LiveRecord
 from metarl.envs.external.live_env import LiveEnv
-from metarl.envs.rollout import ActingPolicy, Episodes, collect
+from metarl.envs.rollout import ActingPolicy, Episodes, ObservingPolicy, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError, require_at_least
 from metarl.evaluation.adaptation import adaptation_loop
 from metarl.run.config import MAX_SEED
 
-EpisodeSource = Callable[[ActingPolicy, Parameters, int, torch.Generator], Episodes]
-"""(policy, P, E, generator) → E episodes of one task, (1, E, …): a simulation, or a live environment."""
+EpisodeSource = Callable[[ActingPolicy, Adapted, int, torch.Generator], Episodes]
+"""(policy, adapted, E, generator) → E episodes of one task, (1, E, …): a simulation, or a live environment."""
 
 ReportLine = Callable[[str], None]
 """Takes a line that says how far the adaptation is."""
@@ -82,6 +83,7 @@ class AdaptationResult:
 
     Attributes:
         params: shared P of the policy that is kept.
+        memory: what that policy remembers of the task, leaves (1, …); None where that is nothing.
         kept: k of that policy.
         batches: episodes of the policies after k = 0 … K adaptation steps; the last only where it was measured.
         deterministic: episodes of the kept policy without exploration noise; None where it was not measured.
@@ -89,6 +91,7 @@ class AdaptationResult:
     """
 
     params: Parameters
+    memory: Any
     kept: int
     batches: list[Episodes]
     deterministic: Episodes | None
@@ -157,39 +160,83 @@ def specialise(
         report: takes a line after each batch.
         save_policy: takes the policy after each adaptation step, before its first episode.
     """
-    policies: list[Parameters] = []
+    policies: list[Adapted] = []
 
     def add_policy(adapted: Adapted) -> None:
-        policies.append(map_parameters(lambda leaf: leaf[0], adapted.params))
-        save_policy(adapted.steps, policies[-1])
+        policies.append(adapted)
+        save_policy(adapted.steps, _shared(adapted.params))
 
-    def play(policy: ActingPolicy, params: Parameters, count: int, what: str) -> Episodes:
-        episodes = source(policy, params, count, generator)
+    def play(policy: ActingPolicy, adapted: Adapted, count: int, what: str) -> Episodes:
+        episodes = source(policy, _side_by_side(adapted, count), count, generator)
         report(_progress_line(what, episodes))
         return episodes
 
-    def explore(params: Parameters, count: int, steps: int) -> Episodes:
-        episodes = play(_with_noise(learner.policy, budget.noise_scale), params, count, f"k = {steps}")
+    def explore(adapted: Adapted, count: int) -> Episodes:
+        episodes = play(_with_noise(learner.policy, budget.noise_scale), adapted, count, f"k = {adapted.steps}")
+        if learner.adapts_in_memory:
+            check_carries_memory(learner, adapted, episodes)
         return _at_full_noise(episodes, budget.noise_scale)
 
     def sample(adapted: Adapted) -> Episodes:
         add_policy(adapted)
-        return explore(adapted.params, budget.episodes, adapted.steps)
+        return explore(adapted, budget.episodes)
 
     batches, adapted = adaptation_loop(learner, num_tasks=1, steps=budget.steps, sample=sample, last_batch=False)
     add_policy(adapted)
 
     # What only measures comes after all adaptation, so that its size does not change the policy.
     if budget.measure_episodes:
-        batches.append(explore(adapted.params, budget.measure_episodes, budget.steps))
+        batches.append(explore(adapted, budget.measure_episodes))
     kept = _step_to_keep(batches, budget)
     deterministic = None
     if budget.measure_episodes:
-        params = map_parameters(lambda leaf: leaf.unsqueeze(0), policies[kept])
         what = f"k = {kept}, deterministic"
-        deterministic = play(_Deterministic(learner.policy), params, budget.measure_episodes, what)
+        deterministic = play(without_noise(learner.policy), policies[kept], budget.measure_episodes, what)
 
-    return AdaptationResult(policies[kept], kept, batches, deterministic, budget)
+    params, memory = _shared(policies[kept].params), _of_one_trial(policies[kept].memory)
+    return AdaptationResult(params, memory, kept, batches, deterministic, budget)
+
+
+def _shared(params: Parameters) -> Parameters:
+    """Shared P of the only task."""
+    return map_parameters(lambda leaf: leaf[0], params)
+
+
+def _side_by_side(adapted: Adapted, count: int) -> Adapted:
+    """The same policy in several episodes at once; each goes on from what the only trial left in the memory."""
+    if adapted.memory is None or count == 1:
+        return adapted
+    memory = pytree.tree_map(lambda leaf: leaf.expand(leaf.shape[0], count, *leaf.shape[2:]), adapted.memory)
+    return replace(adapted, memory=memory)
+
+
+def _of_one_trial(memory: Any) -> Any:
+    """What the only trial of the only task left in the memory, leaves (1, …)."""
+    return None if memory is None else pytree.tree_map(lambda leaf: leaf[0].detach().cpu(), memory)
+
+
+def check_carries_memory(learner: Learner, adapted: Adapted, episodes: Episodes) -> None:
+    """Refuse a learner whose adaptation is more than its memory: a policy that runs alone would leave that out.
+
+    Raises:
+        UserError: names the learner.
+    """
+    after = learner.adapt(_side_by_side(adapted, episodes.mask.shape[1]), episodes)
+    next_episode = getattr(learner.policy, "next_episode", None)
+    carried = episodes.memory if next_episode is None else next_episode(episodes.memory)
+
+    same_memory = after.memory is not None and _same(after.memory, carried)
+    if not (same_memory and _same(after.params, adapted.params)):
+        raise UserError(
+            f"{type(learner).__name__} does more between episodes than its policy's next_episode(memory): "
+            "a policy that runs alone could not do the same"
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two trees hold equal tensors."""
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def _step_to_keep(batches: list[Episodes], budget: AdaptationBudget) -> int:
@@ -203,8 +250,8 @@ def _step_to_keep(batches: list[Episodes], budget: AdaptationBudget) -> int:
 def simulated_episodes(distribution: TaskDistribution, task: Task) -> EpisodeSource:
     """Episodes of a stated task, leaves (1, …), side by side."""
 
-    def source(policy: ActingPolicy, params: Parameters, count: int, generator: torch.Generator) -> Episodes:
-        return collect(distribution.bind(task, count), policy, params, generator)
+    def source(policy: ActingPolicy, adapted: Adapted, count: int, generator: torch.Generator) -> Episodes:
+        return collect(distribution.bind(task, count), policy, adapted, generator)
 
     return source
 
@@ -224,7 +271,7 @@ def live_episodes(
     recorded = record.num_episodes if record else 0
     begun = 0
 
-    def next_episode(policy: ActingPolicy, params: Parameters, generator: torch.Generator) -> Episodes:
+    def next_episode(policy: ActingPolicy, adapted: Adapted, generator: torch.Generator) -> Episodes:
         nonlocal begun
         begun += 1
         if record and begun <= recorded:
@@ -233,13 +280,13 @@ def live_episodes(
         # Whoever starts the program has put the robot into its place for the first one.
         if pause and begun > recorded + 1:
             pause(f"episode {begun} of {total}")
-        episode = collect(env, policy, params, generator)
+        episode = collect(env, policy, adapted, generator)
         if record:
             record.save_episode(begun, episode, generator)
         return episode
 
-    def source(policy: ActingPolicy, params: Parameters, count: int, generator: torch.Generator) -> Episodes:
-        episodes = [next_episode(policy, params, generator) for _ in range(count)]
+    def source(policy: ActingPolicy, adapted: Adapted, count: int, generator: torch.Generator) -> Episodes:
+        episodes = [next_episode(policy, adapted, generator) for _ in range(count)]
         return Episodes.concatenate(_agree_on_success(episodes), dim=1)
 
     return source
@@ -366,6 +413,20 @@ class _Deterministic:
         """See ActingPolicy.apply."""
         distribution, memory = self.policy.apply(params, obs, memory)
         return FixedActions(distribution.mode()), memory
+
+
+class _DeterministicLearning(_Deterministic):
+    """The same of a policy that learns in its memory; an ObservingPolicy."""
+
+    def observe(self, memory: Any, action: torch.Tensor, reward: torch.Tensor, terminated: torch.Tensor) -> Any:
+        """See ObservingPolicy.observe."""
+        policy: Any = self.policy
+        return policy.observe(memory, action, reward, terminated)
+
+
+def without_noise(policy: ActingPolicy) -> ActingPolicy:
+    """The policy without its exploration noise."""
+    return _DeterministicLearning(policy) if isinstance(policy, ObservingPolicy) else _Deterministic(policy)
 
 
 def _returns(batch: Episodes) -> NDArray[np.float64]:
