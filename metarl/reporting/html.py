@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from metarl.agents.registry import find_agent
 from metarl.baselines.distillation_report import DistillationReport
-from metarl.envs.registry import FAMILIES, env_label
+from metarl.envs.registry import env_label, summary_of
 from metarl.errors import UserError
 from metarl.evaluation.plots import figure_bytes
 from metarl.reporting.evaluation_file import read_evaluation
@@ -209,7 +209,7 @@ def _page(run: RunDirectory, sections: list[Section]) -> str:
             config=config,
             env=env_label(config.env),
             agent_summary=find_agent(config.agent).summary,
-            env_summary=FAMILIES[config.env].summary if config.env in FAMILIES else "",
+            env_summary=summary_of(config.env),
             settings=_settings(run),
             sections=sections,
             shows=FIGURES,
