@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from metarl.envs.rollout import Episodes
-from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
+from metarl.evaluation.intervals import CONFIDENCE, TAILS, mean_interval, share_interval
 
 RESAMPLES = 10_000
 
@@ -70,6 +70,8 @@ class Evaluation:
             return None
 
         if self.exhaustive:
+            from scipy import stats  # slow to import, and seldom needed
+
             trials = self.successes.shape[1] * self.episodes_per_step
             tests = [stats.binomtest(int(row.sum()), trials) for row in self.successes]
             return np.array([test.proportion_ci(CONFIDENCE, method="wilson") for test in tests])
@@ -93,7 +95,8 @@ class Evaluation:
         """95% interval of the mean of M tasks that are all there are, given the standard error of each, (2,)."""
         num_tasks = len(returns)
         freedom = max(1, num_tasks * (self.episodes_per_step - 1))
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(np.sqrt(np.square(errors).sum())) / num_tasks
+        quantile = float(special.stdtrit(freedom, TAILS[1]))
+        half = quantile * float(np.sqrt(np.square(errors).sum())) / num_tasks
         return np.asarray(returns.mean() + np.array([-half, half]))
 
     @property
@@ -162,7 +165,6 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
-    # SciPy warns of a degenerate distribution here.
     if len(values) == 1 or bool(np.all(values == values[0])):
         return np.array([values[0], values[0]])
 
@@ -170,16 +172,8 @@ def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
         estimate = mean_interval(values)
         return np.array([estimate.low, estimate.high])
 
-    interval = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-
-    return np.array([interval.low, interval.high])
+    drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    return np.asarray(np.percentile(values[drawn].mean(axis=1), [100 * tail for tail in TAILS]))
 
 
 def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = True) -> Evaluation:

@@ -14,7 +14,7 @@ from metarl.envs.families.navigation import pearl
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
-from metarl.evaluation.evaluation import Evaluation, bootstrap_ci, summarize
+from metarl.evaluation.evaluation import RESAMPLES, Evaluation, bootstrap_ci, summarize
 from metarl.evaluation.plots import figure_bytes
 from metarl.evaluation.pooling import pool
 from metarl.evaluation.statistics import mean_estimate
@@ -48,6 +48,14 @@ def test_interval_is_that_of_an_independent_bootstrap() -> None:
     resampled = np.random.default_rng(2).choice(values, size=(50_000, 60)).mean(axis=1)
     expected = np.percentile(resampled, [2.5, 97.5])
     np.testing.assert_allclose(bootstrap_ci(values), expected, atol=0.03 * (expected[1] - expected[0]))
+
+
+def test_interval_is_scipys_to_rounding() -> None:
+    values = np.random.default_rng(1).normal(size=60)
+    scipys = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    np.testing.assert_allclose(bootstrap_ci(values), scipys, rtol=1e-12)
 
 
 def test_interval_of_many_values_is_normal() -> None:
