@@ -35,8 +35,8 @@ from metarl.run.schema import read_text
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env
 from metarl.training.curriculum import make_curriculum
+from metarl.training.logs.run_log import RunLog, check_logger, where_to_watch
 from metarl.training.memory import check_memory
-from metarl.training.tensorboard import RunLog
 from metarl.training.trainer import Trainer, resolve
 
 MOST_SEEDS = 100
@@ -52,6 +52,7 @@ GROUPS = {
         "iterations",
         "max_env_steps",
         "checkpoint_interval",
+        "logger",
         "start_from",
         "name",
         "run_dir",
@@ -175,7 +176,7 @@ class Train(TrainConfig):
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
         what = f"{config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}"
         say(console, f"{start}: {what}")
-        say(console, f"watch it with: {shell_command('metarl', 'tensorboard', run.path)}")
+        say(console, f"watch it with: {where_to_watch(run)}")
 
         with _told_how_to_go_on(run):
             done = trainer.train()
@@ -219,6 +220,7 @@ def _check_before_writing(config: TrainConfig) -> None:
         UserError, ValueError: says what is wrong.
     """
     check_teacher(config)
+    check_logger(config.logger)
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
     if config.start_from:
@@ -266,14 +268,14 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     # As `metarl evaluate RUN` does, so that the command gives the same numbers.
     final = Evaluate(run=str(run.path), num_tasks=run.config.test_tasks, out=str(run.path))
     evaluated = final.evaluate(run)
-    RunLog.test(run, evaluated.evaluation, evaluated.pictures, evaluated.checkpoint.progress.env_steps)
+    RunLog.test(run, evaluated.evaluation, evaluated.pictures, evaluated.checkpoint.progress)
     final.show(evaluated, console)
 
     say(console, "next:")
     if "ood" in trainer.distribution.splits:
         say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--split', 'ood')}")
     say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--steps', trainer.learner.adaptation_steps + 2)}")
-    say(console, f"  {shell_command('metarl', 'tensorboard', run.path)}")
+    say(console, f"  {where_to_watch(run)}")
 
 
 def parse_seeds(text: str) -> list[int]:

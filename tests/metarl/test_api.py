@@ -143,7 +143,10 @@ def test_options_of_the_environment_hold_for_all_that_is_done_with_a_run(
     assert run.path.name == "maml-cart-pole-horizon-3-seed0"
     assert run.config.env == from_yaml((run.path / "config.yaml").read_text()).env == "cart-pole@horizon=3"
     assert set(run.metrics()["eval/return_k1"]) == {3.0}
-    assert metarl.train(resume=run.path, iterations=4, quiet=True).metrics()["env_steps"].iloc[-1] == 4 * 2 * 2 * 3 * horizon
+    assert (
+        metarl.train(resume=run.path, iterations=4, quiet=True).metrics()["env_steps"].iloc[-1]
+        == 4 * 2 * 2 * 3 * horizon
+    )
 
     assert run.evaluate(num_tasks=2, split="ood").evaluation.return_mean.tolist() == [3.0, 3.0]
     comparison = metarl.compare([run], baselines=["random", "oracle"], num_tasks=2, budget=20, quiet=True)
