@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from metarl.agents.policies.distributions import LOG_STD
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.reference import FixedActions
-from metarl.envs.registry import did_you_mean
+from metarl.envs.family_entry import did_you_mean
 
 Result = TypeVar("Result")
 

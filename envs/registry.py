@@ -1,11 +1,16 @@
-"""Names of environments → TaskDistribution: the registered families, YAML files and the user's own modules."""
+"""Names of environments → TaskDistribution: the registered families, YAML files and the user's own modules.
 
-import difflib
+A name says all that an environment is made of. Options that are not the default ones stand behind an "@", as in
+`point-navigation/finn@horizon=50`: so they go wherever the name goes, into a run's configuration, the label of a
+report, a comparison, or a process that builds the environment anew.
+"""
+
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import BuiltinFunctionType
+from typing import Any
 
 from metarl.envs.external.yaml_file import from_yaml, modules_of_yaml
 from metarl.envs.families import (
@@ -29,7 +34,7 @@ from metarl.envs.families import (
     pendulum,
     tabular_mdp,
 )
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, did_you_mean, options_of, read_options
 from metarl.envs.task_distribution import TaskDistribution
 
 MODULES = (
@@ -58,6 +63,11 @@ MODULES = (
 FAMILIES: dict[str, Family] = {family.name: family for module in MODULES for family in module.FAMILIES}
 """Name → entry."""
 
+OPTIONS_SIGN = "@"
+"""Between a name and its options."""
+
+NO_OPTIONS_OF_FILES = "{} has no options: an environment's file holds its own settings; change them there"
+
 ALIASES: dict[str, str] = {family.alias: family.name for family in FAMILIES.values() if family.alias}
 """Other names → the names that they stand for."""
 
@@ -82,30 +92,108 @@ def _make_by_name(name: str) -> TaskDistribution:
     """Build a distribution by its registered name, from a YAML file, or from the user's own "package.module:Attribute".
 
     The attribute is a TaskDistribution, or a class or function that gives one when called without arguments. A name
-    that ends in .yaml is a file for `metarl.envs.external.yaml_file.from_yaml`.
+    that ends in .yaml is a file for `metarl.envs.external.yaml_file.from_yaml`. Options may follow behind an "@".
 
     Raises:
         ValueError: unknown name, module that cannot be imported, an attribute that is no TaskDistribution, a malformed
-            file, or a package that is not installed.
+            file, a package that is not installed, or options that are not allowed.
     """
     if is_env_file(name):
         return from_yaml(name)
 
-    if ":" in name:
-        distribution = _load_from_module(name)
-        distribution.name = name
-        return distribution
+    base, options = split_options(name)
+    distribution = _load_from_module(base, options) if ":" in base else _family(base).make(options)
+    distribution.name = with_options(ALIASES.get(base, base), options)
+    return distribution
 
+
+def _family(name: str) -> Family:
+    """The entry of a registered name.
+
+    Raises:
+        ValueError: there is none.
+    """
     family = FAMILIES.get(ALIASES.get(name, name))
     if family is None:
         raise ValueError(
             f"unknown environment {name!r}{did_you_mean(name, FAMILIES)}; known are {', '.join(FAMILIES)}, "
             "and your own as 'package.module:MyDistribution'"
         )
+    return family
 
-    distribution = family.make()
-    distribution.name = family.name
-    return distribution
+
+# ---------------------------------------------------------------------- options
+
+
+def split_options(name: str) -> tuple[str, dict[str, str]]:
+    """A name without its options, and these: option → text.
+
+    Raises:
+        ValueError: what follows the "@" is no list such as "horizon=50,size=3".
+    """
+    base, sign, text = name.partition(OPTIONS_SIGN)
+    if is_env_file(name) or not sign:
+        return name, {}
+
+    if is_env_file(base):
+        raise ValueError(NO_OPTIONS_OF_FILES.format(base))
+    options: dict[str, str] = {}
+    for item in text.split(","):
+        option, equals, value = item.partition("=")
+        if not (option and equals and value) or option in options:
+            raise ValueError(f"environment {name!r}: options are written as in 'cart-pole@horizon=50', not {item!r}")
+        options[option] = value
+    return base, options
+
+
+def base_name(name: str) -> str:
+    """A name without its options."""
+    return name if is_env_file(name) else name.partition(OPTIONS_SIGN)[0]
+
+
+def with_options(name: str, options: Mapping[str, object]) -> str:
+    """The name of an environment with further options; those that are as by default are left out.
+
+    Args:
+        name: as `make_distribution` takes it.
+        options: option → value, or its text; in place of those in the name.
+
+    Raises:
+        ValueError: an unknown option or environment, or a value that is not allowed; the message says what is.
+    """
+    base, before = split_options(name)
+    given: dict[str, object] = {**before, **options}
+    if not given:
+        return name
+    if is_env_file(base):
+        raise ValueError(NO_OPTIONS_OF_FILES.format(base))
+
+    make: Callable[..., object] = _attribute_of_module(base) if ":" in base else _family(base).factory
+    if not callable(make):
+        raise ValueError(f"{base} has no options: it is a TaskDistribution already, not what makes one")
+    read = read_options(base, make, given)
+    known = options_of(make)
+
+    # In the order of the signature, so that one environment has one name.
+    changed = [
+        f"{key}={option.write(read[key])}"
+        for key, option in known.items()
+        if key in read and read[key] != option.default
+    ]
+    for item in changed:
+        if any(sign in item for sign in (",", OPTIONS_SIGN)) or not item.isprintable():
+            raise ValueError(f"option of {base}: a value must not contain ',' or {OPTIONS_SIGN!r}, got {item!r}")
+    return f"{base}{OPTIONS_SIGN}{','.join(changed)}" if changed else base
+
+
+def summary_of(name: str) -> str:
+    """A line on a family of this project and its options; "" for environments of others."""
+    base, options = split_options(name)
+    if not is_registered(base):
+        return ""
+    changed = " and ".join(f"{option} = {value}" for option, value in options.items())
+    summary = _family(base).summary
+    return f"{summary} Here with {changed}." if changed else summary
 
 
 def modules_named_by(name: str) -> list[str]:
@@ -116,7 +204,7 @@ def modules_named_by(name: str) -> list[str]:
     """
     if is_env_file(name):
         return modules_of_yaml(name)
-    return [name.partition(":")[0]] if ":" in name else []
+    return [name.partition(":")[0]] if ":" in base_name(name) else []
 
 
 def is_env_file(name: str) -> bool:
@@ -125,8 +213,9 @@ def is_env_file(name: str) -> bool:
 
 
 def is_registered(name: str) -> bool:
-    """Whether it is the name of a family of this project."""
-    return ALIASES.get(name, name) in FAMILIES
+    """Whether it is the name of a family of this project, with options or without."""
+    base = base_name(name)
+    return ALIASES.get(base, base) in FAMILIES
 
 
 def env_label(name: str) -> str:
@@ -134,14 +223,12 @@ def env_label(name: str) -> str:
     return Path(name).name if is_env_file(name) else name
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """' (did you mean …?)' where a known name is near, else ''."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def _attribute_of_module(name: str) -> Any:
+    """What "package.module:Attribute" names.
 
-
-def _load_from_module(name: str) -> TaskDistribution:
-    """The distribution that "package.module:Attribute" names; see `make_distribution`."""
+    Raises:
+        ValueError: see `make_distribution`.
+    """
     module_name, _, attribute = name.partition(":")
     if module_name.partition(".")[0] in sys.stdlib_module_names:
         raise ValueError(f"environment {name!r}: {module_name!r} is Python's own, and defines no environment")
@@ -156,6 +243,12 @@ def _load_from_module(name: str) -> TaskDistribution:
     target = getattr(module, attribute, None)
     if target is None:
         raise ValueError(f"environment {name!r}: module {module_name!r} has no attribute {attribute!r}")
+    return target
+
+
+def _load_from_module(name: str, options: Mapping[str, str]) -> TaskDistribution:
+    """The distribution that "package.module:Attribute" names; see `make_distribution`."""
+    target = _attribute_of_module(name)
     if isinstance(target, TaskDistribution):
         return target
 
@@ -163,11 +256,14 @@ def _load_from_module(name: str) -> TaskDistribution:
     made: object = None
     is_other_class = isinstance(target, type) and not issubclass(target, TaskDistribution)
     if callable(target) and not is_other_class and not isinstance(target, BuiltinFunctionType):
+        arguments = read_options(name, target, options)
         try:
-            made = target()
+            made = target(**arguments)
         except Exception as error:
             raise ValueError(f"environment {name!r}: {type(error).__name__}: {error}") from error
 
     if not isinstance(made, TaskDistribution):
-        raise ValueError(f"environment {name!r}: {attribute!r} is not a TaskDistribution and does not make one")
+        raise ValueError(
+            f"environment {name!r}: {name.partition(':')[2]!r} is not a TaskDistribution and does not make one"
+        )
     return made

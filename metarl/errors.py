@@ -60,7 +60,7 @@ def what_happened(error: BaseException) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not known: 'unknown KIND NAME (did you mean …?); known are …'."""
-    from metarl.envs.registry import did_you_mean  # imports PyTorch, which the command line does without for long
+    from metarl.envs.family_entry import did_you_mean  # imports PyTorch, which the command line does without for long
 
     names = list(known)
     return UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known are {', '.join(names)}")

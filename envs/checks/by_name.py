@@ -10,7 +10,7 @@ import gymnasium
 from metarl.envs.checks.finding import Finding
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, GymnasiumTasks
 from metarl.envs.family_entry import Family
-from metarl.envs.registry import ALIASES, FAMILIES, is_env_file, make_distribution
+from metarl.envs.registry import FAMILIES, is_env_file, is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Integers
 
@@ -31,7 +31,7 @@ def distribution_of(name: str) -> tuple[TaskDistribution, list[Finding]]:
     Raises:
         ValueError: there is no such environment, or it cannot be made.
     """
-    if is_env_file(name) or name in FAMILIES or name in ALIASES:
+    if is_env_file(name) or is_registered(name):
         return make_distribution(name), []
 
     own = _family_with_id(name)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.envs.families.building_blocks import scalar_task, symmetric_box, uniform_like
 from metarl.envs.families.canvas import Canvas, Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import LogUniform, Task, Uniform
@@ -194,7 +194,7 @@ def _wrap_angle(angle: Tensor) -> Tensor:
     return torch.add(angle, (angle / (2 * math.pi)).round(), alpha=-2 * math.pi)
 
 
-def acrobot() -> TaskDistribution:
+def acrobot(horizon: Horizon = 200) -> TaskDistribution:
     """Acrobot with varied masses, lengths and target height, H = 200; ood: heavier and longer links, higher targets."""
     train = {
         "mass_1": LogUniform(0.7, 1.4, "kg"),
@@ -209,7 +209,7 @@ def acrobot() -> TaskDistribution:
         "target_height": Uniform(1.2, 1.5, "m"),
     }
 
-    return TaskDistribution(Acrobot(), train=train, ood=ood)
+    return TaskDistribution(Acrobot(horizon), train=train, ood=ood)
 
 
 FAMILIES = (Family("acrobot", acrobot, "metarl/Acrobot-v0"),)

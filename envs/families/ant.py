@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.physics.models import State
 from metarl.envs.physics.robot_env import RobotEnv, along
 from metarl.envs.physics.robots import ANT
@@ -141,34 +141,46 @@ class AntGoal(Ant):
         return tasks["goal"]
 
 
-def ant_direction() -> TaskDistribution:
+def ant_direction(
+    horizon: Horizon = 200, alive: float = 0.05, action_cost: float = 0.005, full_observation: bool = False
+) -> TaskDistribution:
     """Walk forward or backward, two tasks; ood: any direction. Source: Finn et al. 2017, section 5.3."""
     return TaskDistribution(
-        AntDirection(alive=0.05, action_cost=0.005),
+        AntDirection(horizon, alive, action_cost, full_observation=full_observation),
         train={"angle": Choice([FORWARD, BACKWARD], units="rad")},
         ood={"angle": Uniform(0.0, 2 * math.pi, units="rad")},
     )
 
 
-def ant_direction_circle() -> TaskDistribution:
+def ant_direction_circle(
+    horizon: Horizon = 200, alive: float = 1.0, action_cost: float = 0.5, full_observation: bool = False
+) -> TaskDistribution:
     """Walk in any direction of the plane. Source: Rakelly et al. 2019; its ant-dir with all directions."""
-    env = AntDirection(alive=1.0, action_cost=0.5)
+    env = AntDirection(horizon, alive, action_cost, full_observation=full_observation)
     return TaskDistribution(env, train={"angle": Uniform(0.0, 2 * math.pi, units="rad")})
 
 
-def ant_velocity() -> TaskDistribution:
+def ant_velocity(
+    horizon: Horizon = 200, alive: float = 0.05, action_cost: float = 0.005, full_observation: bool = False
+) -> TaskDistribution:
     """Run forward at an unknown speed up to 3 m/s. Source: Finn et al. 2017, section 5.3."""
     return TaskDistribution(
-        AntVelocity(alive=0.05, action_cost=0.005),
+        AntVelocity(horizon, alive, action_cost, full_observation=full_observation),
         train={"velocity": Uniform(0.0, 3.0, units="m/s")},
         ood={"velocity": Uniform(3.0, 4.0, units="m/s")},
     )
 
 
-def ant_goal() -> TaskDistribution:
+def ant_goal(
+    horizon: Horizon = 200,
+    alive: float = 0.0,
+    action_cost: float = 0.1,
+    may_fall: bool = False,
+    full_observation: bool = False,
+) -> TaskDistribution:
     """Reach an unknown place within 3 m; ood: 4 m away. Source: Rothfuss et al. 2018; PEARL's too."""
     return TaskDistribution(
-        AntGoal(may_fall=False),
+        AntGoal(horizon, alive, action_cost, may_fall, full_observation),
         train={"goal": Ball(3.0, units="m")},
         ood={"goal": Circle(4.0, units="m")},
     )

@@ -1,6 +1,6 @@
 """Multi-armed bandits: the smallest task in which exploration is worth its cost."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from metarl.envs.families.canvas import Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Between, Family, Horizon
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Normal, Task, Uniform
@@ -113,23 +113,27 @@ class GaussianBandit(Bandit):
         return mean + torch.randn(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
 
 
-def bernoulli(num_arms: int = 10, num_pulls: int = 100) -> TaskDistribution:
+Arms = Annotated[int, Between(2, 1000)]
+"""k, as an option of a family."""
+
+
+def bernoulli(num_arms: Arms = 10, num_pulls: Horizon = 100) -> TaskDistribution:
     """10 arms whose reward is 1 with probability U[0, 1], else 0; 100 pulls an episode (RL² paper)."""
     means = Uniform(0.0, 1.0, "1", shape=(num_arms,))
     return TaskDistribution(BernoulliBandit(num_arms, num_pulls), train={"mean": means})
 
 
-def bernoulli_n10_k5() -> TaskDistribution:
+def bernoulli_n10_k5(num_arms: Arms = 5, num_pulls: Horizon = 10) -> TaskDistribution:
     """5 arms, 10 pulls an episode; otherwise as bandit/bernoulli (the smallest of the RL² paper)."""
-    return bernoulli(num_arms=5, num_pulls=10)
+    return bernoulli(num_arms, num_pulls)
 
 
-def bernoulli_n100_k5() -> TaskDistribution:
+def bernoulli_n100_k5(num_arms: Arms = 5, num_pulls: Horizon = 100) -> TaskDistribution:
     """5 arms, 100 pulls an episode; otherwise as bandit/bernoulli (RL² paper)."""
-    return bernoulli(num_arms=5, num_pulls=100)
+    return bernoulli(num_arms, num_pulls)
 
 
-def gaussian(num_arms: int = 10, num_pulls: int = 100) -> TaskDistribution:
+def gaussian(num_arms: Arms = 10, num_pulls: Horizon = 100) -> TaskDistribution:
     """10 arms with means N(0, 1) and unit noise, 100 pulls an episode (Sutton & Barto's testbed)."""
     means = Normal(0.0, 1.0, "1", shape=(num_arms,))
     return TaskDistribution(GaussianBandit(num_arms, num_pulls), train={"mean": means})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.envs.families.building_blocks import scalar_task, symmetric_box, uniform_like
 from metarl.envs.families.canvas import Canvas, Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
@@ -151,14 +151,14 @@ OOD = {
 }
 
 
-def cart_pole() -> TaskDistribution:
+def cart_pole(horizon: Horizon = 200) -> TaskDistribution:
     """CartPole with varied gravity, masses, pole length and force, H = 200; ood: all but the force wider."""
-    return TaskDistribution(CartPole(), train=TRAIN, ood=OOD)
+    return TaskDistribution(CartPole(horizon), train=TRAIN, ood=OOD)
 
 
-def cart_pole_mirrored() -> TaskDistribution:
+def cart_pole_mirrored(horizon: Horizon = 200) -> TaskDistribution:
     """As `cart-pole`, with an actuator that may act the other way round."""
-    return TaskDistribution(MirroredCartPole(), train={**TRAIN, "direction": Choice([-1.0, 1.0], "1")}, ood=OOD)
+    return TaskDistribution(MirroredCartPole(horizon), train={**TRAIN, "direction": Choice([-1.0, 1.0], "1")}, ood=OOD)
 
 
 FAMILIES = (

@@ -1,6 +1,6 @@
 """Dark key door: a dark room with an invisible key and an invisible door."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.envs.families.canvas import Rendered
 from metarl.envs.families.grid_game import Cell, GridGame, action_towards, point_of, same_cell
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Between, Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State
@@ -116,9 +116,9 @@ class DarkKeyDoor(GridGame):
         return render_state, canvas.image()
 
 
-def dark_key_door() -> TaskDistribution:
+def dark_key_door(size: Annotated[int, Between(3, 30)] = 9, horizon: Horizon = 50) -> TaskDistribution:
     """Dark 9 × 9 room with an invisible key and door, H = 50, 1,600 tasks, 960 of them to train on (AD paper)."""
-    env = DarkKeyDoor()
+    env = DarkKeyDoor(size, horizon)
     keys = Choice(env.cells_of(parity=1), "cells")
     doors = Choice(env.cells_of(parity=0), "cells")
     return TaskDistribution(env, train={"key": keys, "door": doors}, held_out=True)

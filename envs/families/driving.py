@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.envs.env_family import Polyline
 from metarl.envs.families.building_blocks import scalar_task
 from metarl.envs.families.canvas import Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State, TaskEnv
@@ -549,10 +549,10 @@ OOD_CARS: dict[str, Range] = {
 }
 
 
-def lane_keeping() -> TaskDistribution:
+def lane_keeping(horizon: Horizon = 150) -> TaskDistribution:
     """Keep to a lane at a hidden target speed, with hidden friction, mass, wheelbase and steering delay; H = 150."""
     return TaskDistribution(
-        LaneKeeping(),
+        LaneKeeping(horizon),
         train={
             **TRAIN_CARS,
             "curvature": Uniform(0.002, 0.008, "1/m"),
@@ -568,10 +568,10 @@ def lane_keeping() -> TaskDistribution:
     )
 
 
-def racing_line() -> TaskDistribution:
+def racing_line(horizon: Horizon = 150) -> TaskDistribution:
     """Progress along a winding road whose bends are too sharp for full speed; H = 150."""
     return TaskDistribution(
-        RacingLine(),
+        RacingLine(horizon),
         train={**TRAIN_CARS, "curvature": Uniform(0.008, 0.02, "1/m"), "wavelength": Uniform(150.0, 300.0, "m")},
         ood={**OOD_CARS, "curvature": Uniform(0.02, 0.025, "1/m"), "wavelength": Uniform(100.0, 150.0, "m")},
     )

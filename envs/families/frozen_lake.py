@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.external.worker_pool import TaskValues
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_space import Range
 
@@ -87,13 +87,13 @@ def description(task: TaskValues) -> dict[str, Any]:
     return {"desc": rows}
 
 
-def frozen_lake() -> GymnasiumTasks:
+def frozen_lake(horizon: Horizon = HORIZON) -> GymnasiumTasks:
     """Gymnasium's FrozenLake on random solvable 4 × 4 maps with hidden holes, not slippery, H = 30; ood: more holes."""
     return GymnasiumTasks(
         "FrozenLake-v1",
         train={"holes": SolvableLakes(size=4, fewest=2, most=4)},
         ood={"holes": SolvableLakes(size=4, fewest=5, most=7)},
-        horizon=HORIZON,
+        horizon=horizon,
         keywords=description,
         fixed={"is_slippery": False},
         held_out=True,

@@ -1,6 +1,6 @@
 """Grid navigation: a small grid with a hidden goal."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.envs.families.canvas import Rendered
 from metarl.envs.families.grid_game import Cell, GridGame, action_towards, point_of, same_cell
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Between, Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Task
@@ -84,9 +84,9 @@ class GridNavigation(GridGame):
         return render_state, canvas.image()
 
 
-def grid_navigation() -> TaskDistribution:
+def grid_navigation(size: Annotated[int, Between(3, 30)] = 5, horizon: Horizon = 15) -> TaskDistribution:
     """5 × 5 grid with a hidden goal, H = 15, 21 goals, which the splits share (VariBAD paper)."""
-    env = GridNavigation()
+    env = GridNavigation(size, horizon)
     return TaskDistribution(env, train={"goal": Choice(env.goals(), "cells")})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.physics.models import State
 from metarl.envs.physics.robot_env import RobotEnv, TaskValues
 from metarl.envs.physics.robots import HALF_CHEETAH
@@ -103,40 +103,40 @@ class HalfCheetahDynamics(VariedRobot):
         }
 
 
-def half_cheetah_direction() -> TaskDistribution:
+def half_cheetah_direction(horizon: Horizon = 200) -> TaskDistribution:
     """Run forward or backward, two tasks; H = 200. Source: Finn et al. 2017, section 5.3."""
-    return TaskDistribution(HalfCheetahDirection(), train={"direction": Choice([-1.0, 1.0], units="±1")})
+    return TaskDistribution(HalfCheetahDirection(horizon), train={"direction": Choice([-1.0, 1.0], units="±1")})
 
 
-def half_cheetah_direction_promp() -> TaskDistribution:
+def half_cheetah_direction_promp(horizon: Horizon = 100) -> TaskDistribution:
     """Run forward or backward, two tasks; H = 100. Source: Rothfuss et al. 2018, appendix D."""
-    return TaskDistribution(HalfCheetahDirection(horizon=100), train={"direction": Choice([-1.0, 1.0], units="±1")})
+    return TaskDistribution(HalfCheetahDirection(horizon), train={"direction": Choice([-1.0, 1.0], units="±1")})
 
 
-def half_cheetah_velocity_finn() -> TaskDistribution:
+def half_cheetah_velocity_finn(horizon: Horizon = 200) -> TaskDistribution:
     """Run at an unknown speed up to 2 m/s; H = 200. Source: Finn et al. 2017, section 5.3."""
     return TaskDistribution(
-        HalfCheetahVelocity(),
+        HalfCheetahVelocity(horizon),
         train={"velocity": Uniform(0.0, 2.0, units="m/s")},
         ood={"velocity": Uniform(2.0, 3.0, units="m/s")},
     )
 
 
-def half_cheetah_velocity_promp() -> TaskDistribution:
+def half_cheetah_velocity_promp(horizon: Horizon = 200) -> TaskDistribution:
     """Run at an unknown speed up to 3 m/s; H = 200. Source: Rothfuss et al. 2018; PEARL's too."""
     return TaskDistribution(
-        HalfCheetahVelocity(),
+        HalfCheetahVelocity(horizon),
         train={"velocity": Uniform(0.0, 3.0, units="m/s")},
         ood={"velocity": Uniform(3.0, 4.0, units="m/s")},
     )
 
 
-def half_cheetah_dynamics() -> TaskDistribution:
+def half_cheetah_dynamics(horizon: Horizon = 200) -> TaskDistribution:
     """Run forward with unknown masses and friction and perhaps one dead joint.
 
     Source: the disabled joint, Nagabandi et al. 2018, section 6; ranges are ours.
     """
-    env = HalfCheetahDynamics()
+    env = HalfCheetahDynamics(horizon)
     train = {
         "body_mass": LogUniform(0.5, 2.0, units="×", shape=env.shape_of("body_mass")),
         "friction": LogUniform(0.5, 2.0, units="×"),

@@ -5,7 +5,7 @@ Source: Rothfuss et al. 2018 (ProMP, arXiv:1810.06784). Deviations of all robots
 
 from torch import Tensor
 
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.physics.models import State
 from metarl.envs.physics.robots import HOPPER, WALKER2D, Robot
 from metarl.envs.physics.varied_robot import VariedRobot
@@ -37,15 +37,15 @@ class ForwardDynamics(VariedRobot):
         return self.velocity(before, after)[..., 0] + 1 - 1e-3 * action.square().sum(-1)
 
 
-def hopper_dynamics() -> TaskDistribution:
+def hopper_dynamics(horizon: Horizon = 200) -> TaskDistribution:
     """Hop forward with unknown masses, inertias, damping and friction. Source: Rothfuss et al. 2018, appendix D."""
-    env = ForwardDynamics(HOPPER)
+    env = ForwardDynamics(HOPPER, horizon)
     return TaskDistribution(env, train=_factors(env), ood=_wider_factors(env))
 
 
-def walker2d_dynamics() -> TaskDistribution:
+def walker2d_dynamics(horizon: Horizon = 200) -> TaskDistribution:
     """Walk forward with unknown masses, inertias, damping and friction. Source: Rothfuss et al. 2018, appendix D."""
-    env = ForwardDynamics(WALKER2D)
+    env = ForwardDynamics(WALKER2D, horizon)
     return TaskDistribution(env, train=_factors(env), ood=_wider_factors(env))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.physics.models import State
 from metarl.envs.physics.robot_env import RobotEnv, along
 from metarl.envs.physics.robots import HUMANOID
@@ -66,9 +66,10 @@ class HumanoidDirection(RobotEnv):
         return {"angle": torch.tensor(0.0, dtype=float_dtype())}
 
 
-def humanoid_direction() -> TaskDistribution:
+def humanoid_direction(horizon: Horizon = 200, full_observation: bool = False) -> TaskDistribution:
     """Walk in any direction of the plane. Source: Rothfuss et al. 2018 and Rakelly et al. 2019."""
-    return TaskDistribution(HumanoidDirection(), train={"angle": Uniform(0.0, 2 * math.pi, units="rad")})
+    env = HumanoidDirection(horizon, full_observation)
+    return TaskDistribution(env, train={"angle": Uniform(0.0, 2 * math.pi, units="rad")})
 
 
 FAMILIES = (Family("humanoid-direction", humanoid_direction, "metarl/HumanoidDirection-v0"),)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl.envs.env_family import Polyline
 from metarl.envs.families.canvas import Rendered
 from metarl.envs.families.grid_game import GridGame, point_of, same_cell
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Between, Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Range, Task
@@ -298,9 +298,9 @@ def _exits(openings: Tensor) -> list[tuple[int, Tensor]]:
     return [(-size, up), (-1, right), (size, down), (1, left)]
 
 
-def maze() -> TaskDistribution:
+def maze(size: Annotated[int, Between(3, 30)] = 5, horizon: Horizon = 60) -> TaskDistribution:
     """Random 5 × 5 mazes with a hidden goal, seen from near, H = 60."""
-    env = Maze()
+    env = Maze(size, horizon)
     goals = Choice(env.cells_but_start(), "cells")
     return TaskDistribution(env, train={"openings": Openings(env.size), "goal": goals})
 

@@ -7,16 +7,19 @@ Source: Yu et al. 2019, "Meta-World: A Benchmark and Evaluation for Multi-Task a
 
 import functools
 import importlib
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.external.worker_pool import TaskValues
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Between, Family
 from metarl.envs.task_space import Integers
 
 HORIZON = 500
+"""As many steps as an environment of the benchmark takes before it wants a reset."""
+
+Horizon = Annotated[int, Between(1, HORIZON)]
 BENCHMARK_SEED = 0
 NUM_GOALS = 50  # of each environment, in training and in test
 
@@ -64,27 +67,27 @@ class Benchmark:
         env.unwrapped.set_task(goal)  # type: ignore[attr-defined]
 
 
-def ml1_reach() -> GymnasiumTasks:
+def ml1_reach(horizon: Horizon = HORIZON) -> GymnasiumTasks:
     """Meta-World ML1 reach: 50 training and 50 test goals of the benchmark's own, H = 500."""
-    return _tasks("reach", train_environments=1, test_environments=1)
+    return _tasks("reach", horizon, train_environments=1, test_environments=1)
 
 
-def ml1_push() -> GymnasiumTasks:
+def ml1_push(horizon: Horizon = HORIZON) -> GymnasiumTasks:
     """Meta-World ML1 push: 50 training and 50 test goals of the benchmark's own, H = 500."""
-    return _tasks("push", train_environments=1, test_environments=1)
+    return _tasks("push", horizon, train_environments=1, test_environments=1)
 
 
-def ml1_pick_place() -> GymnasiumTasks:
+def ml1_pick_place(horizon: Horizon = HORIZON) -> GymnasiumTasks:
     """Meta-World ML1 pick-place: 50 training and 50 test goals of the benchmark's own, H = 500."""
-    return _tasks("pick-place", train_environments=1, test_environments=1)
+    return _tasks("pick-place", horizon, train_environments=1, test_environments=1)
 
 
-def ml10() -> GymnasiumTasks:
+def ml10(horizon: Horizon = HORIZON) -> GymnasiumTasks:
     """Meta-World ML10: 10 training and 5 test environments with 50 goals each, H = 500."""
-    return _tasks("ML10", train_environments=10, test_environments=5)
+    return _tasks("ML10", horizon, train_environments=10, test_environments=5)
 
 
-def _tasks(name: str, train_environments: int, test_environments: int) -> GymnasiumTasks:
+def _tasks(name: str, horizon: int, train_environments: int, test_environments: int) -> GymnasiumTasks:
     benchmark_tasks = Benchmark(name)
     last = train_environments + test_environments - 1
 
@@ -93,7 +96,7 @@ def _tasks(name: str, train_environments: int, test_environments: int) -> Gymnas
         f"Meta-World {name}",
         train={"environment": Integers(0, train_environments - 1, "1"), "goal": Integers(0, NUM_GOALS - 1, "1")},
         test={"environment": Integers(train_environments, last, "1")},
-        horizon=HORIZON,
+        horizon=horizon,
         make=make,
         keywords=benchmark_tasks.keywords,
         set_task=benchmark_tasks.set_task,

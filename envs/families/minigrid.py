@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.task_space import Choice, Integers
 
 CROSSING = "MiniGrid-SimpleCrossingS9N1-v0"
@@ -21,7 +21,7 @@ def without_mission(env_id: str, render_mode: str | None = None) -> gymnasium.En
     return made
 
 
-def crossing() -> GymnasiumTasks:
+def crossing(horizon: Horizon = 60) -> GymnasiumTasks:
     """MiniGrid's SimpleCrossing (9 × 9, one wall with a gap): 42 hidden layouts, some of them held out, H = 60.
 
     Task: whether the wall is "vertical", its place ("wall", 2, 4 or 6) and that of the "gap" in it (1 … 7): the layouts
@@ -30,7 +30,7 @@ def crossing() -> GymnasiumTasks:
     return GymnasiumTasks(
         CROSSING,
         train={"vertical": Integers(0, 1, "1"), "wall": Choice([2, 4, 6], "cells"), "gap": Integers(1, 7, "cells")},
-        horizon=60,
+        horizon=horizon,
         make=crossing_of,
         held_out=True,
     )
@@ -60,9 +60,9 @@ def crossing_of(vertical: int, wall: int, gap: int, render_mode: str | None = No
     return env
 
 
-def four_rooms() -> GymnasiumTasks:
+def four_rooms(horizon: Horizon = 100) -> GymnasiumTasks:
     """MiniGrid's FourRooms: gaps, goal and start are hidden and fixed over a task, H = 100."""
-    return _layouts("MiniGrid-FourRooms-v0", horizon=100)
+    return _layouts("MiniGrid-FourRooms-v0", horizon)
 
 
 def _layouts(env_id: str, horizon: int) -> GymnasiumTasks:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.envs.families.building_blocks import scalar_task, uniform_like
 from metarl.envs.families.canvas import Canvas, Point, Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import LogUniform, Task, Uniform
@@ -139,10 +139,10 @@ def _on_the_hill(x: float) -> Point:
     return x, 0.45 * math.sin(3 * x) + 0.55
 
 
-def mountain_car() -> TaskDistribution:
+def mountain_car(horizon: Horizon = 200) -> TaskDistribution:
     """MountainCar with varied force, gravity and goal, H = 200; ood: weaker cars and higher goals."""
     return TaskDistribution(
-        MountainCar(),
+        MountainCar(horizon),
         train={
             "force": LogUniform(0.0008, 0.002, "1/step²"),
             "gravity": Uniform(0.002, 0.003, "1/step²"),
@@ -152,10 +152,10 @@ def mountain_car() -> TaskDistribution:
     )
 
 
-def mountain_car_continuous() -> TaskDistribution:
+def mountain_car_continuous(horizon: Horizon = 300) -> TaskDistribution:
     """MountainCarContinuous with varied power, gravity and goal, H = 300; ood: weaker cars and higher goals."""
     return TaskDistribution(
-        MountainCarContinuous(horizon=300),
+        MountainCarContinuous(horizon),
         train={
             "power": LogUniform(0.001, 0.0025, "1/step²"),
             "gravity": Uniform(0.002, 0.003, "1/step²"),

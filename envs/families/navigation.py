@@ -1,7 +1,7 @@
 """Point navigation: a point in the plane must find a goal it cannot see; with and without varied dynamics."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl.envs.families.canvas import Canvas, Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Between, Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
@@ -192,30 +192,39 @@ class PointDynamics(PointNavigation):
         }
 
 
-def finn() -> TaskDistribution:
+Tolerance = Annotated[float, Between(0, 1)]
+"""m; an episode ends within it of the goal, 0: never."""
+
+
+def finn(horizon: Horizon = 100, goal_tolerance: Tolerance = 0.01) -> TaskDistribution:
     """Goals in the square [−0.5, 0.5]², dense reward, H = 100 (MAML paper); ood: the ring around the square."""
     return TaskDistribution(
-        PointNavigation(horizon=100),
+        PointNavigation(horizon=horizon, goal_tolerance=goal_tolerance),
         train={"goal": Uniform(-0.5, 0.5, "m", shape=(2,))},
         ood={"goal": BoxRing(0.5, 1.0, dim=2, units="m")},
     )
 
 
-def pearl(reward: Literal["dense", "sparse"] = "dense") -> TaskDistribution:
+def pearl(horizon: Horizon = 20, goal_tolerance: Tolerance = 0.0) -> TaskDistribution:
     """Goals on the unit half circle, H = 20, no termination (PEARL paper); ood: the other half circle."""
+    return _half_circle("dense", horizon, goal_tolerance)
+
+
+def pearl_sparse(horizon: Horizon = 20, goal_tolerance: Tolerance = 0.0) -> TaskDistribution:
+    """As `pearl`, but rewarded only within 0.2 of the goal."""
+    return _half_circle("sparse", horizon, goal_tolerance)
+
+
+def _half_circle(reward: Literal["dense", "sparse"], horizon: int, goal_tolerance: float) -> TaskDistribution:
+    """See `pearl`."""
     return TaskDistribution(
-        PointNavigation(horizon=20, reward=reward, goal_tolerance=0.0, arena=1.2, default_goal=(0.0, 1.0)),
+        PointNavigation(horizon, reward, goal_tolerance, arena=1.2, default_goal=(0.0, 1.0)),
         train={"goal": Circle(radius=1.0, start=0.0, end=math.pi, units="m")},
         ood={"goal": Circle(radius=1.0, start=math.pi, end=2 * math.pi, units="m")},
     )
 
 
-def pearl_sparse() -> TaskDistribution:
-    """As `pearl`, but rewarded only within 0.2 of the goal."""
-    return pearl(reward="sparse")
-
-
-def point_dynamics() -> TaskDistribution:
+def point_dynamics(horizon: Horizon = 50) -> TaskDistribution:
     """Goals in [−0.5, 0.5]² under varied gain, rotation, wind and drag; ood: all of them wider."""
     train = {
         "goal": Uniform(-0.5, 0.5, "m", shape=(2,)),
@@ -232,7 +241,7 @@ def point_dynamics() -> TaskDistribution:
         "drag": Uniform(0.2, 0.4, "1/step"),
     }
 
-    return TaskDistribution(PointDynamics(horizon=50), train=train, ood=ood)
+    return TaskDistribution(PointDynamics(horizon), train=train, ood=ood)
 
 
 FAMILIES = (

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.envs.families.building_blocks import scalar_task, symmetric_box, uniform_like
 from metarl.envs.families.canvas import Canvas, Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
@@ -170,18 +170,18 @@ OOD = {
 }
 
 
-def pendulum() -> TaskDistribution:
+def pendulum(horizon: Horizon = 200) -> TaskDistribution:
     """Pendulum with a hidden target angle and varied gravity, mass, length and torque limit, H = 200; ood: wider."""
     return TaskDistribution(
-        TargetPendulum(),
+        TargetPendulum(horizon),
         train={**TRAIN, "target_angle": Uniform(-1.0, 1.0, "rad")},
         ood={**OOD, "target_angle": Uniform(1.0, 1.5, "rad")},
     )
 
 
-def pendulum_dynamics() -> TaskDistribution:
+def pendulum_dynamics(horizon: Horizon = 200) -> TaskDistribution:
     """Pendulum held upright under varied gravity, mass, length and torque limit, H = 200; ood: wider."""
-    return TaskDistribution(Pendulum(), train=TRAIN, ood=OOD)
+    return TaskDistribution(Pendulum(horizon), train=TRAIN, ood=OOD)
 
 
 FAMILIES = (

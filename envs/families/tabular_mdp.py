@@ -1,6 +1,6 @@
 """Random tabular Markov decision processes: dynamics and rewards both have to be found out."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from metarl.envs.families.canvas import Rendered
-from metarl.envs.family_entry import Family
+from metarl.envs.family_entry import Between, Family, Horizon
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Normal, Simplex, Task
@@ -111,7 +111,11 @@ class TabularMDP(TaskEnv):
         return render_state, np.asarray(image)
 
 
-def tabular_mdp(num_states: int = 10, num_actions: int = 5, horizon: int = 10) -> TaskDistribution:
+def tabular_mdp(
+    num_states: Annotated[int, Between(2, 30)] = 10,
+    num_actions: Annotated[int, Between(2, 30)] = 5,
+    horizon: Horizon = 10,
+) -> TaskDistribution:
     """10 states, 5 actions, H = 10, Dirichlet(1) transitions, mean rewards N(1, 1) (RL² paper)."""
     return TaskDistribution(
         TabularMDP(num_states, num_actions, horizon),

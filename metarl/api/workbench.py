@@ -26,6 +26,7 @@ from metarl.comparison.config import CompareConfig
 from metarl.deployment.meta_policy import load
 from metarl.deployment.policy import SpecialisedPolicy
 from metarl.envs.external.live_env import LiveGymEnv
+from metarl.envs.registry import with_options
 from metarl.errors import interruptible, unknown
 from metarl.reporting.behaviour import behaviour_of
 from metarl.reporting.html import REPORT_FILE, check_page, recorded_labels, section_of, write_page
@@ -167,6 +168,7 @@ def train(
     env: str = DEFAULT_ENV,
     *,
     preset: str = "default",
+    env_options: Mapping[str, Any] | None = None,
     resume: str | Path = "",
     quiet: bool = False,
     **settings: Any,
@@ -177,6 +179,8 @@ def train(
         agent: as `metarl agents` lists them, or 'package.module:MyAgent'.
         env: as `metarl envs` lists them, 'package.module:MyDistribution', or a YAML file.
         preset: the named set of defaults.
+        env_options: options of the environment in place of their defaults, such as {"horizon": 50}; `metarl envs ENV`
+            lists them.
         resume: go on with this run instead; of the settings only `iterations` may be given.
         quiet: print nothing.
         settings: any flag of `metarl train` by its name with "_": seed=1, iterations=30, inner_lr=0.1, ….
@@ -190,8 +194,9 @@ def train(
         KeyboardInterrupt: it was interrupted; what was done is saved, and `resume` goes on.
     """
     if resume:
-        command = _resumed(resume, settings)
+        command = _resumed(resume, settings | ({"env_options": env_options} if env_options else {}))
     else:
+        env = with_options(env, env_options or {})
         config = with_settings(default_config(agent, env, preset), settings)
         command = Train(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
 

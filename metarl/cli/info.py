@@ -69,23 +69,24 @@ def _list_families(console: Console) -> None:
 
 def _show_family(name: str, console: Console) -> None:
     """One family, registered or the user's own."""
-    from metarl.envs.registry import FAMILIES, make_distribution
+    from metarl.envs.registry import FAMILIES, base_name, make_distribution, summary_of
 
     distribution = make_distribution(name)
-    gymnasium_id = ""
-    if distribution.name in FAMILIES:
-        summary = FAMILIES[distribution.name].summary
-        gymnasium_id = FAMILIES[distribution.name].gymnasium_id
-    else:
+    family = FAMILIES.get(base_name(distribution.name))
+    summary = summary_of(distribution.name)
+    if family is None:
         first_sentence = (type(distribution.env).__doc__ or "").split(".")[0]
         summary = " ".join(first_sentence.split())
 
     say(console, f"{distribution.name}: {summary}")
-    if gymnasium_id:
-        say(console, f"gymnasium   {gymnasium_id}")
+    if family is not None and family.gymnasium_id:
+        say(console, f"gymnasium   {family.gymnasium_id}")
     say(console, f"observation {distribution.observation_space}")
     say(console, f"action      {_actions(distribution)}")
     say(console, f"horizon     {distribution.horizon} steps")
+    if family is not None and family.options:
+        listed = ", ".join(map(str, family.options.values()))
+        say(console, f"options     {listed} (metarl train AGENT {family.name} --set env.NAME=VALUE)")
     splits = ", ".join(distribution.splits)
     say(console, f"splits      {splits} (train gives new tasks each time, the others are fixed lists)")
     show_table(console, _parameters(distribution))

@@ -21,7 +21,7 @@ from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
 from metarl.console import plain_help, say, shell_command
 from metarl.envs.checks.contract import check_task_env
-from metarl.envs.registry import env_label, is_env_file
+from metarl.envs.registry import env_label, is_env_file, with_options
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build, observations_state, restore_learner
@@ -35,8 +35,8 @@ from metarl.run.schema import read_text
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env
 from metarl.training.curriculum import make_curriculum
+from metarl.training.logs.run_log import RunLog, check_logger, where_to_watch
 from metarl.training.memory import check_memory
-from metarl.training.tensorboard import RunLog
 from metarl.training.trainer import Trainer, resolve
 
 MOST_SEEDS = 100
@@ -52,6 +52,7 @@ GROUPS = {
         "iterations",
         "max_env_steps",
         "checkpoint_interval",
+        "logger",
         "start_from",
         "name",
         "run_dir",
@@ -59,6 +60,7 @@ GROUPS = {
         "config_file",
         "seeds",
         "env_file",
+        "set",
         "trust",
     ),
     "sampling": ("env_timeout", "num_tasks", "episodes", "action_scale", "normalize_obs"),
@@ -81,6 +83,8 @@ class Train(TrainConfig):
         config_file: a run's config.yaml: a new run with these settings, unless they are given as flags.
         seeds: train a run for each of these seeds, '0-4' or '1,5,7', one after the other.
         env_file: a YAML file that describes the environment and its tasks, in place of ENV.
+        set: an option of the environment, such as env.horizon=50, in place of its default; may be given several times.
+            `metarl envs ENV` lists them.
         trust: let the run of --resume or --teacher import modules from the working directory, even if it was made
             somewhere else.
     """
@@ -89,17 +93,18 @@ class Train(TrainConfig):
     config_file: Annotated[str, tyro.conf.arg(name="config")] = ""
     seeds: str = ""
     env_file: str = ""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="env.NAME=VALUE")] = ()
     trust: bool = False
 
     @property
     def config(self) -> TrainConfig:
-        """The configuration of the run that was asked for, with the environment of --env-file."""
+        """The configuration of the run that was asked for, with the environment of --env-file and --set."""
         config = TrainConfig(**{name: getattr(self, name) for name in CONFIG_FIELDS})
-        if not self.env_file:
-            return config
-        if not is_env_file(self.env_file):
+        if self.env_file and not is_env_file(self.env_file):
             raise UserError(f"env_file must end in .yaml or .yml, got {self.env_file!r}")
-        return dataclasses.replace(config, env=self.env_file)
+
+        env = self.env_file or config.env
+        return dataclasses.replace(config, env=with_options(env, parse_options(self.set)))
 
     def execute(self, console: Console) -> int:
         """Train, evaluate on held-out tasks, and say what to do next; under torchrun as one process of several."""
@@ -171,7 +176,7 @@ class Train(TrainConfig):
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
         what = f"{config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}"
         say(console, f"{start}: {what}")
-        say(console, f"watch it with: {shell_command('metarl', 'tensorboard', run.path)}")
+        say(console, f"watch it with: {where_to_watch(run)}")
 
         with _told_how_to_go_on(run):
             done = trainer.train()
@@ -215,6 +220,7 @@ def _check_before_writing(config: TrainConfig) -> None:
         UserError, ValueError: says what is wrong.
     """
     check_teacher(config)
+    check_logger(config.logger)
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
     if config.start_from:
@@ -262,14 +268,14 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     # As `metarl evaluate RUN` does, so that the command gives the same numbers.
     final = Evaluate(run=str(run.path), num_tasks=run.config.test_tasks, out=str(run.path))
     evaluated = final.evaluate(run)
-    RunLog.test(run, evaluated.evaluation, evaluated.pictures, evaluated.checkpoint.progress.env_steps)
+    RunLog.test(run, evaluated.evaluation, evaluated.pictures, evaluated.checkpoint.progress)
     final.show(evaluated, console)
 
     say(console, "next:")
     if "ood" in trainer.distribution.splits:
         say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--split', 'ood')}")
     say(console, f"  {shell_command('metarl', 'evaluate', run.path, '--steps', trainer.learner.adaptation_steps + 2)}")
-    say(console, f"  {shell_command('metarl', 'tensorboard', run.path)}")
+    say(console, f"  {where_to_watch(run)}")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -291,6 +297,24 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds must differ from each other, got {text!r}")
     return seeds
+
+
+def parse_options(items: Iterable[str]) -> dict[str, str]:
+    """Option → text of the values of --set.
+
+    Raises:
+        UserError: one is not such as "env.horizon=50", or an option is given twice.
+    """
+    options: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        option = name.removeprefix("env.")
+        if option == name or not (option and equals and value):
+            raise UserError(f"--set takes an option of the environment, such as env.horizon=50, got {item!r}")
+        if option in options:
+            raise UserError(f"--set gives {name} twice")
+        options[option] = value
+    return options
 
 
 # ---------------------------------------------------------------------- reading the flags

@@ -231,7 +231,14 @@ def same_but_for_seed(one: TrainConfig, other: TrainConfig) -> bool:
 
     def without_seed(config: TrainConfig) -> TrainConfig:
         return dataclasses.replace(
-            config, seed=0, name="", run_dir="", device="", num_threads=0, action_scale=DEFAULT_SCALE
+            config,
+            seed=0,
+            name="",
+            run_dir="",
+            device="",
+            num_threads=0,
+            logger="tensorboard",
+            action_scale=DEFAULT_SCALE,
         )
 
     return without_seed(one) == without_seed(other)

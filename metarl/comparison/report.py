@@ -197,7 +197,7 @@ def _write_events(comparison: Comparison, pictures: dict[str, bytes], directory:
     """TensorBoard: a run per agent with its curve, and one with the table and the figures; in place of earlier ones."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
-    from metarl.training.tensorboard import add_picture
+    from metarl.training.logs.tensorboard import add_picture
 
     for old in directory.glob("*/events.*"):
         old.unlink()

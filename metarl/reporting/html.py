@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from metarl.agents.registry import find_agent
 from metarl.baselines.distillation_report import DistillationReport
-from metarl.envs.registry import FAMILIES, env_label
+from metarl.envs.registry import env_label, summary_of
 from metarl.errors import UserError
 from metarl.evaluation.plots import figure_bytes
 from metarl.reporting.behaviour import Behaviour
@@ -248,7 +248,7 @@ def _page(run: RunDirectory, sections: list[Section], behaviour: Behaviour | Non
             config=config,
             env=env_label(config.env),
             agent_summary=_plain(find_agent(config.agent).summary),
-            env_summary=_plain(FAMILIES[config.env].summary) if config.env in FAMILIES else "",
+            env_summary=_plain(summary_of(config.env)),
             settings=_settings(run),
             sections=sections,
             behaviour=behaviour,

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from metarl.evaluation.plots import LineEnd, label_ends, set_margins, step_colours
-from metarl.training.tensorboard import EVAL_RETURN, EVAL_SUCCESS, TRAIN_RETURN
+from metarl.training.logs.run_log import EVAL_RETURN, EVAL_SUCCESS, TRAIN_RETURN
 
 _COLUMNS = {
     "training return": TRAIN_RETURN,

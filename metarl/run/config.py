@@ -48,6 +48,8 @@ class TrainConfig:
         eval_tasks: validation tasks in each of these evaluations.
         test_tasks: held-out test tasks in the evaluation at the end.
         checkpoint_interval: meta-iterations between checkpoints.
+        logger: where curves and figures are shown, besides metrics.jsonl: TensorBoard's files in the run, or Weights &
+            Biases (extra 'wandb'; WANDB_MODE=offline keeps all in the run).
         num_threads: CPU threads; 0 = one per core.
         curriculum: 'uniform' samples new tasks in each meta-iteration. The others replay most of them, and more often
             those whose return after adaptation is low ('hard-first') or has changed ('learning-progress').
@@ -85,6 +87,7 @@ class TrainConfig:
     eval_tasks: int = 40
     test_tasks: int = 100
     checkpoint_interval: int = 10
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
     num_threads: int = 0
     curriculum: Literal["uniform", "learning-progress", "hard-first"] = UNIFORM
     curriculum_buffer: int = 100

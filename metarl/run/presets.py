@@ -6,7 +6,7 @@ from typing import Any
 
 from metarl.agents.learner import Preset
 from metarl.agents.registry import find_agent
-from metarl.envs.registry import ALIASES
+from metarl.envs.registry import ALIASES, base_name
 from metarl.errors import UserError, unknown
 from metarl.run.config import TrainConfig
 
@@ -240,7 +240,8 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
 def presets_for(agent: str, env: str) -> dict[str, Preset]:
     """The presets of an agent on an environment; "default" is always one of them."""
     own = {"default": Preset("the defaults of its configuration", {}), **find_agent(agent).presets}
-    return own | AGENT_PRESETS.get(agent, {}) | PRESETS.get((agent, ALIASES.get(env, env)), {})
+    base = base_name(env)  # options of an environment have no presets of their own
+    return own | AGENT_PRESETS.get(agent, {}) | PRESETS.get((agent, ALIASES.get(base, base)), {})
 
 
 def default_config(agent: str, env: str, preset: str = "default") -> TrainConfig:

@@ -6,9 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from metarl.envs import families
-from metarl.envs.registry import ALIASES, FAMILIES, MODULES, make_distribution
+from metarl.envs.registry import (
+    ALIASES,
+    FAMILIES,
+    MODULES,
+    base_name,
+    is_registered,
+    make_distribution,
+    split_options,
+    summary_of,
+    with_options,
+)
 from metarl.envs.task_distribution import TaskDistribution
 
 
@@ -69,6 +80,8 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    return 'no distribution'\n"
         "def needs_more(size):\n"
         "    return finn()\n"
+        "def of_a_length(horizon=6, hard: bool = False, *, kind: str = 'a'):\n"
+        "    return finn(2 * horizon if hard else horizon)\n"
     )
     (tmp_path / "broken_tasks.py").write_text("raise RuntimeError('half written')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -103,3 +116,85 @@ def test_a_module_that_gives_no_distribution_is_rejected(name: str, message: str
     with pytest.raises(ValueError, match=message) as error:
         make_distribution(name)
     assert f"environment {name!r}" in str(error.value)
+
+
+# ---------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.available])
+def test_every_family_has_a_horizon_as_its_option(name: str) -> None:
+    option = "num_pulls" if name.startswith("bandit") else "horizon"
+    distribution = make_distribution(f"{name}@{option}=7")
+    assert distribution.horizon == 7
+    assert distribution.name == f"{name}@{option}=7"
+    assert FAMILIES[name].options[option].default == make_distribution(name).horizon != 7
+
+    # The tasks themselves are those of every horizon.
+    before = make_distribution(name).sample(2, "test")
+    assert all(torch.equal(value, before[key]) for key, value in distribution.sample(2, "test").items())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "shape"),
+    [
+        ("bandit/gaussian@num_arms=3", "mean", (2, 3)),
+        ("tabular-mdp@num_states=4,num_actions=3", "transition", (2, 4, 3, 4)),
+        ("maze@size=4", "openings", (2, 4, 4, 2)),
+    ],
+)
+def test_options_that_decide_the_size_of_a_task(name: str, parameter: str, shape: tuple[int, ...]) -> None:
+    assert make_distribution(name).sample(2, "test")[parameter].shape == shape
+
+
+def test_the_goals_of_a_smaller_grid_lie_in_it() -> None:
+    goals = make_distribution("grid-navigation@size=3").sample(9, "test")["goal"].tolist()
+    assert sorted(goals) == [[0, 2], [1, 2], [2, 0], [2, 1], [2, 2]]  # all cells of 3 × 3 but those next to (0, 0)
+
+
+def test_one_environment_has_one_name() -> None:
+    name = with_options("point-navigation@goal_tolerance=0.50,horizon=050", {"horizon": "40"})
+    assert name == "point-navigation@horizon=40,goal_tolerance=0.5"  # in the order of the signature
+    assert make_distribution(name).name == "point-navigation/finn@horizon=40,goal_tolerance=0.5"
+    assert with_options(name, {"horizon": 100, "goal_tolerance": 0.01}) == "point-navigation"
+    assert with_options("cart-pole", {}) == "cart-pole"
+
+    assert base_name(name) == "point-navigation"
+    assert is_registered(name)
+    assert summary_of(name).endswith("Here with horizon = 40 and goal_tolerance = 0.5.")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cart-pole@horzon=3", r"no option 'horzon' \(did you mean 'horizon'\?\); it has horizon=200$"),
+        ("cart-pole@horizon=0", r"horizon must be a whole number from 1 to 100,000, got '0'$"),
+        ("cart-pole@horizon=2.5", r"must be a whole number .*got '2.5'"),
+        ("grid-navigation@size=2", r"size must be a whole number from 3 to 30, got '2'"),
+        ("point-navigation@goal_tolerance=nan", r"goal_tolerance must be a number from 0 to 1, got 'nan'"),
+        ("ant-goal@may_fall=1", r"may_fall must be true or false, got '1'"),
+        ("cart-pole@horizon", r"options are written as in 'cart-pole@horizon=50', not 'horizon'"),
+        ("cart-pole@horizon=3,horizon=4", r"options are written as in"),
+        ("carpole@horizon=3", r"unknown environment 'carpole' \(did you mean"),
+        ("my_env.yaml@horizon=3", r"my_env.yaml has no options"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_answered_with_what_is(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_distribution(name)
+
+
+def test_a_file_with_the_sign_in_its_name_is_a_file() -> None:
+    assert split_options("runs@home/my_env.yaml") == ("runs@home/my_env.yaml", {})
+
+
+def test_a_users_own_distribution_has_its_arguments_as_options(user_module: str) -> None:
+    name = with_options(f"{user_module}:of_a_length", {"hard": True, "horizon": 4})
+    assert name == f"{user_module}:of_a_length@horizon=4,hard=true"
+    assert make_distribution(name).horizon == 8
+    assert make_distribution(name).name == name
+    with pytest.raises(ValueError, match=r"no option 'size'; it has horizon=6, hard=false, kind=a"):
+        with_options(f"{user_module}:of_a_length", {"size": 4})
+    with pytest.raises(ValueError, match=r"a value must not contain ','"):
+        with_options(f"{user_module}:of_a_length", {"kind": "a,b"})
+    with pytest.raises(ValueError, match=r"ready has no options"):
+        make_distribution(f"{user_module}:ready@horizon=4")

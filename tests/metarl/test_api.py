@@ -132,3 +132,49 @@ def test_what_they_refuse(flags: str, message: str, workplace: Path, capsys: pyt
 def test_seeds_are_read_as_lists_and_ranges() -> None:
     assert parse_seeds("0-4") == [0, 1, 2, 3, 4]
     assert parse_seeds("7, 1-2") == [7, 1, 2]
+
+
+def test_options_of_the_environment_hold_for_all_that_is_done_with_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_figures: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    horizon = 3  # no pole falls as early, so that every return is 3
+    run = metarl.train("maml", "cart-pole", quiet=True, env_options={"horizon": horizon}, **SIZE)
+    assert run.path.name == "maml-cart-pole-horizon-3-seed0"
+    assert run.config.env == from_yaml((run.path / "config.yaml").read_text()).env == "cart-pole@horizon=3"
+    assert set(run.metrics()["eval/return_k1"]) == {3.0}
+    assert (
+        metarl.train(resume=run.path, iterations=4, quiet=True).metrics()["env_steps"].iloc[-1]
+        == 4 * 2 * 2 * 3 * horizon
+    )
+
+    assert run.evaluate(num_tasks=2, split="ood").evaluation.return_mean.tolist() == [3.0, 3.0]
+    comparison = metarl.compare([run], baselines=["random", "oracle"], num_tasks=2, budget=20, quiet=True)
+    assert comparison.to_json()["env"] == "cart-pole@horizon=3"
+    assert {curve.returns.max() for curve in comparison.curves} == {3.0}
+
+    policy = run.adapt(metarl.envs.make_distribution("cart-pole").default_task(), episodes=2)
+    policy.save(tmp_path / "policy")
+    assert json.loads((tmp_path / "policy" / "policy.json").read_text())["horizon"] == horizon
+    assert "cart-pole@horizon=3" in run.report().read_text()
+
+
+def test_options_are_flags_and_make_another_environment(
+    workplace: Path, capsys: pytest.CaptureFixture[str], without_figures: None
+) -> None:
+    short = ["--set", "env.horizon=9", "--set", "env.goal_tolerance=0.5", "--name", "short"]
+    assert main(["train", "--config", f"runs/{RUN}/config.yaml", *short, "--iterations", "1"]) == 0
+    assert metarl.Run("short").config.env == f"{ENV}@horizon=9,goal_tolerance=0.5"
+    assert metarl.Run("short").evaluate(num_tasks=2).evaluation.env_steps.max() <= 9 * 3
+
+    for command, said in {
+        f"compare {RUN} short": "runs of different environments cannot be compared",
+        "train --resume short --set env.horizon=10": "only --iterations may be changed, not ['set']",
+        f"train maml {ENV} --set horizon=9": "--set takes an option of the environment, such as env.horizon=50",
+        f"train maml {ENV} --set env.horizon=1 --set env.horizon=2": "--set gives env.horizon twice",
+        f"train maml {ENV} --set env.size=9": "has no option 'size'; it has horizon=20, goal_tolerance=0.0",
+    }.items():
+        assert main(command.split()) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown setting of a run that is resumed 'env_options'"):
+        metarl.train(resume="short", env_options={"horizon": 9})

@@ -8,6 +8,7 @@
 
 
 complete metarl \
+        'c/--logger=/(tensorboard wandb)/' \
         'c/--run-dir=/d/' \
         'c/--config=/f/' \
         'c/--env-file=/f/' \
@@ -26,8 +27,9 @@ complete metarl \
         'c/--task-file=/f/' \
         'c/--keep=/(last best)/' \
         'c/--split=/(test ood validation)/' \
-        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env config cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit figures first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause physics-determinism policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds split start-from steps task task-chunk task-file test-tasks trust)/' \
+        'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env config cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor logger max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause physics-determinism policy port preset quick repeats resume run-dir sb3-settings seconds seed seeds set split start-from steps task task-chunk task-file test-tasks trust)/' \
         'c/-/(- h)/' \
+        'n/--logger/(tensorboard wandb)/' \
         'n/--run-dir/d/' \
         'n/--config/f/' \
         'n/--env-file/f/' \

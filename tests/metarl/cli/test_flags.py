@@ -27,9 +27,9 @@ pytest_plugins = ["tests.helpers.run_fixtures"]
 FLAGS = {
     "train": (
         "preset seed device iterations max-env-steps num-tasks episodes eval-interval eval-tasks test-tasks "
-        "action-scale normalize-obs checkpoint-interval num-threads curriculum curriculum-buffer "
+        "action-scale normalize-obs checkpoint-interval logger num-threads curriculum curriculum-buffer "
         "curriculum-fresh curriculum-correction compile-env cuda-graphs physics-determinism trust start-from "
-        "env-timeout name run-dir resume config seeds env-file adaptation-steps inner-lr inner-lr-decay "
+        "env-timeout name run-dir resume config seeds env-file set adaptation-steps inner-lr inner-lr-decay "
         "log-std-lr-factor inner-lr-mode "
         "estimator first-order adapted-layers exploration-credit objective-steps outer outer-lr "
         "outer-lr-decay outer-lr-final outer-epochs clip inner-kl-penalty gamma gae-lambda fvp-fraction fvp-memory "

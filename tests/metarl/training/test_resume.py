@@ -40,7 +40,7 @@ SAVE = "metarl.run.checkpoint.CheckpointStore.save"
 UPDATE = "metarl.agents.maml.MAML.update"
 MOMENTS = {
     "before the first checkpoint": Moment(SAVE, 1),
-    "between the layout of the charts and the first row": Moment("metarl.training.tensorboard.RunLog.layout", 1, True),
+    "between the layout of the charts and the first row": Moment("metarl.training.logs.run_log.RunLog.layout", 1, True),
     "within the first iteration": Moment(UPDATE, 1),
     "right after the second checkpoint": Moment(SAVE, 2, after=True),
     "within the second iteration": Moment(UPDATE, 2),

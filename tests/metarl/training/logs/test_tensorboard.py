@@ -19,13 +19,13 @@ from metarl.agents.registry import AGENTS
 from metarl.cli.main import main
 from metarl.errors import UserError
 from metarl.reporting.tensorboard_server import MOST_RUNS, log_directory
-from metarl.training import tensorboard
+from metarl.training.logs import run_log
 from tests.helpers.browser import CHROMIUM, chromium
 from tests.helpers.workbench import EPISODES, ITERATIONS, RUN, events_of, metrics_of, train
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
-README = Path(tensorboard.__file__).with_name("README.md")
+README = Path(run_log.__file__).parents[1] / "README.md"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -157,7 +157,7 @@ def logged_in_readme() -> set[str]:
 
 def test_the_readme_explains_every_tag_constant() -> None:
     is_tag = re.compile(r"(TRAIN|EVAL|TEST|CURRICULUM|TIME)_\w+").fullmatch
-    constants = {value for name, value in vars(tensorboard).items() if is_tag(name)}
+    constants = {value for name, value in vars(run_log).items() if is_tag(name)}
     assert len(constants) > 15
     assert constants <= logged_in_readme()
 

@@ -1,22 +1,19 @@
-"""The one owner of what TensorBoard shows of a run, and of the names of the values in metrics.jsonl.
+"""The one owner of what is logged of a run: the names of the values, wherever they are shown, and metrics.jsonl.
 
-What each tag means stands in README.md beside this file, under "What is logged".
+What each tag means stands in metarl/training/README.md, under "What is logged".
 """
 
-import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
-
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from metarl.evaluation.evaluation import Evaluation
 from metarl.run.checkpoint import Progress
 from metarl.run.config import TrainConfig, flat_items
 from metarl.run.run_directory import RunDirectory
+from metarl.training.logs.backend import Backend
+from metarl.training.logs.tensorboard import TensorBoardBackend
+from metarl.training.logs.wandb import WandbBackend
 from metarl.training.meta_iteration import MetaIteration
 
 if TYPE_CHECKING:
@@ -49,9 +46,6 @@ TIME_META_UPDATE = "time/meta_update"
 TIME_EVALUATE = "time/evaluate"
 TIME_ENV_STEPS_PER_SECOND = "time/env_steps_per_second"
 
-_RGBA = 4
-"""TensorBoard's number for images with four channels, as matplotlib writes them."""
-
 _CHARTS = {
     "validation return after k adaptation steps": EVAL_RETURN,
     "validation success rate after k adaptation steps": EVAL_SUCCESS,
@@ -62,6 +56,7 @@ _CHARTS = {
 _BOOKKEEPING = {
     "name",
     "run_dir",
+    "logger",
     "device",
     "num_threads",
     "compile_env",
@@ -74,34 +69,30 @@ _BOOKKEEPING = {
 }
 """Settings that do not change what is learned; HPARAMS leaves them out."""
 
-_FIRST_SETTINGS = ("agent", "env", "preset", "seed")
-"""Settings that HPARAMS shows first: what tells runs apart; the others follow by their names."""
-
-_TEST_SUFFIX = ".test"
-"""How the file of events of the evaluation at the end differs from those of training."""
+BACKENDS: dict[str, type[TensorBoardBackend] | type[WandbBackend]] = {
+    "tensorboard": TensorBoardBackend,
+    "wandb": WandbBackend,
+}
+"""--logger → where curves and figures are shown; metrics.jsonl is written besides each of them."""
 
 
 class RunLog:
-    """Writes what a run shows of its training: TensorBoard's events and metrics.jsonl.
+    """Writes what a run shows of its training: metrics.jsonl, TensorBoard or Weights & Biases.
 
     `iteration` and `validation` collect the values of one row; `write` writes the row. The x-axis of every curve is the
     number of environment steps that training has taken.
 
     Args:
         run: the run.
-        resumed_from: the progress of the checkpoint from which training goes on; None for a run that begins. Events
-            after it are purged, and those of a run that was killed before its first checkpoint are removed.
+        resumed_from: the progress of the checkpoint from which training goes on; None for a run that begins.
+
+    Raises:
+        UserError: the backend cannot be had.
     """
 
     def __init__(self, run: RunDirectory, resumed_from: Progress | None) -> None:
-        # Removed and not purged: of the layout and the hyper-parameters, which have no step, both copies would stay.
-        if resumed_from is None:
-            for left in run.path.glob("events.out.tfevents.*"):
-                left.unlink()
-
-        purge_step = None if resumed_from is None else resumed_from.env_steps + 1
         self._run = run
-        self._writer = SummaryWriter(str(run.path), purge_step=purge_step)
+        self._backend: Backend = BACKENDS[run.config.logger].open(run.path, resumed_from)
         self._row: dict[str, float] = {}
 
     def __enter__(self) -> "RunLog":
@@ -110,42 +101,35 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        self._backend.close()
 
     def hyper_parameters(self, config: TrainConfig, adaptation_steps: int) -> None:
-        """Write the hyper-parameters under the names of their flags, and the results that HPARAMS shows beside them.
+        """Write the hyper-parameters under the names of their flags, and which results belong beside them.
 
         Args:
             config: the resolved configuration.
             adaptation_steps: K.
         """
-        settings: dict[str, int | float | str] = {}
+        settings: dict[str, int | float | str | bool] = {}
         for name, value in flat_items(config).items():
             flag = name.rpartition(".")[2]
             if flag not in _BOOKKEEPING:
-                # TensorBoard would show a bool as 0.0000.
-                settings[flag] = str(value).lower() if isinstance(value, bool) else value
+                settings[flag] = value
 
         # Before and after adaptation is enough for a table; the curves have the steps between.
         last = adaptation_steps
         results = [f"{TEST_RETURN}{last}", f"{EVAL_RETURN}{last}", f"{EVAL_RETURN}0", EVAL_GAIN]
-        experiment, start, end = hparams(settings, dict.fromkeys(results, 0.0))
-        _show_first(experiment, _FIRST_SETTINGS)
-        for summary in (experiment, start, end):
-            self._writer._get_file_writer().add_summary(summary)
+        self._backend.hyper_parameters(settings, results)
 
     def layout(self, with_success: bool) -> None:
-        """Write the charts of CUSTOM SCALARS, which show the curves of all k = 0 … K in one.
+        """Lay out the charts that show the curves of all k = 0 … K in one.
 
         Args:
             with_success: whether the environment tells success.
         """
-        charts = {
-            title: ["Multiline", [f"^{tag}\\d+$"]]
-            for title, tag in _CHARTS.items()
-            if with_success or tag != EVAL_SUCCESS
-        }
-        self._writer.add_custom_scalars({"adaptation": charts})
+        self._backend.charts(
+            {title: tag for title, tag in _CHARTS.items() if with_success or tag != EVAL_SUCCESS},
+        )
 
     def iteration(self, done: MetaIteration) -> None:
         """Add a meta-iteration to the row."""
@@ -178,13 +162,11 @@ class RunLog:
         """Write a figure."""
         from metarl.evaluation.plots import SCREEN_DPI, figure_bytes  # matplotlib is slow to import
 
-        add_picture(self._writer, tag, figure_bytes(figure, dpi=SCREEN_DPI), progress.env_steps)
+        self._backend.picture(tag, figure_bytes(figure, dpi=SCREEN_DPI), progress)
 
     def write(self, progress: Progress) -> None:
-        """Write the row to TensorBoard and to metrics.jsonl, and begin the next one."""
-        for tag, value in self._row.items():
-            self._writer.add_scalar(tag, value, progress.env_steps)
-        self._writer.flush()  # so that a kill loses nothing of what the next checkpoint holds
+        """Write the row to the backend and to metrics.jsonl, and begin the next one."""
+        self._backend.row(self._row, progress)
 
         counts = {
             "iteration": progress.iteration,
@@ -196,60 +178,38 @@ class RunLog:
         self._row = {}
 
     @staticmethod
-    def test(run: RunDirectory, evaluation: Evaluation, pictures: Mapping[str, bytes], env_steps: int) -> None:
-        """Put the evaluation on the test split beside the events of training.
-
-        It has a file of its own, in place of the one of an earlier evaluation.
+    def test(run: RunDirectory, evaluation: Evaluation, pictures: Mapping[str, bytes], progress: Progress) -> None:
+        """Put the evaluation on the test split beside what was logged of training, in place of an earlier one.
 
         Args:
             run: the run.
             evaluation: what it found.
             pictures: its figures by name, as PNG files.
-            env_steps: environment steps that the evaluated checkpoint was trained for, the x-axis.
+            progress: that of the evaluated checkpoint; its environment steps are the x-axis.
         """
         from metarl.evaluation.plots import for_screen  # matplotlib is slow to import
 
-        # TensorBoard would join both evaluations into one curve.
-        for earlier in run.path.glob(f"events.out.tfevents.*{_TEST_SUFFIX}"):
-            earlier.unlink()
+        row = {f"{TEST_RETURN}{k}": float(value) for k, value in enumerate(evaluation.return_mean)}
+        if evaluation.success_rate is not None:
+            row |= {f"{TEST_SUCCESS}{k}": float(value) for k, value in enumerate(evaluation.success_rate)}
+        row[TEST_GAIN] = float(evaluation.gains.mean())
 
-        with SummaryWriter(str(run.path), filename_suffix=_TEST_SUFFIX) as writer:
-            for k, value in enumerate(evaluation.return_mean):
-                writer.add_scalar(f"{TEST_RETURN}{k}", value, env_steps)
-            if evaluation.success_rate is not None:
-                for k, value in enumerate(evaluation.success_rate):
-                    writer.add_scalar(f"{TEST_SUCCESS}{k}", value, env_steps)
-            writer.add_scalar(TEST_GAIN, evaluation.gains.mean(), env_steps)
-
-            for name, picture in pictures.items():
-                add_picture(writer, f"{TEST_FIGURE}{name.replace('-', '_')}", for_screen(picture), env_steps)
+        backend: Backend = BACKENDS[run.config.logger].of_test(run.path, run.last_progress().iteration)
+        for name, picture in pictures.items():
+            backend.picture(f"{TEST_FIGURE}{name.replace('-', '_')}", for_screen(picture), progress)
+        backend.row(row, progress)
+        backend.close()
 
 
-def _show_first(experiment: Summary, settings: Collection[str]) -> None:
-    """Let HPARAMS show some settings before all others.
+def check_logger(logger: str) -> None:
+    """Refuse a backend that cannot be had, before anything is written.
 
-    TensorBoard sorts by name, but first those that are marked as different between runs.
-
-    Args:
-        experiment: what torch writes of all settings; changed in place.
-        settings: names of those to mark.
+    Raises:
+        UserError: says what is missing.
     """
-    plugin = experiment.value[0].metadata.plugin_data
-    data = HParamsPluginData.FromString(plugin.content)
-    for info in data.experiment.hparam_infos:
-        info.differs = info.name in settings
-    plugin.content = data.SerializeToString()
+    BACKENDS[logger].check()
 
 
-def add_picture(writer: SummaryWriter, tag: str, picture: bytes, step: int | None = None) -> None:
-    """Write a PNG file as it is; torch's `add_figure` would draw the figure, decode and encode it once more.
-
-    Args:
-        writer: where to.
-        tag: its name.
-        picture: the file's content; width and height stand at its beginning.
-        step: the x-axis.
-    """
-    width, height = struct.unpack(">II", picture[16:24])
-    image = Summary.Image(width=width, height=height, colorspace=_RGBA, encoded_image_string=picture)
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+def where_to_watch(run: RunDirectory) -> str:
+    """What to do to see a run's curves."""
+    return BACKENDS[run.config.logger].where_to_watch(run.path)
