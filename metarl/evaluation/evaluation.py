@@ -10,11 +10,6 @@ from scipy import stats
 from metarl.envs.rollout import Episodes
 from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
 
-RESAMPLES = 10_000
-
-FEW_TASKS = 50
-"""Below so many tasks a percentile interval is too narrow: of six tasks, it covers 86%."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -74,8 +69,7 @@ class Evaluation:
             tests = [stats.binomtest(int(row.sum()), trials) for row in self.successes]
             return np.array([test.proportion_ci(CONFIDENCE, method="wilson") for test in tests])
 
-        estimates = [share_interval(row / self.episodes_per_step) for row in self.successes]
-        return np.array([(estimate.low, estimate.high) for estimate in estimates])
+        return np.stack([share_interval(row / self.episodes_per_step).ends for row in self.successes])
 
     @property
     def return_mean(self) -> NDArray[np.float64]:
@@ -87,7 +81,7 @@ class Evaluation:
         """95% interval of each mean, (K+1, 2): bootstrap over tasks, or over episodes where it is exhaustive."""
         if self.exhaustive and self.errors is not None:
             return np.stack([self._over_episodes(*row) for row in zip(self.returns, self.errors, strict=True)])
-        return np.stack([bootstrap_ci(row) for row in self.returns])
+        return np.stack([mean_interval(row).ends for row in self.returns])
 
     def _over_episodes(self, returns: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
         """95% interval of the mean of M tasks that are all there are, given the standard error of each, (2,)."""
@@ -106,7 +100,7 @@ class Evaluation:
         """95% interval of the mean gain, (2,), over what `return_ci95` speaks of."""
         if self.exhaustive and self.errors is not None:
             return self._over_episodes(self.gains, np.hypot(self.errors[0], self.errors[-1]))
-        return bootstrap_ci(self.gains)
+        return mean_interval(self.gains).ends
 
     def lost(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return lost while adapting on each task, (M,): what a policy that knows it gets more meanwhile.
@@ -139,47 +133,13 @@ class Evaluation:
             data["pooled"] = False
             data["trials_per_task"] = self.episodes_per_step
             data["trial_return_mean"] = float(trials.mean())
-            data["trial_return_ci95"] = bootstrap_ci(trials).tolist()
+            data["trial_return_ci95"] = mean_interval(trials).ends.tolist()
 
         if self.success_rate is not None and self.success_ci95 is not None:
             data["success_rate"] = self.success_rate.tolist()
             data["success_ci95"] = self.success_ci95.tolist()
 
         return data
-
-
-def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """95% bootstrap interval of a mean; equal values, or a single one, are their own interval.
-
-    The values are what is resampled: one for each task, so that the interval speaks of other tasks of the distribution.
-    Of fewer than FEW_TASKS, the percentile interval is stretched as in `mean_interval`.
-
-    Args:
-        values: one number for each task, (n,).
-
-    Returns:
-        Low and high end, (2,).
-
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-    """
-    # SciPy warns of a degenerate distribution here.
-    if len(values) == 1 or bool(np.all(values == values[0])):
-        return np.array([values[0], values[0]])
-
-    if len(values) < FEW_TASKS:
-        estimate = mean_interval(values)
-        return np.array([estimate.low, estimate.high])
-
-    interval = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-
-    return np.array([interval.low, interval.high])
 
 
 def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = True) -> Evaluation:

@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from metarl.evaluation import intervals
-from metarl.evaluation.intervals import Estimate, Variance, mean_variance, shaped_interval, share_interval
+from metarl.evaluation.intervals import (
+    Estimate,
+    Variance,
+    mean_variance,
+    resampled_entries,
+    shaped_interval,
+    share_interval,
+)
 
 Floats = NDArray[np.float64]
 
@@ -133,8 +140,8 @@ def iqm_estimate(returns: Floats) -> Estimate:
     variance = mean_variance(winsorised)
     variance = Variance(variance.value / kept**2, max(1.0, kept * variance.degrees_of_freedom))
 
-    resampled = _resample(returns, _indices(returns))
-    return shaped_interval(iqm(returns), _iqm_of_rows(resampled), variance)
+    resampled = _iqm_of_rows(resampled_entries(returns))
+    return shaped_interval(iqm(returns), resampled, variance)
 
 
 def cvar_10(returns: Floats) -> Estimate | None:
@@ -197,8 +204,7 @@ def _worst_tenth_weights(num_tasks: int) -> Floats:
 
 def mean_interval(curve: Curve) -> Floats:
     """95% interval of the curve's mean at each point by itself, as of `mean_estimate`, (P, 2)."""
-    estimates = [mean_estimate(curve.returns[:, point]) for point in range(len(curve.env_steps))]
-    return np.array([(estimate.low, estimate.high) for estimate in estimates])
+    return np.stack([mean_estimate(curve.returns[:, point]).ends for point in range(len(curve.env_steps))])
 
 
 def difference(ours: Floats, theirs: Floats) -> Estimate:
@@ -320,27 +326,6 @@ def _first_crossing(env_steps: Floats, differences: Floats) -> float:
 def _wins(ours: Floats, theirs: Floats) -> Floats:
     """1 where ours is larger, ½ where they are equal, 0 elsewhere."""
     return np.asarray((ours > theirs) + 0.5 * (ours == theirs))
-
-
-def _indices(returns: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which seeds and tasks each resample draws, with replacement; the same in every call.
-
-    Args:
-        returns: (S, M).
-
-    Returns:
-        Seeds (B, S) and tasks (B, M).
-    """
-    num_seeds, num_tasks = returns.shape
-    tasks = np.random.default_rng([0, 0]).integers(num_tasks, size=(intervals.RESAMPLES, num_tasks))
-    seeds = np.random.default_rng([0, 1]).integers(num_seeds, size=(intervals.RESAMPLES, num_seeds))
-    return seeds, tasks
-
-
-def _resample(returns: Floats, indices: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Floats:
-    """Returns (S, M) of each resample, (B, S·M): every drawn task for every drawn seed."""
-    seeds, tasks = indices
-    return np.asarray(returns[seeds[:, :, None], tasks[:, None, :]].reshape(len(seeds), -1))
 
 
 def _iqm_of_rows(rows: Floats) -> Floats:

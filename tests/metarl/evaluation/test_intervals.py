@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from metarl.evaluation import intervals
-from metarl.evaluation.evaluation import bootstrap_ci
-from metarl.evaluation.intervals import Estimate, mean_interval, mean_variance, share_interval
+from metarl.evaluation.intervals import (
+    Estimate,
+    mean_interval,
+    mean_variance,
+    resampled_entries,
+    resampled_means,
+    share_interval,
+)
 from metarl.evaluation.statistics import (
     Curve,
     cvar_10,
@@ -126,8 +132,7 @@ def of_one_run(num_tasks: int) -> Experiment:
 
     def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
         values = -rng.gamma(4.0, size=num_tasks)
-        low, high = bootstrap_ci(values)
-        return Estimate(float(values.mean()), low, high), -4.0
+        return mean_interval(values), -4.0
 
     return experiment
 
@@ -194,6 +199,17 @@ def test_the_variance_of_a_mean_is_unbiased_for_crossed_samples() -> None:
         of_three.append(mean_variance(ours[:, None] - theirs[None]).value)
     assert np.mean(of_two) == pytest.approx(1 / 4 + 4 / 9 + 0.25 / 36, rel=0.08)
     assert np.mean(of_three) == pytest.approx(1 / 4 + 1 / 3 + 0.25 / 36 + 0.25 / 27, rel=0.12)
+
+
+def test_entries_and_means_are_of_the_same_draws() -> None:
+    """Every drawn task for every drawn seed, counted by hand in the entries."""
+    returns = np.array([[1.0, 10.0, 100.0], [1e3, 1e4, 1e5]])
+    entries = resampled_entries(returns)
+    np.testing.assert_allclose(entries.mean(axis=1), resampled_means(returns))
+    for row in entries[:20].reshape(-1, 2, 3):
+        seeds = np.log10(row[:, 0]) // 3
+        tasks = np.log10(row) - 3 * seeds[:, None]
+        np.testing.assert_allclose(tasks, np.broadcast_to(tasks[0], tasks.shape), atol=1e-9)
 
 
 def test_one_sample_has_students_interval() -> None:
