@@ -10,6 +10,9 @@ from scipy import stats
 from metarl.envs.rollout import Episodes
 from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
 
+TASKS_LISTED = 10
+"""Where there are so many tasks at most, each is told by itself."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -161,13 +164,13 @@ def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = 
         total_env_steps=sum(batch.env_steps for batch in batches),
         episodes_per_step=batches[0].reward.shape[1],
         successes=_successes(batches),
-        errors=np.stack([_standard_errors(batch) for batch in batches]),
+        errors=np.stack([standard_errors(batch) for batch in batches]),
         exhaustive=exhaustive,
         pooled=pooled,
     )
 
 
-def _standard_errors(batch: Episodes) -> NDArray[np.float64]:
+def standard_errors(batch: Episodes) -> NDArray[np.float64]:
     """Standard error of each task's mean over E episodes, (M,); of a single one nothing is known: 0."""
     returns = batch.returns.double().cpu().numpy()
     num_episodes = returns.shape[1]

@@ -11,6 +11,7 @@ Shapes: any array whose axes are crossed samples, e.g. (S, M) of seeds and tasks
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -108,6 +109,15 @@ def mean_variance(values: Floats) -> Variance:
 
     fewest = min(freedom for _, _, freedom in parts)
     return Variance(total, max(float(fewest), total**2 / uncertainty))
+
+
+def sum_of_variances(parts: Sequence[Variance]) -> Variance:
+    """Variance of a sum or difference of independent means; Satterthwaite's degrees of freedom."""
+    total = sum(part.value for part in parts)
+    uncertainty = sum(part.value**2 / part.degrees_of_freedom for part in parts)
+    if uncertainty == 0:
+        return Variance(total, math.inf)
+    return Variance(total, total**2 / uncertainty)
 
 
 def _effect(values: Floats, axes: tuple[int, ...]) -> Floats:

@@ -23,7 +23,7 @@ from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, 
 from metarl.errors import UserError
 from metarl.evaluation import interpretation_plots, plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
-from metarl.evaluation.evaluation import Evaluation, summarize
+from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
@@ -33,9 +33,6 @@ from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
-
-TASKS_LISTED = 10
-"""Of so many tasks at most, each has a line of its own."""
 
 FIGURES = {
     "adaptation": "return against episodes of experience on the new task",

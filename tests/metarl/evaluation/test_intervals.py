@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from metarl.evaluation import intervals
+from metarl.evaluation.all_tasks import Noise
 from metarl.evaluation.intervals import (
     Estimate,
     mean_interval,
@@ -71,6 +72,22 @@ def of_differences(num_seeds: int, num_tasks: int, gap: float) -> Experiment:
     def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
         tasks = 3 * rng.standard_normal((1, num_tasks))
         return difference(agent(rng, tasks, num_seeds, mean=gap), agent(rng, tasks, num_seeds)), gap
+
+    return experiment
+
+
+def of_all_tasks(num_seeds: int) -> Experiment:
+    """Two tasks and no others, with one seed judged by 5 episodes of each; two agents whose difference is 1."""
+    means = np.array([-4.0, 7.0])
+
+    def play(rng: np.random.Generator, mean: float) -> tuple[Floats, Noise]:
+        luck = rng.standard_normal((num_seeds, 1, 1)) if num_seeds > 1 else 0.0
+        episodes = mean + means[:, None] + luck + np.array([[1.0], [3.0]]) * rng.standard_normal((num_seeds, 2, 5))
+        return episodes.mean(axis=2), Noise(episodes.std(axis=2, ddof=1) / math.sqrt(5), 5)
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        (ours, our_noise), (theirs, their_noise) = play(rng, 1.0), play(rng, 0.0)
+        return difference(ours, theirs, our_noise, their_noise), 1.0
 
     return experiment
 
@@ -145,6 +162,7 @@ CASES: dict[str, Experiment] = {
     **{f"unequal agents, {s} seeds": of_differences(s, 20, 1.0) for s in (1, 3, 5, 10)},
     **{f"probability of equal agents, {s} seeds": of_probabilities(s, 20, 0.0) for s in (1, 3, 5, 10)},
     **{f"probability of unequal agents, {s} seeds": of_probabilities(s, 20, 0.6) for s in (1, 3, 5, 10)},
+    **{f"two tasks in all, {s} seeds": of_all_tasks(s) for s in (1, 3, 5, 10)},
     **{f"steps to reach, {s} seeds": of_steps(s, 20) for s in (1, 3)},
     **{f"success rate {p}, {m} tasks": of_success(m, p) for p in (0.5, 0.9) for m in (20, 100)},
     **{f"one run, {m} tasks": of_one_run(m) for m in (6, 20, 60)},
@@ -160,6 +178,8 @@ QUICK = (
     "equal agents, 3 seeds",
     "unequal agents, 5 seeds",
     "probability of equal agents, 3 seeds",
+    "two tasks in all, 1 seeds",
+    "two tasks in all, 3 seeds",
     "steps to reach, 3 seeds",
     "success rate 0.9, 20 tasks",
     "one run, 6 tasks",
