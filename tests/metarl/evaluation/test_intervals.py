@@ -194,10 +194,11 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says(case: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("case", CASES)
 def test_an_interval_covers_the_truth_within_three_points(case: str) -> None:
     """2,000 repetitions: ± 1 point of chance."""
-    assert coverage(CASES[case], 2000) >= 0.915
+    assert 0.915 <= coverage(CASES[case], 2000) <= 0.985
 
 
 @pytest.mark.slow
