@@ -111,6 +111,17 @@ def mean_variance(values: Floats) -> Variance:
     return Variance(total, max(float(fewest), total**2 / uncertainty))
 
 
+def exceeds_by_more_than_noise(ours: Floats, theirs: Floats) -> bool:
+    """Whether a mean over tasks lies above another by more than the standard error of their difference, task by task.
+
+    Args:
+        ours: return on each of M tasks.
+        theirs: return on the same tasks, with the same random numbers.
+    """
+    difference = ours - theirs
+    return bool(difference.mean() > math.sqrt(mean_variance(difference).value))
+
+
 def sum_of_variances(parts: Sequence[Variance]) -> Variance:
     """Variance of a sum or difference of independent means; Satterthwaite's degrees of freedom."""
     total = sum(part.value for part in parts)
