@@ -1,7 +1,10 @@
 """The optimizer of the meta-parameters: the tensors that training changes, and Adam's moments of them."""
 
 import contextlib
+import functools
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +24,22 @@ class MetaOptimizer:
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
+        self._on_gpu = all(leaf.is_cuda for leaf in parameters.values())
+        self._moments: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+
+    @functools.cached_property
+    def _adam(self) -> torch.optim.Adam:
+        """Adam, made when it first steps: it imports PyTorch's compiler, which takes two seconds."""
         # On a GPU the moments of all tensors move in one operation, and the count of steps lies there too.
-        on_gpu = all(leaf.is_cuda for leaf in parameters.values())
-        self._adam = torch.optim.Adam(parameters.values(), fused=on_gpu or None)
+        adam = torch.optim.Adam(self.parameters.values(), fused=self._on_gpu or None)
+        adam.state = self._moments
+        return adam
 
     @property
     def adam_steps(self) -> int:
         """Steps that Adam has taken."""
         first = next(iter(self.parameters.values()))
-        return int(self._adam.state.get(first, {}).get("step", 0))
+        return int(self._moments.get(first, {}).get("step", 0))
 
     def ascend(self, gradient: Parameters, lr: float) -> None:
         """One step of Adam up a gradient."""
@@ -86,7 +96,7 @@ class MetaOptimizer:
         """Copies: "meta.<name>", and "adam.<moment>.<name>" once Adam has stepped."""
         state = {f"meta.{name}": leaf.detach().clone() for name, leaf in self.parameters.items()}
         for name, leaf in self.parameters.items():
-            for moment, value in self._adam.state.get(leaf, {}).items():
+            for moment, value in self._moments.get(leaf, {}).items():
                 # torch keeps the count of steps in the user's default dtype.
                 state[f"adam.{moment}.{name}"] = value.detach().to(leaf.dtype, copy=True)
         return state
@@ -101,10 +111,10 @@ class MetaOptimizer:
         self.assign({name: state[f"meta.{name}"] for name in self.parameters})
 
         # A state without moments is that of a learner that has not stepped: Adam starts anew.
-        self._adam.state.clear()
+        self._moments.clear()
         for name, leaf in self.parameters.items():
             if f"adam.step.{name}" in state:
-                self._adam.state[leaf] = {
+                self._moments[leaf] = {
                     "step": state[f"adam.step.{name}"].to(self._count_device(leaf), leaf.dtype, copy=True),
                     "exp_avg": state[f"adam.exp_avg.{name}"].to(leaf.device, copy=True),
                     "exp_avg_sq": state[f"adam.exp_avg_sq.{name}"].to(leaf.device, copy=True),
@@ -112,7 +122,7 @@ class MetaOptimizer:
 
     def _count_device(self, leaf: Tensor) -> torch.device:
         """Where torch keeps Adam's count of steps."""
-        return leaf.device if self._adam.defaults["fused"] else torch.device("cpu")
+        return leaf.device if self._on_gpu else torch.device("cpu")
 
     def _check(self, state: dict[str, Tensor]) -> None:
         """Refuse a state with other names or shapes; moments are there for all parameters or for none."""

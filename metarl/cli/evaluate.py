@@ -14,7 +14,6 @@ from metarl.console import print_json, say, show_table
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import tasks_to_json
 from metarl.errors import UserError
-from metarl.evaluation.plots import adaptation_curve, figure_bytes
 from metarl.evaluation.pooling import pool
 from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run, evaluation_file, figure_file
 from metarl.run.files import check_directory_writable, write_atomically
@@ -76,6 +75,8 @@ class Evaluate(TaskSelection):
         }
 
         if self.out:
+            from metarl.evaluation.plots import adaptation_curve, figure_bytes  # matplotlib is slow to import
+
             # Of other data than one run's evaluation: a report of a run reads that one.
             label = f"{'task' if self.task else self.split}-seeds"
             figure = figure_bytes(adaptation_curve(pooled, title))

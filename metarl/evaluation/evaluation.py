@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from metarl.envs.rollout import Episodes
-from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
+from metarl.evaluation.intervals import CONFIDENCE, TAILS, mean_interval, share_interval
 
 TASKS_LISTED = 10
 """Where there are so many tasks at most, each is told by itself."""
@@ -68,6 +68,8 @@ class Evaluation:
             return None
 
         if self.exhaustive:
+            from scipy import stats  # slow to import, and seldom needed
+
             trials = self.successes.shape[1] * self.episodes_per_step
             tests = [stats.binomtest(int(row.sum()), trials) for row in self.successes]
             return np.array([test.proportion_ci(CONFIDENCE, method="wilson") for test in tests])
@@ -90,7 +92,8 @@ class Evaluation:
         """95% interval of the mean of M tasks that are all there are, given the standard error of each, (2,)."""
         num_tasks = len(returns)
         freedom = max(1, num_tasks * (self.episodes_per_step - 1))
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(np.sqrt(np.square(errors).sum())) / num_tasks
+        quantile = float(special.stdtrit(freedom, TAILS[1]))
+        half = quantile * float(np.sqrt(np.square(errors).sum())) / num_tasks
         return np.asarray(returns.mean() + np.array([-half, half]))
 
     @property

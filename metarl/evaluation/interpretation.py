@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.spatial.distance import pdist
 
 from metarl.agents.learner import Adapted, Learner
 from metarl.agents.policies.parameters import Parameters
@@ -16,6 +14,7 @@ from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import FROZEN_SIZE, TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.evaluation.adaptation import adaptation_loop
+from metarl.evaluation.statistics import ranks
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Interpretation:
 
         if len(similarity) < 3 or np.ptp(similarity) == 0 or np.ptp(distance) == 0:
             return None
-        return float(stats.spearmanr(distance, similarity).statistic)
+        return float(np.corrcoef(ranks(distance), ranks(similarity))[0, 1])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: means and standard deviations over tasks, None in place of NaN."""
@@ -94,6 +93,8 @@ def interpret(
     squared = _norms(after, before) ** 2
     directions = torch.cat([_rows(after[name] - before[name]) for name in before], dim=1)
 
+    from scipy.spatial.distance import pdist  # slow to import
+
     # Divisions by zero are wanted: they give the values that are not a number where nothing moved.
     with np.errstate(invalid="ignore", divide="ignore"):
         return Interpretation(
@@ -131,6 +132,8 @@ def task_distances(distribution: TaskDistribution, tasks: Task, split: str) -> N
     Returns:
         Distances in the order of `scipy.spatial.distance.pdist`, (M (M − 1) / 2,).
     """
+    from scipy.spatial.distance import pdist  # slow to import
+
     # The tasks themselves may lie outside what the split's list spans: they count for the range as well.
     drawn = _matrix(distribution.sample(FROZEN_SIZE, split, torch.Generator().manual_seed(0)))
     own = _matrix(tasks)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -73,7 +73,7 @@ class Variance(NamedTuple):
     @property
     def quantile(self) -> float:
         """97.5% quantile of Student's t."""
-        return float(stats.t.ppf(TAILS[1], self.degrees_of_freedom))
+        return float(special.stdtrit(self.degrees_of_freedom, TAILS[1]))
 
 
 def mean_variance(values: Floats) -> Variance:
@@ -227,7 +227,7 @@ def share_interval(shares: Floats) -> Estimate:
     variance = mean_variance(shares)
     sampled = [size for size in shares.shape if size > 1]
     trials = float(sampled[-1]) if sampled else 1.0
-    quantile = variance.quantile if math.isfinite(variance.degrees_of_freedom) else float(stats.norm.ppf(TAILS[1]))
+    quantile = variance.quantile if math.isfinite(variance.degrees_of_freedom) else float(special.ndtri(TAILS[1]))
     if variance.value > 0:
         trials = share * (1 - share) / variance.value
 

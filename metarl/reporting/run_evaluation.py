@@ -5,11 +5,10 @@ import sys
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from metarl.agents.distillation import Distillation
@@ -21,7 +20,6 @@ from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
-from metarl.evaluation import interpretation_plots, plots
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
@@ -33,6 +31,9 @@ from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
 from metarl.run.files import write_atomically
 from metarl.run.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = {
     "adaptation": "return against episodes of experience on the new task",
@@ -173,8 +174,10 @@ class RunEvaluation:
         return self.split not in (None, "train") and not self.distribution.shares_tasks(self.split or "")
 
     @cached_property
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> "dict[str, Figure]":
         """The figures that there are, by name; see FIGURES."""
+        from metarl.evaluation import interpretation_plots, plots  # matplotlib is slow to import
+
         figures = {"adaptation": plots.adaptation_curve(self.evaluation, self.title)}
 
         paths = plots.trajectories(self.distribution, self.tasks, self.batches)
@@ -194,7 +197,9 @@ class RunEvaluation:
     @cached_property
     def pictures(self) -> dict[str, bytes]:
         """The figures as PNG files; each is drawn once."""
-        return {name: plots.figure_bytes(figure) for name, figure in self.figures.items()}
+        from metarl.evaluation.plots import figure_bytes  # matplotlib is slow to import
+
+        return {name: figure_bytes(figure) for name, figure in self.figures.items()}
 
     def write(self, directory: Path) -> None:
         """Write evaluation-<split>.json and the figures beside it, in place of those of an earlier evaluation."""

@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from metarl.agents.learner import Learner
@@ -17,6 +16,7 @@ from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.errors import UserError
+from metarl.evaluation.statistics import ranks
 from metarl.run.config import HARD_FIRST, UNIFORM, TrainConfig
 
 STALENESS_SHARE = 0.3
@@ -220,7 +220,8 @@ class PrioritizedTasks:
         """P of each task of the buffer, (N,)."""
         if not self._buffer:
             return np.zeros(0)
-        by_score = 1 / rankdata(-self._scores())
+
+        by_score = 1 / ranks(-self._scores())
         age = self._buffer["age"].double().numpy()
         mixture = (1 - STALENESS_SHARE) * by_score / by_score.sum() + STALENESS_SHARE * age / age.sum()
         return np.asarray(mixture)

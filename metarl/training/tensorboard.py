@@ -6,19 +6,21 @@ What each tag means stands in README.md beside this file, under "What is logged"
 import struct
 from collections.abc import Collection, Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from metarl.evaluation.evaluation import Evaluation
-from metarl.evaluation.plots import figure_bytes
 from metarl.run.checkpoint import Progress
 from metarl.run.config import TrainConfig, flat_items
 from metarl.run.run_directory import RunDirectory
 from metarl.training.meta_iteration import MetaIteration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Tags that end in _k are followed by the number k of adaptation steps: "eval/return_k0", "eval/return_k1", ….
 TRAIN_RETURN = "train/return_k"
@@ -172,8 +174,10 @@ class RunLog:
             self._row |= {f"{EVAL_SUCCESS}{k}": float(value) for k, value in enumerate(evaluation.success_rate)}
         self._row |= {EVAL_GAIN: float(evaluation.gains.mean()), TIME_EVALUATE: seconds}
 
-    def figure(self, tag: str, figure: Figure, progress: Progress) -> None:
+    def figure(self, tag: str, figure: "Figure", progress: Progress) -> None:
         """Write a figure."""
+        from metarl.evaluation.plots import figure_bytes  # matplotlib is slow to import
+
         add_picture(self._writer, tag, figure_bytes(figure), progress.env_steps)
 
     def write(self, progress: Progress) -> None:

@@ -23,7 +23,6 @@ from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.action_map import missing_bounds_warning
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import TrainingError, what_happened
-from metarl.evaluation import plots
 from metarl.evaluation.adaptation import adaptation_episodes, choose_rate_factors, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.run.build import (
@@ -45,7 +44,6 @@ from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env, first_use, use_graphs
 from metarl.training.curriculum import make_curriculum
-from metarl.training.curriculum_plots import PLOTTED_TASKS, task_densities
 from metarl.training.memory import out_of_memory
 from metarl.training.meta_iteration import MetaIteration, first_look, run_meta_iteration
 from metarl.training.progress import Reporter, make_reporter
@@ -407,6 +405,8 @@ class Trainer:
 
     def _draw_validation(self, log: RunLog, evaluation: Evaluation, tasks: Task, batches: list[Episodes]) -> None:
         """Figures of the adaptation curve and, where the family has such, of trajectories."""
+        from metarl.evaluation import plots  # matplotlib is slow to import
+
         config = self.config
         title = f"{config.agent} on {env_label(config.env)}, {config.eval_tasks} validation tasks"
         log.figure(EVAL_ADAPTATION, plots.adaptation_curve(evaluation, title), self.progress)
@@ -420,6 +420,9 @@ class Trainer:
         replay = self.curriculum.replay(self.config.num_tasks)
         if replay is None:
             return
+
+        from metarl.training.curriculum_plots import PLOTTED_TASKS, task_densities  # matplotlib is slow to import
+
         tasks, probability = replay
         uniform = self.distribution.sample(PLOTTED_TASKS, "train", generator)
         log.figure(CURRICULUM_TASKS, task_densities(tasks, probability, uniform), self.progress)

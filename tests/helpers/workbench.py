@@ -227,7 +227,7 @@ class Moment:
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["metarl.cli.train"])
+_PROCESSES.set_forkserver_preload(["metarl.cli.train", "tests.helpers.without_figures", "torch._dynamo", __name__])
 
 
 def run_with_signal(arguments: list[str], moment: Moment, number: int, output: Path) -> int | None:

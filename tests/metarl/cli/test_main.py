@@ -55,6 +55,12 @@ def test_a_command_that_computes_is_imported_alone() -> None:
     assert {"metarl.cli.train", "metarl.cli.bench", "metarl.cli.compare"}.isdisjoint(imported)
 
 
+def test_training_imports_what_draws_or_compiles_only_where_it_is_used() -> None:
+    imported = modules_after("train", "--help")
+    assert {"torch", "metarl.training.trainer"} <= imported
+    assert {"matplotlib", "scipy.stats", "stable_baselines3", "torch._dynamo"}.isdisjoint(imported)
+
+
 # ---------------------------------------------------------------------- the table of commands
 
 

@@ -20,6 +20,7 @@ from metarl.evaluation.statistics import (
     mean_interval,
     normalized,
     probability_of_improvement,
+    ranks,
     steps_to_reach,
 )
 
@@ -47,6 +48,11 @@ def make_curve(env_steps: list[float], returns: Any) -> Curve:
 
 
 # Means and their intervals
+
+
+def test_ranks_are_scipys() -> None:
+    values = np.random.default_rng(0).integers(0, 5, 40).astype(float)
+    np.testing.assert_array_equal(ranks(values), stats.rankdata(values))
 
 
 @pytest.mark.parametrize("size", [*range(1, 14), 50, 101, 1000])
