@@ -173,7 +173,8 @@ def choose_rate_factors(
         spent += sum(trial.batch.env_steps for trial in trials)
         now = _best_of(trials)
 
-    better = exceeds_by_more_than_noise(_returns(now.batch), _returns(given[-1]))
+    changed = any(factor != 1 for factor in now.factors)
+    better = changed and exceeds_by_more_than_noise(_returns(now.batch), _returns(given[-1]))
     learner.rate_factors = now.factors if better else ()
     return learner.rate_factors, spent
 

@@ -218,6 +218,10 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     **_for_robots(),
     **_on_bandit("bandit/bernoulli"),
     **_on_bandit("bandit/gaussian"),
+    **{
+        ("maml", env): _changed_default(_MAML_PRESETS, "100 validation tasks", {"eval_tasks": 100})
+        for env in ("pendulum", "pendulum/dynamics")
+    },
     **_of_rl2(),
     ("maml", "point-navigation/finn"): {
         "long": Preset(
