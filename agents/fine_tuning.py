@@ -31,6 +31,8 @@ class AdaptationConfig:
         inner_clip: ppo: clip range ε of the likelihood ratio.
         gamma: discount γ.
         gae_lambda: λ of the advantages; 1 gives returns minus baseline.
+        choose_rates: whether, when training ends, the rate of each adaptation step is chosen on validation tasks: 1/16,
+            1/4, 1/2, 1 or 2 times the one that is given here. Training itself takes the given ones.
     """
 
     adaptation_steps: int = 3
@@ -42,6 +44,7 @@ class AdaptationConfig:
     inner_clip: float = 0.3
     gamma: float = 0.99
     gae_lambda: float = 1.0
+    choose_rates: bool = False
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
@@ -75,9 +78,9 @@ class PolicyGradientAdaptation:
         """Episodes made ready for `step`."""
         return Batch.of(self.policy, episodes, self.config.gamma, self.config.gae_lambda)
 
-    def step(self, params: Parameters, batch: Batch, step: int) -> Parameters:
-        """See GradientLearner.adaptation_step."""
-        rates = {name: self._schedule.rate(name, step) for name in params}
+    def step(self, params: Parameters, batch: Batch, step: int, factor: float = 1.0) -> Parameters:
+        """See GradientLearner.adaptation_step; the factor is that on the given rates."""
+        rates = {name: factor * self._schedule.rate(name, step) for name in params}
         epochs = self.config.inner_epochs if self.config.inner_objective == "ppo" else 1
 
         for _ in range(epochs):
@@ -123,6 +126,8 @@ class FixedRateLearner(GradientLearner[FixedRateConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup."""
         self.adaptation = PolicyGradientAdaptation(self.policy, self.config.adaptation)
+        if self.config.adaptation.choose_rates:
+            self.rate_factors = ()
         return initial
 
     def batch(self, episodes: Episodes) -> Batch:
@@ -131,7 +136,13 @@ class FixedRateLearner(GradientLearner[FixedRateConfig]):
 
     def adaptation_step(self, params: Parameters, batch: Batch, step: int) -> Parameters:
         """See GradientLearner.adaptation_step."""
-        return self.adaptation.step(params, batch, step)
+        return self.adaptation.step(params, batch, step, self._rate_factor(step))
+
+    def _rate_factor(self, step: int) -> float:
+        """What the given rate of step k is multiplied by."""
+        if not self.rate_factors:
+            return 1.0
+        return self.rate_factors[min(step, len(self.rate_factors) - 1)]
 
     def annealed_lr(self, progress: float) -> float:
         """The outer rate when a share of the training is done, 0 … 1."""

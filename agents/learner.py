@@ -153,10 +153,13 @@ class Learner(ABC):
     Attributes:
         policy: the functional policy that acts with `Adapted.params` and `Adapted.memory`.
         sampling: what it wants to be sampled.
+        rate_factors: what the given rate of each adaptation step is multiplied by, the last one for steps beyond; ():
+            nothing. None: it leaves no rates to be chosen on validation tasks.
     """
 
     policy: Any
     sampling: Sampling
+    rate_factors: tuple[float, ...] | None = None
 
     @property
     def adaptation_steps(self) -> int:

@@ -23,6 +23,7 @@ from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_space import Task
 from metarl.errors import TrainingError
+from metarl.evaluation.evaluation import standard_errors
 from metarl.run.files import write_atomically
 
 MODEL_FILE = "model.zip"
@@ -69,11 +70,13 @@ class LearningCurve:
         env_steps: environment steps of training at each evaluation, P of them.
         returns: mean return of the evaluation's episodes.
         evaluation_env_steps: environment steps that the evaluations took besides.
+        errors: standard error of each mean return over its episodes.
     """
 
     env_steps: list[int]
     returns: list[float]
     evaluation_env_steps: int
+    errors: list[float]
 
 
 def learn_task(job: TaskJob) -> LearningCurve:
@@ -88,19 +91,20 @@ def learn_task(job: TaskJob) -> LearningCurve:
 
     evaluation_env = distribution.bind(task, job.episodes)
 
-    def evaluate(current: BaseAlgorithm) -> tuple[float, int]:
+    def evaluate(current: BaseAlgorithm) -> tuple[float, float, int]:
         # The same random numbers at every point: the curve shows the model's change, not theirs.
         generator = torch.Generator().manual_seed(job.seed)
         episodes = collect(evaluation_env, SB3Policy(current), {}, generator)
-        return episodes.returns.double().mean().item(), episodes.env_steps
+        return episodes.returns.double().mean().item(), float(standard_errors(episodes)[0]), episodes.env_steps
 
     points = learn_with_evaluations(model, job.schedule, evaluate)
     _save(model, Path(job.directory) / MODEL_FILE)
 
     return LearningCurve(
         env_steps=[env_steps for env_steps, _ in points],
-        returns=[mean for _, (mean, _) in points],
-        evaluation_env_steps=sum(taken for _, (_, taken) in points),
+        returns=[mean for _, (mean, _, _) in points],
+        evaluation_env_steps=sum(taken for _, (_, _, taken) in points),
+        errors=[error for _, (_, error, _) in points],
     )
 
 

@@ -12,6 +12,8 @@ from metarl.comparison.directory import ComparisonDirectory
 from metarl.comparison.meta_learners import measure_reference, measure_runs, measure_untrained, train_baseline
 from metarl.comparison.plan import Plan, make_plan
 from metarl.console import say
+from metarl.envs.task_space import select_tasks, task_text
+from metarl.evaluation.evaluation import TASKS_LISTED
 from metarl.evaluation.statistics import Curve
 
 
@@ -76,7 +78,17 @@ class Comparer:
                 "episodes": config.episodes,
                 "seconds": time.perf_counter() - start,
             },
+            held_out=not self._plan.distribution.shares_tasks(config.split),
+            exhaustive=self._plan.exhaustive,
+            task_names=self._task_names(),
         )
+
+    def _task_names(self) -> list[str]:
+        """Each of a few tasks that are all that there are in words; else none."""
+        num_tasks = self._plan.num_tasks
+        if not self._plan.exhaustive or num_tasks > TASKS_LISTED:
+            return []
+        return [task_text(select_tasks(self._plan.tasks, number)) for number in range(num_tasks)]
 
     def _measure_and_tell(self, label: str) -> Curve:
         start = time.perf_counter()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metarl.evaluation.all_tasks import Noise
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.statistics import (
     Curve,
@@ -118,6 +119,9 @@ class Comparison:
         budget: environment steps that a baseline could spend on each task.
         curves: one for each agent; the first one is the subject, which the others are compared with.
         metadata: whatever else belongs into a report.
+        held_out: whether training never draws these tasks.
+        exhaustive: whether they are all that there are, and no sample of more.
+        task_names: each of a few tasks in words, where each is told by itself; else ().
     """
 
     env: str
@@ -126,6 +130,24 @@ class Comparison:
     budget: int
     curves: Sequence[Curve]
     metadata: dict[str, Any] = field(default_factory=dict)
+    held_out: bool = True
+    exhaustive: bool = False
+    task_names: Sequence[str] = ()
+
+    @property
+    def which_tasks(self) -> str:
+        """What the tasks are: "20 test tasks", or how few there are and that training has met them."""
+        if not self.held_out:
+            return f"{self.num_tasks} distinct tasks, not held out"
+        return f"{self.num_tasks} {self.split} tasks"
+
+    @property
+    def intervals_over(self) -> str:
+        """What would be others: tasks, or where they are all that there are episodes; seeds where there are several."""
+        others = "episodes on these tasks" if self.exhaustive else "tasks"
+        if all(curve.num_seeds == 1 for curve in self.curves):
+            return others
+        return f"seeds, of one seed {others}" if self.exhaustive else "tasks and seeds"
 
     @property
     def subject(self) -> Curve:
@@ -144,16 +166,16 @@ class Comparison:
 
     def _summary(self, curve: Curve) -> Summary:
         equal = curve.at(self.equal_env_steps)
-        scores = self.scores(equal)
+        noise = curve.noise_at(self.equal_env_steps)
 
         return Summary(
             curve=curve,
-            before=mean_estimate(curve.returns[:, 0]),
-            equal=mean_estimate(equal),
-            equal_iqm=iqm_estimate(equal),
-            score=None if scores is None else mean_estimate(scores),
-            final=mean_estimate(curve.final),
-            final_worst=cvar_10(curve.final),
+            before=mean_estimate(curve.returns[:, 0], curve.noise_of(0)),
+            equal=mean_estimate(equal, noise),
+            equal_iqm=iqm_estimate(equal, noise),
+            score=self._score(equal, noise),
+            final=mean_estimate(curve.final, curve.noise_of(-1)),
+            final_worst=None if self.exhaustive else cvar_10(curve.final),
             lost=self._lost(curve),
         )
 
@@ -168,6 +190,7 @@ class Comparison:
     def pairwise_comparisons(self) -> list[PairwiseComparison]:
         """The subject beside each other agent that learns, after equally many steps on the tasks."""
         ours = self.subject.at(self.equal_env_steps)
+        noise = self.subject.noise_at(self.equal_env_steps)
 
         pairs = []
         for other in self.curves[1:]:
@@ -175,13 +198,13 @@ class Comparison:
                 continue
 
             theirs = other.at(self.equal_env_steps)
-            gap = difference(ours, theirs)
+            gap = difference(ours, theirs, noise, other.noise_at(self.equal_env_steps))
             reason = self._no_verdict_because(other)
             pair = PairwiseComparison(
                 ours=self.subject.label,
                 theirs=other.label,
                 difference=gap,
-                probability=probability_of_improvement(ours, theirs),
+                probability=probability_of_improvement(ours, theirs, self.exhaustive),
                 verdict="none" if reason else _verdict(gap),
                 no_verdict_because=reason,
             )
@@ -192,17 +215,18 @@ class Comparison:
         """Why nothing can be said of the subject and another learner; "" where something can.
 
         An agent that learns each task from scratch had no training before by design, and each of its tasks has a seed
-        of its own, so that one seed is enough there.
+        of its own, so that one seed is enough there, unless there are no other tasks.
         """
         mine, theirs = self.subject.training_env_steps, other.training_env_steps
         trained_before = other.kind == "meta-learner" or theirs > 0
         if trained_before and abs(mine - theirs) > EQUAL_BUDGETS * max(mine, theirs):
             return f"their training differs, {mine:,} and {theirs:,} steps"
 
-        trained = [self.subject, other] if trained_before else [self.subject]
+        trained = [self.subject, other] if trained_before or self.exhaustive else [self.subject]
         single = [curve.label for curve in trained if curve.num_seeds == 1]
+        covers = "episodes on these tasks" if self.exhaustive else "tasks"
         if single:
-            return f"one seed of {' and of '.join(single)}, so the interval covers tasks only"
+            return f"one seed of {' and of '.join(single)}, so the interval covers {covers} only"
         return ""
 
     @cached_property
@@ -219,11 +243,25 @@ class Comparison:
 
     def scores(self, returns: Floats) -> Floats | None:
         """Normalised scores of (S, M) returns; None without both references, or where they are equal on a task."""
+        references = self._references()
+        return None if references is None else normalized(returns, *references)
+
+    def _score(self, returns: Floats, noise: Noise | None) -> Estimate | None:
+        """The mean score of (S, M) returns with its interval; None where there are no scores."""
+        references = self._references()
+        scores = self.scores(returns)
+        if references is None or scores is None:
+            return None
+        random, oracle = references
+        return mean_estimate(scores, None if noise is None else noise.scaled(1 / (oracle - random)))
+
+    def _references(self) -> tuple[Floats, Floats] | None:
+        """Returns of random and oracle on each task, (M,) each; None without both, or where they are equal on one."""
         # Both references act once: their final returns, (M,), are the same for every seed of the others.
         references = {curve.label: curve.final.mean(axis=0) for curve in self.curves if curve.label in (RANDOM, ORACLE)}
         if len(references) < 2 or np.any(references[RANDOM] == references[ORACLE]):
             return None
-        return normalized(returns, references[RANDOM], references[ORACLE])
+        return references[RANDOM], references[ORACLE]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers that are not finite are None."""
@@ -231,6 +269,8 @@ class Comparison:
             "env": self.env,
             "split": self.split,
             "num_tasks": self.num_tasks,
+            "held_out": self.held_out,
+            "intervals_over": self.intervals_over,
             "budget": self.budget,
             "evaluation_env_steps": sum(curve.evaluation_env_steps for curve in self.curves),
             **self.metadata,
@@ -260,7 +300,7 @@ def _sample_efficiency(meta_learner: Curve, baseline: Curve, step: int) -> Sampl
         env_steps=float(meta_learner.env_steps[step]),
         target=float(meta_learner.mean[step]),
         baseline=baseline.label,
-        needed=steps_to_reach(baseline, meta_learner.returns[:, step]),
+        needed=steps_to_reach(baseline, meta_learner.returns[:, step], meta_learner.noise_of(step)),
     )
 
 

@@ -24,11 +24,13 @@ class Measurement:
         env_steps: environment steps spent on a task before each point, mean over the tasks; P of them.
         returns: mean return of each task at each point, P lists.
         evaluation_env_steps: environment steps that measuring took besides, all tasks together.
+        errors: standard error of each mean return over its episodes, P lists; None where that was not asked for.
     """
 
     env_steps: Sequence[float]
     returns: Sequence[Sequence[float]]
     evaluation_env_steps: int
+    errors: Sequence[Sequence[float]] | None = None
 
 
 class MeasurementStore:
@@ -78,7 +80,12 @@ def _is_whole(measurement: Measurement) -> bool:
     """Whether there is a return of every task at every point."""
     points = len(measurement.env_steps)
     sizes = {len(returns) for returns in measurement.returns}
-    return points > 0 and len(measurement.returns) == points and len(sizes) == 1 and sizes != {0}
+    if not (points > 0 and len(measurement.returns) == points and len(sizes) == 1 and sizes != {0}):
+        return False
+
+    if measurement.errors is None:
+        return True
+    return [len(errors) for errors in measurement.errors] == [len(returns) for returns in measurement.returns]
 
 
 def concatenate_tasks(measurements: Sequence[Measurement]) -> Measurement:
@@ -87,11 +94,26 @@ def concatenate_tasks(measurements: Sequence[Measurement]) -> Measurement:
         env_steps=np.mean([one.env_steps for one in measurements], axis=0).tolist(),
         returns=np.concatenate([one.returns for one in measurements], axis=1).tolist(),
         evaluation_env_steps=sum(one.evaluation_env_steps for one in measurements),
+        errors=_concatenate([one.errors for one in measurements]),
     )
 
 
+def _concatenate(errors: Sequence[Sequence[Sequence[float]] | None]) -> Sequence[Sequence[float]] | None:
+    """Those of all tasks, P lists; None where they are not known of each."""
+    known = [one for one in errors if one is not None]
+    if len(known) < len(errors):
+        return None
+    joined: list[list[float]] = np.concatenate(known, axis=1).tolist()
+    return joined
+
+
 def make_curve(
-    label: str, kind: Kind, training_env_steps: int, seeds: Sequence[Measurement], validation_env_steps: int = 0
+    label: str,
+    kind: Kind,
+    training_env_steps: int,
+    seeds: Sequence[Measurement],
+    validation_env_steps: int = 0,
+    episodes: int | None = None,
 ) -> Curve:
     """The curve of an agent.
 
@@ -101,7 +123,10 @@ def make_curve(
         training_env_steps: environment steps spent before it met the tasks, mean over seeds.
         seeds: S measurements, each of all M tasks.
         validation_env_steps: environment steps that choosing the best checkpoint took, mean over seeds.
+        episodes: E of each mean return where the tasks are all that there are, and their errors count; None where they
+            are a sample of more.
     """
+    errors = None if episodes is None else np.array([one.errors for one in seeds])
     return Curve(
         label=label,
         kind=kind,
@@ -110,4 +135,6 @@ def make_curve(
         returns=np.array([one.returns for one in seeds]),
         evaluation_env_steps=sum(one.evaluation_env_steps for one in seeds),
         validation_env_steps=validation_env_steps,
+        errors=errors,
+        episodes=episodes or 1,
     )

@@ -19,7 +19,7 @@ from metarl.comparison.plan import Plan, checkpoint_digest, same_but_for_seed
 from metarl.envs.rollout import collect
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
-from metarl.evaluation.evaluation import summarize
+from metarl.evaluation.evaluation import standard_errors, summarize
 from metarl.evaluation.statistics import Curve
 from metarl.run.build import build, load_learner
 from metarl.run.checkpoint import BEST
@@ -41,7 +41,7 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
     spent = [total_training_env_steps(run) for run in runs]
     validation = [run.last_progress().evaluation_env_steps for run in runs]
     training, chosen = round(float(np.mean(spent))), round(float(np.mean(validation)))
-    return make_curve(label, "meta-learner", training, measurements, validation_env_steps=chosen)
+    return make_curve(label, "meta-learner", training, measurements, chosen, plan.episodes_that_err)
 
 
 def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:
@@ -77,8 +77,9 @@ def _measure_adaptation(
 
         evaluation = summarize(batches, pooled=learner.sampling.pooled)
         # What no task is charged for merely measures: the batch after the last step, and further trials of a task.
-        measuring = evaluation.total_env_steps - round(float(evaluation.env_steps[-1]) * plan.config.tasks_compared)
-        return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), measuring)
+        measuring = evaluation.total_env_steps - round(float(evaluation.env_steps[-1]) * plan.num_tasks)
+        errors = evaluation.errors.tolist() if evaluation.errors is not None and plan.exhaustive else None
+        return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), measuring, errors)
 
     settings = {**agent, **plan.protocol(), "steps": plan.config.steps}
     return directory.measurements.load_or_measure(label, settings, measure)
@@ -148,7 +149,7 @@ def _taught_by_first_run(plan: Plan, config: TrainConfig, learner: DistillationC
 def measure_untrained(plan: Plan, directory: ComparisonDirectory) -> Curve:
     """The first run's agent before any training, with the same adaptation."""
     measurements = [_measure_initial(plan, directory, seed) for seed in range(plan.config.seeds)]
-    return make_curve("untrained", "reference", 0, measurements)
+    return make_curve("untrained", "reference", 0, measurements, episodes=plan.episodes_that_err)
 
 
 def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> Measurement:
@@ -173,7 +174,8 @@ def measure_reference(plan: Plan, directory: ComparisonDirectory, name: str) -> 
         else:
             episodes = reference_episodes(plan.distribution, plan.tasks, plan.config.episodes, generator)[name]
         returns = episodes.returns.double().mean(dim=1).tolist()
-        return Measurement([0.0], [returns], episodes.env_steps)
+        errors = [standard_errors(episodes).tolist()] if plan.exhaustive else None
+        return Measurement([0.0], [returns], episodes.env_steps, errors)
 
     measurement = directory.measurements.load_or_measure(name, plan.protocol(), measure)
-    return make_curve(name, "reference", 0, [measurement])
+    return make_curve(name, "reference", 0, [measurement], episodes=plan.episodes_that_err)

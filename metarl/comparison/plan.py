@@ -74,6 +74,16 @@ class Plan:
         return num_tasks_of(self.tasks)
 
     @property
+    def exhaustive(self) -> bool:
+        """Whether the tasks are all that there are, and no sample of more."""
+        return self.distribution.exhausts(self.config.split, self.num_tasks)
+
+    @property
+    def episodes_that_err(self) -> int | None:
+        """E where the tasks are all that there are, so that nothing but episodes and seeds is left to chance."""
+        return self.config.episodes if self.exhaustive else None
+
+    @property
     def action_scale(self) -> float:
         """That of all runs; the usual one where it changes nothing."""
         scale = self.runs[0].config.action_scale
@@ -97,12 +107,16 @@ class Plan:
 
     def protocol(self) -> dict[str, Any]:
         """What decides one measurement besides the agent, as plain data."""
-        protocol = {
+        protocol: dict[str, Any] = {
             "env": self.env,
             "split": self.config.split,
             "num_tasks": self.num_tasks,
             "episodes": self.config.episodes,
         }
+        # Only now measurements of all tasks that there are hold their errors.
+        if self.exhaustive:
+            protocol["exhaustive"] = True
+
         # What was measured before there was a scale stays valid.
         return protocol if self.action_scale == DEFAULT_SCALE else protocol | {"action_scale": self.action_scale}
 

@@ -48,9 +48,7 @@ def adaptation_curves(comparison: Comparison) -> Figure:
     _name_curves(axes, comparison)
 
     axes.set(xlabel="environment steps on the new task", ylabel="return")
-    axes.set_title(
-        f"{comparison.env}: {comparison.num_tasks} {comparison.split} tasks, mean and 95% interval", fontsize="medium"
-    )
+    axes.set_title(f"{comparison.env}: {comparison.which_tasks}, mean and 95% interval", fontsize="medium")
     axes.grid(alpha=0.3)
     return figure
 

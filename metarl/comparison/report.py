@@ -25,7 +25,7 @@ def table(comparison: Comparison) -> Table:
     """A row per agent, in 80 columns; below its score stands the return that adapting lost, for each episode."""
     steps = millions(comparison.equal_env_steps)
     result = Table(
-        title=f"{comparison.env}: return on {comparison.num_tasks} {comparison.split} tasks\n"
+        title=f"{comparison.env}: return on {comparison.which_tasks}\n"
         f"after environment steps on each of them, with 95% intervals {_scope(comparison)}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -53,6 +53,8 @@ def table(comparison: Comparison) -> Table:
 
 def _scope(comparison: Comparison) -> str:
     """What the intervals speak of."""
+    if comparison.exhaustive:
+        return f"over\n{comparison.intervals_over}"
     if all(curve.num_seeds == 1 for curve in comparison.curves):
         return "over tasks\n(one seed each: of other seeds they say nothing)"
     return "over tasks,\nand over seeds where several are named"
@@ -107,6 +109,15 @@ def headlines(comparison: Comparison) -> list[str]:
     if lost:
         within = f"in the first {comparison.equal_env_steps:,.0f} steps on a task"
         lines.append(f"return lost while adapting, for each episode {within}, against the oracle: {', '.join(lost)}")
+    return [*lines, *_by_task(comparison)]
+
+
+def _by_task(comparison: Comparison) -> list[str]:
+    """A line for each of a few tasks that are all that there are: each agent's return at the end."""
+    lines = []
+    for number, task in enumerate(comparison.task_names):
+        returns = [f"{curve.label} {curve.final[:, number].mean():.2f}" for curve in comparison.curves]
+        lines.append(f"on {task}: {', '.join(returns)}")
     return lines
 
 

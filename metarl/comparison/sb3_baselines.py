@@ -42,14 +42,16 @@ def measure_sb3(plan: Plan, directory: ComparisonDirectory, label: str, console:
         jobs += _jobs(plan, directory, label, seed, pretrained)
 
     # Whatever decides the curve of a job belongs to the settings under which it is kept.
-    also = {"pretraining_env_steps": pretraining_env_steps, "defaults": repr(ALGORITHMS[algorithm])}
+    also: dict[str, Any] = {"pretraining_env_steps": pretraining_env_steps, "defaults": repr(ALGORITHMS[algorithm])}
+    if plan.exhaustive:
+        also["exhaustive"] = True  # only now measurements hold their errors
     settings = [job_settings(job) | also for job in jobs]
     measurements = _measure_jobs(plan, directory, label, jobs, settings, console)
 
     num_tasks = plan.num_tasks
     starts = range(0, len(measurements), num_tasks)
     seeds = [concatenate_tasks(measurements[start : start + num_tasks]) for start in starts]
-    return make_curve(label, "baseline", pretraining_env_steps, seeds)
+    return make_curve(label, "baseline", pretraining_env_steps, seeds, episodes=plan.episodes_that_err)
 
 
 def job_settings(job: TaskJob) -> dict[str, Any]:
@@ -107,7 +109,8 @@ def _measure_jobs(
         for position, learned in learn_tasks([jobs[index] for index in missing], num_processes):
             index = missing[position]
             returns = [[value] for value in learned.returns]
-            done[index] = Measurement(learned.env_steps, returns, learned.evaluation_env_steps)
+            errors = [[value] for value in learned.errors] if plan.exhaustive else None
+            done[index] = Measurement(learned.env_steps, returns, learned.evaluation_env_steps, errors)
             store.save(label, settings[index], done[index])
             show(len(done))
     return [done[index] for index in range(len(jobs))]

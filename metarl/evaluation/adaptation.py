@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from metarl.agents.learner import Adapted, Learner
 from metarl.envs.rollout import BatchedEnv, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
+from metarl.evaluation.intervals import exceeds_by_more_than_noise
 
 Sampler = Callable[[Adapted], Episodes]
 """Samples one batch of episodes, (M, E, …), with the policies as they are adapted so far.
@@ -128,6 +131,76 @@ def adaptation_episodes(
 ) -> list[Episodes]:
     """The episodes of `adapt_to_tasks` alone, after k = 0 … K adaptation steps."""
     return adapt_to_tasks(learner, distribution, tasks, steps, episodes, generator).batches
+
+
+RATE_FACTORS = (1.0, 0.5, 0.25, 1 / 16, 2.0)
+"""What `choose_rate_factors` tries out on each step."""
+
+
+class _Trial(NamedTuple):
+    """An adaptation with these factors so far, and the episodes that followed."""
+
+    factors: tuple[float, ...]
+    adapted: Adapted
+    batch: Episodes
+
+
+def choose_rate_factors(
+    learner: Learner, env: BatchedEnv, steps: int, generator: torch.Generator
+) -> tuple[tuple[float, ...], int]:
+    """Choose the size of one adaptation step after the other by the return that follows it.
+
+    A factor replaces the one before it only where the return is higher by more than its noise, task by task. All are
+    given up, (), where they do not so better the return after the last step.
+
+    Args:
+        learner: its `rate_factors` are chosen, and set; else it is left bit-identical.
+        env: bound to validation tasks.
+        steps: K ≥ 1.
+        generator: drives the rollouts; all factors meet the same random numbers.
+
+    Returns:
+        the factors, and the environment steps that were taken.
+    """
+    learner.rate_factors = ()
+    given = adapt_in(env, learner, steps, generator).batches
+    spent = sum(batch.env_steps for batch in given)
+
+    adapted = learner.begin(env.batch_shape[0], generator)
+    now = _Trial((), adapted, given[0])
+    for _ in range(steps):
+        trials = [_try_factor(learner, env, now, factor, generator) for factor in RATE_FACTORS]
+        spent += sum(trial.batch.env_steps for trial in trials)
+        now = _best_of(trials)
+
+    changed = any(factor != 1 for factor in now.factors)
+    better = changed and exceeds_by_more_than_noise(_returns(now.batch), _returns(given[-1]))
+    learner.rate_factors = now.factors if better else ()
+    return learner.rate_factors, spent
+
+
+def _try_factor(learner: Learner, env: BatchedEnv, now: _Trial, factor: float, generator: torch.Generator) -> _Trial:
+    """One more adaptation step of this size; the generator is left as it was."""
+    learner.rate_factors = (*now.factors, factor)
+    start = generator.get_state()
+    adapted = learner.adapt(now.adapted, now.batch, generator)
+    batch = collect(env, learner.policy, adapted, generator)
+    generator.set_state(start)
+    return _Trial(learner.rate_factors, adapted, batch)
+
+
+def _best_of(trials: list[_Trial]) -> _Trial:
+    """The first one, unless another has a higher return by more than its noise, and so on."""
+    best = trials[0]
+    for trial in trials[1:]:
+        if exceeds_by_more_than_noise(_returns(trial.batch), _returns(best.batch)):
+            best = trial
+    return best
+
+
+def _returns(batch: Episodes) -> NDArray[np.float64]:
+    """Mean return on each task, (M,)."""
+    return np.asarray(batch.returns.double().mean(dim=1).cpu().numpy())
 
 
 def rollout_generator(device: torch.device, seed: int) -> torch.Generator:

@@ -10,10 +10,8 @@ from scipy import special
 from metarl.envs.rollout import Episodes
 from metarl.evaluation.intervals import CONFIDENCE, TAILS, mean_interval, share_interval
 
-RESAMPLES = 10_000
-
-FEW_TASKS = 50
-"""Below so many tasks a percentile interval is too narrow: of six tasks, it covers 86%."""
+TASKS_LISTED = 10
+"""Where there are so many tasks at most, each is told by itself."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,7 @@ class Evaluation:
             tests = [stats.binomtest(int(row.sum()), trials) for row in self.successes]
             return np.array([test.proportion_ci(CONFIDENCE, method="wilson") for test in tests])
 
-        estimates = [share_interval(row / self.episodes_per_step) for row in self.successes]
-        return np.array([(estimate.low, estimate.high) for estimate in estimates])
+        return np.stack([share_interval(row / self.episodes_per_step).ends for row in self.successes])
 
     @property
     def return_mean(self) -> NDArray[np.float64]:
@@ -89,7 +86,7 @@ class Evaluation:
         """95% interval of each mean, (K+1, 2): bootstrap over tasks, or over episodes where it is exhaustive."""
         if self.exhaustive and self.errors is not None:
             return np.stack([self._over_episodes(*row) for row in zip(self.returns, self.errors, strict=True)])
-        return np.stack([bootstrap_ci(row) for row in self.returns])
+        return np.stack([mean_interval(row).ends for row in self.returns])
 
     def _over_episodes(self, returns: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
         """95% interval of the mean of M tasks that are all there are, given the standard error of each, (2,)."""
@@ -109,7 +106,7 @@ class Evaluation:
         """95% interval of the mean gain, (2,), over what `return_ci95` speaks of."""
         if self.exhaustive and self.errors is not None:
             return self._over_episodes(self.gains, np.hypot(self.errors[0], self.errors[-1]))
-        return bootstrap_ci(self.gains)
+        return mean_interval(self.gains).ends
 
     def lost(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return lost while adapting on each task, (M,): what a policy that knows it gets more meanwhile.
@@ -142,38 +139,13 @@ class Evaluation:
             data["pooled"] = False
             data["trials_per_task"] = self.episodes_per_step
             data["trial_return_mean"] = float(trials.mean())
-            data["trial_return_ci95"] = bootstrap_ci(trials).tolist()
+            data["trial_return_ci95"] = mean_interval(trials).ends.tolist()
 
         if self.success_rate is not None and self.success_ci95 is not None:
             data["success_rate"] = self.success_rate.tolist()
             data["success_ci95"] = self.success_ci95.tolist()
 
         return data
-
-
-def bootstrap_ci(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """95% bootstrap interval of a mean; equal values, or a single one, are their own interval.
-
-    The values are what is resampled: one for each task, so that the interval speaks of other tasks of the distribution.
-    Of fewer than FEW_TASKS, the percentile interval is stretched as in `mean_interval`.
-
-    Args:
-        values: one number for each task, (n,).
-
-    Returns:
-        Low and high end, (2,).
-
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-    """
-    if len(values) == 1 or bool(np.all(values == values[0])):
-        return np.array([values[0], values[0]])
-
-    if len(values) < FEW_TASKS:
-        estimate = mean_interval(values)
-        return np.array([estimate.low, estimate.high])
-
-    drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    return np.asarray(np.percentile(values[drawn].mean(axis=1), [100 * tail for tail in TAILS]))
 
 
 def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = True) -> Evaluation:
@@ -195,13 +167,13 @@ def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = 
         total_env_steps=sum(batch.env_steps for batch in batches),
         episodes_per_step=batches[0].reward.shape[1],
         successes=_successes(batches),
-        errors=np.stack([_standard_errors(batch) for batch in batches]),
+        errors=np.stack([standard_errors(batch) for batch in batches]),
         exhaustive=exhaustive,
         pooled=pooled,
     )
 
 
-def _standard_errors(batch: Episodes) -> NDArray[np.float64]:
+def standard_errors(batch: Episodes) -> NDArray[np.float64]:
     """Standard error of each task's mean over E episodes, (M,); of a single one nothing is known: 0."""
     returns = batch.returns.double().cpu().numpy()
     num_episodes = returns.shape[1]

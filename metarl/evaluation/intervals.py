@@ -1,4 +1,4 @@
-"""95% intervals that hold with few seeds and few tasks.
+"""95% intervals that hold with few seeds and few tasks; the one place that resamples.
 
 A mean over seeds and tasks varies because other seeds could have been run and other tasks drawn. The hierarchical
 bootstrap (seeds resampled, tasks resampled, every drawn task for every drawn seed) gives the shape of its distribution,
@@ -11,6 +11,7 @@ Shapes: any array whose axes are crossed samples, e.g. (S, M) of seeds and tasks
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
@@ -45,6 +47,11 @@ class Estimate:
     def text(self, spec: str) -> str:
         """The value with its interval in brackets, each number by a format specification such as ".2f"."""
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    @property
+    def ends(self) -> Floats:
+        """Low and high end, (2,)."""
+        return np.array([self.low, self.high])
 
 
 class Variance(NamedTuple):
@@ -104,6 +111,26 @@ def mean_variance(values: Floats) -> Variance:
     return Variance(total, max(float(fewest), total**2 / uncertainty))
 
 
+def exceeds_by_more_than_noise(ours: Floats, theirs: Floats) -> bool:
+    """Whether a mean over tasks lies above another by more than the standard error of their difference, task by task.
+
+    Args:
+        ours: return on each of M tasks.
+        theirs: return on the same tasks, with the same random numbers.
+    """
+    difference = ours - theirs
+    return bool(difference.mean() > math.sqrt(mean_variance(difference).value))
+
+
+def sum_of_variances(parts: Sequence[Variance]) -> Variance:
+    """Variance of a sum or difference of independent means; Satterthwaite's degrees of freedom."""
+    total = sum(part.value for part in parts)
+    uncertainty = sum(part.value**2 / part.degrees_of_freedom for part in parts)
+    if uncertainty == 0:
+        return Variance(total, math.inf)
+    return Variance(total, total**2 / uncertainty)
+
+
 def _effect(values: Floats, axes: tuple[int, ...]) -> Floats:
     """What these axes explain together and no fewer of them do: a mean over the other axes, centred along each."""
     others = tuple(axis for axis in range(values.ndim) if axis not in axes)
@@ -118,9 +145,8 @@ def resampled_means(values: Floats) -> Floats:
 
     The last axis, of tasks, is drawn alike in every call, so that one curve's points and two agents' tasks agree.
     """
-    last = values.ndim - 1
-    draws = [0 if axis == last else 1 + axis for axis in range(values.ndim)]
-    weights = [_weights(size, draw, RESAMPLES) for size, draw in zip(values.shape, draws, strict=True)]
+    counts = _counts_by_axis(values)
+    weights = [count / count.shape[1] for count in counts]
 
     # One axis after the other: all at once would take B times the whole array.
     means = np.tensordot(weights[-1], np.moveaxis(values, -1, 0), axes=1)  # (B, …) without the tasks
@@ -129,12 +155,30 @@ def resampled_means(values: Floats) -> Floats:
     return np.asarray(means)
 
 
+def resampled_entries(values: Floats) -> Floats:
+    """Entries (S, M) of each resample, (B, S·M), for statistics other than the mean; drawn as in `resampled_means`."""
+    seeds, tasks = (_drawn(count) for count in _counts_by_axis(values))
+    return np.asarray(values[seeds[:, :, None], tasks[:, None, :]].reshape(len(seeds), -1))
+
+
+def _counts_by_axis(values: Floats) -> list[Counts]:
+    """How often each index of each axis is drawn, (B, n) for each; the last axis, of tasks, always alike."""
+    last = values.ndim - 1
+    streams = [0 if axis == last else 1 + axis for axis in range(values.ndim)]
+    return [_counts(size, stream, RESAMPLES) for size, stream in zip(values.shape, streams, strict=True)]
+
+
 @functools.lru_cache(maxsize=16)
-def _weights(size: int, draw: int, resamples: int) -> Floats:
-    """Share of each of n values in each resample, (B, n)."""
-    rng = np.random.default_rng([_SEED, draw])
-    counts = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
-    return np.asarray(counts / size)
+def _counts(size: int, stream: int, resamples: int) -> Counts:
+    """How often each of n values is drawn in each resample, (B, n)."""
+    rng = np.random.default_rng([_SEED, stream])
+    return np.asarray(rng.multinomial(size, np.full(size, 1 / size), size=resamples))
+
+
+def _drawn(counts: Counts) -> Counts:
+    """The indices that were drawn so often, ascending in each resample, (B, n)."""
+    indices = np.tile(np.arange(counts.shape[1]), len(counts))
+    return np.asarray(np.repeat(indices, counts.reshape(-1)).reshape(counts.shape))
 
 
 def mean_interval(values: Floats, floor: float = -math.inf, ceiling: float = math.inf) -> Estimate:

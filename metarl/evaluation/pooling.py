@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.evaluation.evaluation import Evaluation
-from metarl.evaluation.intervals import Estimate, mean_interval, share_interval
+from metarl.evaluation.intervals import mean_interval, share_interval
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class PooledEvaluation(Evaluation):
         if self.shares_by_seed is None:
             return None
         points = range(len(self.returns))
-        return np.stack([_ends(share_interval(self._sampled(self.shares_by_seed[:, point]))) for point in points])
+        return np.stack([share_interval(self._sampled(self.shares_by_seed[:, point])).ends for point in points])
 
     @property
     def return_ci95(self) -> NDArray[np.float64]:
         """95% interval over seeds and tasks of each mean, (K+1, 2)."""
         points = range(len(self.returns))
-        return np.stack([_ends(mean_interval(self._sampled(self.by_seed[:, point]))) for point in points])
+        return np.stack([mean_interval(self._sampled(self.by_seed[:, point])).ends for point in points])
 
     @property
     def gain_ci95(self) -> NDArray[np.float64]:
         """95% interval over seeds and tasks of the mean gain, (2,)."""
-        return _ends(mean_interval(self._sampled(self.by_seed[:, -1] - self.by_seed[:, 0])))
+        return mean_interval(self._sampled(self.by_seed[:, -1] - self.by_seed[:, 0])).ends
 
     def _sampled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values (S, M) by what was sampled: (S, 1) where the tasks were not."""
@@ -94,7 +94,3 @@ def pool(evaluations: Sequence[Evaluation]) -> PooledEvaluation:
         by_seed=by_seed,
         shares_by_seed=shares,
     )
-
-
-def _ends(estimate: Estimate) -> NDArray[np.float64]:
-    return np.array([estimate.low, estimate.high])

@@ -23,8 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from metarl.evaluation import intervals
-from metarl.evaluation.intervals import Estimate, Variance, mean_variance, shaped_interval, share_interval
+from metarl.evaluation import all_tasks, intervals
+from metarl.evaluation.all_tasks import Noise
+from metarl.evaluation.intervals import (
+    Estimate,
+    Variance,
+    mean_variance,
+    resampled_entries,
+    shaped_interval,
+    share_interval,
+)
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +54,9 @@ class Curve:
         returns: mean return of each seed and task at each point, (S, P, M).
         evaluation_env_steps: environment steps that only measured, over all seeds and tasks.
         validation_env_steps: environment steps that choosing the best checkpoint took before, mean over seeds.
+        errors: where the tasks are all that there are, the standard error of each mean return, (S, P, M); None where
+            they are a sample of more.
+        episodes: E, from which the errors were estimated.
     """
 
     label: str
@@ -55,6 +66,8 @@ class Curve:
     returns: Floats
     evaluation_env_steps: int = 0
     validation_env_steps: int = 0
+    errors: Floats | None = None
+    episodes: int = 1
 
     @property
     def num_seeds(self) -> int:
@@ -78,8 +91,20 @@ class Curve:
 
     def at(self, env_steps: float) -> Floats:
         """Returns after so many steps on the new task, (S, M): linear between points, constant beyond them."""
+        return self.between(self.returns, env_steps)
+
+    def noise_at(self, env_steps: float) -> Noise | None:
+        """The noise of the returns after so many steps; points of one curve may err alike. None: see `errors`."""
+        return None if self.errors is None else Noise(self.between(self.errors, env_steps), self.episodes)
+
+    def noise_of(self, point: int) -> Noise | None:
+        """The noise of the returns at a point; None: see `errors`."""
+        return None if self.errors is None else Noise(self.errors[:, point], self.episodes)
+
+    def between(self, values: Floats, env_steps: float) -> Floats:
+        """Values (S, P, M) between two points, (S, M)."""
         if len(self.env_steps) == 1:
-            return self.final
+            return np.asarray(values[:, -1])
 
         right = int(np.clip(np.searchsorted(self.env_steps, env_steps), 1, len(self.env_steps) - 1))
         left = right - 1
@@ -87,7 +112,7 @@ class Curve:
         second = self.env_steps[right]
 
         weight = float(np.clip((env_steps - first) / (second - first), 0, 1))
-        return np.asarray((1 - weight) * self.returns[:, left] + weight * self.returns[:, right])
+        return np.asarray((1 - weight) * values[:, left] + weight * values[:, right])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -122,12 +147,19 @@ def iqm(values: Floats) -> float:
     return float(_iqm_of_rows(values.reshape(1, -1))[0])
 
 
-def mean_estimate(returns: Floats) -> Estimate:
-    """Mean over seeds and tasks of (S, M) returns."""
+def mean_estimate(returns: Floats, noise: Noise | None = None) -> Estimate:
+    """Mean over seeds and tasks of (S, M) returns.
+
+    Args:
+        returns: (S, M).
+        noise: of the same, where the tasks are all that there are; so in all functions here.
+    """
+    if noise is not None:
+        return all_tasks.mean_estimate(returns, noise)
     return intervals.mean_interval(returns)
 
 
-def iqm_estimate(returns: Floats) -> Estimate:
+def iqm_estimate(returns: Floats, noise: Noise | None = None) -> Estimate:
     """Interquartile mean over the S·M entries of (S, M) returns.
 
     Its variance is that of the mean of the entries with the outer quarters moved to the quartiles, doubled, because
@@ -135,6 +167,9 @@ def iqm_estimate(returns: Floats) -> Estimate:
 
     Source: Tukey and McLaughlin 1963; Wilcox 2012, "Introduction to Robust Estimation", section 3.3 (trimmed means).
     """
+    if noise is not None:
+        return all_tasks.iqm_estimate(returns, noise, iqm(returns))
+
     cut = returns.size // 4
     ordered = np.sort(returns, axis=None)
     winsorised = np.clip(returns, ordered[cut], ordered[returns.size - 1 - cut])
@@ -143,8 +178,8 @@ def iqm_estimate(returns: Floats) -> Estimate:
     variance = mean_variance(winsorised)
     variance = Variance(variance.value / kept**2, max(1.0, kept * variance.degrees_of_freedom))
 
-    resampled = _resample(returns, _indices(returns))
-    return shaped_interval(iqm(returns), _iqm_of_rows(resampled), variance)
+    resampled = _iqm_of_rows(resampled_entries(returns))
+    return shaped_interval(iqm(returns), resampled, variance)
 
 
 def cvar_10(returns: Floats) -> Estimate | None:
@@ -207,11 +242,13 @@ def _worst_tenth_weights(num_tasks: int) -> Floats:
 
 def mean_interval(curve: Curve) -> Floats:
     """95% interval of the curve's mean at each point by itself, as of `mean_estimate`, (P, 2)."""
-    estimates = [mean_estimate(curve.returns[:, point]) for point in range(len(curve.env_steps))]
-    return np.array([(estimate.low, estimate.high) for estimate in estimates])
+    points = range(len(curve.env_steps))
+    return np.stack([mean_estimate(curve.returns[:, point], curve.noise_of(point)).ends for point in points])
 
 
-def difference(ours: Floats, theirs: Floats) -> Estimate:
+def difference(
+    ours: Floats, theirs: Floats, our_noise: Noise | None = None, their_noise: Noise | None = None
+) -> Estimate:
     """Mean of one agent's returns minus mean of another's on the same tasks.
 
     The difference itself is resampled: the same tasks are drawn for both agents, so that what is common to them
@@ -220,11 +257,15 @@ def difference(ours: Floats, theirs: Floats) -> Estimate:
     Args:
         ours: returns, (S, M).
         theirs: returns on the same tasks, (S', M).
+        our_noise: of both or of none; see `mean_estimate`.
+        their_noise: likewise.
     """
+    if our_noise is not None and their_noise is not None:
+        return all_tasks.difference(ours, theirs, our_noise, their_noise)
     return intervals.mean_interval(ours[:, None] - theirs[None])
 
 
-def probability_of_improvement(ours: Floats, theirs: Floats) -> Estimate:
+def probability_of_improvement(ours: Floats, theirs: Floats, exhaustive: bool = False) -> Estimate:
     """P(ours > theirs) + ½ P(ours = theirs) for a random seed of each on the same random task.
 
     On each task this is the Mann–Whitney U statistic divided by S·S'; it is averaged over tasks. Its interval is that
@@ -233,10 +274,12 @@ def probability_of_improvement(ours: Floats, theirs: Floats) -> Estimate:
     Args:
         ours: returns, (S, M).
         theirs: returns on the same tasks, (S', M).
+        exhaustive: whether the tasks are all that there are.
 
     Source: Agarwal et al. 2021, section 4.3.
     """
-    return share_interval(_wins(ours[:, None], theirs[None]))  # (S, S', M)
+    wins = _wins(ours[:, None], theirs[None])  # (S, S', M)
+    return all_tasks.share(wins) if exhaustive else share_interval(wins)
 
 
 def lost_return(curve: Curve, reference: Floats, env_steps: float) -> Estimate:
@@ -252,21 +295,24 @@ def lost_return(curve: Curve, reference: Floats, env_steps: float) -> Estimate:
         reference: return of the policy that knows the task, (M,).
         env_steps: X > 0.
     """
-    return mean_estimate(reference - _mean_along(curve, env_steps))
+    noise = None
+    if curve.errors is not None:
+        noise = Noise(_mean_along(curve, curve.errors, env_steps), curve.episodes)
+    return mean_estimate(reference - _mean_along(curve, curve.returns, env_steps), noise)
 
 
-def _mean_along(curve: Curve, env_steps: float) -> Floats:
-    """Mean return over the first X environment steps on each task, (S, M)."""
+def _mean_along(curve: Curve, values: Floats, env_steps: float) -> Floats:
+    """Mean over the first X environment steps on each task of a curve's values (S, P, M), (S, M)."""
     inside = curve.env_steps[(curve.env_steps > 0) & (curve.env_steps < env_steps)]
     ends = np.concatenate([[0.0], inside, [env_steps]])
     widths = np.diff(ends) / env_steps
 
     if curve.kind == "baseline":
-        values = np.stack([curve.at(end) for end in ends])
-        heights = (values[1:] + values[:-1]) / 2
+        at_ends = np.stack([curve.between(values, end) for end in ends])
+        heights = (at_ends[1:] + at_ends[:-1]) / 2
     else:
         points = np.searchsorted(curve.env_steps, ends[:-1], side="right") - 1
-        heights = np.moveaxis(curve.returns[:, np.maximum(points, 0)], 1, 0)
+        heights = np.moveaxis(values[:, np.maximum(points, 0)], 1, 0)
     return np.asarray(np.tensordot(widths, heights, axes=1))
 
 
@@ -288,7 +334,7 @@ def normalized(returns: Floats, random: Floats, oracle: Floats) -> Floats:
     return np.asarray((returns - random) / span)
 
 
-def steps_to_reach(curve: Curve, target: Floats) -> Estimate:
+def steps_to_reach(curve: Curve, target: Floats, noise: Noise | None = None) -> Estimate:
     """Environment steps on a new task until a curve's mean first reaches the mean of other returns on the same tasks.
 
     The mean is linear between two points; inf stands for "not within the budget". The interval holds the steps at which
@@ -298,9 +344,10 @@ def steps_to_reach(curve: Curve, target: Floats) -> Estimate:
     Args:
         curve: of M tasks.
         target: returns to reach, (S', M).
+        noise: of the target; see `mean_estimate`.
     """
     points = range(len(curve.env_steps))
-    differences = [difference(curve.returns[:, point], target) for point in points]
+    differences = [difference(curve.returns[:, point], target, curve.noise_of(point), noise) for point in points]
 
     value = _first_crossing(curve.env_steps, np.array([one.value for one in differences]))
     low = _first_crossing(curve.env_steps, np.array([one.high for one in differences]))
@@ -330,27 +377,6 @@ def _first_crossing(env_steps: Floats, differences: Floats) -> float:
 def _wins(ours: Floats, theirs: Floats) -> Floats:
     """1 where ours is larger, ½ where they are equal, 0 elsewhere."""
     return np.asarray((ours > theirs) + 0.5 * (ours == theirs))
-
-
-def _indices(returns: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which seeds and tasks each resample draws, with replacement; the same in every call.
-
-    Args:
-        returns: (S, M).
-
-    Returns:
-        Seeds (B, S) and tasks (B, M).
-    """
-    num_seeds, num_tasks = returns.shape
-    tasks = np.random.default_rng([0, 0]).integers(num_tasks, size=(intervals.RESAMPLES, num_tasks))
-    seeds = np.random.default_rng([0, 1]).integers(num_seeds, size=(intervals.RESAMPLES, num_seeds))
-    return seeds, tasks
-
-
-def _resample(returns: Floats, indices: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Floats:
-    """Returns (S, M) of each resample, (B, S·M): every drawn task for every drawn seed."""
-    seeds, tasks = indices
-    return np.asarray(returns[seeds[:, :, None], tasks[:, None, :]].reshape(len(seeds), -1))
 
 
 def _iqm_of_rows(rows: Floats) -> Floats:

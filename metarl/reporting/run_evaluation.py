@@ -21,7 +21,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
-from metarl.evaluation.evaluation import Evaluation, summarize
+from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
@@ -34,9 +34,6 @@ from metarl.run.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-TASKS_LISTED = 10
-"""Of so many tasks at most, each has a line of its own."""
 
 FIGURES = {
     "adaptation": "return against episodes of experience on the new task",

@@ -30,6 +30,9 @@ from metarl.run.schema import load_json, read_text
 OBSERVATION_FILE = "observation_space.json"
 """In a run of a Gymnasium environment: what its policy sees, the fields of a Dict in their order."""
 
+RATE_FACTORS = "rate_factors"
+"""Among the tensors of the best checkpoint: `Learner.rate_factors`, (K,), once they were chosen; none: (0,)."""
+
 SOURCES = "source"
 """In a run of a user's own environment: the source files that it was trained with."""
 
@@ -162,6 +165,23 @@ def restore_learner(learner: Learner, checkpoint: Checkpoint, path: Path) -> Non
         learner.policy.observations.load_state_dict(observations)
     except (ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
+
+    if learner.rate_factors is not None:
+        learner.rate_factors = _rate_factors(checkpoint, path)
+
+
+def _rate_factors(checkpoint: Checkpoint, path: Path) -> tuple[float, ...]:
+    """The factors on the rates of adaptation that a checkpoint holds; () where none were chosen.
+
+    Raises:
+        CheckpointError: they are none.
+    """
+    kept = checkpoint.tensors.get(RATE_FACTORS)
+    if kept is None:
+        return ()
+    if kept.ndim != 1 or not kept.is_floating_point() or not bool((kept.isfinite() & (kept > 0)).all()):
+        raise CheckpointError(f"checkpoint {path}: {RATE_FACTORS} must be positive numbers, one for each step")
+    return tuple(kept.tolist())
 
 
 def keep_observations(run: RunDirectory, distribution: TaskDistribution) -> None:

@@ -47,8 +47,10 @@ _DECAYING_STEPS = {
     "learner.adaptation.inner_lr": 0.35,
     "learner.adaptation.inner_lr_decay": 0.5,
     "learner.adaptation.log_std_lr_factor": 10.0,
+    "learner.adaptation.choose_rates": True,
 }
-"""Fixed step sizes that come near the learned ones: each is half the one before, and the noise shrinks with them."""
+"""Step sizes that come near the learned ones on point navigation: each is half the one before, and the noise shrinks
+with them. Elsewhere they are too long, so that smaller ones are tried on validation tasks when training ends."""
 
 _REPTILE_PRESETS = {
     "default": Preset(
@@ -216,6 +218,10 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     **_for_robots(),
     **_on_bandit("bandit/bernoulli"),
     **_on_bandit("bandit/gaussian"),
+    **{
+        ("maml", env): _changed_default(_MAML_PRESETS, "100 validation tasks", {"eval_tasks": 100})
+        for env in ("pendulum", "pendulum/dynamics")
+    },
     **_of_rl2(),
     ("maml", "point-navigation/finn"): {
         "long": Preset(

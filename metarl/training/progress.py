@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metarl.evaluation.evaluation import Evaluation, bootstrap_ci
+from metarl.evaluation.evaluation import Evaluation
+from metarl.evaluation.intervals import mean_interval
 
 
 class Reporter(Protocol):
@@ -173,7 +174,7 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
 
     trials = evaluation.trial_returns
     if trials is not None:
-        low, high = bootstrap_ci(trials)
+        low, high = mean_interval(trials).ends
         table.add_section()
         table.add_row(
             "whole trial", str(len(evaluation.returns)), "", f"{trials.mean():.2f}", f"[{low:.2f}, {high:.2f}]"

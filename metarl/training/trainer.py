@@ -13,6 +13,8 @@ from rich.console import Console
 
 from metarl.agents.distillation import Teachers
 from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
+from metarl.agents.learner import Learner
+from metarl.agents.registry import find_agent
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
@@ -21,9 +23,10 @@ from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.action_map import missing_bounds_warning
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.errors import TrainingError, what_happened
-from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
+from metarl.evaluation.adaptation import adaptation_episodes, choose_rate_factors, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
 from metarl.run.build import (
+    RATE_FACTORS,
     build,
     curriculum_state,
     keep_observations,
@@ -136,6 +139,8 @@ class Trainer:
         """
         best = start.checkpoints.load(BEST)
         restore_learner(self.learner, best, start.checkpoints.path(BEST))
+        if self.learner.rate_factors is not None:
+            self.learner.rate_factors = ()  # they are chosen anew when this training ends
         spent = start.last_progress()
         self.progress = Progress(env_steps=spent.env_steps, evaluation_env_steps=spent.evaluation_env_steps)
 
@@ -164,6 +169,9 @@ class Trainer:
         """
         with stop_requests() as stop, self._saving_whatever_happens():
             self._run_iterations(stop)
+
+            if self._share_done() >= 1 and not stop.requested:
+                self._choose_rates()
 
         # A signal during the last iteration ends no loop, but the caller must still hear of it.
         self.stop_requested |= stop.requested
@@ -357,6 +365,43 @@ class Trainer:
         )
         if best is None or score > best:
             self.run.checkpoints.save_best(self._checkpoint())
+
+    def _choose_rates(self) -> None:
+        """Choose the rates of adaptation of the best policy on validation tasks, where the learner leaves them open."""
+        if self.learner.rate_factors is None or not self._writes:
+            return
+        best = self.run.checkpoints.load(BEST)
+        if RATE_FACTORS in best.tensors:
+            return
+
+        # A learner of its own: the one that trains stays as it is, and its graphs know the given rates only.
+        self._doing = "choosing the rates of adaptation"
+        learner = self._another_learner(best)
+        seed = self.config.seed + VALIDATION_SEED_OFFSET
+        generator = rollout_generator(self.generator.device, seed)
+        tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
+        env = self.distribution.bind(tasks, self.config.episodes)
+        factors, spent = choose_rate_factors(learner, env, learner.adaptation_steps, generator)
+
+        self.run.checkpoints.save_best(
+            Checkpoint({**best.tensors, RATE_FACTORS: torch.tensor(factors, dtype=torch.float64)}, best.progress)
+        )
+        self.progress = dataclasses.replace(
+            self.progress, evaluation_env_steps=self.progress.evaluation_env_steps + spent
+        )
+        self._whole = self._checkpoint()
+        self._save()
+        given = ", ".join(f"{factor:g}" for factor in factors) or "1 each"
+        say(self.console, f"rates of adaptation, chosen on validation tasks: {given} of the given ones")
+
+    def _another_learner(self, checkpoint: Checkpoint) -> Learner:
+        """A learner like that of this run, with the state of a checkpoint."""
+        spaces = self.distribution.observation_space, self.distribution.action_space
+        generator = torch.Generator(self.generator.device)
+        agent = find_agent(self.config.agent)
+        learner = agent.make(*spaces, self.config.learner, generator, self.config.num_threads)
+        restore_learner(learner, checkpoint, self.run.checkpoints.path(BEST))
+        return learner
 
     def _draw_validation(self, log: RunLog, evaluation: Evaluation, tasks: Task, batches: list[Episodes]) -> None:
         """Figures of the adaptation curve and, where the family has such, of trajectories."""

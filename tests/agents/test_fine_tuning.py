@@ -51,6 +51,18 @@ def test_steps_equal_the_loop_over_tasks(head: str, config: AdaptationConfig) ->
             torch.testing.assert_close(params[name][task], leaf, rtol=1e-9, atol=1e-11)
 
 
+def test_a_factor_scales_the_rates_of_its_step() -> None:
+    """Of one gradient step, exactly; steps beyond the factors take the last."""
+    policy = make_policy("gaussian")
+    start, batches = two_batches(policy, PLAIN)
+    adaptation = PolicyGradientAdaptation(policy, PLAIN)
+    params = expand_to_tasks(start, 3)
+    batch = adaptation.batch(batches[0])
+    whole, quarter = (adaptation.step(params, batch, 0, factor) for factor in (1.0, 0.25))
+    for name, leaf in params.items():
+        torch.testing.assert_close(quarter[name] - leaf, (whole[name] - leaf) / 4, rtol=1e-9, atol=1e-12)
+
+
 def test_options_make_a_difference() -> None:
     policy = make_policy("gaussian")
     start, batches = two_batches(policy, PLAIN)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid, solve_ivp
 from torch import Tensor
 
-from metarl.envs.families.driving import Driving, LaneKeeping, RacingLine, delayed, lane_keeping, racing_line
+from metarl.envs.families.driving import (
+    RACING_STYLES,
+    Driving,
+    LaneKeeping,
+    RacingLine,
+    Style,
+    delayed,
+    lane_keeping,
+    racing_line,
+)
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import Task, num_tasks_of, tasks_to_json
@@ -392,19 +401,39 @@ def score(distribution: TaskDistribution, tasks: Task, oracle: bool) -> tuple[Te
 
 @both
 def test_the_oracle_stays_on_every_road_and_is_far_better_than_chance(make: Callable[[], TaskDistribution]) -> None:
+    """Who races for progress alone may leave the road at the end, where nothing is lost any more."""
     distribution = make()
-    drawn = (
-        distribution.sample(1000, "test"),
-        distribution.sample(1000, "train", rng(8)),
-        distribution.sample(500, "ood"),
-    )
+    drawn = (distribution.sample(100, "test"), distribution.sample(50, "ood"))
     tasks = {name: torch.cat([one[name] for one in drawn]) for name in drawn[0]}
     total, steps = score(distribution, tasks, oracle=True)
-    assert bool((steps[:2000] == distribution.horizon).all())
-    assert float((steps[2000:] == distribution.horizon).float().mean()) > 0.9
-    mean = float(total[:2000].mean())
+    whole = (steps == distribution.horizon).float()
+    assert float(whole[:100].mean()) > (0.999 if make is lane_keeping else 0.8)
+    assert float(whole[100:].mean()) > 0.9
+    mean = float(total[:100].mean())
     assert mean > 5 * float(score(distribution, drawn[0], oracle=False)[0].mean())
-    assert mean > (145 if make is lane_keeping else 150)  # of 150; 20 m/s
+    assert mean > (145 if make is lane_keeping else 175)  # of 150; 23 m/s, and above the 170 of a trained policy
+
+
+def test_the_oracle_of_the_race_tries_out_what_is_fastest_on_each_task() -> None:
+    """It is faster than each style for all tasks by itself, and a task has the same style in whatever company."""
+    distribution = racing_line()
+    env = distribution.env
+    assert isinstance(env, RacingLine)
+    tasks = distribution.sample(12, "validation")
+    found = env.oracle_style(tasks)
+    best = score(distribution, tasks, oracle=True)[0].mean()
+
+    again = env.oracle_style({name: value[[7, 7, 3]] for name, value in tasks.items()})
+    for one, other in zip(again, found, strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other)[[7, 7, 3]])
+
+    class OneForAll(RacingLine):
+        def oracle_style(self, params: Task) -> Style:
+            """The same on every task."""
+            return RACING_STYLES[2]
+
+    alone = TaskDistribution(OneForAll(), distribution.train)
+    assert best > score(alone, tasks, oracle=True)[0].mean() + 5
 
 
 def test_less_friction_and_more_mass_make_the_race_slower() -> None:

@@ -22,7 +22,7 @@ from metarl.envs.adapters.sb3 import TaskSB3VecEnv
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Task, Uniform, tasks_to_json
+from metarl.envs.task_space import Choice, Task, Uniform, tasks_to_json
 from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, TrainingError
 from tests.helpers.without_figures import empty_figures
 from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
@@ -218,6 +218,30 @@ class Corridor(TaskEnv):
 
 def corridor() -> TaskDistribution:
     return TaskDistribution(Corridor(), {"goal": Uniform(-5, 5)})
+
+
+def two_ends() -> TaskDistribution:
+    return TaskDistribution(Corridor(), {"goal": Choice([-3.0, 3.0])})
+
+
+def test_a_family_of_two_tasks_is_compared_on_each_once(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(workplace / "runs", "--name", "two", env=f"{__name__}:two_ends")
+    data = compare("--budget", "600", "--num-tasks", "20", runs=["two"], baselines="dqn random")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "return on 2 distinct tasks, not held out" in said
+    assert "on {'goal': -3.0}: maml" in said and "on {'goal': 3.0}: maml" in said
+
+    assert (data["num_tasks"], data["held_out"], data["intervals_over"]) == (2, False, "episodes on these tasks")
+    curves = curves_of(data)
+    assert {np.array(curve["returns"]).shape[-1] for curve in curves.values()} == {2}
+    # The batch after the last step of each of two tasks, and nothing else, only measures.
+    assert curves["maml"]["evaluation_env_steps"] == 2 * EPISODES * Corridor.horizon
+
+    evaluated = ["evaluate", "runs/two", "--num-tasks", "20", "--episodes", str(EPISODES), "--device", "cpu", "--json"]
+    assert main(evaluated) == 0
+    alone = json.loads(capsys.readouterr().out)
+    ours = next(agent for agent in data["agents"] if agent["agent"] == "maml")["equal"]
+    assert [ours["low"], ours["high"]] == pytest.approx(alone["return_ci95"][-1])
 
 
 def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from metarl.comparison import plots
 from metarl.comparison.comparison import Comparison
@@ -133,6 +134,56 @@ def test_there_is_no_verdict_between_learners_of_one_seed() -> None:
     console = Console(width=80, record=True)
     console.print(table(Comparison("e", "test", 8, 1, [one, other, scratch])))
     assert "one seed each: of other seeds they say nothing" in console.export_text()
+
+
+def exhaustive(*curves: Curve) -> Comparison:
+    """Of two directions, each mean return known to ± 3 and ± 4 from 5 episodes."""
+    errors = np.array([3.0, 4.0])
+    few = [
+        replace(curve, returns=curve.returns[..., :2], errors=np.broadcast_to(errors, curve.returns[..., :2].shape))
+        for curve in curves
+    ]
+    few = [replace(curve, episodes=5) for curve in few]
+    names = ("direction=-1", "direction=1")
+    return Comparison("env/name", "test", 2, BUDGET, few, held_out=False, exhaustive=True, task_names=names)
+
+
+def test_tasks_that_are_all_there_are_leave_other_episodes_to_chance_or_other_seeds() -> None:
+    """One seed: the error of the mean of two tasks, 5/2; two seeds, 1 above and below: Student's of these two."""
+    one = replace(SUBJECT, returns=SUBJECT.returns[:1])
+    of_one = exhaustive(one, ORACLE, RANDOM).summaries[0]
+    half = stats.t.ppf(0.975, 2 * 4) * 2.5
+    assert of_one.equal.high - of_one.equal.value == pytest.approx(half)
+    assert of_one.score is not None
+    assert of_one.score.high - of_one.score.value == pytest.approx(half / 60)  # oracle and random are 60 apart
+
+    of_two = exhaustive(SUBJECT).summaries[0]
+    expected = stats.ttest_1samp(SUBJECT.final[:, :2].mean(axis=1), 0).confidence_interval(0.95)
+    assert (of_two.equal.low, of_two.equal.high) == pytest.approx((expected.low, expected.high))
+    assert of_two.final_worst is None
+
+
+def test_few_tasks_are_said_to_be_few_and_told_one_by_one() -> None:
+    comparison = exhaustive(*(replace(curve, returns=curve.returns[:1]) for curve in (SUBJECT, BASELINE)))
+    console = Console(width=80, record=True)
+    console.print(table(comparison))
+    text = " ".join(console.export_text().split())
+    assert "return on 2 distinct tasks, not held out" in text
+    assert "with 95% intervals over episodes on these tasks" in text
+    assert headlines(comparison)[-2:] == [
+        "on direction=-1: maml -10.00, ppo 0.00",
+        "on direction=1: maml -9.71, ppo 0.29",
+    ]
+
+    data = comparison.to_json()
+    assert (data["held_out"], data["intervals_over"]) == (False, "episodes on these tasks")
+    assert exhaustive(SUBJECT, BASELINE).intervals_over == "seeds, of one seed episodes on these tasks"
+
+
+def test_one_seed_of_each_task_is_not_enough_where_there_are_no_other_tasks() -> None:
+    scratch = replace(BASELINE, returns=BASELINE.returns[:1])
+    (pair,) = exhaustive(SUBJECT, scratch).pairwise_comparisons
+    assert pair.no_verdict_because == "one seed of ppo, so the interval covers episodes on these tasks only"
 
 
 def test_headline_tells_the_worst_tasks_of_all_that_learn_from_20_tasks_on() -> None:

@@ -3,12 +3,20 @@
 import pytest
 import torch
 
+from metarl.agents.fine_tuning import AdaptationConfig
 from metarl.agents.learner import Adapted
 from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.multitask import Multitask, MultitaskConfig
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.envs.families.navigation import pearl
 from metarl.envs.rollout import Episodes
-from metarl.evaluation.adaptation import adapt_to_tasks, adaptation_loop, rollouts_in
+from metarl.evaluation.adaptation import (
+    RATE_FACTORS,
+    adapt_to_tasks,
+    adaptation_loop,
+    choose_rate_factors,
+    rollouts_in,
+)
 from tests.helpers.workbench import same_tensors
 
 DISTRIBUTION = pearl()
@@ -62,3 +70,37 @@ def test_the_learner_is_left_as_it_was(learner: MAML) -> None:
     before = learner.state_dict()
     adapt_to_tasks(learner, DISTRIBUTION, DISTRIBUTION.sample(3, "test"), STEPS, EPISODES, torch.Generator())
     assert same_tensors(learner.state_dict(), before)
+
+
+def overshooting(inner_lr: float) -> Multitask:
+    adaptation = AdaptationConfig(STEPS, inner_lr=inner_lr, inner_lr_decay=1.0, choose_rates=True)
+    config = MultitaskConfig(PolicyConfig(hidden_sizes=(8,)), adaptation)
+    spaces = DISTRIBUTION.observation_space, DISTRIBUTION.action_space
+    return Multitask(*spaces, config, torch.Generator().manual_seed(0))
+
+
+def test_rates_that_overshoot_are_lowered_until_the_return_is_better() -> None:
+    """On validation tasks; on others it is better as well."""
+    learner = overshooting(inner_lr=8.0)
+    before = learner.state_dict()
+    env = DISTRIBUTION.bind(DISTRIBUTION.sample(20, "validation"), EPISODES)
+    factors, spent = choose_rate_factors(learner, env, STEPS, torch.Generator().manual_seed(1))
+    assert learner.rate_factors == factors
+    assert len(factors) == STEPS and min(factors) < 1
+    assert spent == (STEPS + 1 + STEPS * len(RATE_FACTORS)) * 20 * EPISODES * DISTRIBUTION.horizon
+    assert same_tensors(learner.state_dict(), before)
+
+    def last_return() -> float:
+        tasks = DISTRIBUTION.sample(40, "test")
+        batches = adapt_to_tasks(learner, DISTRIBUTION, tasks, STEPS, 10, torch.Generator().manual_seed(2)).batches
+        return float(batches[-1].returns.mean())
+
+    chosen = last_return()
+    learner.rate_factors = ()
+    assert chosen > last_return() + 1
+
+
+def test_rates_that_make_no_difference_stay_as_they_are() -> None:
+    learner = overshooting(inner_lr=1e-9)
+    env = DISTRIBUTION.bind(DISTRIBUTION.sample(6, "validation"), EPISODES)
+    assert choose_rate_factors(learner, env, STEPS, torch.Generator().manual_seed(1))[0] == ()

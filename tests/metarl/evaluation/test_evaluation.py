@@ -14,7 +14,8 @@ from metarl.envs.families.navigation import pearl
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
-from metarl.evaluation.evaluation import RESAMPLES, Evaluation, bootstrap_ci, summarize
+from metarl.evaluation.evaluation import Evaluation, summarize
+from metarl.evaluation.intervals import mean_interval
 from metarl.evaluation.plots import figure_bytes
 from metarl.evaluation.pooling import pool
 from metarl.evaluation.statistics import mean_estimate
@@ -46,33 +47,27 @@ def returns(batches: list[Episodes]) -> Tensor:
 def test_interval_is_that_of_an_independent_bootstrap() -> None:
     values = np.random.default_rng(1).exponential(size=60)
     resampled = np.random.default_rng(2).choice(values, size=(50_000, 60)).mean(axis=1)
-    expected = np.percentile(resampled, [2.5, 97.5])
-    np.testing.assert_allclose(bootstrap_ci(values), expected, atol=0.03 * (expected[1] - expected[0]))
-
-
-def test_interval_is_scipys_to_rounding() -> None:
-    values = np.random.default_rng(1).normal(size=60)
-    scipys = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    np.testing.assert_allclose(bootstrap_ci(values), scipys, rtol=1e-12)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    width = 2 * stats.t.ppf(0.975, 59) * values.std(ddof=1) / np.sqrt(60)  # of Student's; the shape is the bootstrap's
+    expected = values.mean() + (np.array([low, high]) - values.mean()) * width / (high - low)
+    np.testing.assert_allclose(mean_interval(values).ends, expected, atol=0.03 * width)
 
 
 def test_interval_of_many_values_is_normal() -> None:
     values = np.random.default_rng(3).normal(5.0, 2.0, size=2000)
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
     expected = values.mean() - half, values.mean() + half
-    np.testing.assert_allclose(bootstrap_ci(values), expected, atol=0.06 * half)
+    np.testing.assert_allclose(mean_interval(values).ends, expected, atol=0.06 * half)
 
 
 def test_interval_is_the_same_every_time() -> None:
     values = np.arange(5.0)
-    np.testing.assert_array_equal(bootstrap_ci(values), bootstrap_ci(values))
+    np.testing.assert_array_equal(mean_interval(values).ends, mean_interval(values).ends)
 
 
 @pytest.mark.parametrize("values", [[3.5], [2.0, 2.0, 2.0]])
 def test_interval_of_one_value_is_that_value(values: list[float]) -> None:
-    np.testing.assert_array_equal(bootstrap_ci(np.array(values)), [values[0], values[0]])
+    np.testing.assert_array_equal(mean_interval(np.array(values)).ends, [values[0], values[0]])
 
 
 def test_interval_is_over_tasks_not_over_episodes() -> None:

@@ -19,10 +19,12 @@ from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import EXIT_TRAINING_FAILED
 from metarl.evaluation.evaluation import Evaluation, summarize
-from metarl.run.checkpoint import read_checkpoint
+from metarl.run.build import load_learner
+from metarl.run.checkpoint import Checkpoint, read_checkpoint
 from metarl.run.config import flat_items
 from metarl.run.run_directory import METADATA_FILE, RunDirectory
 from tests.helpers.workbench import (
+    EPISODES,
     ITERATIONS,
     RUN,
     checkpoint_file,
@@ -144,6 +146,29 @@ def test_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path, monkeypa
     progress = read_checkpoint(run / "checkpoints" / "best.safetensors").progress
     assert (progress.iteration, progress.best_validation) == (2, -3.0)
     assert [checkpoint_file(run, i).exists() for i in range(6)] == [False] * 3 + [True] * 3
+
+
+def test_rates_chosen_when_training_ends_belong_to_the_best_policy(tmp_path: Path) -> None:
+    """Killed before they were chosen and resumed gives the same; what acts with the best policy takes them."""
+    flags = ("--inner-lr", "20", "--eval-tasks", "8")
+    run = train(tmp_path, *flags, agent="multitask")
+    best = read_checkpoint(run / "checkpoints" / "best.safetensors")
+    factors = best.tensors["rate_factors"].tolist()
+    assert len(factors) == 1 and factors[0] < 1
+    directory = RunDirectory.open(str(run))
+    assert load_learner(directory)[1].rate_factors == tuple(factors)
+    assert load_learner(directory, "last")[1].rate_factors == ()
+
+    last = checkpoint_file(run, ITERATIONS)
+    progress = read_checkpoint(last).progress
+    without = {name: value for name, value in best.tensors.items() if name != "rate_factors"}
+    directory.checkpoints.save_best(Checkpoint(without, best.progress))
+    spent = (2 + 5) * 8 * EPISODES * 20  # given rates, and five factors; H = 20
+    before = replace(progress, evaluation_env_steps=progress.evaluation_env_steps - spent)
+    directory.checkpoints.save(Checkpoint(read_checkpoint(last).tensors, before))
+    assert main(["train", "--resume", str(run)]) == 0
+    assert read_checkpoint(run / "checkpoints" / "best.safetensors").tensors["rate_factors"].tolist() == factors
+    assert read_checkpoint(last).progress == progress
 
 
 def test_intervals_decide_when_to_evaluate_and_save(tmp_path: Path) -> None:
