@@ -101,7 +101,8 @@ def _finite(text: str) -> float:
 def options_of(make: Callable[..., object]) -> dict[str, Option]:
     """The options of what builds a distribution: its arguments that are numbers, truth values or texts."""
     try:
-        hints = typing.get_type_hints(make.__init__ if isinstance(make, type) else make, include_extras=True)
+        described = getattr(make, "__init__", make) if isinstance(make, type) else make
+        hints = typing.get_type_hints(described, include_extras=True)
     except (NameError, TypeError, AttributeError):  # a user's own may name what is not there
         hints = {}
 

@@ -345,7 +345,7 @@ def test_the_car_moves_as_one_integrated_in_the_plane(friction: float, amplitude
 def test_an_episode_ends_off_the_road_and_when_spun_round(make: Callable[[], TaskDistribution]) -> None:
     env = make().env
     assert isinstance(env, Driving)
-    params, width = car(), {lane_keeping: 2.0, racing_line: 5.0}[make]
+    params, width = car(), 2.0 if make is lane_keeping else 5.0
     state = start(env, params, 10.0)
     for name, limit in (("lateral_error", width), ("heading_error", math.pi / 2)):
         for sign in (1, -1):
