@@ -31,8 +31,8 @@ class AdaptationConfig:
         inner_clip: ppo: clip range ε of the likelihood ratio.
         gamma: discount γ.
         gae_lambda: λ of the advantages; 1 gives returns minus baseline.
-        choose_rates: whether, when training ends, the rate of each adaptation step is chosen on validation tasks: 1/16,
-            1/4, 1/2, 1 or 2 times the one that is given here. Training itself takes the given ones.
+        rates: "given": those above. "chosen": when training ends, the rate of each adaptation step is chosen on
+            validation tasks, 1/16, 1/4, 1/2, 1 or 2 times the given one; training itself takes the given ones.
     """
 
     adaptation_steps: int = 3
@@ -44,7 +44,7 @@ class AdaptationConfig:
     inner_clip: float = 0.3
     gamma: float = 0.99
     gae_lambda: float = 1.0
-    choose_rates: bool = False
+    rates: Literal["given", "chosen"] = "given"
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
@@ -126,7 +126,7 @@ class FixedRateLearner(GradientLearner[FixedRateConfig]):
     def setup(self, initial: Parameters) -> Parameters:
         """See GradientLearner.setup."""
         self.adaptation = PolicyGradientAdaptation(self.policy, self.config.adaptation)
-        if self.config.adaptation.choose_rates:
+        if self.config.adaptation.rates == "chosen":
             self.rate_factors = ()
         return initial
 

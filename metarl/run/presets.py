@@ -47,7 +47,7 @@ _DECAYING_STEPS = {
     "learner.adaptation.inner_lr": 0.35,
     "learner.adaptation.inner_lr_decay": 0.5,
     "learner.adaptation.log_std_lr_factor": 10.0,
-    "learner.adaptation.choose_rates": True,
+    "learner.adaptation.rates": "chosen",
 }
 """Step sizes that come near the learned ones on point navigation: each is half the one before, and the noise shrinks
 with them. Elsewhere they are too long, so that smaller ones are tried on validation tasks when training ends."""

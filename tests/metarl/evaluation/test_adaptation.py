@@ -73,7 +73,7 @@ def test_the_learner_is_left_as_it_was(learner: MAML) -> None:
 
 
 def overshooting(inner_lr: float) -> Multitask:
-    adaptation = AdaptationConfig(STEPS, inner_lr=inner_lr, inner_lr_decay=1.0, choose_rates=True)
+    adaptation = AdaptationConfig(STEPS, inner_lr=inner_lr, inner_lr_decay=1.0, rates="chosen")
     config = MultitaskConfig(PolicyConfig(hidden_sizes=(8,)), adaptation)
     spaces = DISTRIBUTION.observation_space, DISTRIBUTION.action_space
     return Multitask(*spaces, config, torch.Generator().manual_seed(0))

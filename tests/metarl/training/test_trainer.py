@@ -68,12 +68,16 @@ def test_every_environment_step_is_counted(
 
     monkeypatch.setattr("metarl.evaluation.adaptation.collect", collect_and_note)
     run = train(tmp_path, "--seed", "3", env=own_family(early_ending), agent=agent)
-    # A validation, then a training iteration and a validation in turn, and the test evaluation at the end.
+    # A validation, then a training iteration and a validation in turn, and the test evaluation at the end; before that
+    # the choice of rates: a validation with the given ones, and a batch for each of five factors.
     evaluation = 2  # k = 0 and 1
-    ends = np.cumsum([evaluation, *[batches, evaluation] * ITERATIONS])
-    *in_turn, test = [part.sum() for part in np.split(np.array(taken), ends)]
+    choice = 0 if agent == "maml" else evaluation + 5
+    ends = np.cumsum([evaluation, *[batches, evaluation] * ITERATIONS, choice])
+    *in_turn, chosen, test = [part.sum() for part in np.split(np.array(taken), ends)]
     training, evaluations = np.array(in_turn[1::2]), [*in_turn[::2], test]
     assert len(taken) == ends[-1] + evaluation
+    spent = read_checkpoint(checkpoint_file(run, ITERATIONS)).progress.evaluation_env_steps
+    assert spent == sum(evaluations[:-1]) + chosen
     assert (training % early_ending().horizon).any(), "no episode of the training ended early"
     rows = metrics_of(run)
     assert [row["env_steps"] for row in rows] == [0, *np.cumsum(training)]
