@@ -1,6 +1,7 @@
 """What all tests share: double precision on demand, and the order of the files."""
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from metarl.envs.spaces.precision import set_float_dtype
 
 torch.set_num_threads(1)  # tensors this small gain nothing from more, and test processes would fight over the cores
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` would hand on that it is ignored
 
 # Processes that tests start are copies of one that has imported these, which takes seconds.
 multiprocessing.set_forkserver_preload(

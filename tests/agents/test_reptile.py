@@ -118,11 +118,11 @@ class QuadraticAdaptation:
         """Tasks are told apart by their number."""
         return _TaskNumbers(torch.arange(5))
 
-    def step(self, params: Parameters, batch: Any, step: int) -> Parameters:
+    def step(self, params: Parameters, batch: Any, step: int, factor: float = 1.0) -> Parameters:
         """One gradient step for each task of a chunk."""
         curvature, centre = self.curvature[batch.obs], self.centre[batch.obs]
         slope = torch.einsum("mij,mj->mi", curvature, params["x"] - centre)
-        return {"x": params["x"] - self.rate * slope}
+        return {"x": params["x"] - factor * self.rate * slope}
 
     def fixed_point(self) -> Tensor:
         """θ* = (Σ W_i)⁻¹ Σ W_i c_i with W_i = I − (I − α A_i)^K, where the mean displacement vanishes."""

@@ -119,7 +119,7 @@ def test_tensorboard_holds_times_figures_and_hyper_parameters(trained_run: Path)
         flags
         > set(shown)
         >= flags
-        - {"name", "run_dir", "device", "num_threads", "compile_env", "cuda_graphs", "physics_determinism"}
+        - {"name", "run_dir", "logger", "device", "num_threads", "compile_env", "cuda_graphs", "physics_determinism"}
         - {f"{what}_{which}" for what in ("eval", "test", "checkpoint") for which in ("interval", "tasks")}
     )
     assert shown["outer"].string_value == "ppo"

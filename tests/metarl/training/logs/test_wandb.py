@@ -1,5 +1,6 @@
 """Weights & Biases, offline: the same rows as in metrics.jsonl. Skipped where the package is not installed."""
 
+import importlib
 import importlib.util
 import json
 import struct
@@ -20,11 +21,11 @@ installed = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason
 
 def records_of(run: Path) -> Iterator[Any]:
     """All that the library wrote of a run, part by part."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    form: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
 
     for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         for content in records_in(file.read_bytes()):
-            record = Record()
+            record = form.Record()
             record.ParseFromString(content)
             yield record
 
