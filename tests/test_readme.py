@@ -167,11 +167,11 @@ def folders_of_the_tree() -> list[Path]:
     """The folders that the file tree of the front page names."""
     (tree,) = (block for block in code_blocks(FRONT_PAGE, "text") if block.startswith("envs/"))
     folders: list[Path] = []
+    path = [ROOT]  # the folders that lead to the one of the line, two spaces a level
     for line in tree.splitlines():
-        name = line.split()[0]
-        inside = line.startswith(" ")
-        above = folders[-1] if inside and folders[-1].parent == ROOT else folders[-1].parent if inside else ROOT
-        folders.append(above / name)
+        depth = (len(line) - len(line.lstrip())) // 2
+        path = [*path[: depth + 1], path[depth] / line.split()[0]]
+        folders.append(path[-1])
     return folders
 
 
