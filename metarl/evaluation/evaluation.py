@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from metarl.envs.rollout import Episodes
-from metarl.evaluation.intervals import CONFIDENCE, TAILS, mean_interval, share_interval
+from metarl.evaluation import all_tasks
+from metarl.evaluation.all_tasks import Noise
+from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
 
 TASKS_LISTED = 10
 """Where there are so many tasks at most, each is told by itself."""
@@ -90,11 +91,7 @@ class Evaluation:
 
     def _over_episodes(self, returns: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
         """95% interval of the mean of M tasks that are all there are, given the standard error of each, (2,)."""
-        num_tasks = len(returns)
-        freedom = max(1, num_tasks * (self.episodes_per_step - 1))
-        quantile = float(special.stdtrit(freedom, TAILS[1]))
-        half = quantile * float(np.sqrt(np.square(errors).sum())) / num_tasks
-        return np.asarray(returns.mean() + np.array([-half, half]))
+        return all_tasks.mean_estimate(returns[None], Noise(errors[None], self.episodes_per_step)).ends
 
     @property
     def gains(self) -> NDArray[np.float64]:

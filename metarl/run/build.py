@@ -47,7 +47,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
     Raises:
         UserError, ValueError: unknown agent or environment, or the agent cannot act in the environment.
     """
-    agent = find_agent(config.agent)
+    find_agent(config.agent)  # an unknown one is said before an environment is made
 
     distribution = make_distribution(config.env, config.action_scale)
     check_spaces(distribution.env)
@@ -56,14 +56,19 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
         distribution.env.physics_determinism = config.physics_determinism
     if isinstance(distribution.env, GymnasiumFamily):
         distribution.env.set_timeout(config.env_timeout)
+    return distribution, make_learner(config, distribution, generator)
+
+
+def make_learner(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> Learner:
+    """Untrained learner of a configuration, for a distribution that is there already; see `build`."""
     _require_memory(config, distribution, generator)
-    learner = agent.make(
+    learner = find_agent(config.agent).make(
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
     _check_learner(config, learner, distribution)
     if may_normalize(config, distribution):
         learner.policy.observations.activate(generator.device)
-    return distribution, learner
+    return learner
 
 
 def _require_memory(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> None:

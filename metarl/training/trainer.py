@@ -13,8 +13,6 @@ from rich.console import Console
 
 from metarl.agents.distillation import Teachers
 from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
-from metarl.agents.learner import Learner
-from metarl.agents.registry import find_agent
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
 from metarl.envs.external.worker_pool import EnvironmentFailedError
@@ -32,6 +30,7 @@ from metarl.run.build import (
     keep_observations,
     keep_sources,
     learner_state,
+    make_learner,
     observations_state,
     restore_learner,
     restore_observations,
@@ -376,7 +375,8 @@ class Trainer:
 
         # A learner of its own: the one that trains stays as it is, and its graphs know the given rates only.
         self._doing = "choosing the rates of adaptation"
-        learner = self._another_learner(best)
+        learner = make_learner(self.config, self.distribution, torch.Generator(self.generator.device))
+        restore_learner(learner, best, self.run.checkpoints.path(BEST))
         seed = self.config.seed + VALIDATION_SEED_OFFSET
         generator = rollout_generator(self.generator.device, seed)
         tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
@@ -393,15 +393,6 @@ class Trainer:
         self._save()
         given = ", ".join(f"{factor:g}" for factor in factors) or "1 each"
         say(self.console, f"rates of adaptation, chosen on validation tasks: {given} of the given ones")
-
-    def _another_learner(self, checkpoint: Checkpoint) -> Learner:
-        """A learner like that of this run, with the state of a checkpoint."""
-        spaces = self.distribution.observation_space, self.distribution.action_space
-        generator = torch.Generator(self.generator.device)
-        agent = find_agent(self.config.agent)
-        learner = agent.make(*spaces, self.config.learner, generator, self.config.num_threads)
-        restore_learner(learner, checkpoint, self.run.checkpoints.path(BEST))
-        return learner
 
     def _draw_validation(self, log: RunLog, evaluation: Evaluation, tasks: Task, batches: list[Episodes]) -> None:
         """Figures of the adaptation curve and, where the family has such, of trajectories."""
