@@ -32,7 +32,7 @@ def float64() -> Iterator[None]:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Half as many test processes again as there are cores (`-n auto`): many a test waits for processes that it began."""
+    """What `-n auto` is: half as many again as there are cores, for many a test waits for processes that it began."""
     cores = num_cores()
     return cores + cores // 2
 
