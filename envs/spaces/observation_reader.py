@@ -195,10 +195,11 @@ class _WholeNumbers(_Numbers):
         place = tuple(int(index) for index in np.argwhere(broken)[0])
         low, high = (int(np.broadcast_to(bound, self.shape)[place]) for bound in (self.low, self.high))
         seen = f"holds {array[place]} at {list(place)}" if place else f"is {array[place]}"
+        range_ = f"whole numbers from {low} to {high}" + (" there" if place else "")
 
         looks_scaled = self.dtype == np.uint8 and array.dtype.kind == "f" and 0 <= array.min() <= array.max() <= 1
         hint = "; multiply by 255 and round, or declare a Box of floats" if looks_scaled else ""
-        raise UnfitEnvError(f"{self.named} {seen}, {self.allowed} takes whole numbers from {low} to {high} there{hint}")
+        raise UnfitEnvError(f"{self.named} {seen}, {self.allowed} takes {range_}{hint}")
 
 
 class _Choices(_WholeNumbers):

@@ -176,11 +176,7 @@ def faults(check: EnvironmentCheck) -> dict[str, Finding]:
         ("unseeded", "determinism", "two rollouts"),
         ("leaking", "determinism", "differ"),
         ("broken", "step", "its reward at step "),
-        (
-            "too_many",
-            "shapes",
-            "has the shape (3,), but its space Box(-inf, inf, (1,), float32) has (1,)",
-        ),
+        ("too_many", "shapes", "has the shape (3,), but its space Box(-10.0, 10.0, (1,), float32) has (1,)"),
         ("list_reward", "shapes", "reward must be one number"),
         ("raising", "step", "IndexError: off the rail"),
         ("unused", "task: mass", "changes nothing"),
