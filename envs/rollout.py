@@ -450,8 +450,7 @@ def _signals(episodes: Episodes, episode: int) -> tuple[tuple[str, Tensor, int],
 
     Within a step the policy acts, then comes the reward, then the next observation. Step 0 is the reset.
     """
-    horizon = episodes.reward.shape[2]
-    action = episodes.action[0, episode].reshape(horizon, -1)
+    action = episodes.action[0, episode].unsqueeze(-1).flatten(1)
     reward = episodes.reward[0, episode].unsqueeze(-1)
 
     # What was seen before each action, and after the last one.

@@ -129,10 +129,8 @@ def checked_observation(obs: Tensor, env: TaskEnv, tasks: Task, batch: tuple[int
     if not np.isfinite(observed).all():
         place = tuple(np.argwhere(~np.isfinite(observed))[0].tolist())
         task = {name: value[place[: len(batch)]] for name, value in tasks.items()}
-        raise UnfitEnvError(
-            f"its observation is not finite: {observed[place]} at index {place[-1]}",
-            f"{label} on the task {task_text(task)}",
-        )
+        number = f"{observed[place]} at index {place[-1]}"
+        raise UnfitEnvError(f"its observation is not finite: {number}", f"{label} on the task {task_text(task)}")
     return observed
 
 

@@ -67,9 +67,9 @@ def _numbers_of_yaml_1_2() -> None:
     }
 
     whole = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
-    other = re.compile(
-        r"[-+]?((\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)|\d[\d_]*\.\d*|\.\d+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
-    )
+    with_exponent = r"(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+"
+    with_point = r"\d[\d_]*\.\d*|\.\d+"
+    other = re.compile(rf"[-+]?({with_exponent}|{with_point}|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$")
     for tag, pattern in zip(numbers, (whole, other), strict=True):
         _Loader.add_implicit_resolver(tag, pattern, list("-+.0123456789"))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarl.envs.external import yaml_file
 from metarl.envs.external.yaml_file import from_yaml
 from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Uniform
 
@@ -181,11 +182,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         from_yaml(tmp_path / "no_such.yaml")
 
 
-@pytest.mark.parametrize(
-    "written", ["7", "-7", "+7", "0", "1_000", "0x1F", "0.5", "-.5", "3.", "1e-3", "+1.5E3", ".inf", "-.inf"]
-)
-def test_numbers_are_those_that_python_reads(written: str) -> None:
-    in_python = float(written.replace(".inf", "inf")) if "x" not in written else int(written, 16)
-    read = yaml_file._parse(f"x: {written}")["x"]
-    assert read == in_python
-    assert isinstance(read, int) == written.lstrip("+-").replace("_", "").replace("x1F", "").isdigit()
+def test_numbers_are_those_that_python_reads() -> None:
+    whole = ["7", "-7", "+7", "0", "1_000"]
+    others = ["0.5", "-.5", "3.", "1e-3", "+1.5E3", ".inf", "-.inf"]
+    read = yaml_file._parse(f"[{', '.join(whole + others)}]")
+    assert read[: len(whole)] == [int(text) for text in whole]
+    assert all(type(number) is int for number in read[: len(whole)])
+    assert read[len(whole) :] == [float(text.replace(".inf", "inf")) for text in others]
+    assert yaml_file._parse("0x1F") == 31
