@@ -19,8 +19,8 @@ from metarl.envs.external.worker_pool import reason_of
 from metarl.envs.spaces.fields import parts_of
 from metarl.envs.spaces.observation_reader import NUMBERS, UnfitEnvError
 
-_WARNED: dict[Any, Any] = {}
-"""Warnings given so far, kept by Python's own module."""
+_WARNED: set[str] = set()
+"""Texts of the warnings given so far. Python forgets its own record whenever filters change, as many libraries do."""
 
 _NUMBERS = (Box, Discrete, MultiDiscrete, MultiBinary)
 
@@ -191,7 +191,9 @@ def require_same_spaces(
 
 def warn_once(text: str) -> None:
     """Warn without a line of source below it; the same text only once."""
-    warnings.warn_explicit(text, UserWarning, "metarl", 0, registry=_WARNED)
+    if text not in _WARNED:
+        _WARNED.add(text)
+        warnings.warn_explicit(text, UserWarning, "metarl", 0)
 
 
 def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> None:

@@ -212,7 +212,7 @@ def _show_plain_warnings() -> None:
 
     def formatted(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
         if filename == "metarl":
-            return f"metarl: warning: {message}\n"
+            return f"warning: {message}\n"
         return of_python(message, category, filename, lineno, line)
 
     warnings.formatwarning = formatted
