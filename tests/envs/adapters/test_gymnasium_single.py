@@ -193,4 +193,4 @@ def test_an_observation_that_does_not_fit_its_space_is_refused(factor: Any, mess
     with pytest.raises(ValueError, match=message):
         TaskGymEnv(distribution).reset(seed=0)
     with pytest.raises(ValueError, match=message):
-        TaskVectorEnv(distribution, 3, "sample").reset(seed=0)
+        TaskVectorEnv(3, distribution, "sample").reset(seed=0)
