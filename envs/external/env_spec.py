@@ -151,8 +151,9 @@ class ExternalEnv(SingleEnv):
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take an action of this class's own space."""
         assert self._env is not None
-        native_obs, *others = read_step(self._env.step(self._action_map.one(action)))
-        return self._read(native_obs), *others
+        returned = read_step(self._env.step(self._action_map.one(action)))
+        native_obs, reward, terminated, truncated, info = returned
+        return self._read(native_obs), reward, terminated, truncated, dict(info)
 
     def render(self) -> Any:
         """See gymnasium.Env.render."""

@@ -178,7 +178,9 @@ class Wrong(Corridor):
 
     def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> torch.Tensor:
         """Times a factor."""
-        return super().observation(state, rng, params) * self.factor
+        assert params is not None
+        seen: torch.Tensor = super().observation(state, rng, params) * self.factor
+        return seen
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ WHOLE = Box(-5, 5, (2,), np.int64)
         WHOLE,
         Discrete(4, start=-2),
         MultiDiscrete([3, 2], start=[5, -1]),
-        MultiDiscrete([[3, 2], [4, 1]]),
+        MultiDiscrete(np.array([[3, 2], [4, 1]])),
         MultiBinary((2, 3)),
         Dict([("z", Tuple([Discrete(3), PAIR])), ("a", Dict(c=MultiBinary(2), b=BYTES))]),
     ],
