@@ -12,7 +12,7 @@ An action is (M, E, A), or (M, E) integers where actions are discrete.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -230,7 +230,11 @@ def collect_eagerly(
     steps: list[dict[str, Tensor]] = []
 
     for time in range(env.horizon):
-        carry, step = advance(env, policy, params, carry, generator)
+        try:
+            carry, step = advance(env, policy, params, carry, generator)
+        except Exception:
+            _blame_environment(env, records, carry, time)
+            raise
         if is_capturing():
             steps.append(step)  # a graph stacks them in a few operations at the end
             continue
@@ -387,6 +391,31 @@ def _check_finite(env: BatchedEnv, episodes: Episodes, finite: Tensor) -> None:
             raise FloatingPointError(f"{_describe(env, task)} {fault}")
 
 
+def _blame_environment(env: BatchedEnv, records: dict[str, Tensor], carry: Carry, time: int) -> None:
+    """Raise for what a policy that failed was given, where that was not finite; the policy is not at fault then.
+
+    Args:
+        env: the environment.
+        records: of the steps before, leaves (H, M, E, …).
+        carry: what the policy saw.
+        time: number of steps before.
+    """
+    if is_capturing():
+        return
+
+    # As if the episodes had been truncated here.
+    seen = {name: values[:time] for name, values in records.items()} or _no_steps(carry)
+    rollout = to_rollout(seen, replace(carry, last_obs=carry.obs), None)
+    _check_finite(env, *rollout)
+
+
+def _no_steps(carry: Carry) -> dict[str, Tensor]:
+    """Records of no step, where the policy failed at the first."""
+    nothing = carry.alive.new_zeros((0, *carry.alive.shape), dtype=carry.obs.dtype)
+    obs = carry.obs.new_zeros((0, *carry.obs.shape))
+    return {"obs": obs, "action": nothing, "reward": nothing, "taken": nothing.bool()}
+
+
 def _describe(env: BatchedEnv, task: int) -> str:
     """Environment and values of a task, as far as the environment tells them."""
     label = getattr(env, "label", "") or type(env).__name__
@@ -421,8 +450,7 @@ def _signals(episodes: Episodes, episode: int) -> tuple[tuple[str, Tensor, int],
 
     Within a step the policy acts, then comes the reward, then the next observation. Step 0 is the reset.
     """
-    horizon = episodes.reward.shape[2]
-    action = episodes.action[0, episode].reshape(horizon, -1)
+    action = episodes.action[0, episode].unsqueeze(-1).flatten(1)
     reward = episodes.reward[0, episode].unsqueeze(-1)
 
     # What was seen before each action, and after the last one.

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from metarl.envs.checks.finding import Finding
-from metarl.envs.checks.layout import Field, name_of_index
 from metarl.envs.checks.trace import Trace
 from metarl.envs.checks.trial import Trial
+from metarl.envs.spaces.fields import Field, name_of_index
 from metarl.envs.task_space import select_tasks
 
 LARGE = 10.1

@@ -39,7 +39,7 @@ class Adapt(AdaptationSelection):
         measure_episodes: episodes that only measure the adapted policy, as many with its exploration noise as without;
             by default E; 0 = the policy is not measured.
         json: print one JSON object, the model card, and nothing else; progress goes to standard error.
-        onnx: write policy.onnx as well; without the extra 'export', a warning says that it is missing.
+        onnx: whether policy.onnx is written as well; without the extra 'export', a warning says that it is missing.
         keep: the policy that is written: 'last', after the last step; 'best', the one with the highest mean return
             of those measured, which the last one is unless --measure-episodes is 0.
         noise_scale: --env, continuous actions: factor on the exploration noise, for a robot that takes no large

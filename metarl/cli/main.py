@@ -18,6 +18,7 @@ import sys
 import textwrap
 import threading
 import typing
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
@@ -184,6 +185,7 @@ def _dispatch(arguments: list[str]) -> int:
     if COMMANDS[name].needs_torch:
         _prepare_torch()
     _find_users_modules()
+    _show_plain_warnings()
 
     from rich.console import Console
 
@@ -202,6 +204,18 @@ def _help() -> str:
         lines += textwrap.wrap(command.summary, width, initial_indent=first, subsequent_indent=" " * column)
     lines += ["", "flags of a command: metarl COMMAND --help"]
     return "\n".join(lines)
+
+
+def _show_plain_warnings() -> None:
+    """Let warnings of our own be lines like those of errors, without a place in the source."""
+    of_python = warnings.formatwarning
+
+    def formatted(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        if filename == "metarl":
+            return f"warning: {message}\n"
+        return of_python(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
 
 
 def _find_users_modules() -> None:

@@ -202,7 +202,7 @@ class Trainer:
 
     def _look_at_observations(self) -> None:
         """Decide, in every process, whether observations are normalised; counts the environment steps it takes."""
-        self._doing = "at the first look at the observations"
+        self._doing = "the first look at the observations"
         generator = rollout_generator(self.generator.device, self.config.seed + FIRST_LOOK_SEED_OFFSET)
         env_steps = first_look(self.config, self.learner, self.distribution, generator)
         self.progress = dataclasses.replace(self.progress, env_steps=self.progress.env_steps + env_steps)
