@@ -37,7 +37,7 @@ from metarl.run.build import (
     warn_of_changed_sources,
 )
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress
-from metarl.run.config import TrainConfig
+from metarl.run.config import TrainConfig, to_json
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
@@ -113,6 +113,7 @@ class Trainer:
         spent = self.learner.prepare(self)
         self.progress = dataclasses.replace(self.progress, env_steps=self.progress.env_steps + spent)
 
+        self._recorded_config = to_json(self.config)
         self._whole = self._checkpoint()
         self._on_disk: Checkpoint | None = None
         self._doing = "before the first iteration"
@@ -384,7 +385,9 @@ class Trainer:
         factors, spent = choose_rate_factors(learner, env, learner.adaptation_steps, generator)
 
         self.run.checkpoints.save_best(
-            Checkpoint({**best.tensors, RATE_FACTORS: torch.tensor(factors, dtype=torch.float64)}, best.progress)
+            dataclasses.replace(
+                best, tensors={**best.tensors, RATE_FACTORS: torch.tensor(factors, dtype=torch.float64)}
+            )
         )
         self.progress = dataclasses.replace(
             self.progress, evaluation_env_steps=self.progress.evaluation_env_steps + spent
@@ -452,6 +455,8 @@ class Trainer:
         for problem in problems:
             say(self.console, f"warning: {problem}; going on from the one before")
         self._restore_from(self.run.checkpoints.path(checkpoint.progress.iteration), checkpoint)
+        if not self.run.has_metrics():
+            say(self.console, f"warning: {self.run.path} has no metrics; they begin anew where training goes on")
         self._rewind_metrics(checkpoint.progress.iteration)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
@@ -471,7 +476,7 @@ class Trainer:
         tensors |= {f"observations.{name}": value for name, value in statistics.items()}
         tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
         tensors["generator"] = self.generator.get_state()
-        return Checkpoint(tensors, self.progress)
+        return Checkpoint(tensors, self.progress, self._recorded_config)
 
     def _restore_from(self, path: Path, checkpoint: Checkpoint) -> None:
         """Restore what a file holds.
@@ -507,5 +512,6 @@ class Trainer:
     def _save(self) -> None:
         """Write the checkpoint of the last whole iteration, unless that is the one on the disk."""
         if self._writes and self._on_disk is not self._whole:
+            self.run.sync_metrics()
             self.run.checkpoints.save(self._whole)
             self._on_disk = self._whole
