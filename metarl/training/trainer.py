@@ -165,9 +165,10 @@ class Trainer:
         Raises:
             TrainingError: whatever ended it, even `sys.exit` in an environment; what was done is saved, and the message
                 says what happened, where, and what is saved.
-            KeyboardInterrupt: a second signal came before the iteration was done; likewise.
+            KeyboardInterrupt: a second signal came before the iteration was done, or after the first one an environment
+                hung; likewise.
         """
-        with stop_requests() as stop, self._saving_whatever_happens():
+        with stop_requests(self._say_that_it_stops) as stop, self._saving_whatever_happens():
             self._run_iterations(stop)
 
             if self._share_done() >= 1 and not stop.requested:
@@ -176,6 +177,10 @@ class Trainer:
         # A signal during the last iteration ends no loop, but the caller must still hear of it.
         self.stop_requested |= stop.requested
         return self._share_done() >= 1
+
+    def _say_that_it_stops(self) -> None:
+        """Answer the first signal at once, because an iteration may take long."""
+        say(self.console, "stopping after this iteration; once more stops at once")
 
     def _run_iterations(self, stop: StopRequest) -> None:
         """Begin, where the run does; then one iteration after the other until the end, or until asked to stop."""
@@ -276,7 +281,8 @@ class Trainer:
             self._restore(self._whole)
             saved = self._try_to_save()
             if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(f"interrupted in {self._doing}; {saved}") from error
+                why = f" ({error})" if str(error) else ""
+                raise KeyboardInterrupt(f"interrupted in {self._doing}{why}; {saved}") from error
             raise TrainingError(f"{self._doing}: {self._reason_of(error)}; {saved}") from error
 
     def _reason_of(self, error: BaseException) -> str:
