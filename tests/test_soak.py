@@ -296,8 +296,18 @@ def limited(size: int) -> Callable[[], None]:
     return limit
 
 
+WITHOUT_FIGURES = """
+import sys
+from metarl.cli.main import main
+from tests.helpers.without_figures import empty_figures
+empty_figures(setattr)
+sys.exit(main())
+"""
+"""The program, with the same figures as in this process, since they are compared."""
+
+
 def run_limited(arguments: list[str], limit: Callable[[], None] | None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "metarl", *arguments]
+    command = [sys.executable, "-c", WITHOUT_FIGURES, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
 
 
