@@ -278,9 +278,44 @@ _BEHAVIOUR = "behaviour."
 """Prefix under which parameters of the action distribution stand in a step's record."""
 
 
+class _AtWork:
+    """Marks the environment whose reset or step runs, for `env_at_work`."""
+
+    env: BatchedEnv | None = None
+    calls = 0
+
+    def __call__(self, env: BatchedEnv) -> "_AtWork":
+        self.env = env
+        self.calls += 1
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self.env = None
+
+
+_at_work = _AtWork()
+
+
+def env_at_work() -> tuple[str, Any] | None:
+    """Name of the environment whose reset or step runs now, and what changes as it gets on; None where none runs.
+
+    For another thread than that which collects: two answers that are equal, a while apart, mean that it hangs. Where an
+    environment has a method `progress`, as one of many live environments does, what that gives changes as well.
+    """
+    env, calls = _at_work.env, _at_work.calls
+    if env is None:
+        return None
+    progress = getattr(env, "progress", None)
+    return getattr(env, "label", "") or type(env).__name__, (calls, progress() if callable(progress) else None)
+
+
 def begin(env: BatchedEnv, generator: torch.Generator, memory: Any = None) -> Carry:
     """Start an episode everywhere, with what the policy remembers from earlier ones."""
-    obs = env.reset(generator)
+    with _at_work(env):
+        obs = env.reset(generator)
     alive = torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device)
     return Carry(obs, alive, last_obs=obs, memory=memory)
 
@@ -295,7 +330,8 @@ def advance(
     """
     distribution, memory = policy.apply(params, carry.obs, carry.memory)
     action = distribution.sample(generator)
-    obs, reward, terminated = env.step(action)
+    with _at_work(env):
+        obs, reward, terminated = env.step(action)
 
     record = {"obs": carry.obs, "action": action, "reward": reward, "taken": carry.alive}
     for name, value in distribution.parameters().items():

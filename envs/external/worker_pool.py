@@ -309,6 +309,11 @@ class WorkerPool:
             raise self._failure(block, str(image))
         return image
 
+    def progress(self) -> bytes:
+        """Which environment each worker works at, for `env_at_work`."""
+        progress = self._progress
+        return b"" if progress is None else progress.tobytes()
+
     @property
     def _limit(self) -> float | None:
         """Seconds to wait for workers, as Gymnasium takes them."""

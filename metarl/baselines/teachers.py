@@ -29,7 +29,7 @@ from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_mem
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
 from metarl.run.config import TrainConfig
-from metarl.run.files import write_atomically
+from metarl.run.files import what_stands_at, write_atomically
 from metarl.run.run_directory import RunDirectory
 from metarl.run.schema import read_json
 
@@ -259,6 +259,9 @@ def _train_experts(
     assert isinstance(config.learner, DistillationConfig)
     jobs = _expert_jobs(run, tasks)
     files = [Path(job.directory) / MODEL_FILE for job in jobs]
+    for file in files:
+        if what_stands_at(file):  # the library would open it, and wait for a pipe without end
+            raise UserError(f"{file} is {what_stands_at(file)}, not a file")
     missing = [job for job, file in zip(jobs, files, strict=True) if not file.exists()]
     for _ in learn_tasks(missing, config.num_threads):
         pass  # their models are in the files; their curves are not needed

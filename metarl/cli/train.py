@@ -374,7 +374,7 @@ def _settings_in(file: str, arguments: list[str]) -> TrainConfig:
     if not file or not path.is_file():
         raise UserError(f"--config needs a file such as a run's config.yaml; there is none at {file!r}")
     try:
-        config = from_yaml(read_text(path))
+        config = from_yaml(read_text(path, named_by_user=True))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -21,7 +21,7 @@ from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file
 from metarl.run.checkpoint import BEST
 from metarl.run.config import flat_items
-from metarl.run.files import check_writable, write_atomically
+from metarl.run.files import check_writable, read_file, write_atomically
 from metarl.run.reproduce import train_command
 from metarl.run.run_directory import RunDirectory
 
@@ -151,7 +151,7 @@ def _recorded_figures(run: RunDirectory, label: str) -> dict[str, bytes]:
         file = run.path / figure_file(name, label)
         if not file.is_file():
             continue
-        image = file.read_bytes()
+        image = read_file(file)
         if not image.startswith(_PNG):
             raise UserError(f"{file} is not a PNG")
         figures[name] = image
