@@ -170,10 +170,11 @@ class CheckpointStore:
 
         Those of earlier versions do not say it. Only headers are read: whether a file is whole is not found out.
         """
-        for which in (*self.iterations(), BEST):
-            config = _header(self.path(which)).get("config")
+        paths = [*map(self.path, self.iterations()), self.path(BEST)]
+        for path in paths:
+            config = _header(path).get("config")
             if config:
-                yield self.path(which), config
+                yield path, config
 
     def iterations(self) -> list[int]:
         """Iterations with a regular checkpoint, newest first.

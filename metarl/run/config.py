@@ -267,7 +267,7 @@ def _names(names: list[str], most: int = 5) -> str:
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value by its name, those of the parts as 'part.name'."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")
