@@ -5,8 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from metarl.console import format_number
 from metarl.evaluation.interpretation import Interpretation
-from metarl.evaluation.plots import minus, set_margins, step_colours
+from metarl.evaluation.plots import set_margins, step_colours
 
 SPREAD = (0.1, 0.9)
 """Quantiles over tasks, or pairs of tasks, that show the spread."""
@@ -87,7 +88,7 @@ def direction_similarity(found: Interpretation, title: str) -> Figure:
 
     headline = f"do similar tasks move the policy alike? {len(distance):,} pairs"
     if found.rank_correlation is not None:
-        headline += f", rank correlation {minus(f'{found.rank_correlation:+.2f}')}"
+        headline += f", rank correlation {format_number(found.rank_correlation, '+.2f')}"
     axes.set_title(f"{title}\n{headline}", fontsize="small")
     return figure
 

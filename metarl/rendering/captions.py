@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from metarl.console import format_number
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.rendering.camera import EPISODE, Camera, Clip
@@ -66,5 +67,4 @@ def _scene(k: int, batch: Episodes, clip: Clip, task: int, pooled: bool) -> Scen
 
 def return_text(value: float) -> str:
     """A return with two decimals where it is small, else one."""
-    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
-    return text.replace("-", "−")
+    return format_number(value, ".2f" if abs(value) < 10 else ".1f")

@@ -15,6 +15,7 @@ from metarl.agents.distillation import Distillation
 from metarl.agents.learner import Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
+from metarl.console import format_number
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
@@ -294,11 +295,12 @@ def _by_task(tasks: Task, evaluation: Evaluation) -> list[str]:
     """A line for each of a few tasks: its return before and after adaptation."""
     if num_tasks_of(tasks) > TASKS_LISTED:
         return []
-    first, last = evaluation.returns[0], evaluation.returns[-1]
-    return [
-        f"  {task_text(select_tasks(tasks, number))}: {first[number]:.2f} → {last[number]:.2f}"
-        for number in range(num_tasks_of(tasks))
-    ]
+
+    lines = []
+    for row in range(num_tasks_of(tasks)):
+        before, after = (format_number(evaluation.returns[k][row], ".2f") for k in (0, -1))
+        lines.append(f"  {task_text(select_tasks(tasks, row))}: {before} → {after}")
+    return lines
 
 
 def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:

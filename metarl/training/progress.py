@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from metarl.console import format_number
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.intervals import mean_interval
 
@@ -51,8 +52,8 @@ def make_reporter(console: Console, start: int, env_steps: int) -> Reporter:
 
 
 def format_returns(returns: list[float]) -> str:
-    """'-39.1 → -25.0 → -13.9'."""
-    return " → ".join(f"{value:.1f}" for value in returns)
+    """'−39.1 → −25.0 → −13.9'."""
+    return " → ".join(format_number(value, ".1f") for value in returns)
 
 
 class _Rate:
@@ -169,21 +170,22 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
         episodes = k * evaluation.episodes_informing
-        interval = f"[{low:.2f}, {high:.2f}]"
-        table.add_row(str(k), str(episodes), f"{steps:,.0f}", f"{mean:.2f}", interval)
+        table.add_row(str(k), str(episodes), f"{steps:,.0f}", format_number(mean, ".2f"), _interval(low, high, ".2f"))
 
     trials = evaluation.trial_returns
     if trials is not None:
-        low, high = mean_interval(trials).ends
+        interval = _interval(*mean_interval(trials).ends, ".2f")
         table.add_section()
-        table.add_row(
-            "whole trial", str(len(evaluation.returns)), "", f"{trials.mean():.2f}", f"[{low:.2f}, {high:.2f}]"
-        )
+        table.add_row("whole trial", str(len(evaluation.returns)), "", format_number(trials.mean(), ".2f"), interval)
 
-    low, high = evaluation.gain_ci95
+    interval = _interval(*evaluation.gain_ci95, "+.2f")
     table.add_section()
-    table.add_row("gain", "", "", f"{evaluation.gains.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]")
+    table.add_row("gain", "", "", format_number(evaluation.gains.mean(), "+.2f"), interval)
     return table
+
+
+def _interval(low: float, high: float, spec: str) -> str:
+    return f"[{format_number(low, spec)}, {format_number(high, spec)}]"
 
 
 def success_table(evaluation: Evaluation) -> Table | None:

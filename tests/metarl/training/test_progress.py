@@ -30,16 +30,16 @@ def shown(terminal: bool) -> str:
 
 def test_file_gets_plain_lines() -> None:
     lines = shown(terminal=False).splitlines()
-    assert lines[0] == "iteration 2  validation return -39.0 → -11.0"
+    assert lines[0] == "iteration 2  validation return −39.0 → −11.0"
     assert lines[1].startswith("iteration 3/3  env steps 15,000  ")
-    assert "steps/s  train return -38.0 → -20.5  0 s left" in lines[1]
+    assert "steps/s  train return −38.0 → −20.5  0 s left" in lines[1]
     assert "\x1b" not in "".join(lines)
 
 
 def test_terminal_gets_a_live_display() -> None:
     text = shown(terminal=True)
     assert "\x1b" in text
-    for part in ("3/3", "15,000", "-38.0 → -20.5", "-39.0 → -11.0  (iteration 2)"):
+    for part in ("3/3", "15,000", "−38.0 → −20.5", "−39.0 → −11.0  (iteration 2)"):
         assert part in text
 
 
