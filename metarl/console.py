@@ -34,6 +34,16 @@ def format_number(value: float, spec: str) -> str:
     return format(float(value), f"{sign}z{spec[len(sign) :]}").replace("-", "\N{MINUS SIGN}")
 
 
+def counted(count: int, noun: str) -> str:
+    """How many there are: "1 task", "1,000 test tasks".
+
+    Args:
+        count: how many.
+        noun: in the singular; its plural ends in "s".
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def show_table(console: "Console", table: "RenderableType") -> None:
     """Print a table; where the terminal is too narrow for its words and numbers, lines run over and none is cut."""
     from rich.measure import Measurement

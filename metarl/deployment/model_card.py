@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from metarl.console import format_number
+from metarl.console import counted, format_number
 
 CURVE_HEADINGS = ("adaptation step", "episodes", "env steps", "mean return", "std over episodes")
 LONGEST_TASK = 100
@@ -75,7 +75,7 @@ def summary(description: dict[str, Any]) -> list[str]:
     """Sentences on what adaptation cost and what the policy earns."""
     adaptation = description["adaptation"]
     cost = (
-        f"Adaptation took {adaptation['adaptation_episodes']} episodes, "
+        f"Adaptation took {counted(adaptation['adaptation_episodes'], 'episode')}, "
         f"{adaptation['adaptation_env_steps']:,} environment steps"
     )
     if adaptation["measurement_env_steps"]:
@@ -94,7 +94,7 @@ def summary(description: dict[str, Any]) -> list[str]:
 
     measured = description["deterministic"]
     if measured is not None:
-        episodes = f"mean of {measured['episodes']} episodes, std {measured['return_std']:.2f}"
+        episodes = f"mean of {counted(measured['episodes'], 'episode')}, std {measured['return_std']:.2f}"
         mean = format_number(measured["return_mean"], ".2f")
         sentences.append(f"The policy acting deterministically: return {mean} ({episodes}).")
 

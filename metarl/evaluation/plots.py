@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from metarl.console import format_number
+from metarl.console import counted, format_number
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
@@ -209,7 +209,9 @@ def trajectories(
 
     _set_view(grid[0, 0], np.max(extents, axis=0), family, _first(tasks))
     _label_plane(figure, grid, family)
-    figure.suptitle(f"{distribution.name}: a row for each task, {num_episodes} episodes in each picture", fontsize=11)
+    figure.suptitle(
+        f"{distribution.name}: a row for each task, {counted(num_episodes, 'episode')} in each picture", fontsize=11
+    )
     _explain_marks(figure, family.plane_goal(tasks) is not None)
     return figure
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metarl.console import format_number
+from metarl.console import counted, format_number
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.rendering.camera import EPISODE, Camera, Clip
@@ -58,9 +58,9 @@ def _scene(k: int, batch: Episodes, clip: Clip, task: int, pooled: bool) -> Scen
     returns = batch.returns[task]
     experience = k * len(returns) if pooled else k
     return Scene(
-        caption=f"after {experience} episode{'s' * (experience != 1)}" if k else "before adaptation",
+        caption=f"after {counted(experience, 'episode')}" if k else "before adaptation",
         value=f"return {return_text(returns.double().mean().item())}",
-        note=f"mean of {len(returns)} episodes; this one {return_text(returns[EPISODE].item())}",
+        note=f"mean of {counted(len(returns), 'episode')}; this one {return_text(returns[EPISODE].item())}",
         clip=clip,
     )
 

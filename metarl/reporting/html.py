@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from metarl.agents.registry import find_agent
 from metarl.baselines.distillation_report import DistillationReport
-from metarl.console import format_number
+from metarl.console import counted, format_number
 from metarl.envs.registry import env_label, summary_of
 from metarl.errors import UserError
 from metarl.evaluation.plots import figure_bytes
@@ -67,7 +67,8 @@ class Section:
     def title(self) -> str:
         """Which tasks it is on."""
         count = self.data["num_tasks"]
-        return f"the task {self.data['task']}, {count} times" if self.data["task"] else f"{count} {self.label} tasks"
+        task = self.data["task"]
+        return f"the task {task}, {counted(count, 'time')}" if task else counted(count, f"{self.label} task")
 
     @property
     def kept(self) -> list[str]:
@@ -272,7 +273,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": format_number, "image": _image}
+    templates.filters |= {"number": format_number, "counted": counted, "image": _image}
     return templates
 
 

@@ -15,7 +15,7 @@ from metarl.agents.distillation import Distillation
 from metarl.agents.learner import Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
-from metarl.console import format_number
+from metarl.console import counted, format_number
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
@@ -92,10 +92,10 @@ class RunEvaluation:
         """What the tasks are: "100 test tasks", or how few there are and that training has met them."""
         count = num_tasks_of(self.tasks)
         if not self.split:
-            return f"the task {self.task}, {count} times"
+            return f"the task {self.task}, {counted(count, 'time')}"
         if self.split != "train" and self.distribution.shares_tasks(self.split):
-            return f"{count} distinct tasks, not held out"
-        return f"{count} {self.split} tasks"
+            return f"{counted(count, 'distinct task')}, not held out"
+        return counted(count, f"{self.split} task")
 
     @cached_property
     def score(self) -> Estimate | None:
@@ -124,7 +124,7 @@ class RunEvaluation:
             lines.append(f"score after adaptation: {self.score.text(',.3f')} (0 = random, 1 = oracle)")
         if self.lost is not None:
             episodes = (len(self.batches) - 1) * self.evaluation.episodes_informing
-            what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
+            what = f"return lost while adapting, against the oracle, in all {counted(episodes, 'episode')}"
             lines.append(f"{what}: {self.lost.text(',.1f')}")
         return lines
 
@@ -133,8 +133,7 @@ class RunEvaluation:
         """Agent, environment and what was evaluated."""
         config = self.run.config
         count = self.evaluation.episodes_per_step
-        separate = "trial each" if count == 1 else "trials each"
-        episodes = f"{count} {'episodes a step' if self.pooled else separate}"
+        episodes = f"{counted(count, 'episode')} a step" if self.pooled else f"{counted(count, 'trial')} each"
         return f"{config.agent} on {env_label(config.env)}: {self.which_tasks}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:

@@ -34,17 +34,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_research_pools_five_seeds_of_two_agents_in_one_picture() -> None:
-    runs = research_story.train("bandit/bernoulli/n10-k5", range(5), **TINY)
+def test_research_pools_the_seeds_of_two_agents_in_one_picture() -> None:
+    runs = research_story.train("bandit/bernoulli/n10-k5", range(2), **TINY)
     comparison = research_story.compare(runs, num_tasks=3, episodes=3, quiet=True)
-    assert [(curve.label, curve.num_seeds) for curve in comparison.curves[:2]] == [("maml", 5), ("multitask", 5)]
-    assert comparison.pairwise_comparisons[0].verdict != "none"  # five seeds of each say something
+    maml, joint = comparison.curves[:2]
+    assert (maml.label, maml.num_seeds, joint.label, joint.num_seeds) == ("maml", 2, "multitask", 2)
+    assert maml.training_env_steps == joint.training_env_steps
+    assert comparison.pairwise_comparisons[0].verdict != "none"  # equal budgets and seeds of both allow one
 
-    figure = research_story.draw(runs, comparison)
-    left, right = figure.axes
-    assert {line.get_label(): len(line.get_xdata()) for line in left.lines} == {"maml": 2, "multitask": 2}
-    ends = np.array([runs["maml"][seed].metrics()["eval/return_k1"].dropna().iloc[-1] for seed in range(5)])
-    assert left.lines[0].get_ydata()[-1] == pytest.approx(ends.mean())
+    left, right = research_story.draw(runs, comparison).axes
+    assert [line.get_label() for line in left.lines] == ["maml", "multitask"]
+    ends = [run.metrics()["eval/return_k1"].dropna().iloc[-1] for run in runs["maml"]]
+    assert list(left.lines[0].get_ydata())[-1] == pytest.approx(np.mean(ends))
     assert len(right.containers) == 2
 
 
@@ -83,8 +84,6 @@ def test_a_class_is_shown_a_page_a_film_and_a_picture(place: Path) -> None:
     assert [file.name for file in files] == ["report.html", "film.gif", "paths.png"]
     assert "<img" in files[0].read_text(encoding="utf-8")
 
-    film = Image.open(files[1])
-    assert film.n_frames > 50  # type: ignore[attr-defined]
-    film.seek(30)
-    assert len(film.convert("RGB").getcolors(100_000) or ()) > 10
+    with Image.open(files[1]) as film:
+        assert film.n_frames > 50  # type: ignore[attr-defined]
     assert RunDirectory.open("maml-point-navigation-finn-seed0").config.iterations == TINY["iterations"]
