@@ -40,13 +40,15 @@ class Reporter(Protocol):
 
 
 def make_reporter(console: Console, start: int, env_steps: int) -> Reporter:
-    """A live display on a terminal, else plain lines.
+    """A live display on a terminal, few lines in a notebook, which keeps them, else plain lines.
 
     Args:
         console: where to write.
         start: iterations done before.
         env_steps: environment steps taken before, for the rate.
     """
+    if console.is_jupyter:
+        return NotebookReporter(console, start, env_steps)
     reporter = LiveReporter if console.is_terminal else PlainReporter
     return reporter(console, start, env_steps)
 
@@ -93,10 +95,13 @@ class PlainReporter:
         if time.monotonic() - self._last < self.INTERVAL and iteration < iterations:
             return
         self._last = time.monotonic()
+        self._print(self._line(iteration, iterations, env_steps, returns))
 
+    def _line(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> str:
+        """How far it is."""
         seconds_per_iteration = self._rate.seconds() / (iteration - self._start)
         seconds_left = seconds_per_iteration * (iterations - iteration)
-        self._print(
+        return (
             f"iteration {iteration}/{iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
             f"train return {format_returns(returns)}  {seconds_left:.0f} s left"
         )
@@ -107,6 +112,38 @@ class PlainReporter:
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class NotebookReporter(PlainReporter):
+    """A line for each tenth of the iterations, with the validation since the last one, and never more often."""
+
+    TENTHS = 10
+
+    def __init__(self, console: Console, start: int, env_steps: int) -> None:
+        super().__init__(console, start, env_steps)
+        self._tenths = -1
+        self._validation = ""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The last iteration is validated after its line.
+        if self._validation:
+            self._print(self._validation.strip())
+
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
+        """See Reporter.iteration."""
+        tenths = self.TENTHS * iteration // max(iterations, 1)
+        if tenths == self._tenths:
+            return
+        self._tenths = tenths
+        self._print(self._line(iteration, iterations, env_steps, returns) + self._validation)
+        self._validation = ""
+
+    def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
+        """See Reporter.evaluated."""
+        returns = format_returns(evaluation.return_mean.tolist())
+        self._validation = f"  validation return {returns} (iteration {iteration})"
 
 
 class LiveReporter:
