@@ -11,7 +11,7 @@ from rich.table import Table
 
 from metarl.console import format_number
 from metarl.evaluation.evaluation import Evaluation
-from metarl.evaluation.intervals import mean_interval
+from metarl.evaluation.intervals import Estimate
 
 
 class Reporter(Protocol):
@@ -207,22 +207,28 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
         episodes = k * evaluation.episodes_informing
-        table.add_row(str(k), str(episodes), f"{steps:,.0f}", format_number(mean, ".2f"), _interval(low, high, ".2f"))
+        table.add_row(
+            str(k),
+            str(episodes),
+            f"{steps:,.0f}",
+            format_number(mean, ".2f"),
+            _interval(Estimate(mean, low, high), ".2f"),
+        )
 
-    trials = evaluation.trial_returns
-    if trials is not None:
-        interval = _interval(*mean_interval(trials).ends, ".2f")
+    trial = evaluation.trial_return
+    if trial is not None:
         table.add_section()
-        table.add_row("whole trial", str(len(evaluation.returns)), "", format_number(trials.mean(), ".2f"), interval)
+        value = format_number(trial.value, ".2f")
+        table.add_row("whole trial", str(len(evaluation.returns)), "", value, _interval(trial, ".2f"))
 
-    interval = _interval(*evaluation.gain_ci95, "+.2f")
+    gain = evaluation.gain
     table.add_section()
-    table.add_row("gain", "", "", format_number(evaluation.gains.mean(), "+.2f"), interval)
+    table.add_row("gain", "", "", format_number(gain.value, "+.2f"), _interval(gain, "+.2f"))
     return table
 
 
-def _interval(low: float, high: float, spec: str) -> str:
-    return f"[{format_number(low, spec)}, {format_number(high, spec)}]"
+def _interval(estimate: Estimate, spec: str) -> str:
+    return f"[{format_number(estimate.low, spec)}, {format_number(estimate.high, spec)}]"
 
 
 def success_table(evaluation: Evaluation) -> Table | None:
