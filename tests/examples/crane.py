@@ -22,7 +22,7 @@ AMPERES_PER_KG = 1.0
 ROOM_TEMPERATURE = 22.0
 
 
-class Crane(gymnasium.Env[Readings, NDArray[np.float32]]):
+class Crane(gymnasium.Env[Any, NDArray[np.float32]]):
     """A trolley on a servo and a hoist on a current, over a bench of 1 m × 1 m.
 
     Args:
@@ -36,7 +36,7 @@ class Crane(gymnasium.Env[Readings, NDArray[np.float32]]):
         self.mass = mass
 
         # A pulse of 1,500 µs stops the trolley; the hoist knows no negative current: it lets the load sink.
-        self.action_space = Box(np.float32([1100, 0.0]), np.float32([1850, 2.6]), dtype=np.float32)
+        self.action_space = Box(np.array([1100, 0.0], np.float32), np.array([1850, 2.6], np.float32), dtype=np.float32)
         self.observation_space = Dict(
             speed=Box(-2_000, 2_000, (2,), np.float32),  # mm/s
             encoder=Box(0, 65_535, (2,), np.int32),  # ticks
