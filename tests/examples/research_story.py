@@ -62,7 +62,7 @@ def compare(runs: dict[str, list[metarl.Run]], **size: Any) -> Comparison:
 def learning_curves(axes: Axes, runs: dict[str, list[metarl.Run]]) -> None:
     """Validation return after adaptation while it trained: mean over seeds with its 95% interval."""
     for agent, seeds in runs.items():
-        last = f"eval/return_k{seeds[0].config.learner.adaptation_steps}"
+        last = max(column for column in seeds[0].metrics() if column.startswith("eval/return_k"))
         tables = [run.metrics().set_index("iteration")[["env_steps", last]].dropna() for run in seeds]
         of_every_seed = pandas.concat(tables, axis="columns", join="inner")
         env_steps = of_every_seed["env_steps"].mean(axis="columns")
