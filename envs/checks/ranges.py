@@ -53,8 +53,8 @@ def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> Finding
             "observations",
             "note",
             f"{text}; beyond ±10: {named}",
-            "networks learn best from numbers near ±1, and the baseline cuts off at ±10: use larger units, or divide "
-            "by the usual range in the environment",
+            "networks learn best from numbers near ±1: training normalises these by running statistics "
+            "(--normalize-obs), but for this project's own families unless it is on",
             numbers,
         )
 

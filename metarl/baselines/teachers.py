@@ -19,6 +19,7 @@ from metarl.agents.distillation import DistillationConfig, Teachers
 from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, shapes_of
+from metarl.console import counted, format_number
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
@@ -132,8 +133,9 @@ def load_or_train_teachers(
         write_checkpoint(run.path / TEACHERS_FILE, Checkpoint(_to_tensors(teachers), Progress()))
         write_atomically(run.path / SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
 
+    mean = format_number(summary.return_mean, ".2f")
     say(
-        f"{summary.num_teachers} teachers, return {summary.return_mean:.2f} on their tasks, "
+        f"{counted(summary.num_teachers, 'teacher')}, return {mean} on their tasks, "
         f"for {summary.env_steps:,} environment steps"
     )
     return teachers, summary.env_steps

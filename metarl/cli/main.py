@@ -387,22 +387,33 @@ def completion_script(shell: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         _read_flags(every_command, "metarl", ["--tyro-print-completion", shell])
-    return printed.getvalue() + (_bash_names() if shell == "bash" else "")
+    return _with_names(shell, printed.getvalue())
 
 
-def _bash_names() -> str:
-    """What bash completes besides flags: agents, families, presets, and the runs that are there."""
+def _with_names(shell: str, script: str) -> str:
+    """A script that completes names as well as flags: agents, families, presets, and the runs that are there."""
     from metarl.agents.registry import AGENTS
     from metarl.envs.registry import FAMILIES
     from metarl.run.presets import presets_for
 
     presets = {name for agent in AGENTS for env in ("", *FAMILIES) for name in presets_for(agent, env)}
-    template = Path(__file__).parent / "completion" / "names.bash"
     names = {"AGENTS": AGENTS, "FAMILIES": FAMILIES, "PRESETS": sorted(presets)}
-    text = template.read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "completion" / f"names.{shell}").read_text(encoding="utf-8")
     for key, values in names.items():
         text = text.replace(f"@{key}@", " ".join(values))
-    return text
+
+    # In zsh the last line calls what completes; in tcsh the first rule that fits is the one that counts.
+    match shell:
+        case "zsh":
+            return script.rstrip().removesuffix(_CALL_OF_ZSH) + text
+        case "tcsh":
+            return script.replace(_COMMANDS_OF_TCSH, text + _COMMANDS_OF_TCSH, 1)
+    return script + text
+
+
+_CALL_OF_ZSH = '_tyro_metarl "$@"'
+_COMMANDS_OF_TCSH = "        'p/1/"
+"""Where the names go in the scripts that the parser makes."""
 
 
 def write_completion_scripts() -> None:
