@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
     ("metarl.api",),
     ("metarl.cli",),
+    ("metarl.cli.flags",),
     ("metarl.benchmarks", "metarl.comparison"),
     ("metarl.reporting", "metarl.training"),
     ("metarl.training.logs",),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.run_selection import AdaptationSelection
+from metarl.cli.flags.run_selection import AdaptationSelection
 from metarl.console import print_json, say, shell_command, show_table
 from metarl.deployment import export, model_card
 from metarl.deployment.live_record import LiveRecord, LiveRecordError

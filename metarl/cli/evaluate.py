@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from metarl.cli.run_selection import TaskSelection
+from metarl.cli.flags.run_selection import TaskSelection
 from metarl.comparison.plan import pool_seeds
 from metarl.console import print_json, say, show_table
 from metarl.envs.registry import env_label

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from metarl.agents.learner import Learner
-from metarl.cli.run_selection import TaskSelection
+from metarl.cli.flags.run_selection import TaskSelection
 from metarl.console import counted, print_json, say
 from metarl.envs.registry import env_label
 from metarl.envs.task_distribution import TaskDistribution

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from metarl.cli.run_selection import RunSelection
+from metarl.cli.flags.run_selection import RunSelection
 from metarl.console import say
 from metarl.errors import require_at_least
 from metarl.reporting.behaviour import behaviour_of

@@ -2,11 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
-import re
-import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -19,14 +16,16 @@ from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
-from metarl.console import counted, plain_help, say, shell_command
+from metarl.cli.flags.groups import flags_in_groups
+from metarl.cli.flags.values import leading_agent_and_env, parse_options, parse_seeds, value_of
+from metarl.console import counted, say, shell_command
 from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import base_name, env_label, is_env_file, with_options
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build, observations_state, restore_learner
 from metarl.run.checkpoint import BEST
-from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED, TrainConfig, from_yaml
+from metarl.run.config import TrainConfig, from_yaml
 from metarl.run.device import resolve_device
 from metarl.run.presets import default_config
 from metarl.run.reproduce import settings_to_start_from
@@ -38,9 +37,6 @@ from metarl.training.curriculum import make_curriculum
 from metarl.training.logs.run_log import RunLog, check_logger, where_to_watch
 from metarl.training.memory import check_memory
 from metarl.training.trainer import Trainer, resolve
-
-MOST_SEEDS = 100
-"""Of one command."""
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
@@ -87,6 +83,8 @@ class Train(TrainConfig):
         trust: let the run of --resume or --teacher import modules from the working directory, even if it was made
             somewhere else.
     """
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
 
     resume: str = ""
     config_file: Annotated[str, tyro.conf.arg(name="config")] = ""
@@ -277,45 +275,6 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     say(console, f"  {where_to_watch(run)}")
 
 
-def parse_seeds(text: str) -> list[int]:
-    """The seeds of "0-4" or "1,5,7-9", in this order.
-
-    Raises:
-        UserError: it is no such list.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d{1,10})(?:\s*-\s*(\d{1,10}))?\s*", part)
-        if found is None:
-            raise UserError(f"seeds must be such as 0-4 or 1,5,7, got {text!r}")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last <= MAX_SEED or last - first >= MOST_SEEDS:
-            raise UserError(f"seeds must ascend, be at most {MAX_SEED}, and {MOST_SEEDS} at once, got {text!r}")
-        seeds += range(first, last + 1)
-
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds must differ from each other, got {text!r}")
-    return seeds
-
-
-def parse_options(items: Iterable[str]) -> dict[str, str]:
-    """Option → text of the values of --set.
-
-    Raises:
-        UserError: one is not such as "env.horizon=50", or an option is given twice.
-    """
-    options: dict[str, str] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        option = name.removeprefix("env.")
-        if option == name or not (option and equals and value):
-            raise UserError(f"--set takes an option of the environment, such as env.horizon=50, got {item!r}")
-        if option in options:
-            raise UserError(f"--set gives {name} twice")
-        options[option] = value
-    return options
-
-
 # ---------------------------------------------------------------------- reading the flags
 
 
@@ -344,9 +303,9 @@ def read_train(arguments: list[str], read: Callable[[type[Any]], Any]) -> Train:
 
 def default_train(arguments: list[str]) -> Train:
     """Defaults of the flags, which depend on the leading AGENT and ENV, on --preset and on --resume."""
-    resume = _value_of("--resume", arguments)
-    start = _value_of("--start-from", arguments)
-    file = _value_of("--config", arguments)
+    resume = value_of("--resume", arguments)
+    start = value_of("--start-from", arguments)
+    file = value_of("--config", arguments)
     if file is not None:
         if resume is not None or start:
             raise UserError("--config makes a new run, and does not go with --resume or --start-from")
@@ -354,12 +313,12 @@ def default_train(arguments: list[str]) -> Train:
     if resume is None and start:
         return _as_train(_settings_of(start, arguments))
     if resume is None:
-        agent, env = _leading_agent_and_env(arguments)
-        return _as_train(default_config(agent, env, _value_of("--preset", arguments) or "default"))
+        agent, env = leading_agent_and_env(arguments)
+        return _as_train(default_config(agent, env, value_of("--preset", arguments) or "default"))
 
     if not resume:
         raise UserError("--resume needs a run: metarl train --resume RUN")
-    run = RunDirectory.open(resume, _value_of("--run-dir", arguments) or "runs")
+    run = RunDirectory.open(resume, value_of("--run-dir", arguments) or "runs")
     # The run may have been moved since its configuration was written.
     return _as_train(dataclasses.replace(run.config, run_dir=str(run.path.parent)), resume)
 
@@ -401,82 +360,13 @@ def _settings_of(start: str, arguments: list[str]) -> TrainConfig:
     Raises:
         UserError: there is no such run, or AGENT and ENV are others.
     """
-    run = RunDirectory.open(start, _value_of("--run-dir", arguments) or "runs")
+    run = RunDirectory.open(start, value_of("--run-dir", arguments) or "runs")
     given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     own = [run.config.agent, run.config.env]
     if not _agree(given, own):
         raise UserError(f"run {run.path} is of {' '.join(own)}, and cannot be the start of {' '.join(given)}")
 
     return settings_to_start_from(run)
-
-
-class FlagsInGroups:
-    """What `flags_in_groups` makes; becomes a `Train` as soon as it is filled in.
-
-    Attributes:
-        command: the same values as a `Train`, whose checks have passed.
-    """
-
-    defaults: ClassVar[Train]
-    command: Train
-
-    def __post_init__(self) -> None:
-        """Build the command."""
-        # What the parser filled in, without the boxes.
-        values = dict(vars(self))
-        for group in GROUPS:
-            values.update(vars(values.pop(group)))
-        values["learner"] = type(self.defaults.learner)(**vars(values["learner"]))
-        self.command = Train(**values)
-
-
-@functools.lru_cache(maxsize=64)  # the parser looks for help texts in the source of every new class
-def flags_in_groups(defaults: Train) -> type[FlagsInGroups]:
-    """A dataclass from which the parser makes the flags of `Train`, each group in a box of its own.
-
-    `TrainConfig` is flat, as its YAML is; the parser shows the fields of a nested dataclass in a box. So the nested
-    form is made here from the flat one: names, types, help texts and defaults are those of `Train`.
-
-    Args:
-        defaults: default values, and the type of the learner's configuration.
-    """
-    groups: list[tuple[str, Any, Any]] = []
-    for name, fields in GROUPS.items():
-        box = _box(name, defaults, fields)
-        without_heading = tyro.conf.arg(help="")
-        groups.append((name, Annotated[box, without_heading], dataclasses.field(default=box())))
-
-    own_fields = [field.name for field in dataclasses.fields(defaults.learner)]
-    learner = _box("learner", defaults.learner, own_fields)
-    groups.append(("learner", learner, dataclasses.field(default=learner())))
-
-    positional = _fields_of(defaults, ("agent", "env"))
-    names = {"__doc__": Train.__doc__, "defaults": defaults}
-    bases: tuple[type, ...] = (FlagsInGroups, *_help_texts(Train))
-    return dataclasses.make_dataclass("Train", [*positional, *groups], bases=bases, namespace=names)
-
-
-def _box(name: str, defaults: Any, fields: Iterable[str]) -> type[Any]:
-    """A dataclass with some of the fields of another one."""
-    columns = []
-    for field, hint, value in _fields_of(defaults, fields):
-        if dataclasses.is_dataclass(value.default):
-            # Its own box is titled 'trust region' instead of 'learner.trust-region'.
-            hint = Annotated[hint, tyro.conf.arg(name=field.replace("_", " "), prefix_name=False)]
-        columns.append((field, hint, value))
-    return dataclasses.make_dataclass(name, columns, bases=_help_texts(type(defaults)), frozen=True)
-
-
-def _fields_of(defaults: Any, fields: Iterable[str]) -> list[tuple[str, Any, Any]]:
-    """Name, type and default value of some fields of a dataclass, as `make_dataclass` takes them."""
-    hints = typing.get_type_hints(type(defaults), include_extras=True)
-    values = {name: getattr(defaults, name) for name in fields}
-    return [(name, plain_help(hints[name], value), dataclasses.field(default=value)) for name, value in values.items()]
-
-
-def _help_texts(config_class: type[Any]) -> tuple[type[Any], ...]:
-    """Classes to inherit from that have nothing but the docstrings in which the parser looks for help texts."""
-    return tuple(type("Help", (), {"__doc__": one.__doc__}) for one in config_class.__mro__ if one is not object)
 
 
 def _as_train(config: TrainConfig, resume: str = "") -> Train:
@@ -497,20 +387,3 @@ def _check_resumed(command: Train, defaults: Train) -> None:
     ]
     if changed:
         raise UserError(f"--resume keeps the run's settings; only --iterations may be changed, not {changed}")
-
-
-def _leading_agent_and_env(arguments: list[str]) -> tuple[str, str]:
-    """AGENT and ENV where they stand before the flags, else their defaults."""
-    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
-    agent = leading[0] if leading else DEFAULT_AGENT
-    env = leading[1] if len(leading) > 1 else DEFAULT_ENV
-    return agent, env
-
-
-def _value_of(flag: str, arguments: list[str]) -> str | None:
-    """Value of '--flag VALUE' or '--flag=VALUE', None where it is not given; the parser takes '_' for '-' as well."""
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        name, equals, value = argument.partition("=")
-        if name.replace("_", "-") == flag:
-            return value if equals else following
-    return None

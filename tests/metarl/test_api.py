@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import metarl
+from metarl.cli.flags.values import parse_seeds
 from metarl.cli.main import main
-from metarl.cli.train import parse_seeds
 from metarl.run.config import TrainConfig, from_yaml
 from metarl.run.presets import default_config
 from tests.helpers.workbench import ENV, RUN, metrics_of, same_tensors, tensors_of

@@ -13,9 +13,9 @@ from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import AGENTS
 from metarl.cli.adapt import Adapt
 from metarl.cli.evaluate import Evaluate
+from metarl.cli.flags.run_selection import AdaptationSelection, TaskSelection
 from metarl.cli.main import main, parse
 from metarl.cli.render import Render
-from metarl.cli.run_selection import AdaptationSelection, TaskSelection
 from metarl.cli.train import GROUPS, Train
 from metarl.errors import EXIT_BAD_INPUT
 from metarl.run.config import TrainConfig

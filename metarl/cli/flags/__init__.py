@@ -1,0 +1,1 @@
+"""Flags: how they are read, which are shared, and how their values are written."""
