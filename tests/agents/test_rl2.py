@@ -67,7 +67,7 @@ def test_the_memory_counts_a_trial_begins_with_none_of_it() -> None:
     tasks = {name: leaf[:1].expand(4, *leaf.shape[1:]) for name, leaf in distribution.sample(4, "test").items()}
     batches = adapt_to_tasks(learner, distribution, tasks, 1, 2, seeded(3)).batches
     first, second = (batch.behaviour["mean"][:, :, 0] for batch in batches)
-    assert torch.equal(first, first[:1, :1].expand_as(first))  # the same start, and nothing remembered
+    torch.testing.assert_close(first, first[:1, :1].expand_as(first))  # the same start, and nothing remembered
     assert not torch.allclose(second[0, 0], second[0, 1])  # each trial has its own memory
     assert not torch.allclose(second[0, 0], second[1, 0])
 

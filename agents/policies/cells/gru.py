@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metarl.agents.policies.activations import tanh, tanh_
 from metarl.agents.policies.cells.cell import State, affine, is_cut, keeping
 
 
@@ -29,7 +30,7 @@ class GRU:
 
         gates = torch.sigmoid(inputs[..., : 2 * units] + own[..., : 2 * units])
         reset, update = gates.chunk(2, dim=-1)
-        candidate = torch.tanh(torch.addcmul(inputs[..., 2 * units :], reset, own[..., 2 * units :]))
+        candidate = tanh(torch.addcmul(inputs[..., 2 * units :], reset, own[..., 2 * units :]))
         return (torch.lerp(candidate, hidden, update),)
 
     def unroll(self, inputs: Tensor, weight: Tensor, bias: Tensor, truncation: int) -> Tensor:
@@ -65,7 +66,7 @@ class _Unroll(torch.autograd.Function):
             torch.addmm(bias, hidden[time], weight, out=own[time])
             gates[time].add_(own[time, :, : 2 * units]).sigmoid_()
             reset, update = gates[time, :, :units], gates[time, :, units:]
-            candidate[time].addcmul_(reset, own[time, :, 2 * units :]).tanh_()
+            tanh_(candidate[time].addcmul_(reset, own[time, :, 2 * units :]))
             torch.lerp(candidate[time], hidden[time], update, out=hidden[time + 1])
 
         ctx.truncation = truncation

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metarl.agents.policies.activations import tanh, tanh_
 from metarl.agents.policies.cells.cell import State, affine, is_cut, keeping
 
 
@@ -27,8 +28,8 @@ class LSTM:
         own = inputs + affine(hidden, weight, bias)
 
         enter, keep, new, leave = own.chunk(4, dim=-1)
-        cell = torch.sigmoid(keep) * cell + torch.sigmoid(enter) * torch.tanh(new)
-        return torch.sigmoid(leave) * torch.tanh(cell), cell
+        cell = torch.sigmoid(keep) * cell + torch.sigmoid(enter) * tanh(new)
+        return torch.sigmoid(leave) * tanh(cell), cell
 
     def unroll(self, inputs: Tensor, weight: Tensor, bias: Tensor, truncation: int) -> Tensor:
         """See Cell.unroll."""
@@ -61,10 +62,10 @@ class _Unroll(torch.autograd.Function):
             gates[time].addmm_(hidden[time], weight)
             enter, keep, new, leave = gates[time].chunk(4, dim=-1)
             gates[time, :, : 2 * units].sigmoid_()
-            new.tanh_()
+            tanh_(new)
             leave.sigmoid_()
             torch.mul(keep, cell[time], out=cell[time + 1]).addcmul_(enter, new)
-            torch.tanh(cell[time + 1], out=squashed[time])
+            tanh_(squashed[time].copy_(cell[time + 1]))
             torch.mul(leave, squashed[time], out=hidden[time + 1])
 
         ctx.truncation = truncation
