@@ -24,6 +24,7 @@ NETWORKS = {
     "observation again": RecurrentConfig(8, observation_again=True),
     "hypernetwork": RecurrentConfig(8, (4,), hypernetwork=True, embedding_size=3),
     "separate": RecurrentConfig(8, separate_networks=True),
+    "lstm": RecurrentConfig(8, (4,), hypernetwork=True, embedding_size=3, cell="lstm"),
 }
 ENVS = {"ends early": "cart-pole/mirrored", "continuous": "point-navigation/finn", "several choices": "grid-navigation"}
 

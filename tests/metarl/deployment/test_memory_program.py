@@ -95,9 +95,10 @@ def run_program(run: Any, directory: Path, steps: Steps, names: list[str]) -> li
     return actions
 
 
-def test_programs_and_predict_play_the_trial_of_the_rollouts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_programs_and_predict_play_the_trial_of_the_rollouts(cell: str, tmp_path: Path) -> None:
     """Episodes that end early, discrete actions, normalised observations."""
-    learner, distribution = made("cart-pole/mirrored")
+    learner, distribution = made("cart-pole/mirrored", cell=cell)
     batches = trials(learner, distribution, 2)
     trial = [Steps(batches, index) for index in range(2)]
     assert len({len(one.rows) for one in trial} | {25 * EPISODES}) > 1
