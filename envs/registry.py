@@ -13,27 +13,10 @@ from types import BuiltinFunctionType
 from typing import Any
 
 from metarl.envs.external.yaml_file import from_yaml, modules_of_yaml
-from metarl.envs.families import (
-    acrobot,
-    ant,
-    bandit,
-    cart_pole,
-    dark_key_door,
-    driving,
-    frozen_lake,
-    grid_navigation,
-    half_cheetah,
-    highway,
-    hopper_walker2d,
-    humanoid,
-    maze,
-    metaworld,
-    minigrid,
-    mountain_car,
-    navigation,
-    pendulum,
-    tabular_mdp,
-)
+from metarl.envs.families import bandit, driving, highway, navigation, tabular_mdp
+from metarl.envs.families.control import acrobot, cart_pole, mountain_car, pendulum
+from metarl.envs.families.games import dark_key_door, frozen_lake, grid_navigation, maze, minigrid
+from metarl.envs.families.robots import ant, half_cheetah, hopper_walker2d, humanoid, metaworld
 from metarl.envs.family_entry import Family, did_you_mean, options_of, read_options
 from metarl.envs.task_distribution import TaskDistribution
 

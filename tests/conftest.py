@@ -1,4 +1,4 @@
-"""What all tests share: double precision on demand, and the order of the files."""
+"""What all tests share: double precision on demand, how many processes, and the order of the files."""
 
 import multiprocessing
 import signal
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from metarl.envs.cores import num_cores
 from metarl.envs.spaces.precision import set_float_dtype
 
 torch.set_num_threads(1)  # tensors this small gain nothing from more, and test processes would fight over the cores
@@ -28,6 +29,12 @@ def float64() -> Iterator[None]:
     yield
     torch.set_default_dtype(previous)
     set_float_dtype(torch.float32)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: half as many again as there are cores, for many a test waits for processes that it began."""
+    cores = num_cores()
+    return cores + cores // 2
 
 
 LONGEST = ["distributed", "external_training", "every_family", "readme", "bench", "compare", "curriculum", "families"]

@@ -234,8 +234,6 @@ def test_files_that_a_page_names_by_their_path_exist(page: Path) -> None:
 
 
 ROOMS = [page for page in PAGES if (page.parent / "__init__.py").exists()]
-LISTINGS = [ROOT / "envs" / "families" / "README.md"]
-"""Rooms whose files are listed by what they hold, not by name."""
 
 
 @pytest.mark.parametrize("page", ROOMS, ids=name_of)
@@ -244,8 +242,7 @@ def test_the_page_of_a_room_names_its_files(page: Path) -> None:
     in_table = {name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+\.py)`", line)}
     files = {path.name for path in page.parent.glob("*.py") if not path.name.startswith("__")}
     assert in_table <= files, f"there is no {in_table - files}"
-    if page not in LISTINGS:
-        assert files <= in_table, f"nothing is said of {files - in_table}"
+    assert files <= in_table, f"nothing is said of {files - in_table}"
 
 
 # ---------------------------------------------------------------- numbers

@@ -1,6 +1,6 @@
 """Task families, one file each: the environment, its task distributions, and the entries of the registry.
 
-How to add one: copy the pattern of `cart_pole.py`.
+How to add one: copy the pattern of `control/cart_pole.py`.
 
 1. A class derived from TaskEnv: `initial`, `transition`, `reward` and, where needed, `observation` and `terminal`, in
    torch, for any leading batch dimensions. Its docstring states the equations, the units and the source.

@@ -90,7 +90,8 @@ class Evaluate(TaskSelection):
         successes = success_table(pooled)
         if successes is not None:
             show_table(console, successes)
-        say(console, f"{len(runs)} seeds: the intervals speak of {scope}")
+        for line in (f"{len(runs)} seeds: the intervals speak of {scope}", *pooled.lines()):
+            say(console, line)
         return 0
 
     def evaluate(self, run: RunDirectory) -> RunEvaluation:

@@ -26,8 +26,8 @@ class Noise(NamedTuple):
     errors: Floats
     episodes: int
 
-    def scaled(self, factor: Floats) -> "Noise":
-        """The noise of returns that were multiplied by a factor for each task, (M,)."""
+    def scaled(self, factor: Floats | float) -> "Noise":
+        """The noise of returns that were multiplied by a factor, one for each task, (M,), or one for all."""
         return Noise(np.abs(factor) * self.errors, self.episodes)
 
 
@@ -42,6 +42,10 @@ def variance_of_mean(returns: Floats, noise: Noise) -> Variance:
     """
     if len(returns) > 1:
         return mean_variance(returns.mean(axis=1))
+
+    if noise.episodes == 1:
+        # One episode says nothing of others. That tasks differ as well only makes this wider.
+        return mean_variance(returns)
 
     num_tasks = returns.shape[1]
     freedom = max(1, num_tasks * (noise.episodes - 1))

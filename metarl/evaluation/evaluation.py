@@ -1,15 +1,15 @@
 """The model evaluator: how fast and how well does a learner adapt to tasks it never saw?"""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metarl.envs.rollout import Episodes
-from metarl.evaluation import all_tasks
 from metarl.evaluation.all_tasks import Noise
-from metarl.evaluation.intervals import CONFIDENCE, mean_interval, share_interval
+from metarl.evaluation.intervals import CONFIDENCE, Estimate, share_interval
+from metarl.evaluation.statistics import mean_estimate
 
 TASKS_LISTED = 10
 """Where there are so many tasks at most, each is told by itself."""
@@ -26,11 +26,13 @@ class Evaluation:
         episodes_per_step: E.
         successes: number of each task's E episodes that succeeded after k steps, at any time in the episode, (K+1, M);
             None where the environment does not say.
-        errors: standard error of each task's mean over its episodes, (K+1, M); None: unknown.
+        by_episode: return of each episode, (K+1, M, E); None: unknown.
         exhaustive: whether these are all the tasks that there are, and no sample of more: their intervals then speak of
             other episodes on the same tasks.
         pooled: True: all E episodes of a step inform the next policy. False: they are E separate trials of the task,
             each of K+1 episodes, and a task costs what one trial takes.
+        references: "random", and "oracle", the policy that knows the task → return on each task, (M,); empty where the
+            family has no oracle.
     """
 
     returns: NDArray[np.float64]
@@ -38,9 +40,10 @@ class Evaluation:
     total_env_steps: int
     episodes_per_step: int
     successes: NDArray[np.int64] | None = None
-    errors: NDArray[np.float64] | None = None
+    by_episode: NDArray[np.float64] | None = None
     exhaustive: bool = False
     pooled: bool = True
+    references: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def episodes_informing(self) -> int:
@@ -51,11 +54,6 @@ class Evaluation:
     def score(self) -> float:
         """What a checkpoint is chosen by: the return after the last step, or a separate trial's mean over episodes."""
         return float(self.return_mean[-1] if self.pooled else self.return_mean.mean())
-
-    @property
-    def trial_returns(self) -> NDArray[np.float64] | None:
-        """Return of a whole trial of K+1 episodes, mean over each task's trials, (M,); None where they are pooled."""
-        return None if self.pooled else np.asarray(self.returns.sum(axis=0))
 
     @property
     def success_rate(self) -> NDArray[np.float64] | None:
@@ -84,14 +82,8 @@ class Evaluation:
 
     @property
     def return_ci95(self) -> NDArray[np.float64]:
-        """95% interval of each mean, (K+1, 2): bootstrap over tasks, or over episodes where it is exhaustive."""
-        if self.exhaustive and self.errors is not None:
-            return np.stack([self._over_episodes(*row) for row in zip(self.returns, self.errors, strict=True)])
-        return np.stack([mean_interval(row).ends for row in self.returns])
-
-    def _over_episodes(self, returns: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """95% interval of the mean of M tasks that are all there are, given the standard error of each, (2,)."""
-        return all_tasks.mean_estimate(returns[None], Noise(errors[None], self.episodes_per_step)).ends
+        """95% interval of each mean, (K+1, 2): over tasks, or over episodes where it is exhaustive."""
+        return np.stack([self._estimate(weights).ends for weights in np.eye(len(self.returns))])
 
     @property
     def gains(self) -> NDArray[np.float64]:
@@ -99,22 +91,78 @@ class Evaluation:
         return np.asarray(self.returns[-1] - self.returns[0])
 
     @property
-    def gain_ci95(self) -> NDArray[np.float64]:
-        """95% interval of the mean gain, (2,), over what `return_ci95` speaks of."""
-        if self.exhaustive and self.errors is not None:
-            return self._over_episodes(self.gains, np.hypot(self.errors[0], self.errors[-1]))
-        return mean_interval(self.gains).ends
+    def gain(self) -> Estimate:
+        """Mean of the gains, with its interval."""
+        last, first = np.eye(len(self.returns))[[-1, 0]]
+        return self._estimate(last - first)
 
-    def lost(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return lost while adapting on each task, (M,): what a policy that knows it gets more meanwhile.
+    @property
+    def trial_return(self) -> Estimate | None:
+        """Return of a whole trial of K+1 episodes; None where the episodes of a step inform one policy."""
+        return None if self.pooled else self._estimate(np.ones(len(self.returns)))
 
-        The area between the reference and the curve: n Σ_{k<K} (reference − return after k steps), with the n episodes
-        that inform a step: all E of a task, or one of each trial where trials are separate.
+    @property
+    def normalized_score(self) -> Estimate | None:
+        """Score after the last step, task by task: 0 = random, 1 = oracle; None without both or if they are equal."""
+        if not {"random", "oracle"} <= self.references.keys():
+            return None
+        random, oracle = self.references["random"], self.references["oracle"]
+        if np.any(random == oracle):
+            return None
+        last = np.eye(len(self.returns))[-1]
+        return self._estimate(last, offset=-random, scale=1 / (oracle - random))
+
+    @property
+    def return_lost(self) -> Estimate | None:
+        """Return lost while adapting to a task: what the oracle gets more meanwhile; None without one, or if K = 0.
+
+        The area between the oracle and the curve: n Σ_{k<K} (oracle − return after k steps), with the n episodes that
+        inform a step: all E of a task, or one of each trial where trials are separate.
+        """
+        steps = len(self.returns) - 1
+        if "oracle" not in self.references or steps == 0:
+            return None
+        weights = np.full(steps + 1, -float(self.episodes_informing))
+        weights[-1] = 0
+        return self._estimate(weights, offset=self.episodes_informing * steps * self.references["oracle"])
+
+    @property
+    def errors(self) -> NDArray[np.float64] | None:
+        """Standard error of each task's mean over its episodes, (K+1, M); None: unknown."""
+        return None if self.by_episode is None else _standard_errors(self.by_episode)
+
+    @property
+    def _by_seed(self) -> NDArray[np.float64]:
+        """Returns of each seed, (S, K+1, M); here of one."""
+        return self.returns[None]
+
+    def _estimate(
+        self,
+        weights: NDArray[np.float64],
+        offset: NDArray[np.float64] | float = 0.0,
+        scale: NDArray[np.float64] | float = 1.0,
+    ) -> Estimate:
+        """Mean over seeds and tasks of scale · (offset + Σ_k weight_k · return after k steps), with its interval.
 
         Args:
-            reference: return of the policy that knows the task, (M,).
+            weights: (K+1,).
+            offset: (M,).
+            scale: (M,).
         """
-        return np.asarray(self.episodes_informing * (reference - self.returns[:-1]).sum(axis=0))
+        values = scale * (offset + np.tensordot(weights, np.moveaxis(self._by_seed, 1, 0), axes=1))  # (S, M)
+        errors = self._errors_of_sum(weights)
+        if not self.exhaustive or errors is None:
+            return mean_estimate(values)
+        return mean_estimate(values, Noise(errors, self.episodes_per_step).scaled(scale))
+
+    def _errors_of_sum(self, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Standard error of Σ_k weight_k · return after k steps, by seed and task, (S, M); None: unknown."""
+        if self.by_episode is None:
+            return None
+        if not self.pooled:  # an episode goes on with the trial of that before, so that they vary together
+            return _standard_errors(np.tensordot(weights, self.by_episode, axes=1))[None]
+        variances = np.square(_standard_errors(self.by_episode))
+        return np.asarray(np.sqrt(np.square(weights) @ variances))[None]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for reports."""
@@ -126,32 +174,55 @@ class Evaluation:
             "env_steps": self.env_steps.tolist(),
             "return_mean": self.return_mean.tolist(),
             "return_ci95": self.return_ci95.tolist(),
-            "gain_mean": float(self.gains.mean()),
-            "gain_ci95": self.gain_ci95.tolist(),
+            "gain_mean": self.gain.value,
+            "gain_ci95": self.gain.ends.tolist(),
             "total_env_steps": self.total_env_steps,
         }
 
-        trials = self.trial_returns
-        if trials is not None:
+        trial = self.trial_return
+        if trial is not None:
             data["pooled"] = False
             data["trials_per_task"] = self.episodes_per_step
-            data["trial_return_mean"] = float(trials.mean())
-            data["trial_return_ci95"] = mean_interval(trials).ends.tolist()
+            data["trial_return_mean"] = trial.value
+            data["trial_return_ci95"] = trial.ends.tolist()
 
         if self.success_rate is not None and self.success_ci95 is not None:
             data["success_rate"] = self.success_rate.tolist()
             data["success_ci95"] = self.success_ci95.tolist()
 
+        if self.references:
+            data["references"] = {name: returns.tolist() for name, returns in self.references.items()}
+        if self.normalized_score is not None:
+            data["score"] = asdict(self.normalized_score)
+        if self.return_lost is not None:
+            data["return_lost"] = asdict(self.return_lost)
         return data
 
+    def lines(self) -> list[str]:
+        """What the references say of it, for people: score, and what adapting costs."""
+        lines = []
+        if self.normalized_score is not None:
+            lines.append(f"score after adaptation: {self.normalized_score.text(',.3f')} (0 = random, 1 = oracle)")
+        if self.return_lost is not None:
+            episodes = (len(self.returns) - 1) * self.episodes_informing
+            what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
+            lines.append(f"{what}: {self.return_lost.text(',.1f')}")
+        return lines
 
-def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = True) -> Evaluation:
+
+def summarize(
+    batches: list[Episodes],
+    exhaustive: bool = False,
+    pooled: bool = True,
+    references: dict[str, NDArray[np.float64]] | None = None,
+) -> Evaluation:
     """The adaptation curves that the batches of `adaptation_episodes` show.
 
     Args:
         batches: of M tasks × E episodes, after k = 0 … K adaptation steps.
         exhaustive: see Evaluation.
         pooled: whether all E episodes inform the next policy, or are separate trials (`Sampling.pooled`).
+        references: see Evaluation.
     """
     steps_per_task = np.array([batch.mask.sum(dim=(1, 2)).double().mean().item() for batch in batches])
     if not pooled:
@@ -164,19 +235,24 @@ def summarize(batches: list[Episodes], exhaustive: bool = False, pooled: bool = 
         total_env_steps=sum(batch.env_steps for batch in batches),
         episodes_per_step=batches[0].reward.shape[1],
         successes=_successes(batches),
-        errors=np.stack([standard_errors(batch) for batch in batches]),
+        by_episode=np.stack([batch.returns.double().cpu().numpy() for batch in batches]),
         exhaustive=exhaustive,
         pooled=pooled,
+        references=references or {},
     )
 
 
 def standard_errors(batch: Episodes) -> NDArray[np.float64]:
     """Standard error of each task's mean over E episodes, (M,); of a single one nothing is known: 0."""
-    returns = batch.returns.double().cpu().numpy()
-    num_episodes = returns.shape[1]
-    if num_episodes == 1:
-        return np.zeros(len(returns))
-    return np.asarray(returns.std(axis=1, ddof=1) / np.sqrt(num_episodes))
+    return _standard_errors(batch.returns.double().cpu().numpy())
+
+
+def _standard_errors(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard error of the mean over the last axis; of a single value nothing is known: 0."""
+    count = values.shape[-1]
+    if count == 1:
+        return np.zeros(values.shape[:-1])
+    return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(count))
 
 
 def _successes(batches: list[Episodes]) -> NDArray[np.int64] | None:

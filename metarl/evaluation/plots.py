@@ -20,6 +20,9 @@ from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.evaluation import Evaluation
 
 EPISODES_SHOWN = 5
+REFERENCE_STYLES = {"oracle": "--", "random": ":"}
+"""Line styles of the policies that need no adaptation."""
+
 DPI = 200
 """Dots per inch of figures that are kept."""
 
@@ -165,6 +168,8 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_informing
     axes.plot(episodes, evaluation.returns, color="tab:blue", alpha=0.08, linewidth=0.8)
 
+    _references(axes, evaluation, episodes)
+
     low, high = evaluation.return_ci95.T
     axes.fill_between(episodes, low, high, color="tab:blue", alpha=0.3, label="95% interval of the mean")
     axes.plot(episodes, evaluation.return_mean, "o-", color="tab:blue", label="mean")
@@ -177,6 +182,20 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     axes.legend(loc="best")
     axes.grid(alpha=0.3)
     return figure
+
+
+def _references(axes: Axes, evaluation: Evaluation, episodes: NDArray[np.int64]) -> None:
+    """The means of random policy and oracle as lines, and the area that is lost to the oracle while adapting."""
+    for name, style in REFERENCE_STYLES.items():
+        if name in evaluation.references:
+            axes.axhline(evaluation.references[name].mean(), color="grey", linestyle=style, linewidth=1, label=name)
+
+    if evaluation.return_lost is not None:
+        oracle = np.full(len(episodes), evaluation.references["oracle"].mean())
+        label = f"return lost while adapting: {minus(f'{evaluation.return_lost.value:,.0f}')}"
+        axes.fill_between(
+            episodes, evaluation.return_mean, oracle, step="post", color="grey", alpha=0.1, linewidth=0, label=label
+        )
 
 
 def trajectories(

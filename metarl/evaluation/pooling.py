@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.evaluation.evaluation import Evaluation
-from metarl.evaluation.intervals import mean_interval, share_interval
+from metarl.evaluation.intervals import share_interval
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,18 @@ class PooledEvaluation(Evaluation):
         """95% interval over seeds and tasks of each share, (K+1, 2)."""
         if self.shares_by_seed is None:
             return None
-        points = range(len(self.returns))
-        return np.stack([share_interval(self._sampled(self.shares_by_seed[:, point])).ends for point in points])
+        shares = self.shares_by_seed
+        if self.exhaustive:
+            shares = shares.mean(axis=-1, keepdims=True)
+        return np.stack([share_interval(of_step).ends for of_step in np.moveaxis(shares, 1, 0)])
 
     @property
-    def return_ci95(self) -> NDArray[np.float64]:
-        """95% interval over seeds and tasks of each mean, (K+1, 2)."""
-        points = range(len(self.returns))
-        return np.stack([mean_interval(self._sampled(self.by_seed[:, point])).ends for point in points])
+    def _by_seed(self) -> NDArray[np.float64]:
+        return self.by_seed
 
-    @property
-    def gain_ci95(self) -> NDArray[np.float64]:
-        """95% interval over seeds and tasks of the mean gain, (2,)."""
-        return mean_interval(self._sampled(self.by_seed[:, -1] - self.by_seed[:, 0])).ends
-
-    def _sampled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values (S, M) by what was sampled: (S, 1) where the tasks were not."""
-        return np.asarray(values.mean(axis=1, keepdims=True)) if self.exhaustive else values
+    def _errors_of_sum(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """None of their own: that seeds differ shows already what other episodes would change."""
+        return np.zeros((self.num_seeds, self.by_seed.shape[-1]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for reports."""
@@ -68,7 +63,7 @@ def pool(evaluations: Sequence[Evaluation]) -> PooledEvaluation:
     """One evaluation of the seeds of one agent.
 
     Args:
-        evaluations: of each seed, on the same tasks, with as many steps and episodes.
+        evaluations: of each seed, on the same tasks with the same references, with as many steps and episodes.
 
     Raises:
         ValueError: they differ in their number of tasks, steps or episodes.
@@ -91,6 +86,7 @@ def pool(evaluations: Sequence[Evaluation]) -> PooledEvaluation:
         successes=np.sum(counts, axis=0) if shares is not None else None,
         exhaustive=evaluations[0].exhaustive,
         pooled=evaluations[0].pooled,
+        references=evaluations[0].references,
         by_seed=by_seed,
         shares_by_seed=shares,
     )

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,7 @@ from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
-from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
-from metarl.evaluation.statistics import mean_estimate, normalized
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
@@ -80,11 +78,16 @@ class RunEvaluation:
     @cached_property
     def evaluation(self) -> Evaluation:
         """The adaptation curves that the episodes show."""
-        return summarize(self.batches, self._exhaustive, self.pooled)
+        return summarize(self.batches, self._exhaustive, self.pooled, self.references)
 
     @property
     def _exhaustive(self) -> bool:
         return self.split is not None and self.distribution.exhausts(self.split, num_tasks_of(self.tasks))
+
+    @property
+    def _intervals_over(self) -> str:
+        """What the intervals speak of; one episode of each task says nothing of others."""
+        return "episodes" if self._exhaustive and self.evaluation.episodes_per_step > 1 else "tasks"
 
     @property
     def which_tasks(self) -> str:
@@ -96,36 +99,15 @@ class RunEvaluation:
             return f"{count} distinct tasks, not held out"
         return f"{count} {self.split} tasks"
 
-    @cached_property
-    def score(self) -> Estimate | None:
-        """Score after adaptation, 0 = random, 1 = oracle, task by task; None without both or where they are equal."""
-        if not {"random", "oracle"} <= self.references.keys():
-            return None
-        random, oracle = self.references["random"], self.references["oracle"]
-        if np.any(random == oracle):
-            return None
-        return mean_estimate(normalized(self.evaluation.returns[-1:], random, oracle))
-
-    @cached_property
-    def lost(self) -> Estimate | None:
-        """Return lost in all episodes that inform the adaptation to a task; None without an oracle or adaptation."""
-        if "oracle" not in self.references or len(self.batches) == 1:
-            return None
-        return mean_estimate(self.evaluation.lost(self.references["oracle"])[None])
-
     def lines(self) -> list[str]:
         """What belongs below the table: what the intervals speak of, score, what adapting costs."""
         lines = []
         if self._exhaustive:
-            lines.append(f"{self.which_tasks}: each is evaluated once; intervals are over episodes on these tasks")
+            over = f"intervals are over {self._intervals_over}"
+            over += " on these tasks" if self._intervals_over == "episodes" else ", which is too wide: see --episodes"
+            lines.append(f"{self.which_tasks}: each is evaluated once; {over}")
             lines += _by_task(self.tasks, self.evaluation)
-        if self.score is not None:
-            lines.append(f"score after adaptation: {self.score.text(',.3f')} (0 = random, 1 = oracle)")
-        if self.lost is not None:
-            episodes = (len(self.batches) - 1) * self.evaluation.episodes_informing
-            what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
-            lines.append(f"{what}: {self.lost.text(',.1f')}")
-        return lines
+        return lines + self.evaluation.lines()
 
     @property
     def title(self) -> str:
@@ -151,17 +133,10 @@ class RunEvaluation:
             "seed": self.seed,
             **self.evaluation.to_json(),
             "held_out": self.held_out,
-            "intervals_over": "episodes" if self._exhaustive else "tasks",
+            "intervals_over": self._intervals_over,
             "tasks": tasks_to_json(self.tasks),
             "returns": self.evaluation.returns.tolist(),
         }
-        if self.references:
-            data["references"] = {name: returns.tolist() for name, returns in self.references.items()}
-        if self.score is not None:
-            data["score"] = asdict(self.score)
-        if self.lost is not None:
-            data["return_lost"] = asdict(self.lost)
-
         if self.interpretation:
             data["interpretation"] = self.interpretation.to_json()
         if self.section:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from metarl.evaluation.evaluation import Evaluation
-from metarl.evaluation.intervals import mean_interval
+from metarl.evaluation.intervals import Estimate
 
 
 class Reporter(Protocol):
@@ -172,18 +172,19 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
         interval = f"[{low:.2f}, {high:.2f}]"
         table.add_row(str(k), str(episodes), f"{steps:,.0f}", f"{mean:.2f}", interval)
 
-    trials = evaluation.trial_returns
-    if trials is not None:
-        low, high = mean_interval(trials).ends
+    trial = evaluation.trial_return
+    if trial is not None:
         table.add_section()
-        table.add_row(
-            "whole trial", str(len(evaluation.returns)), "", f"{trials.mean():.2f}", f"[{low:.2f}, {high:.2f}]"
-        )
+        table.add_row("whole trial", str(len(evaluation.returns)), "", f"{trial.value:.2f}", _interval(trial, ".2f"))
 
-    low, high = evaluation.gain_ci95
+    gain = evaluation.gain
     table.add_section()
-    table.add_row("gain", "", "", f"{evaluation.gains.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]")
+    table.add_row("gain", "", "", f"{gain.value:+.2f}", _interval(gain, "+.2f"))
     return table
+
+
+def _interval(estimate: Estimate, spec: str) -> str:
+    return f"[{estimate.low:{spec}}, {estimate.high:{spec}}]"
 
 
 def success_table(evaluation: Evaluation) -> Table | None:

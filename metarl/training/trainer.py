@@ -370,9 +370,18 @@ class Trainer:
         if self.learner.rate_factors is None or not self._writes:
             return
         best = self.run.checkpoints.load(BEST)
-        if RATE_FACTORS in best.tensors:
-            return
+        if RATE_FACTORS not in best.tensors:
+            best = self._with_rates(best)
 
+        # The best checkpoint was written first. A run that was killed after it takes the count of steps from there.
+        counted = best.progress.evaluation_env_steps
+        if counted > self.progress.evaluation_env_steps:
+            self.progress = dataclasses.replace(self.progress, evaluation_env_steps=counted)
+            self._whole = self._checkpoint()
+            self._save()
+
+    def _with_rates(self, best: Checkpoint) -> Checkpoint:
+        """The best checkpoint with the rates that are best on validation tasks, and with the steps that this took."""
         # A learner of its own: the one that trains stays as it is, and its graphs know the given rates only.
         self._doing = "choosing the rates of adaptation"
         learner = make_learner(self.config, self.distribution, torch.Generator(self.generator.device))
@@ -383,16 +392,13 @@ class Trainer:
         env = self.distribution.bind(tasks, self.config.episodes)
         factors, spent = choose_rate_factors(learner, env, learner.adaptation_steps, generator)
 
-        self.run.checkpoints.save_best(
-            Checkpoint({**best.tensors, RATE_FACTORS: torch.tensor(factors, dtype=torch.float64)}, best.progress)
-        )
-        self.progress = dataclasses.replace(
-            self.progress, evaluation_env_steps=self.progress.evaluation_env_steps + spent
-        )
-        self._whole = self._checkpoint()
-        self._save()
         given = ", ".join(f"{factor:g}" for factor in factors) or "1 each"
         say(self.console, f"rates of adaptation, chosen on validation tasks: {given} of the given ones")
+        tensors = {**best.tensors, RATE_FACTORS: torch.tensor(factors, dtype=torch.float64)}
+        counted = self.progress.evaluation_env_steps + spent
+        with_rates = Checkpoint(tensors, dataclasses.replace(best.progress, evaluation_env_steps=counted))
+        self.run.checkpoints.save_best(with_rates)
+        return with_rates
 
     def _draw_validation(self, log: RunLog, evaluation: Evaluation, tasks: Task, batches: list[Episodes]) -> None:
         """Figures of the adaptation curve and, where the family has such, of trajectories."""

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from metarl.envs.families.acrobot import acrobot
 from metarl.envs.families.bandit import bernoulli
-from metarl.envs.families.cart_pole import cart_pole
-from metarl.envs.families.pendulum import Pendulum
+from metarl.envs.families.control.acrobot import acrobot
+from metarl.envs.families.control.cart_pole import cart_pole
+from metarl.envs.families.control.pendulum import Pendulum
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task

@@ -40,8 +40,9 @@ def test_names_and_ids_are_unique() -> None:
 def test_every_file_with_families_is_gathered_and_ends_in_them() -> None:
     folder = Path(families.__file__).parent
     gathered = []
-    for path in sorted(folder.glob("*.py")):
-        module = importlib.import_module(f"{families.__name__}.{path.stem}")
+    for path in sorted(folder.rglob("*.py")):
+        below = path.relative_to(folder).with_suffix("").parts
+        module = importlib.import_module(".".join((families.__name__, *below)))
         if hasattr(module, "FAMILIES"):
             gathered.append(module)
             assert ast.unparse(ast.parse(path.read_text(encoding="utf-8")).body[-1]).startswith("FAMILIES = ")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metarl.agents.learner import Adapted
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.envs.families.cart_pole import cart_pole
+from metarl.envs.families.control.cart_pole import cart_pole
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.rollout_graphs import MAX_KEPT

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.envs.families.dark_key_door import dark_key_door
+from metarl.envs.families.games.dark_key_door import dark_key_door
 from metarl.envs.families.navigation import PointNavigation
 from metarl.envs.registry import FAMILIES, make_distribution
 from metarl.envs.task_distribution import TaskDistribution

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.policies.reference import OraclePolicy
-from metarl.envs.families.grid_game import Cell, GridGame
+from metarl.envs.families.games.grid_game import Cell, GridGame
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task

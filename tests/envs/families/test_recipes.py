@@ -10,7 +10,9 @@ import torch
 
 from metarl.agents.policies.reference import RandomPolicy
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks, task_values
-from metarl.envs.families import highway, metaworld, minigrid
+from metarl.envs.families import highway
+from metarl.envs.families.games import minigrid
+from metarl.envs.families.robots import metaworld
 from metarl.envs.registry import FAMILIES, make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_space import Task

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.envs.families.ant import AntDirection
-from metarl.envs.families.half_cheetah import HalfCheetahDirection, HalfCheetahDynamics
-from metarl.envs.families.hopper_walker2d import ForwardDynamics
-from metarl.envs.families.humanoid import HumanoidDirection
+from metarl.envs.families.robots.ant import AntDirection
+from metarl.envs.families.robots.half_cheetah import HalfCheetahDirection, HalfCheetahDynamics
+from metarl.envs.families.robots.hopper_walker2d import ForwardDynamics
+from metarl.envs.families.robots.humanoid import HumanoidDirection
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.physics.robots import HOPPER, WALKER2D
 from metarl.envs.physics.varied_robot import VariedRobot

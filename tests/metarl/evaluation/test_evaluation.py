@@ -15,7 +15,7 @@ from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import Evaluation, summarize
-from metarl.evaluation.intervals import mean_interval
+from metarl.evaluation.intervals import Estimate, mean_interval
 from metarl.evaluation.plots import figure_bytes
 from metarl.evaluation.pooling import pool
 from metarl.evaluation.statistics import mean_estimate
@@ -81,27 +81,68 @@ def test_interval_is_over_tasks_not_over_episodes() -> None:
 
 def test_tasks_that_are_all_there_are_leave_only_episodes_to_chance() -> None:
     """Two directions, 386 → 765 and −451 → 373: the mean is no coin's, and its error is that of 4 episodes each."""
+    returns, errors = np.array([[386.0, -451.0], [765.0, 373.0]]), np.array([[6.0, 8.0], [3.0, 4.0]])
+    around = np.array([-1.0, 1.0, -1.0, 1.0]) * np.sqrt(3)  # four numbers whose mean has a standard error of 1
     evaluation = Evaluation(
-        returns=np.array([[386.0, -451.0], [765.0, 373.0]]),
+        returns=returns,
         env_steps=np.zeros(2),
         total_env_steps=0,
         episodes_per_step=4,
-        errors=np.array([[6.0, 8.0], [3.0, 4.0]]),
+        by_episode=returns[..., None] + errors[..., None] * around,
         exhaustive=True,
+        references={"random": np.array([-35.0, -451.0]), "oracle": np.array([1000.0, 1549.0])},
     )
     quantile = stats.t.ppf(0.975, 2 * 3)
     half = quantile * np.array([10.0, 5.0]) / 2
     mean = np.array([-32.5, 569.0])
     np.testing.assert_allclose(evaluation.return_ci95, np.stack([mean - half, mean + half], axis=1))
     gain = quantile * np.hypot(10, 5) / 2
-    np.testing.assert_allclose(evaluation.gain_ci95, [601.5 - gain, 601.5 + gain])
+    np.testing.assert_allclose(evaluation.gain.ends, [601.5 - gain, 601.5 + gain])
+
+    score, lost = evaluation.normalized_score, evaluation.return_lost
+    assert score is not None and lost is not None
+    error = np.hypot(3 / 1035, 4 / 2000) / 2
+    mean_score = np.mean([800 / 1035, 824 / 2000])
+    np.testing.assert_allclose([score.value, score.high], [mean_score, mean_score + quantile * error])
+    np.testing.assert_allclose([lost.value, lost.high], 4 * (np.mean([614, 2000]) + np.array([0, half[0]])))
+
+
+def test_one_episode_of_each_task_says_nothing_of_others() -> None:
+    """All tasks there are, with an episode each: the interval is that over tasks, and not of width 0."""
+    returns = np.array([[0.0, 10.0, 20.0]])
+    evaluation = Evaluation(
+        returns, np.zeros(1), total_env_steps=0, episodes_per_step=1, by_episode=returns[..., None], exhaustive=True
+    )
+    expected = stats.ttest_1samp(returns[0], 0).confidence_interval(0.95)
+    np.testing.assert_allclose(evaluation.return_ci95, [[expected.low, expected.high]])
+
+
+def test_episodes_of_one_trial_vary_together() -> None:
+    """One task, three trials of two episodes whose returns are 1, 2, 3 and then 3, 2, 1: every trial earns 4."""
+    by_episode = np.array([[[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]])
+    evaluation = Evaluation(
+        returns=by_episode.mean(axis=2),
+        env_steps=np.zeros(2),
+        total_env_steps=0,
+        episodes_per_step=3,
+        by_episode=by_episode,
+        exhaustive=True,
+        pooled=False,
+    )
+    assert evaluation.trial_return == Estimate(4.0, 4.0, 4.0)
+    # Gains of 2, 0, -2.
+    np.testing.assert_allclose(evaluation.gain.high, stats.t.ppf(0.975, 2) * 2 / np.sqrt(3))
 
 
 def test_the_return_lost_is_the_area_between_the_reference_and_the_curve() -> None:
     """Two tasks, 3 episodes a step: 3 · ((10 − 1) + (10 − 4)) and 3 · ((20 − 2) + (20 − 20))."""
     returns = np.array([[1.0, 2.0], [4.0, 20.0], [9.0, 20.0]])
-    evaluation = Evaluation(returns, env_steps=np.zeros(3), total_env_steps=0, episodes_per_step=3)
-    np.testing.assert_array_equal(evaluation.lost(np.array([10.0, 20.0])), [45.0, 54.0])
+    references = {"oracle": np.array([10.0, 20.0])}
+    evaluation = Evaluation(
+        returns, env_steps=np.zeros(3), total_env_steps=0, episodes_per_step=3, references=references
+    )
+    assert evaluation.return_lost == mean_estimate(np.array([[45.0, 54.0]]))
+    assert evaluation.normalized_score is None  # nothing is known of a random policy
 
 
 def test_seeds_are_pooled_by_seed_and_task() -> None:
@@ -110,7 +151,14 @@ def test_seeds_are_pooled_by_seed_and_task() -> None:
     successes = rng.integers(0, 6, (3, 2, 8))
     pooled = pool(
         [
-            Evaluation(returns, np.array([0.0, 5.0]), total_env_steps=7, episodes_per_step=5, successes=count)
+            Evaluation(
+                returns,
+                np.array([0.0, 5.0]),
+                total_env_steps=7,
+                episodes_per_step=5,
+                successes=count,
+                references={"random": np.zeros(8), "oracle": np.full(8, 2.0)},
+            )
             for returns, count in zip(by_seed, successes, strict=True)
         ]
     )
@@ -118,7 +166,9 @@ def test_seeds_are_pooled_by_seed_and_task() -> None:
     np.testing.assert_allclose(pooled.return_mean, by_seed.mean(axis=(0, 2)))
     np.testing.assert_allclose(pooled.return_ci95[1], [expected.low, expected.high])
     gain = mean_estimate(by_seed[:, 1] - by_seed[:, 0])
-    np.testing.assert_allclose(pooled.gain_ci95, [gain.low, gain.high])
+    np.testing.assert_allclose(pooled.gain.ends, [gain.low, gain.high])
+    assert pooled.normalized_score == mean_estimate(by_seed[:, 1] / 2)
+    assert pooled.return_lost == mean_estimate(5 * (2 - by_seed[:, 0]))
     assert pooled.success_rate is not None
     np.testing.assert_allclose(pooled.success_rate, successes.mean(axis=(0, 2)) / 5)
     assert (pooled.num_seeds, pooled.total_env_steps) == (3, 21)

@@ -295,7 +295,7 @@ def test_without_a_curriculum_training_is_the_plain_loop(tmp_path: Path, without
     ("agent", "update", "curriculum"),
     [
         ("maml", "metarl.agents.maml.MAML.update", "hard-first"),
-        ("reptile", "metarl.agents.reptile.Reptile.update", "learning-progress"),
+        pytest.param("reptile", "metarl.agents.reptile.Reptile.update", "learning-progress", marks=pytest.mark.slow),
         pytest.param("multitask", "metarl.agents.multitask.Multitask.update", "hard-first", marks=pytest.mark.slow),
     ],
 )

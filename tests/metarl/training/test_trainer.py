@@ -153,7 +153,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path, monkeypa
 
 
 def test_rates_chosen_when_training_ends_belong_to_the_best_policy(tmp_path: Path) -> None:
-    """Killed before they were chosen and resumed gives the same; what acts with the best policy takes them."""
+    """Killed before or after they were written and resumed: the same; what acts with the best policy takes them."""
     flags = ("--inner-lr", "20", "--eval-tasks", "8")
     run = train(tmp_path, *flags, agent="multitask")
     best = read_checkpoint(run / "checkpoints" / "best.safetensors")
@@ -166,13 +166,14 @@ def test_rates_chosen_when_training_ends_belong_to_the_best_policy(tmp_path: Pat
     last = checkpoint_file(run, ITERATIONS)
     progress = read_checkpoint(last).progress
     without = {name: value for name, value in best.tensors.items() if name != "rate_factors"}
-    directory.checkpoints.save_best(Checkpoint(without, best.progress))
     spent = (2 + 5) * 8 * EPISODES * 20  # given rates, and five factors; H = 20
     before = replace(progress, evaluation_env_steps=progress.evaluation_env_steps - spent)
-    directory.checkpoints.save(Checkpoint(read_checkpoint(last).tensors, before))
-    assert main(["train", "--resume", str(run)]) == 0
-    assert read_checkpoint(run / "checkpoints" / "best.safetensors").tensors["rate_factors"].tolist() == factors
-    assert read_checkpoint(last).progress == progress
+    for killed in (Checkpoint(without, best.progress), best):
+        directory.checkpoints.save_best(killed)
+        directory.checkpoints.save(Checkpoint(read_checkpoint(last).tensors, before))
+        assert main(["train", "--resume", str(run)]) == 0
+        assert read_checkpoint(run / "checkpoints" / "best.safetensors").tensors["rate_factors"].tolist() == factors
+        assert read_checkpoint(last).progress == progress
 
 
 def test_intervals_decide_when_to_evaluate_and_save(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.envs.families.acrobot import Acrobot, acrobot
+from metarl.envs.families.control.acrobot import Acrobot, acrobot
 from tests.helpers import gymnasium_twins
 from tests.helpers.family_play import rng
 from tests.helpers.gymnasium_twins import Attributes, Twin, whole_episodes

@@ -1,7 +1,7 @@
 """Dark key door: every rule by hand-written examples, the fewest steps by plain-Python search."""
 
-from metarl.envs.families.dark_key_door import DarkKeyDoor, dark_key_door
-from metarl.envs.families.grid_game import Cell
+from metarl.envs.families.games.dark_key_door import DarkKeyDoor, dark_key_door
+from metarl.envs.families.games.grid_game import Cell
 from tests.helpers.grid_walks import (
     DOWN,
     LEFT,

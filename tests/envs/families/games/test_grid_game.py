@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from metarl.envs.families.dark_key_door import DarkKeyDoor, dark_key_door
-from metarl.envs.families.grid_navigation import grid_navigation
-from metarl.envs.families.maze import maze
+from metarl.envs.families.games.dark_key_door import DarkKeyDoor, dark_key_door
+from metarl.envs.families.games.grid_navigation import grid_navigation
+from metarl.envs.families.games.maze import maze
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from tests.helpers.family_play import rng

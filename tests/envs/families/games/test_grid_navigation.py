@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from metarl.envs.families.grid_game import Cell
-from metarl.envs.families.grid_navigation import GridNavigation, grid_navigation
+from metarl.envs.families.games.grid_game import Cell
+from metarl.envs.families.games.grid_navigation import GridNavigation, grid_navigation
 from tests.helpers.family_play import rng
 from tests.helpers.grid_walks import (
     DOWN,

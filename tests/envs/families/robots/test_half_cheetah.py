@@ -2,7 +2,7 @@
 
 import torch
 
-from metarl.envs.families.half_cheetah import HalfCheetahVelocity
+from metarl.envs.families.robots.half_cheetah import HalfCheetahVelocity
 from tests.helpers.family_play import rng
 
 

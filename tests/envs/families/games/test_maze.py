@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from metarl.envs.families.grid_game import Cell
-from metarl.envs.families.maze import Maze, Openings, maze
+from metarl.envs.families.games.grid_game import Cell
+from metarl.envs.families.games.maze import Maze, Openings, maze
 from metarl.envs.task_space import tasks_to_json
 from tests.helpers.family_play import rng
 from tests.helpers.grid_walks import (

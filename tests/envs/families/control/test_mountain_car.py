@@ -5,7 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from metarl.envs.families.mountain_car import MountainCar, MountainCarContinuous, mountain_car, mountain_car_continuous
+from metarl.envs.families.control.mountain_car import (
+    MountainCar,
+    MountainCarContinuous,
+    mountain_car,
+    mountain_car_continuous,
+)
 from metarl.envs.task_distribution import TaskDistribution
 from tests.helpers import gymnasium_twins
 from tests.helpers.family_play import assert_actions_beyond_the_bounds_act_as_the_bounds

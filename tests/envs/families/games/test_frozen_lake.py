@@ -6,7 +6,7 @@ import torch
 
 from metarl.agents.policies.reference import RandomPolicy
 from metarl.envs.external.gymnasium_tasks import task_values
-from metarl.envs.families.frozen_lake import SolvableLakes, description, frozen_lake
+from metarl.envs.families.games.frozen_lake import SolvableLakes, description, frozen_lake
 from metarl.envs.rollout import collect
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from metarl.envs.families.cart_pole import CartPole, MirroredCartPole, cart_pole, cart_pole_mirrored
+from metarl.envs.families.control.cart_pole import CartPole, MirroredCartPole, cart_pole, cart_pole_mirrored
 from metarl.envs.task_distribution import TaskDistribution
 from tests.helpers import gymnasium_twins
 from tests.helpers.family_play import rng

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from metarl.envs.families.pendulum import Pendulum, TargetPendulum, pendulum, pendulum_dynamics
+from metarl.envs.families.control.pendulum import Pendulum, TargetPendulum, pendulum, pendulum_dynamics
 from metarl.envs.task_distribution import TaskDistribution
 from tests.helpers import gymnasium_twins
 from tests.helpers.family_play import assert_actions_beyond_the_bounds_act_as_the_bounds, rng

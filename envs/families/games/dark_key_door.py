@@ -8,7 +8,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl.envs.families.canvas import Rendered
-from metarl.envs.families.grid_game import Cell, GridGame, action_towards, point_of, same_cell
+from metarl.envs.families.games.grid_game import Cell, GridGame, action_towards, point_of, same_cell
 from metarl.envs.family_entry import Between, Family, Horizon
 from metarl.envs.spaces.precision import float_dtype
 from metarl.envs.task_distribution import TaskDistribution

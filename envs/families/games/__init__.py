@@ -1,0 +1,1 @@
+"""Games on grids: a goal, a key and its door, mazes, and those of other packages."""

@@ -1,0 +1,1 @@
+"""Robots: the families of MuJoCo's bodies, and Meta-World's arm."""
