@@ -53,7 +53,8 @@ def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[s
     run = REFERENCE / name
     before, recorded = contents(run), json.loads((run / "evaluation-test.json").read_text())
     steps = str(recorded["adaptation_steps"])
-    assert main(["evaluate", str(run), "--num-tasks", str(recorded["num_tasks"]), "--steps", steps, "--json"]) == 0
+    size = ["--num-tasks", str(recorded["num_tasks"]), "--episodes", str(recorded["episodes_per_step"])]
+    assert main(["evaluate", str(run), *size, "--steps", steps, "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["checkpoint_iteration"] == recorded["checkpoint_iteration"]
     for mean, (low, high) in zip(evaluated["return_mean"], recorded["return_ci95"], strict=True):
