@@ -65,6 +65,13 @@ def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[s
     assert contents(run) == before
 
 
+def test_trials_on_all_goals_stand_beside_what_the_best_player_earns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(REFERENCE / "rl2-grid-navigation"), "--num-tasks", "21", "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert sum(evaluated["optimum"]) == pytest.approx(37.214, abs=1e-3)
+    assert 33 < evaluated["trial_return_mean"] < 38
+
+
 def test_it_is_found_by_its_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = "promp-point-navigation"
