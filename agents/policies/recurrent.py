@@ -74,7 +74,12 @@ class RecurrentConfig:
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
-        check_values(self, at_least_one=("recurrent_size", "embedding_size"), positive=("input_gain",), not_negative=("memory_steps",))
+        check_values(
+            self,
+            at_least_one=("recurrent_size", "embedding_size"),
+            positive=("input_gain",),
+            not_negative=("memory_steps",),
+        )
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
         if self.hypernetwork and self.observation_again:
