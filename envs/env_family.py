@@ -109,7 +109,7 @@ class EnvFamily:
         return type(self).oracle_action is not EnvFamily.oracle_action
 
     def optimum(self, num_episodes: int) -> tuple[float, ...]:
-        """What a trial of so many episodes can earn at most in each of them, where nothing is known of its task at first.
+        """What a trial of so many episodes can earn at most in each of them, where its task is not known at first.
 
         The mean over all tasks of a policy that is Bayes-optimal for the whole trial; () where it is not known.
         """

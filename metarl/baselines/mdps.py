@@ -10,8 +10,8 @@ from metarl.envs.env_family import EnvFamily
 from metarl.envs.families.tabular_mdp import TabularMDP
 
 Memory = dict[str, Tensor]
-"""What was seen, leaves (M, E, …): "moves" (S, A, S), how often each transition; "visits" (S, A), how often each action;
-"paid" (S, A), the sum of its rewards; "last", the pair s·A + a of the step before; "time", steps of this episode; "plan"
+"""What was seen, leaves (M, E, …): "moves" (S, A, S), counts of transitions; "visits" (S, A), counts of actions; "paid"
+(S, A), the sum of their rewards; "last", the pair s·A + a of the step before; "time", steps of this episode; "plan"
 (H, S, A), the value of each action with so many steps taken."""
 
 Plan = Callable[[Memory, int, torch.Generator], Tensor]
@@ -131,7 +131,7 @@ def values_of(transition: Tensor, reward: Tensor, horizon: int) -> Tensor:
 
 
 def _sampled(memory: Memory, horizon: int, generator: torch.Generator) -> Tensor:
-    """PSRL: plan for a process drawn from what is believed: P ~ Dirichlet(1 + counts), R ~ N(mean, 1 / (1 + visits))."""
+    """PSRL: plan for a process drawn from the belief: P ~ Dirichlet(1 + counts), R ~ N(mean, 1 / (1 + visits))."""
     drawn = torch._standard_gamma(memory["moves"] + 1, generator=generator)
     noise = torch.randn(memory["paid"].shape, generator=generator, device=drawn.device, dtype=drawn.dtype)
     reward = _mean_reward(memory) + noise / (memory["visits"] + 1).sqrt()

@@ -233,9 +233,9 @@ _HUNDRED_STEPS: dict[str, Any] = {
     "learner.entropy_annealing": "linear",
     "learner.max_gradient_norm": 1.0,
 }
-"""RL² in trials of 100 steps. Units that remember 1 to 100 steps from the start are what makes it learn at all in so few
-steps; with the published λ = 0.3, errors of a young value function, which are larger than the rewards, take the place of
-the advantages, and the policy settles on some action before it has learned anything."""
+"""RL² in trials of 100 steps. Units that remember 1 to 100 steps from the start are what makes it learn at all in so
+few steps. With the published λ = 0.3, errors of a young value function, larger than the rewards, take the place of the
+advantages, and the policy settles on some action before it has learned anything."""
 
 _LONG_BANDITS = ("bandit/bernoulli", "bandit/bernoulli/n100-k5", "bandit/gaussian")
 

@@ -96,7 +96,7 @@ def run_program(run: Any, directory: Path, steps: Steps, names: list[str]) -> li
 
 
 def test_programs_and_predict_play_the_trial_of_the_rollouts(tmp_path: Path) -> None:
-    """Episodes that end early, discrete actions, normalised observations, a unit with two states; the README's is a GRU."""
+    """Episodes that end early, discrete actions, normalised observations, two states (the README has a GRU)."""
     learner, distribution = made("cart-pole/mirrored", seed=7, cell="lstm")
     batches = trials(learner, distribution, 2)
     trial = [Steps(batches, index) for index in range(2)]
