@@ -240,8 +240,8 @@ def collect_eagerly(
         for name, value in step.items():
             records[name][time] = value
 
-    if steps:
-        records = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+    for name in steps[0] if steps else ():
+        records[name] = torch.stack([step[name] for step in steps])
     return to_rollout(records, carry, env.success())
 
 

@@ -63,11 +63,26 @@ class TaskEnv(_FuncEnv, EnvFamily):
         raise NotImplementedError
 
     def transition(self, state: State, action: Tensor, rng: torch.Generator, params: Task) -> State:
-        """Next state for an action of `action_space`: (*batch, A), or (*batch,) integers in a Discrete space."""
+        """Next state.
+
+        Args:
+            state: as `initial` made it, leaves (*batch, …).
+            action: within `action_space`, (*batch, A); in a Discrete space integers (*batch,).
+            rng: generator on the tasks' device.
+            params: the task, each parameter (*batch, …).
+        """
         raise NotImplementedError
 
     def reward(self, state: State, action: Tensor, next_state: State, rng: torch.Generator, params: Task) -> Tensor:
-        """Reward of a transition, (*batch,)."""
+        """Reward of a transition, (*batch,).
+
+        Args:
+            state: before the action.
+            action: as in `transition`.
+            next_state: what `transition` made of them.
+            rng: as in `transition`.
+            params: as in `transition`.
+        """
         raise NotImplementedError
 
     def observation(self, state: State, rng: torch.Generator, params: Task) -> Tensor:
@@ -83,7 +98,11 @@ class TaskEnv(_FuncEnv, EnvFamily):
     def step(
         self, state: State, action: Tensor, rng: torch.Generator, params: Task
     ) -> tuple[State, Tensor, Tensor, Tensor]:
-        """One step of everything: next state, obs (*batch, O), reward (*batch,), terminated bool (*batch,)."""
+        """One step of everything; arguments as in `transition`.
+
+        Returns:
+            next state, its observation (*batch, O), reward (*batch,), and whether it ends the episode, bool (*batch,).
+        """
         next_state = self.transition(state, action, rng, params)
         reward = self.reward(state, action, next_state, rng, params)
         terminated = self.terminal(next_state, rng, params).expand(reward.shape)

@@ -487,6 +487,14 @@ def select_tasks(tasks: Task, index: int | slice | tuple[int, ...] | Tensor) -> 
     return {name: value[index] for name, value in tasks.items()}
 
 
+def concatenate_tasks(batches: Sequence[Task]) -> Task:
+    """The tasks of several batches, one batch after the other."""
+    joined: Task = {}
+    for name in batches[0]:
+        joined[name] = torch.cat([batch[name] for batch in batches])
+    return joined
+
+
 def num_tasks_of(tasks: Task) -> int:
     """Number of tasks M in a batch of tasks."""
     return len(next(iter(tasks.values())))

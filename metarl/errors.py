@@ -50,12 +50,16 @@ def what_happened(error: BaseException) -> str:
         message = f"called sys.exit({message})"
     said = f"{type(error).__name__}: {message}" if message else type(error).__name__
 
-    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not _in_a_library(frame.filename):
+            return f"{said} ({Path(frame.filename).name}:{frame.lineno})"
+    return said
+
+
+def _in_a_library(filename: str) -> bool:
+    """Whether a file belongs to Python or to an installed package."""
     libraries = (sysconfig.get_path("stdlib"), "site-packages", "<frozen")
-    ours = [frame for frame in frames if not any(part in frame.filename for part in libraries)]
-    if not ours:
-        return said
-    return f"{said} ({Path(ours[-1].filename).name}:{ours[-1].lineno})"
+    return any(part in filename for part in libraries)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -15,6 +15,7 @@ ROOMS = (
     ("metarl.cli",),
     ("metarl.benchmarks", "metarl.comparison"),
     ("metarl.reporting", "metarl.training"),
+    ("metarl.training.logs",),
     ("metarl.baselines", "metarl.rendering", "metarl.deployment"),
     ("metarl.run",),
     ("metarl.evaluation",),

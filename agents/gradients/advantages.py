@@ -204,6 +204,12 @@ def advantages_of(episodes: Episodes, gamma: float, gae_lambda: float, normalize
 
     Deviation: in the field's code (rllab, MAML, ProMP) S is 0, and whatever the baseline leaves is normalised to
     standard deviation 1, where it is only the misfit of a cubic polynomial in time as well.
+
+    Args:
+        episodes: M tasks × E episodes × H steps.
+        gamma: discount γ.
+        gae_lambda: λ of generalised advantage estimation.
+        normalized: whether each task's advantages get mean 0 and standard deviation 1, over its valid steps.
     """
 
     def advantages_of_chunk(chunk: Episodes) -> Tensor:

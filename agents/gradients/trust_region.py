@@ -164,6 +164,16 @@ def trpo_step(
     evaluate: Callable[[Tensor], tuple[float, float]],
     config: TrustRegionConfig,
 ) -> TrustRegionStep:
-    """Maximise a surrogate within a KL ball: the step of `natural_step`, shortened by `line_search`."""
+    """Maximise a surrogate within a KL ball: the step of `natural_step`, shortened by `line_search`.
+
+    Args:
+        parameters: P numbers in a row, (P,).
+        gradient: of the surrogate at them, (P,).
+        fisher_product: a vector (P,) -> its product with the Fisher information, (P,).
+        evaluate: parameters (P,) -> improvement of the surrogate and KL divergence from the policy that acted.
+        config: size of the ball, conjugate gradient, line search.
+
+    Source: Schulman et al. 2015, "Trust Region Policy Optimization", appendix C.
+    """
     full_step, curvature = natural_step(gradient, fisher_product, config)
     return line_search(parameters, full_step, curvature, evaluate, config)

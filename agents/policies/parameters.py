@@ -11,8 +11,11 @@ Parameters = dict[str, Tensor]
 
 def map_parameters(function: Callable[..., Tensor], *parameters: Mapping[str, Tensor]) -> Parameters:
     """Apply a function leaf by leaf."""
-    first, *rest = parameters
-    return {name: function(leaf, *(other[name] for other in rest)) for name, leaf in first.items()}
+    mapped = {}
+    for name in parameters[0]:
+        leaves = [one[name] for one in parameters]
+        mapped[name] = function(*leaves)
+    return mapped
 
 
 def expand_to_tasks(parameters: Parameters, num_tasks: int) -> Parameters:

@@ -27,7 +27,7 @@ from metarl.envs.adapters.arguments import (
 from metarl.envs.adapters.task_batch import Floats, TaskBatch, action_tensor, copy_out, repeat_task
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import Renderer, TaskEnv, select_state
-from metarl.envs.task_space import Task, select_tasks
+from metarl.envs.task_space import Task, concatenate_tasks, select_tasks
 
 
 class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
@@ -197,7 +197,7 @@ class TaskVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
             if len(task) != self.num_envs:
                 raise ValueError(f"task must list one task for each of num_envs={self.num_envs}, got {len(task)}")
             parsed = [parse_mapping(self.distribution, one) for one in task]
-            return {name: torch.cat([one[name] for one in parsed]) for name in parsed[0]}
+            return concatenate_tasks(parsed)
 
         shared = parse_choice(self.distribution, task)
         return None if shared is None else repeat_task(shared, self.num_envs)

@@ -30,7 +30,7 @@ from metarl.envs.external.env_spec import ExternalEnv
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.spaces.action_map import TensorActionMap
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Task, select_tasks
+from metarl.envs.task_space import Task, concatenate_tasks, select_tasks
 
 
 class TaskSB3VecEnv(VecEnv):
@@ -199,7 +199,7 @@ class TaskSB3VecEnv(VecEnv):
 
         before = self._batch.fixed_tasks or {}
         rows = [chosen.get(row) or select_tasks(before, slice(row, row + 1)) for row in range(self.num_envs)]
-        self._batch.fixed_tasks = {name: torch.cat([one[name] for one in rows]) for name in rows[0]}
+        self._batch.fixed_tasks = concatenate_tasks(rows)
 
     def _end_of_episode(self, row: int, obs: Floats, truncated: bool) -> dict[str, Any]:
         """The info of a row whose episode has ended with this observation (O,)."""

@@ -68,8 +68,11 @@ def _require_size(data: Any) -> None:
     if not isinstance(data, dict):
         return
     parts = data.get("spaces", ())
-    for part in parts.values() if isinstance(parts, dict) else parts if isinstance(parts, list) else ():
-        _require_size(part)
+    if isinstance(parts, dict):
+        parts = list(parts.values())
+    if isinstance(parts, list):
+        for part in parts:
+            _require_size(part)
 
     numbers = data.get("shape") if data.get("kind") == "Box" else [data.get("n")]
     if data.get("kind") == "MultiDiscrete" and isinstance(data.get("nvec"), list):

@@ -75,7 +75,9 @@ class RobotCamera:
         nearest = round(x / LINE_SPACING)
         for number in range(nearest - LINES_SHOWN, nearest + LINES_SHOWN + 1):
             metres = LINE_SPACING * number
-            colour = START if number == 0 else FORWARD if number > 0 else BACKWARD
+            colour = FORWARD if number > 0 else BACKWARD
+            if number == 0:
+                colour = START
             self._add_box((metres, y, 0.0), (0.03, 4.0, 0.004), colour)
             self._add_box((metres, y - 0.5, 0.0), (0.03, 0.03, 0.004), colour, label=f"{metres} m")
 

@@ -75,7 +75,7 @@ class MDPStrategy:
     def observe(self, memory: Memory, action: Tensor, reward: Tensor, terminated: Tensor) -> Memory:
         """See ObservingPolicy.observe."""
         pair = torch.nn.functional.one_hot(memory["last"], self.num_states * self.num_actions).to(reward)
-        taken = pair.unflatten(-1, (self.num_states, self.num_actions))
+        taken = pair.reshape(*pair.shape[:-1], self.num_states, self.num_actions)
         return memory | {
             "visits": memory["visits"] + taken,
             "paid": memory["paid"] + taken * reward[..., None, None],

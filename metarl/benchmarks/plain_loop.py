@@ -73,12 +73,11 @@ class PlainLoop:
         """The batches of support and query, made ready task by task."""
         config = self._learner.config
 
-        def of_task(batch: Episodes, task: int) -> Batch:
-            episodes = batch.tasks(slice(task, task + 1))
-            return Batch.of(self._learner.policy, episodes, config.gamma, config.gae_lambda)
+        def of_task(task: int) -> TaskBatches:
+            alone = [batch.tasks(slice(task, task + 1)) for batch in batches]
+            return [Batch.of(self._learner.policy, episodes, config.gamma, config.gae_lambda) for episodes in alone]
 
-        num_tasks = len(batches[0].obs)
-        return [[of_task(batch, task) for batch in batches] for task in range(num_tasks)]
+        return [of_task(task) for task in range(len(batches[0].obs))]
 
     def adapted(self, meta: Parameters, support: Batch, create_graph: bool = False) -> Parameters:
         """The parameters after the inner step."""

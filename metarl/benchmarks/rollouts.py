@@ -208,7 +208,7 @@ def _fits(policy: Any, num_envs: int, horizon: int, device: torch.device) -> boo
     obs_size, action_size = policy.sizes[0], policy.sizes[-1]
     recorded = 2 * horizon * (obs_size + 3 * action_size + 3)
     activations = 4 * sum(policy.sizes)
-    return 4 * num_envs * (recorded + activations) < free  # 4 bytes a number
+    return bool(4 * num_envs * (recorded + activations) < free)  # 4 bytes a number
 
 
 def _utilization(device: torch.device) -> float | None:

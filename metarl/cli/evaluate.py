@@ -34,7 +34,7 @@ class Evaluate(TaskSelection):
             evaluation-<split>-seeds.json.
     """
 
-    others: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
+    others: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RUN …]")] = ()
     out: str = ""
 
     def execute(self, console: Console) -> int:

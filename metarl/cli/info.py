@@ -5,6 +5,7 @@ Modules that import PyTorch are imported where they are used, since `tensorboard
 
 import contextlib
 import math
+import re
 import socket
 import sys
 import textwrap
@@ -213,11 +214,7 @@ class Metrics:
         """Print the glossary."""
         from metarl.reporting.glossary import glossary
 
-        found = {
-            tag: meaning
-            for tag, meaning in glossary().items()
-            if all(word.lower() in f"{tag} {meaning}".lower() for word in self.words)
-        }
+        found = {tag: meaning for tag, meaning in glossary().items() if self._asks_for(f"{tag} {meaning}")}
         if not found:
             raise UserError(
                 f"no metric has {' '.join(self.words)!r} in its name or meaning; all of them: metarl metrics"
@@ -229,6 +226,10 @@ class Metrics:
         show_table(console, table)
         say(console, "k is the number of adaptation steps: train/return_k0, train/return_k1, …")
         return 0
+
+    def _asks_for(self, text: str) -> bool:
+        """Whether each of the words begins a word of the text."""
+        return all(re.search(rf"(?<![^\W_]){re.escape(word)}", text, re.IGNORECASE) for word in self.words)
 
 
 @dataclass(frozen=True)

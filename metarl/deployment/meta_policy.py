@@ -212,12 +212,15 @@ class MetaPolicy:
                 "steps is the number of episodes that are remembered"
             )
         trained = self.run.config.episodes
-        measured = trained if episodes is None else episodes
+        episodes = trained if episodes is None else episodes
+        measured = episodes
         if learner.adapts_in_memory:
+            episodes = 1
             measured = max(trained, MEASURED_TRIALS)
+
         budget = AdaptationBudget(
             steps=learner.adaptation_steps if steps is None else steps,
-            episodes=1 if learner.adapts_in_memory else trained if episodes is None else episodes,
+            episodes=episodes,
             measure_episodes=measured if measure_episodes is None else measure_episodes,
             seed=seed,
             keep=keep,

@@ -42,9 +42,18 @@ class Page:
         width: float | None = None,
         outlined: bool = False,
     ) -> None:
-        """One line, cut with … where it is wider than `width`; the anchor is its upper left, middle or right.
+        """One line of text.
 
-        Outlined, in white, it can be read on every image.
+        Args:
+            left: pixels from the left edge to the anchor.
+            top: pixels from the upper edge.
+            text: the line.
+            size: height of the letters in pixels.
+            colour: of the letters.
+            bold: whether they are bold.
+            anchor: which end of the line stands at `left`: "la" its left one, "ma" its middle, "ra" its right one.
+            width: pixels beyond which it is cut with …; None: never.
+            outlined: whether a white outline makes it legible on every image.
         """
         font = _font(size, bold)
 

@@ -126,8 +126,13 @@ def _ranges_to_vary(distribution: TaskDistribution, over: tuple[str, ...]) -> di
             f"choose with --over, such as --over {_suggestion(distribution)}"
         )
 
+    return {name: _ranges_of(name, distribution) for name in names}
+
+
+def _ranges_of(name: str, distribution: TaskDistribution) -> list[Range]:
+    """The ranges of one parameter in all splits that have one."""
     splits = (distribution.train, distribution.test, distribution.ood)
-    return {name: [split[name] for split in splits if name in split] for name in names}
+    return [split[name] for split in splits if name in split]
 
 
 def _suggestion(distribution: TaskDistribution) -> str:

@@ -46,6 +46,11 @@ class Row:
     label: str
     scenes: list[Scene]
 
+    @property
+    def clips(self) -> list[Clip]:
+        """The episodes of the scenes."""
+        return [scene.clip for scene in self.scenes]
+
 
 def image_size(columns: int) -> int:
     """Longer side of each of so many images side by side, in pixels."""
@@ -67,7 +72,7 @@ class Video(Sequence[Frame]):
     def __init__(self, title: str, rows: list[Row], horizon: int, stride: int) -> None:
         self._horizon = horizon
         self._stride = stride
-        self._clips = [[scene.clip for scene in row.scenes] for row in rows]
+        self._clips = [row.clips for row in rows]
         self._height, self._width = _size_of(rows)
 
         columns = len(self._clips[0])

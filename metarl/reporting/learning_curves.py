@@ -53,7 +53,7 @@ def _draw_curves(axes: Axes, metrics: list[dict[str, Any]], x: str, tags: list[s
     after_the_first = []
     for k, (tag, colour) in enumerate(zip(tags, step_colours(len(tags)), strict=True)):
         points = [(row[x], row[tag]) for row in metrics if tag in row]
-        marker = "o" if "eval/" in tag else ""
+        marker = "o" if tag.startswith((EVAL_RETURN, EVAL_SUCCESS)) else ""
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, color=colour, label=f"k = {k}")
         ends.append(LineEnd(f"k = {k}", *points[-1], colour))
         after_the_first += [value for _, value in points[1:]]

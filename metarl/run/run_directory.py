@@ -169,7 +169,8 @@ class RunDirectory:
         candidates = (Path(run), Path(parent) / run, reference_run(run))
         path = next((path for path in candidates if path is not None and path.is_dir()), None)
         if path is None:
-            own, shipped = _run_names(Path(parent)), _run_names(reference_runs())
+            own = _run_names(Path(parent))
+            shipped = [name for name in _run_names(reference_runs()) if _has_policy(reference_runs() / name)]
             if own:
                 raise unknown("run", run, [*own, *shipped])
             raise UserError(
@@ -369,6 +370,11 @@ def _run_names(parent: Path) -> list[str]:
     """Names of the runs in a directory."""
     names = (path.parent.name for path in parent.glob(f"*/{CONFIG_FILE}"))
     return sorted(name for name in names if not name.startswith("."))  # not one that is being made
+
+
+def _has_policy(path: Path) -> bool:
+    """Whether a run comes with a checkpoint, and not only with its results."""
+    return (path / CHECKPOINTS / "best.safetensors").is_file()
 
 
 def run_stem(config: TrainConfig) -> str:

@@ -18,6 +18,7 @@ from metarl.evaluation.adaptation import Sampler, adaptation_loop, rollouts_in
 from metarl.run.config import TrainConfig
 from metarl.training import distributed
 from metarl.training.curriculum import Curriculum
+from metarl.training.logs.run_log import MetaIteration
 
 FIRST_EPISODES = 2
 """Episodes of each task that are played before the first iteration where observations may have to be normalised."""
@@ -36,34 +37,6 @@ class Sampled(NamedTuple):
 
     batch: MetaBatch
     collect_seconds: float
-
-
-@dataclass(frozen=True)
-class MetaIteration:
-    """What one meta-iteration did, over the tasks of all processes of the job.
-
-    Attributes:
-        env_steps: environment steps it took, adaptation included.
-        returns: mean return of its tasks after k = 0 … K adaptation steps, one for each batch that was sampled.
-        metrics: what the learner's update says of itself.
-        curriculum: what the curriculum says of the tasks it drew.
-        collect_seconds: wall-clock seconds of the rollouts.
-        adapt_seconds: of the adaptation between them, the draw of the tasks included.
-        update_seconds: of the meta-update.
-    """
-
-    env_steps: int
-    returns: list[float]
-    metrics: dict[str, float]
-    curriculum: dict[str, float]
-    collect_seconds: float
-    adapt_seconds: float
-    update_seconds: float
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock seconds of the whole iteration."""
-        return self.collect_seconds + self.adapt_seconds + self.update_seconds
 
 
 def run_meta_iteration(

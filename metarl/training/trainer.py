@@ -43,9 +43,15 @@ from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
 from metarl.training.accelerate import compile_env, first_use, use_graphs
 from metarl.training.curriculum import make_curriculum
-from metarl.training.logs.run_log import CURRICULUM_TASKS, EVAL_ADAPTATION, EVAL_TRAJECTORIES, RunLog
+from metarl.training.logs.run_log import (
+    CURRICULUM_TASKS,
+    EVAL_ADAPTATION,
+    EVAL_TRAJECTORIES,
+    MetaIteration,
+    RunLog,
+)
 from metarl.training.memory import out_of_memory
-from metarl.training.meta_iteration import MetaIteration, first_look, run_meta_iteration
+from metarl.training.meta_iteration import first_look, run_meta_iteration
 from metarl.training.progress import Reporter, make_reporter
 from metarl.training.stopping import StopRequest, stop_requests
 

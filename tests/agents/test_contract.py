@@ -35,9 +35,12 @@ def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Agent:
         rl2 = AGENTS["rl2"]
 
         def make(observations: Any, actions: Any, config: Any, *rest: Any) -> Learner:
-            return rl2.make(observations, actions, replace(config, policy=replace(config.policy, cell="lstm")), *rest)
+            config = replace(config, policy=replace(config.policy, cell="lstm"))
+            learner: Learner = rl2.make(observations, actions, config, *rest)
+            return learner
 
-        return replace(rl2, make=make)
+        with_lstm: Agent = replace(rl2, make=make)
+        return with_lstm
     return own_agent.load(tmp_path) if request.param == OWN else AGENTS[request.param]
 
 

@@ -20,7 +20,7 @@ class GRU:
 
     name = "gru"
     num_gates = 3
-    states = ("hidden",)
+    states: tuple[str, ...] = ("hidden",)
 
     def step(self, inputs: Tensor, state: State, weight: Tensor, bias: Tensor) -> State:
         """See Cell.step."""
@@ -35,7 +35,7 @@ class GRU:
 
     def unroll(self, inputs: Tensor, weight: Tensor, bias: Tensor, truncation: int) -> Tensor:
         """See Cell.unroll."""
-        hidden: Tensor = _Unroll.apply(inputs, weight, bias, truncation)
+        hidden: Tensor = _Unroll.apply(inputs, weight, bias, truncation)  # type: ignore[no-untyped-call]
         return hidden
 
     def initial_bias(self, units: int, timescale: Tensor | None) -> Tensor:
@@ -74,7 +74,7 @@ class _Unroll(torch.autograd.Function):
         return hidden[1:].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         weight, gates, candidate, own, hidden = ctx.saved_tensors
         units = len(weight)

@@ -20,7 +20,7 @@ class LSTM:
 
     name = "lstm"
     num_gates = 4
-    states = ("hidden", "cell")
+    states: tuple[str, ...] = ("hidden", "cell")
 
     def step(self, inputs: Tensor, state: State, weight: Tensor, bias: Tensor) -> State:
         """See Cell.step."""
@@ -33,7 +33,7 @@ class LSTM:
 
     def unroll(self, inputs: Tensor, weight: Tensor, bias: Tensor, truncation: int) -> Tensor:
         """See Cell.unroll."""
-        hidden: Tensor = _Unroll.apply(inputs, weight, bias, truncation)
+        hidden: Tensor = _Unroll.apply(inputs, weight, bias, truncation)  # type: ignore[no-untyped-call]
         return hidden
 
     def initial_bias(self, units: int, timescale: Tensor | None) -> Tensor:
@@ -73,7 +73,7 @@ class _Unroll(torch.autograd.Function):
         return hidden[1:].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         weight, gates, cell, squashed, hidden = ctx.saved_tensors
         units = len(weight)

@@ -4,6 +4,7 @@ What each tag means stands in metarl/training/README.md, under "What is logged".
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from metarl.run.run_directory import RunDirectory
 from metarl.training.logs.backend import Backend
 from metarl.training.logs.tensorboard import TensorBoardBackend
 from metarl.training.logs.wandb import WandbBackend
-from metarl.training.meta_iteration import MetaIteration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,6 +74,34 @@ BACKENDS: dict[str, type[TensorBoardBackend] | type[WandbBackend]] = {
     "wandb": WandbBackend,
 }
 """--logger → where curves and figures are shown; metrics.jsonl is written besides each of them."""
+
+
+@dataclass(frozen=True)
+class MetaIteration:
+    """What one meta-iteration did, over the tasks of all processes of the job.
+
+    Attributes:
+        env_steps: environment steps it took, adaptation included.
+        returns: mean return of its tasks after k = 0 … K adaptation steps, one for each batch that was sampled.
+        metrics: what the learner's update says of itself.
+        curriculum: what the curriculum says of the tasks it drew.
+        collect_seconds: wall-clock seconds of the rollouts.
+        adapt_seconds: of the adaptation between them, the draw of the tasks included.
+        update_seconds: of the meta-update.
+    """
+
+    env_steps: int
+    returns: list[float]
+    metrics: dict[str, float]
+    curriculum: dict[str, float]
+    collect_seconds: float
+    adapt_seconds: float
+    update_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the whole iteration."""
+        return self.collect_seconds + self.adapt_seconds + self.update_seconds
 
 
 class RunLog:

@@ -1,5 +1,7 @@
 """Recurrent units: torch's own, with the same weights, in value and derivative."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from metarl.agents.policies.cells.gru import GRU
 from metarl.agents.policies.cells.lstm import LSTM
 from tests.helpers.agent_builders import seeded
 
-CELLS: dict[str, tuple[Cell, type[torch.nn.RNNBase]]] = {"gru": (GRU(), torch.nn.GRU), "lstm": (LSTM(), torch.nn.LSTM)}
+CELLS: dict[str, tuple[Cell, Any]] = {"gru": (GRU(), torch.nn.GRU), "lstm": (LSTM(), torch.nn.LSTM)}
 STEPS, BATCH, UNITS = 7, 5, 4
 
 
@@ -20,7 +22,7 @@ def drawn(cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.randn(shape, generator=seeded(3), dtype=torch.float64) for shape in shapes)  # type: ignore[return-value]
 
 
-def of_torch(name: str, weight: Tensor, bias: Tensor) -> torch.nn.RNNBase:
+def of_torch(name: str, weight: Tensor, bias: Tensor) -> Any:
     """Torch's module, whose inputs are those of the gates themselves."""
     width = len(bias)
     module = CELLS[name][1](width, UNITS).double()

@@ -70,8 +70,8 @@ def test_the_oracle_of_grid_navigation_is_optimal_and_earns_the_closed_form() ->
 
 def test_the_optimum_of_a_trial_is_what_the_best_walk_earns() -> None:
     """It meets a new goal at each step from the second on, and knows the goal, or all but it, afterwards."""
-    env = grid_navigation().env
-    goals = frozenset(env.goals())
+    env = GridNavigation()
+    goals = env.goals()
     later = sum(16 - (x + y) - 0.1 * (x + y - 1) for x, y in goals) / len(goals)
     assert env.optimum(3) == pytest.approx((4.0, later, later))
 
