@@ -6,6 +6,7 @@ report, a comparison, or a process that builds the environment anew.
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -169,13 +170,23 @@ def with_options(name: str, options: Mapping[str, object]) -> str:
     return f"{base}{OPTIONS_SIGN}{','.join(changed)}" if changed else base
 
 
+_HORIZON = re.compile(r"\bH = [0-9,]+")
+"""In the summary of a family."""
+
+
 def summary_of(name: str) -> str:
     """A line on a family of this project and its options; "" for environments of others."""
     base, options = split_options(name)
     if not is_registered(base):
         return ""
-    changed = " and ".join(f"{option} = {value}" for option, value in options.items())
     summary = _family(base).summary
+
+    # A summary says how long the episodes are, unless it is told otherwise.
+    if "horizon" in options and _HORIZON.search(summary):
+        summary = _HORIZON.sub(f"H = {options['horizon']}", summary)
+        options = {option: value for option, value in options.items() if option != "horizon"}
+
+    changed = " and ".join(f"{option} = {value}" for option, value in options.items())
     return f"{summary} Here with {changed}." if changed else summary
 
 

@@ -12,7 +12,7 @@ An action is (M, E, A), or (M, E) integers where actions are discrete.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -230,7 +230,11 @@ def collect_eagerly(
     steps: list[dict[str, Tensor]] = []
 
     for time in range(env.horizon):
-        carry, step = advance(env, policy, params, carry, generator)
+        try:
+            carry, step = advance(env, policy, params, carry, generator)
+        except Exception:
+            _blame_environment(env, records, carry, time)
+            raise
         if is_capturing():
             steps.append(step)  # a graph stacks them in a few operations at the end
             continue
@@ -274,9 +278,44 @@ _BEHAVIOUR = "behaviour."
 """Prefix under which parameters of the action distribution stand in a step's record."""
 
 
+class _AtWork:
+    """Marks the environment whose reset or step runs, for `env_at_work`."""
+
+    env: BatchedEnv | None = None
+    calls = 0
+
+    def __call__(self, env: BatchedEnv) -> "_AtWork":
+        self.env = env
+        self.calls += 1
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self.env = None
+
+
+_at_work = _AtWork()
+
+
+def env_at_work() -> tuple[str, Any] | None:
+    """Name of the environment whose reset or step runs now, and what changes as it gets on; None where none runs.
+
+    For another thread than that which collects: two answers that are equal, a while apart, mean that it hangs. Where an
+    environment has a method `progress`, as one of many live environments does, what that gives changes as well.
+    """
+    env, calls = _at_work.env, _at_work.calls
+    if env is None:
+        return None
+    progress = getattr(env, "progress", None)
+    return getattr(env, "label", "") or type(env).__name__, (calls, progress() if callable(progress) else None)
+
+
 def begin(env: BatchedEnv, generator: torch.Generator, memory: Any = None) -> Carry:
     """Start an episode everywhere, with what the policy remembers from earlier ones."""
-    obs = env.reset(generator)
+    with _at_work(env):
+        obs = env.reset(generator)
     alive = torch.ones(env.batch_shape, dtype=torch.bool, device=obs.device)
     return Carry(obs, alive, last_obs=obs, memory=memory)
 
@@ -291,7 +330,8 @@ def advance(
     """
     distribution, memory = policy.apply(params, carry.obs, carry.memory)
     action = distribution.sample(generator)
-    obs, reward, terminated = env.step(action)
+    with _at_work(env):
+        obs, reward, terminated = env.step(action)
 
     record = {"obs": carry.obs, "action": action, "reward": reward, "taken": carry.alive}
     for name, value in distribution.parameters().items():
@@ -387,6 +427,31 @@ def _check_finite(env: BatchedEnv, episodes: Episodes, finite: Tensor) -> None:
             raise FloatingPointError(f"{_describe(env, task)} {fault}")
 
 
+def _blame_environment(env: BatchedEnv, records: dict[str, Tensor], carry: Carry, time: int) -> None:
+    """Raise for what a policy that failed was given, where that was not finite; the policy is not at fault then.
+
+    Args:
+        env: the environment.
+        records: of the steps before, leaves (H, M, E, …).
+        carry: what the policy saw.
+        time: number of steps before.
+    """
+    if is_capturing():
+        return
+
+    # As if the episodes had been truncated here.
+    seen = {name: values[:time] for name, values in records.items()} or _no_steps(carry)
+    rollout = to_rollout(seen, replace(carry, last_obs=carry.obs), None)
+    _check_finite(env, *rollout)
+
+
+def _no_steps(carry: Carry) -> dict[str, Tensor]:
+    """Records of no step, where the policy failed at the first."""
+    nothing = carry.alive.new_zeros((0, *carry.alive.shape), dtype=carry.obs.dtype)
+    obs = carry.obs.new_zeros((0, *carry.obs.shape))
+    return {"obs": obs, "action": nothing, "reward": nothing, "taken": nothing.bool()}
+
+
 def _describe(env: BatchedEnv, task: int) -> str:
     """Environment and values of a task, as far as the environment tells them."""
     label = getattr(env, "label", "") or type(env).__name__
@@ -421,8 +486,7 @@ def _signals(episodes: Episodes, episode: int) -> tuple[tuple[str, Tensor, int],
 
     Within a step the policy acts, then comes the reward, then the next observation. Step 0 is the reset.
     """
-    horizon = episodes.reward.shape[2]
-    action = episodes.action[0, episode].reshape(horizon, -1)
+    action = episodes.action[0, episode].unsqueeze(-1).flatten(1)
     reward = episodes.reward[0, episode].unsqueeze(-1)
 
     # What was seen before each action, and after the last one.

@@ -20,6 +20,30 @@ def say(console: "Console", line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
+def format_number(value: float, spec: str) -> str:
+    """A number for people to read: with a real minus sign, and without one where it rounds to zero.
+
+    Everything that is measured is written so, on the console as in pictures and pages. What may be typed or read in
+    again has the keyboard's "-": tasks, ranges, JSON, CSV.
+
+    Args:
+        value: the number.
+        spec: a format specification of a float, such as ",.2f" or "+.1f".
+    """
+    sign = spec[:1] if spec[:1] in ("+", "-", " ") else ""
+    return format(float(value), f"{sign}z{spec[len(sign) :]}").replace("-", "\N{MINUS SIGN}")
+
+
+def counted(count: int, noun: str) -> str:
+    """How many there are: "1 task", "1,000 test tasks".
+
+    Args:
+        count: how many.
+        noun: in the singular; its plural ends in "s".
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def show_table(console: "Console", table: "RenderableType") -> None:
     """Print a table; where the terminal is too narrow for its words and numbers, lines run over and none is cut."""
     from rich.measure import Measurement

@@ -20,7 +20,7 @@ from metarl.envs.adapters.arguments import (
     parse_choice,
     render_metadata,
 )
-from metarl.envs.adapters.task_batch import Floats, action_tensor, copy_out
+from metarl.envs.adapters.task_batch import Floats, action_tensor, checked_observation, copy_out
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import Renderer, State, TaskEnv
 from metarl.envs.task_space import Task, select_tasks
@@ -134,7 +134,7 @@ class TaskGymEnv(gymnasium.Env[Floats, Any]):
 
         obs = self._env.observation(self._state, self._rng, self._params)
         task = {name: copy_out(value) for name, value in self._params.items()}
-        return copy_out(obs), {"task": task}
+        return checked_observation(obs, self._env, self._params, ()), {"task": task}
 
 
 class _Window:

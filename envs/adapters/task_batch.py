@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.spaces.action_map import NOT_A_NUMBER
+from metarl.envs.spaces.observation_reader import UnfitEnvError
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_env import State
-from metarl.envs.task_space import Task, num_tasks_of, select_tasks
+from metarl.envs.task_env import State, TaskEnv
+from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -71,7 +72,8 @@ class TaskBatch:
 
     def observe(self) -> Floats:
         """Observations (N, O) of the current states."""
-        return copy_out(self.env.observation(self.state, self.rng, self.tasks))
+        obs = self.env.observation(self.state, self.rng, self.tasks)
+        return checked_observation(obs, self.env, self.tasks, (self._num_envs,))
 
     def _sample(self, count: int) -> Task:
         return self._distribution.sample(count, "train", self.rng)
@@ -110,6 +112,26 @@ def action_tensor(action: Any, space: Space[Any], ignored: Flags | None = None) 
     if array.shape != space.shape or not (isinstance(space, Box) or space.contains(array)):
         raise ValueError(f"action {action!r} is not in {space}")
     return torch.from_numpy(array)
+
+
+def checked_observation(obs: Tensor, env: TaskEnv, tasks: Task, batch: tuple[int, ...]) -> Floats:
+    """An observation (*batch, O) for numpy's side; a client would broadcast another shape, or learn from NaN.
+
+    Raises:
+        UnfitEnvError: it has another shape than the space, or holds what is not finite; names the task.
+    """
+    label = f"environment {type(env).__name__}"
+    wanted = (*batch, *env.observation_space.shape)
+    if tuple(obs.shape) != wanted:
+        raise UnfitEnvError(f"its observation must have the shape {wanted}, got {tuple(obs.shape)}", label)
+
+    observed = copy_out(obs)
+    if not np.isfinite(observed).all():
+        place = tuple(np.argwhere(~np.isfinite(observed))[0].tolist())
+        task = {name: value[place[: len(batch)]] for name, value in tasks.items()}
+        number = f"{observed[place]} at index {place[-1]}"
+        raise UnfitEnvError(f"its observation is not finite: {number}", f"{label} on the task {task_text(task)}")
+    return observed
 
 
 def copy_out(tensor: Tensor) -> Floats:

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 
 from metarl.envs.checks.finding import Finding
+from metarl.envs.external.env_check import close_or_warn
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, GymnasiumTasks
 from metarl.envs.family_entry import Family
 from metarl.envs.registry import FAMILIES, is_env_file, is_registered, make_distribution
@@ -80,7 +81,7 @@ def _gymnasium_maker(module: str, attribute: str) -> Callable[..., gymnasium.Env
         return None
     if not isinstance(made, gymnasium.Env):
         return None
-    made.close()
+    close_or_warn(made, attribute)
     return target
 
 
@@ -90,7 +91,7 @@ def _time_limit(make: Callable[..., gymnasium.Env[Any, Any]]) -> int | None:
         return None
     env = make()
     limit = env.spec.max_episode_steps if env.spec is not None else None
-    env.close()
+    close_or_warn(env, str(env))
     return limit
 
 
@@ -129,6 +130,6 @@ def _number_arguments(env: GymnasiumFamily) -> list[str]:
     """Arguments of the environment's constructor whose defaults are numbers: what tasks could vary."""
     live = env.spec.build(env.spec.fixed)
     parameters = inspect.signature(type(live.unwrapped).__init__).parameters.values()
-    live.close()
+    close_or_warn(live, env.spec.env_id)
     numbers = [one for one in parameters if isinstance(one.default, int | float)]
     return [one.name for one in numbers if not isinstance(one.default, bool)]

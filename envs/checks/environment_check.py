@@ -9,10 +9,10 @@ from metarl.envs.checks import comparisons, layout, live_env, ranges
 from metarl.envs.checks.by_name import distribution_of
 from metarl.envs.checks.contract import ContractError, check_single, check_task_env
 from metarl.envs.checks.finding import Finding
-from metarl.envs.checks.layout import Field
 from metarl.envs.checks.trial import Trial, TrialFailedError
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.spaces.action_map import ActionMap
+from metarl.envs.spaces.fields import Field, fields_of
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 
@@ -121,7 +121,7 @@ def check_environment(name: str, seconds: float) -> EnvironmentCheck:
     check = EnvironmentCheck(
         distribution=distribution,
         kind=kind,
-        fields=layout.fields_of(layout.native_observations(distribution)),
+        fields=fields_of(layout.native_observations(distribution)),
         actions=layout.action_lines(ActionMap.of(env.native_action_space, env.action_scale)),
         findings=[*found, *shapes, layout.actions(distribution)],
     )
@@ -144,7 +144,7 @@ def _shapes(distribution: TaskDistribution) -> list[Finding]:
     env = distribution.env
     if isinstance(env, GymnasiumFamily):
         task = task_values(distribution.sample(1, "validation"))[0]
-        return [live_env.shapes(env.spec, task)]
+        return [live_env.returned_values(env.spec, task)]
     if not isinstance(env, TaskEnv):
         return []
 

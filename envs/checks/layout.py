@@ -1,45 +1,17 @@
-"""How an environment's own spaces meet a policy: which index holds which field, and what an action becomes."""
+"""How an environment's own spaces meet a policy: what is observed, and what an action becomes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from gymnasium.spaces import Box, Dict, Discrete, Space, Tuple
-from gymnasium.spaces.utils import flatdim
+from gymnasium.spaces import Box, Space
 
 from metarl.envs.checks.finding import Finding
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.spaces.action_map import ActionMap, missing_bounds_warning
+from metarl.envs.spaces.fields import one_line
 from metarl.envs.task_distribution import TaskDistribution
 
 MANY_ELEMENTS = 12
 """Elements of an action that are shown one by one."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """A part of the observations, in the vector that a policy sees.
-
-    Attributes:
-        name: path in a Dict or Tuple, as in "arm.0"; "" where the observation is one part.
-        start: its first index.
-        stop: the index after its last.
-        space: its own space.
-    """
-
-    name: str
-    start: int
-    stop: int
-    space: str
-
-    @property
-    def indices(self) -> str:
-        """One index, or the first and the last: "3 … 5"."""
-        return str(self.start) if self.stop - self.start == 1 else f"{self.start} … {self.stop - 1}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"name": self.name, "start": self.start, "stop": self.stop, "space": self.space}
 
 
 def native_observations(distribution: TaskDistribution) -> Space[Any]:
@@ -48,32 +20,10 @@ def native_observations(distribution: TaskDistribution) -> Space[Any]:
     return env.observed if isinstance(env, GymnasiumFamily) else env.observation_space
 
 
-def fields_of(space: Space[Any], name: str = "", start: int = 0) -> list[Field]:
-    """The parts of an observation space in the order in which they are flattened."""
-    if isinstance(space, Dict):
-        inner: list[tuple[Any, Space[Any]]] = list(space.spaces.items())
-    elif isinstance(space, Tuple):
-        inner = list(enumerate(space.spaces))
-    else:
-        one_hot = ", one number for each choice" if isinstance(space, Discrete) else ""
-        return [Field(name, start, start + flatdim(space), f"{_one_line(space)}{one_hot}")]
-
-    fields: list[Field] = []
-    for key, part in inner:
-        fields += fields_of(part, f"{name}.{key}" if name else str(key), fields[-1].stop if fields else start)
-    return fields
-
-
-def name_of_index(fields: Sequence[Field], index: int) -> str:
-    """How an index of the observations is called: "index 3", or "index 3 (velocity)"."""
-    name = next((field.name for field in fields if field.start <= index < field.stop), "")
-    return f"index {index} ({name})" if name else f"index {index}"
-
-
 def action_lines(action_map: ActionMap) -> list[str]:
     """What a policy's action becomes, one line for each element, or for all where they are the same."""
     if not (isinstance(action_map.policy, Box) and isinstance(action_map.native, Box)):
-        return [f"{_one_line(action_map.policy)} → {_one_line(action_map.native)}"]
+        return [f"{one_line(action_map.policy)} → {one_line(action_map.native)}"]
 
     lines = [f"{_span(*one)} → {_span(*other)}" for one, other in _ends(action_map, action_map.policy)]
     if len(set(lines)) == 1:
@@ -92,13 +42,13 @@ def actions(distribution: TaskDistribution) -> Finding:
     action_map = ActionMap.of(env.native_action_space, env.action_scale)
     lines = action_lines(action_map)
     text = lines[0] if len(lines) == 1 else f"{len(lines)} elements, each with bounds of its own"
-    numbers = {"policy": _one_line(action_map.policy), "environment": _one_line(action_map.native), "map": lines}
+    numbers = {"policy": one_line(action_map.policy), "environment": one_line(action_map.native), "map": lines}
 
     assumed = missing_bounds_warning(action_map.native, env.action_scale)
     if assumed is None:
         return Finding("actions", "ok", text, numbers=numbers)
     advice = "give the space bounds, or set s by --action-scale to about the largest action that makes sense"
-    return Finding("actions", "note", f"{text}; no bounds in {_one_line(action_map.native)}", advice, numbers)
+    return Finding("actions", "note", f"{text}; no bounds in {one_line(action_map.native)}", advice, numbers)
 
 
 def _ends(action_map: ActionMap, policy: Box) -> list[tuple[tuple[float, float], tuple[float, float]]]:
@@ -113,8 +63,3 @@ def _ends(action_map: ActionMap, policy: Box) -> list[tuple[tuple[float, float],
 
 def _span(low: float, high: float) -> str:
     return f"[{low:g}, {high:g}]"
-
-
-def _one_line(space: Space[Any]) -> str:
-    """A space in one line; Gymnasium writes the bounds of large boxes over several."""
-    return " ".join(str(space).split())

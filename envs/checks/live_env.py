@@ -1,16 +1,17 @@
 """Findings on one live Gymnasium environment itself, before anything is flattened or scaled."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Dict, Discrete, Space, Tuple
 from numpy.typing import NDArray
 
 from metarl.envs.checks.finding import Finding
-from metarl.envs.external.env_spec import EnvSpec
+from metarl.envs.checks.trace import random_actions
+from metarl.envs.external.env_check import close_or_warn
+from metarl.envs.external.env_spec import EnvSpec, ExternalEnv
 from metarl.envs.external.worker_pool import TaskValues, reason_of
+from metarl.envs.spaces.observation_reader import UnfitEnvError
 
 MOST_NUMBERS = 1_000
 """Attributes of more numbers than these are not compared."""
@@ -18,81 +19,35 @@ MOST_NUMBERS = 1_000
 STEPS = 5
 
 
-def shapes(spec: EnvSpec, task: TaskValues) -> Finding:
-    """Whether observations have the shapes of their space and rewards are numbers, at a reset and in a few steps."""
-    env = _live(spec, task)
+def returned_values(spec: EnvSpec, task: TaskValues) -> Finding:
+    """Whether observations fit their space and `reset` and `step` return what they must, at a reset and a few steps.
+
+    The environment is read as training reads it, with actions that a policy could take.
+    """
+    env = ExternalEnv(spec, task)
+    actions = random_actions(env.action_space, (1, 1), STEPS, seed=0)[0, 0].numpy()
+    method = "reset"
     try:
-        problem = _first_problem(env, _seed(spec, task))
-    except Exception as error:
-        problem = f"it fails: {' '.join(reason_of(error).split())}"
+        env.reset(seed=_seed(spec, task))
+        method = "step"
+        for action in actions:
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                break
+    except UnfitEnvError as error:
+        return Finding("shapes", "fault", f"{method}: {error.reason}", UNFIT)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(reason_of(error).split())
+        return Finding("shapes", "fault", f"{method} fails: {reason}", "training would stop there: mend it")
     finally:
         env.close()
-
-    if problem:
-        return Finding(
-            "shapes",
-            "fault",
-            problem,
-            "other shapes are broadcast into wrong numbers without an error: return what the space says",
-        )
     return Finding("shapes", "ok", "observations are as the observation space says, rewards are single numbers")
 
 
-def _first_problem(env: gymnasium.Env[Any, Any], seed: int) -> str:
-    """What is wrong with the first observation or reward that is; "" where none is."""
-    returned: Any = env.reset(seed=seed)
-    if not (isinstance(returned, tuple) and len(returned) == 2):
-        return f"reset must return (observation, info), got {type(returned).__name__}"
-    problem = wrong_part(env.observation_space, returned[0])
-    if problem:
-        return f"reset: {problem}"
-
-    env.action_space.seed(0)
-    for _ in range(STEPS):
-        returned = env.step(env.action_space.sample())
-        if not (isinstance(returned, tuple) and len(returned) == 5):
-            return "step must return (observation, reward, terminated, truncated, info)"
-
-        obs, reward, terminated, truncated, _ = returned
-        problem = wrong_part(env.observation_space, obs)
-        if problem:
-            return f"step: {problem}"
-        if np.shape(reward) != ():
-            return f"step: the reward must be one number, got an array of shape {np.shape(reward)}"
-        if terminated or truncated:
-            break
-    return ""
-
-
-def wrong_part(space: Space[Any], obs: Any, path: str = "") -> str:
-    """What part of an observation does not have the shape of its space; "" where all have."""
-    where = f"the observation{f' {path!r}' if path else ''}"
-    if isinstance(space, Dict):
-        if not (isinstance(obs, Mapping) and set(obs) == set(space.spaces)):
-            keys = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
-            return f"{where} must be a dict of {sorted(space.spaces)}, got {keys}"
-        parts: Sequence[tuple[Any, Space[Any]]] = list(space.spaces.items())
-    elif isinstance(space, Tuple):
-        if not (isinstance(obs, tuple | list) and len(obs) == len(space.spaces)):
-            return f"{where} must be a tuple of {len(space.spaces)}, got {type(obs).__name__}"
-        parts = list(enumerate(space.spaces))
-    else:
-        return _wrong_leaf(space, obs, where)
-
-    for key, part in parts:
-        problem = wrong_part(part, obs[key], f"{path}.{key}" if path else str(key))
-        if problem:
-            return problem
-    return ""
-
-
-def _wrong_leaf(space: Space[Any], obs: Any, where: str) -> str:
-    shape = space.shape
-    if shape is not None and np.shape(obs) != shape:
-        return f"{where} must have the shape {shape}, got {np.shape(obs)}"
-    if isinstance(space, Discrete) and not space.contains(obs):
-        return f"{where} must be in {space}, got {obs!r}"
-    return ""
+UNFIT = (
+    "training refuses it, since it would become other numbers without an error: return what the space says and what "
+    "Gymnasium's Env documents, or declare the space that fits"
+)
 
 
 def redrawn_attributes(spec: EnvSpec, task: TaskValues, other: TaskValues) -> list[str]:
@@ -116,8 +71,8 @@ def redrawn_attributes(spec: EnvSpec, task: TaskValues, other: TaskValues) -> li
         one.reset(seed=0)
         again = _numbers(one)
     finally:
-        one.close()
-        two.close()
+        close_or_warn(one, spec.env_id)
+        close_or_warn(two, spec.env_id)
 
     redrawn = []
     for name in before:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from metarl.envs.checks.finding import Finding
-from metarl.envs.checks.layout import Field, name_of_index
 from metarl.envs.checks.trace import Trace
 from metarl.envs.checks.trial import Trial
+from metarl.envs.spaces.fields import Field, name_of_index
 from metarl.envs.task_space import select_tasks
 
 LARGE = 10.1
@@ -53,8 +53,8 @@ def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> Finding
             "observations",
             "note",
             f"{text}; beyond ±10: {named}",
-            "networks learn best from numbers near ±1, and the baseline cuts off at ±10: use larger units, or divide "
-            "by the usual range in the environment",
+            "networks learn best from numbers near ±1: training normalises these by running statistics "
+            "(--normalize-obs), but for this project's own families unless it is on",
             numbers,
         )
 

@@ -12,12 +12,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from gymnasium.spaces.utils import flatdim
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from metarl.envs.external.worker_pool import UnfitEnvError
+from metarl.envs.external.worker_pool import reason_of
+from metarl.envs.spaces.fields import parts_of
+from metarl.envs.spaces.observation_reader import NUMBERS, UnfitEnvError
 
-_WARNED: dict[Any, Any] = {}
-"""Warnings given so far, kept by Python's own module."""
+_WARNED: set[str] = set()
+"""Texts of the warnings given so far. Python forgets its own record whenever filters change, as many libraries do."""
 
 _NUMBERS = (Box, Discrete, MultiDiscrete, MultiBinary)
 
@@ -38,7 +41,7 @@ def observed_space(native: Space[Any], observe: Sequence[str], label: str) -> Sp
     """
     shown = _selected(native, observe, label) if observe else native
 
-    for path, part in _parts(shown):
+    for path, part in parts_of(shown):
         if not isinstance(part, _NUMBERS):
             kind = type(part).__name__
             what = f"the observation {path!r}, a {kind}," if path else f"observations, a {kind},"
@@ -47,6 +50,8 @@ def observed_space(native: Space[Any], observe: Sequence[str], label: str) -> Sp
                 f"{label}: {what} cannot be flattened to a vector of numbers; "
                 f"Box, Discrete, MultiDiscrete and MultiBinary can, and Dict and Tuple of these{way_out}"
             )
+    if flatdim(shown) == 0:
+        raise ValueError(f"{label}: observations {shown} hold no number: a policy needs at least one")
     return shown
 
 
@@ -61,47 +66,74 @@ def _selected(native: Space[Any], observe: Sequence[str], label: str) -> Dict:
     return Dict([(key, space) for key, space in native.spaces.items() if key in observe])
 
 
-def _parts(space: Space[Any], path: str = "") -> list[tuple[str, Space[Any]]]:
-    """The leaves of nested Dict and Tuple spaces, each with its path, as in "arm.joints.0"."""
-    if isinstance(space, Dict):
-        inner: list[tuple[Any, Space[Any]]] = list(space.spaces.items())
-    elif isinstance(space, Tuple):
-        inner = list(enumerate(space.spaces))
-    else:
-        return [(path, space)]
-
-    parts = []
-    for key, part in inner:
-        parts += _parts(part, f"{path}.{key}" if path else str(key))
-    return parts
+# What reset and step return
 
 
-def require_observation(space: Space[Any], obs: Any, path: str = "") -> None:
-    """Refuse an observation with more or fewer numbers than its space says; they would be broadcast or shifted.
+def read_reset(returned: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Observation and info, as `reset` returned them.
 
     Raises:
-        UnfitEnvError: names the part.
+        UnfitEnvError: it returned something else.
     """
-    where = f" {path!r}" if path else ""
-    if isinstance(space, Dict):
-        for key, part in space.spaces.items():
-            if not (isinstance(obs, Mapping) and key in obs):
-                raise UnfitEnvError(f"its observation{where} has no key {key!r}, which its space has")
-            require_observation(part, obs[key], f"{path}.{key}" if path else str(key))
-        return
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], Mapping)):
+        raise UnfitEnvError(f"reset must return (observation, info), where info is a dict, got {_kind_of(returned)}")
+    return returned
 
-    if isinstance(space, Tuple):
-        if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
-            raise UnfitEnvError(f"its observation{where} is no tuple of {len(space.spaces)}, which its space is")
-        for index, (part, value) in enumerate(zip(space.spaces, obs, strict=True)):
-            require_observation(part, value, f"{path}.{index}" if path else str(index))
-        return
 
-    count = int(np.prod(space.shape or (), dtype=np.int64))
-    if np.size(obs) != count:
-        raise UnfitEnvError(f"its observation{where} holds {np.size(obs)} numbers, but its space {space} has {count}")
-    if isinstance(space, Discrete) and not 0 <= int(np.asarray(obs).item()) - space.start < space.n:
-        raise UnfitEnvError(f"its observation{where} is {obs}, which is not in its space {space}")
+def read_step(returned: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
+    """Observation, reward, terminated, truncated and info, as `step` returned them.
+
+    Raises:
+        UnfitEnvError: it returned something else; names what.
+    """
+    if not (isinstance(returned, tuple) and len(returned) == 5):
+        wanted = "(observation, reward, terminated, truncated, info)"
+        raise UnfitEnvError(f"step must return {wanted}, got {_kind_of(returned)}")
+
+    obs, reward, terminated, truncated, info = returned
+    if not isinstance(info, Mapping):
+        raise UnfitEnvError(f"info must be a dict, got {_kind_of(info)}")
+    return obs, _reward(reward), _flag("terminated", terminated), _flag("truncated", truncated), info
+
+
+def _reward(value: Any) -> float:
+    if type(value) is float or type(value) is np.float64:  # nearly always
+        return float(value)
+    number = _scalar(value)
+    if number is None:
+        raise UnfitEnvError(f"reward must be one number, got {_kind_of(value)}")
+    return float(number)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value is True or value is False:  # nearly always
+        return bool(value)
+    number = _scalar(value)
+    if number is None or number not in (0, 1):
+        raise UnfitEnvError(f"{name} must be true or false, got {_kind_of(value)}")
+    return bool(number)
+
+
+def _scalar(value: Any) -> Any:
+    """A single number, or true or false, as Python has it; None where it is something else."""
+    try:
+        array = np.asarray(value)
+    except Exception:  # a tensor with a gradient, lists of different lengths
+        return None
+    return array.item() if array.shape == () and array.dtype.kind in NUMBERS else None
+
+
+def _kind_of(value: Any) -> str:
+    """What something is, shortly: "a tuple of 4", "an array of shape (1,)", "None"."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        kind = "an array" if isinstance(value, np.ndarray | np.generic) else f"a {type(value).__name__}"
+        return f"{kind} of shape {tuple(shape)}"
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        return f"{value!r:.60}"
+    return f"a {type(value).__name__}"
 
 
 # Spaces of the tasks
@@ -154,12 +186,14 @@ def require_same_spaces(
         )
 
 
-# Wrappers
+# Wrappers, and the end
 
 
 def warn_once(text: str) -> None:
     """Warn without a line of source below it; the same text only once."""
-    warnings.warn_explicit(text, UserWarning, "metarl", 0, registry=_WARNED)
+    if text not in _WARNED:
+        _WARNED.add(text)
+        warnings.warn_explicit(text, UserWarning, "metarl", 0)
 
 
 def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> None:
@@ -191,3 +225,11 @@ def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> N
                 "cannot be compared between runs"
             )
         inner = inner.env
+
+
+def close_or_warn(env: gymnasium.Env[Any, Any], label: str) -> None:
+    """Close an environment; one that fails even in that is warned of, since it costs nothing that was done."""
+    try:
+        env.close()
+    except Exception as error:
+        warn_once(f"{label}: its close() failed and was ignored: {reason_of(error)}")

@@ -13,14 +13,17 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from metarl.envs.external.env_check import (
+    close_or_warn,
     observed_space,
+    read_reset,
+    read_step,
     require_no_running_statistics,
-    require_observation,
     require_same_spaces,
 )
 from metarl.envs.external.worker_pool import SingleEnv, TaskValues, one_line
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, policy_action_space
-from metarl.envs.spaces.observation import flatten_observation, vector_space
+from metarl.envs.spaces.observation import vector_space
+from metarl.envs.spaces.observation_reader import ObservationReader
 from metarl.envs.task_space import task_text
 
 SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
@@ -97,9 +100,9 @@ class EnvSpec:
 class ExternalEnv(SingleEnv):
     """One Gymnasium environment that takes tasks, with the spaces that our policies need.
 
-    Observations are flattened to float32 vectors by Gymnasium's utilities: Dict, Tuple, Box, Discrete (one-hot),
-    MultiDiscrete and MultiBinary alike. Actions become the environment's own by an `ActionMap`. The environment's
-    registered time limit is taken off: the horizon belongs to the caller.
+    Observations are checked and flattened to float32 vectors by an `ObservationReader`. Actions become the
+    environment's own by an `ActionMap`. The environment's registered time limit is taken off, since the horizon belongs
+    to the caller.
 
     Args:
         spec: how a task becomes an environment.
@@ -141,15 +144,16 @@ class ExternalEnv(SingleEnv):
         if self._spec.seed_parameter:
             seed = int(self._task[self._spec.seed_parameter])
 
-        obs, info = env.reset(seed=seed)
+        obs, info = read_reset(env.reset(seed=seed))
         self._check_spaces(env)  # set_task or reset may have changed them
-        return self._flatten(obs), info
+        return self._read(obs), dict(info)
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take an action of this class's own space."""
         assert self._env is not None
-        native_obs, reward, terminated, truncated, info = self._env.step(self._action_map.one(action))
-        return self._flatten(native_obs), float(reward), bool(terminated), bool(truncated), info
+        returned = read_step(self._env.step(self._action_map.one(action)))
+        native_obs, reward, terminated, truncated, info = returned
+        return self._read(native_obs), reward, terminated, truncated, dict(info)
 
     def render(self) -> Any:
         """See gymnasium.Env.render."""
@@ -159,7 +163,11 @@ class ExternalEnv(SingleEnv):
     def close(self) -> None:
         """Close the environment."""
         if self._env is not None:
-            self._env.close()
+            close_or_warn(self._env, self._spec.env_id)
+
+    def not_finite(self, vector: NDArray[np.float32]) -> str:
+        """See SingleEnv.not_finite."""
+        return self._read.not_finite(vector)
 
     def _env_for_task(self) -> gymnasium.Env[Any, Any]:
         """The live environment; a new one is made where the task needs other arguments."""
@@ -177,6 +185,8 @@ class ExternalEnv(SingleEnv):
             require_no_running_statistics(env, self._spec.env_id)
         self._check_spaces(env)
 
+        # In the order of the first task's space.
+        self._read = ObservationReader(self.native_spaces[0])
         self.observation_space = vector_space(self.native_spaces[0], self._spec.env_id)
         self._action_map = _action_map(env.action_space, self._spec)
         self.action_space = self._action_map.policy
@@ -195,12 +205,6 @@ class ExternalEnv(SingleEnv):
 
         where = f"environment {self._spec.env_id} on the task {task_text(self._task)}"
         require_same_spaces(self._spaces, (observed, env.action_space), where)
-
-    def _flatten(self, obs: Any) -> NDArray[np.float32]:
-        """An observation of the environment as a float32 vector (O,), in the order of the first task's space."""
-        space = self.native_spaces[0]
-        require_observation(space, obs)
-        return flatten_observation(space, obs)
 
 
 def _action_map(native: Space[Any], spec: EnvSpec) -> ActionMap:

@@ -254,6 +254,10 @@ class BoundExternalEnv:
             return None
         return self._tensor(self._success).gt(0)
 
+    def progress(self) -> bytes:
+        """Changes as one live environment after the other takes the step."""
+        return self._pool.progress()
+
     def render(self, task: int, episode: int) -> NDArray[np.uint8]:
         """See RenderableEnv.render."""
         return self._pool.render(task * self.batch_shape[1] + episode)

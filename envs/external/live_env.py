@@ -14,13 +14,14 @@ from torch import Tensor
 
 from metarl.envs.external.env_check import (
     observed_space,
+    read_reset,
+    read_step,
     require_no_running_statistics,
-    require_observation,
     same_layout,
 )
 from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line, reason_of, success_of, time_limit
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, PolicySpace
-from metarl.envs.spaces.observation import flatten_observation
+from metarl.envs.spaces.observation_reader import ObservationReader, UnfitEnvError
 
 LiveGymEnv = gymnasium.Env[Any, Any]
 
@@ -81,6 +82,7 @@ class LiveEnv:
         self.horizon = horizon
         self.label = label
         self._timeout = timeout
+        self._read = ObservationReader(self.observed)
         self._action_map = ActionMap.between(action_space, env.action_space, action_scale)
         self._limits = limits_of(env.action_space, action_limit)
 
@@ -95,8 +97,8 @@ class LiveEnv:
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         try:
             with time_limit(self._timeout):
-                obs, _ = self.env.reset(seed=seed)
-            self._obs = self._flatten(obs)
+                returned = self.env.reset(seed=seed)
+            self._obs = self._flatten(read_reset(returned)[0])
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
 
@@ -116,11 +118,11 @@ class LiveEnv:
             if self._limits:
                 native = np.clip(native, *self._limits)
             with time_limit(self._timeout):
-                obs, value, terminated, truncated, info = self.env.step(native)
+                returned = self.env.step(native)
+            obs, reward, terminated, truncated, info = read_step(returned)
             self._obs = self._flatten(obs)
-            reward = float(value)
             if not math.isfinite(reward):
-                raise ValueError(f"the reward {reward} is not finite")
+                raise UnfitEnvError(f"its reward is not finite: {reward}")
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
 
@@ -136,10 +138,10 @@ class LiveEnv:
 
     def _flatten(self, obs: Any) -> NDArray[np.float32]:
         """An observation of the environment as the policy sees it, (O,); no policy acts on what is not finite."""
-        require_observation(self.observed, obs)
-        vector = flatten_observation(self.observed, obs)
-        if not np.isfinite(vector).all():
-            raise ValueError(f"the observation {vector} is not finite")
+        vector = self._read(obs)
+        broken = self._read.not_finite(vector)
+        if broken:
+            raise UnfitEnvError(f"its observation is not finite: {broken}")
         return vector
 
     def _tensor(self, value: Any) -> Tensor:

@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from metarl.envs.external.worker_process import env_worker, kill, starting_workers
 from metarl.envs.external.worker_start import WAYS_OUT, BlockMaker, CannotStartError, block_makers, why_ended
 from metarl.envs.spaces.action_map import PolicySpace
+from metarl.envs.spaces.observation import FlatImage
+from metarl.envs.spaces.observation_reader import UnfitEnvError
 from metarl.envs.task_space import task_text
 
 TaskValues = Mapping[str, NDArray[np.float32]]
@@ -42,22 +44,6 @@ Vector = AsyncVectorEnv | SyncVectorEnv
 
 NO_SUCCESS = -1
 """In place of 0 or 1 where the environment says nothing about success."""
-
-
-class UnfitEnvError(ValueError):
-    """An environment gives something else than its spaces say, or has other spaces than before.
-
-    Args:
-        reason: what is wrong, without environment and task.
-        where: environment and task; empty where they are not known.
-
-    Attributes:
-        reason: as above.
-    """
-
-    def __init__(self, reason: str, where: str = "") -> None:
-        super().__init__(f"{where}: {reason}" if where else reason)
-        self.reason = reason
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -93,6 +79,10 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         """Take a task for all episodes from the next one on."""
         raise NotImplementedError
 
+    def not_finite(self, vector: NDArray[np.float32]) -> str:
+        """The first number of an observation (O,) that is not finite, in words; "" where all are."""
+        raise NotImplementedError
+
 
 class EnvBlock(gymnasium.Env[Any, Any]):
     """n environments as one; they are made when a task is first assigned to them.
@@ -117,6 +107,8 @@ class EnvBlock(gymnasium.Env[Any, Any]):
         self._envs: list[SingleEnv] = [make()]
         self._progress = np.memmap(progress_file, np.int64, "r+")
         self._block = block
+        self._time = 0
+        self._pixels = isinstance(self._envs[0].observation_space, FlatImage)
 
         self.observation_space = _observed_space(self._envs[0].observation_space, size)
         self.action_space = _block_action_space(self._envs[0].action_space, size)
@@ -135,11 +127,13 @@ class EnvBlock(gymnasium.Env[Any, Any]):
         self._observed["terminated"][:] = 1
         self._observed["success"][:] = NO_SUCCESS
         self._observed["reward"][:] = 0
+        self._time = 0
         return self._observed, self._for_each_env(self._reset_one)
 
     def step(self, action: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Step every environment whose episode goes on."""
         self._observed["reward"][:] = 0
+        self._time += 1
         info = self._for_each_env(lambda index: self._step_one(index, action[index]))
         return self._observed, 0.0, False, False, info
 
@@ -188,8 +182,25 @@ class EnvBlock(gymnasium.Env[Any, Any]):
             self._progress[self._block] = index
             try:
                 work(index)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
                 return {"error": reason_of(error)}
+        return self._not_finite()
+
+    def _not_finite(self) -> dict[str, Any]:
+        """Info with the "error" of the first environment whose numbers are not finite; no policy acts on these."""
+        observed, reward = self._observed["obs"], self._observed["reward"]
+        # Pixels are whole numbers, as was checked, and many.
+        if (self._pixels or np.isfinite(observed).all()) and np.isfinite(reward).all():
+            return {}
+
+        when = f"at step {self._time}" if self._time else "at the reset"
+        for index in range(len(self.assignments)):
+            self._progress[self._block] = index
+            if not np.isfinite(reward[index]):
+                return {"error": f"its reward {when} is not a finite float32 number: {reward[index]}"}
+            broken = self._envs[index].not_finite(observed[index])
+            if broken:
+                return {"error": f"its observation {when} is not finite in float32: {broken}"}
         return {}
 
 
@@ -297,6 +308,11 @@ class WorkerPool:
         if not isinstance(image, np.ndarray):
             raise self._failure(block, str(image))
         return image
+
+    def progress(self) -> bytes:
+        """Which environment each worker works at, for `env_at_work`."""
+        progress = self._progress
+        return b"" if progress is None else progress.tobytes()
 
     @property
     def _limit(self) -> float | None:

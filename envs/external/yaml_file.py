@@ -44,7 +44,10 @@ _KEYS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which reads 1e-3 as a number as YAML 1.2 does, and refuses a key that comes twice."""
+    """PyYAML's safe loader, which reads numbers as YAML 1.2 does, and refuses a key that comes twice.
+
+    1e-3 is a number then; 1:30 (90, of base 60) and 010 (8, of base 8) are none, but text.
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """A mapping, unless one of its keys comes twice: the first value would be lost."""
@@ -55,9 +58,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+def _numbers_of_yaml_1_2() -> None:
+    """Take the loader's own patterns of numbers, those of YAML 1.1, out, and put others in."""
+    numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    _Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in numbers]
+        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    }
+
+    whole = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
+    with_exponent = r"(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+"
+    with_point = r"\d[\d_]*\.\d*|\.\d+"
+    other = re.compile(rf"[-+]?({with_exponent}|{with_point}|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$")
+    for tag, pattern in zip(numbers, (whole, other), strict=True):
+        _Loader.add_implicit_resolver(tag, pattern, list("-+.0123456789"))
+
+
+_numbers_of_yaml_1_2()
 
 
 def from_yaml(path: str | Path) -> GymnasiumTasks:

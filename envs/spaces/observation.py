@@ -1,11 +1,10 @@
-"""An environment's observations as the vectors that a policy takes."""
+"""The space of the vectors that a policy takes, for what an environment observes."""
 
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Space
-from gymnasium.spaces.utils import flatten, flatten_space
-from numpy.typing import NDArray
+from gymnasium.spaces.utils import flatten_space
 from torch import Tensor
 
 LEAST_PIXELS = 36
@@ -63,8 +62,3 @@ def vector_space(native: Space[Any], env_id: str) -> Box:
     if not isinstance(flat, Box):
         raise ValueError(f"{env_id}: observations {native} cannot be flattened to a vector")
     return Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
-
-
-def flatten_observation(native: Space[Any], obs: Any) -> NDArray[np.float32]:
-    """An observation of the environment's own space as a float32 vector (O,)."""
-    return np.asarray(flatten(native, obs), np.float32)

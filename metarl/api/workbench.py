@@ -7,6 +7,7 @@ run.metrics().plot("env_steps", "eval/return_k1")
 run.evaluate(split="ood").evaluation.return_mean
 policy = run.adapt({"gravity": 9.0})
 run.report()
+run.render("video.gif")
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from metarl.cli.render import Render
 from metarl.cli.train import Train
 from metarl.comparison import report as comparison_report
 from metarl.comparison.comparer import Comparer
@@ -161,6 +163,36 @@ class Run:
             sections = [section_of(self._directory, label, None, "auto") for label in labels]
             write_page(self._directory, sections, page, behaviour_of(self._directory, "auto"))
         return page
+
+    def render(self, out: str | Path, *, quiet: bool = False, **settings: Any) -> Path:
+        """Show how it adapts, as `metarl render` does: a video (.gif, .mp4), a picture or a heat map (.png).
+
+        Args:
+            out: the file.
+            quiet: print nothing.
+            settings: flags of `metarl render` by their names with "_": task="goal=0.3,0.2", num_tasks=1,
+                heat_map=True, ….
+
+        Returns:
+            the file.
+
+        Raises:
+            UserError, ValueError: a setting that is unknown or not allowed, or pictures that the family does not draw.
+        """
+        known = [field.name for field in dataclasses.fields(Render) if field.name not in _GIVEN_BY_RUN]
+        for name in settings:
+            if name not in known:
+                raise unknown("setting", name, known)
+
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        command = Render(run=str(self.path), out=str(out), **values)
+        with _settings_of_commands():
+            command.execute(Console(quiet=quiet))
+        return Path(out)
+
+
+_GIVEN_BY_RUN = ("run", "run_dir", "out", "json", "trust")
+"""Flags of commands on a run that an object of it does not take."""
 
 
 def train(

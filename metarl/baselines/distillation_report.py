@@ -10,6 +10,7 @@ from metarl.agents.distillation import Distillation, Teachers
 from metarl.agents.policies.parameters import Parameters
 from metarl.baselines.references import reference_episodes
 from metarl.baselines.teachers import SpecialisedTeachers, adapted_teachers, is_expert, load_teachers, teacher_run
+from metarl.console import format_number
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
@@ -83,13 +84,16 @@ class DistillationReport:
             f"{share:.0%} of the teacher's {self.teacher_parameters:,}"
         )
 
+        teacher = format_number(self.teacher_score, ".3f")
         if self.kept:
+            before, after = (format_number(self.kept[k], ".1%") for k in (0, -1))
+            student = format_number(self.student_score[-1], ".3f")
             kept = (
-                f"keeps {self.kept[-1]:.1%} of the adapted teacher's normalised score after adaptation "
-                f"({self.student_score[-1]:.3f} of {self.teacher_score:.3f}), {self.kept[0]:.1%} before"
+                f"keeps {after} of the adapted teacher's normalised score after adaptation ({student} of {teacher}), "
+                f"{before} before"
             )
         else:
-            kept = f"the adapted teacher is no better than random (normalised score {self.teacher_score:.3f})"
+            kept = f"the adapted teacher is no better than random (normalised score {teacher})"
         divergence = f"KL to the teacher {self.divergence[0]:.2f} → {self.divergence[-1]:.2f} nats a step"
 
         lines = [sizes, f"{kept}; {divergence}"]

@@ -19,6 +19,7 @@ from metarl.agents.distillation import DistillationConfig, Teachers
 from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, shapes_of
+from metarl.console import counted, format_number
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
@@ -29,7 +30,7 @@ from metarl.evaluation.memory import episode_bytes, parameter_bytes, require_mem
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
 from metarl.run.config import TrainConfig
-from metarl.run.files import write_atomically
+from metarl.run.files import what_stands_at, write_atomically
 from metarl.run.run_directory import RunDirectory
 from metarl.run.schema import read_json
 
@@ -132,8 +133,9 @@ def load_or_train_teachers(
         write_checkpoint(run.path / TEACHERS_FILE, Checkpoint(_to_tensors(teachers), Progress()))
         write_atomically(run.path / SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
 
+    mean = format_number(summary.return_mean, ".2f")
     say(
-        f"{summary.num_teachers} teachers, return {summary.return_mean:.2f} on their tasks, "
+        f"{counted(summary.num_teachers, 'teacher')}, return {mean} on their tasks, "
         f"for {summary.env_steps:,} environment steps"
     )
     return teachers, summary.env_steps
@@ -259,6 +261,9 @@ def _train_experts(
     assert isinstance(config.learner, DistillationConfig)
     jobs = _expert_jobs(run, tasks)
     files = [Path(job.directory) / MODEL_FILE for job in jobs]
+    for file in files:
+        if what_stands_at(file):  # the library would open it, and wait for a pipe without end
+            raise UserError(f"{file} is {what_stands_at(file)}, not a file")
     missing = [job for job, file in zip(jobs, files, strict=True) if not file.exists()]
     for _ in learn_tasks(missing, config.num_threads):
         pass  # their models are in the files; their curves are not needed

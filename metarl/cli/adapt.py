@@ -39,7 +39,7 @@ class Adapt(AdaptationSelection):
         measure_episodes: episodes that only measure the adapted policy, as many with its exploration noise as without;
             by default E; 0 = the policy is not measured.
         json: print one JSON object, the model card, and nothing else; progress goes to standard error.
-        onnx: write policy.onnx as well; without the extra 'export', a warning says that it is missing.
+        onnx: whether policy.onnx is written as well; without the extra 'export', a warning says that it is missing.
         keep: the policy that is written: 'last', after the last step; 'best', the one with the highest mean return
             of those measured, which the last one is unless --measure-episodes is 0.
         noise_scale: --env, continuous actions: factor on the exploration noise, for a robot that takes no large
@@ -122,7 +122,7 @@ class Adapt(AdaptationSelection):
         with new_directory(out) as directory:
             policy = self._policy(MetaPolicy(run, self.checkpoint, self.device), progress)
             files = policy.write(directory, self.onnx and not export.missing_for_onnx())
-            description = json.loads((directory / "policy.json").read_text(encoding="utf-8"))
+            description = json.loads(read_text(directory / "policy.json"))
 
         # The policy is safe: now its episodes may move in with it.
         if self.env:
@@ -231,7 +231,7 @@ def _read_task(file: Path) -> dict[str, Any]:
         UserError: it holds no JSON object.
     """
     try:
-        task = load_json(read_text(file))
+        task = load_json(read_text(file, named_by_user=True))
     except UserError as error:
         raise UserError(f"task file {file} cannot be read: {error}") from None
     if not isinstance(task, dict):

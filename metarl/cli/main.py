@@ -18,6 +18,7 @@ import sys
 import textwrap
 import threading
 import typing
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
@@ -184,6 +185,7 @@ def _dispatch(arguments: list[str]) -> int:
     if COMMANDS[name].needs_torch:
         _prepare_torch()
     _find_users_modules()
+    _show_plain_warnings()
 
     from rich.console import Console
 
@@ -202,6 +204,18 @@ def _help() -> str:
         lines += textwrap.wrap(command.summary, width, initial_indent=first, subsequent_indent=" " * column)
     lines += ["", "flags of a command: metarl COMMAND --help"]
     return "\n".join(lines)
+
+
+def _show_plain_warnings() -> None:
+    """Let warnings of our own be lines like those of errors, without a place in the source."""
+    of_python = warnings.formatwarning
+
+    def formatted(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        if filename == "metarl":
+            return f"warning: {message}\n"
+        return of_python(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
 
 
 def _find_users_modules() -> None:
@@ -373,22 +387,33 @@ def completion_script(shell: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         _read_flags(every_command, "metarl", ["--tyro-print-completion", shell])
-    return printed.getvalue() + (_bash_names() if shell == "bash" else "")
+    return _with_names(shell, printed.getvalue())
 
 
-def _bash_names() -> str:
-    """What bash completes besides flags: agents, families, presets, and the runs that are there."""
+def _with_names(shell: str, script: str) -> str:
+    """A script that completes names as well as flags: agents, families, presets, and the runs that are there."""
     from metarl.agents.registry import AGENTS
     from metarl.envs.registry import FAMILIES
     from metarl.run.presets import presets_for
 
     presets = {name for agent in AGENTS for env in ("", *FAMILIES) for name in presets_for(agent, env)}
-    template = Path(__file__).parent / "completion" / "names.bash"
     names = {"AGENTS": AGENTS, "FAMILIES": FAMILIES, "PRESETS": sorted(presets)}
-    text = template.read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "completion" / f"names.{shell}").read_text(encoding="utf-8")
     for key, values in names.items():
         text = text.replace(f"@{key}@", " ".join(values))
-    return text
+
+    # In zsh the last line calls what completes; in tcsh the first rule that fits is the one that counts.
+    match shell:
+        case "zsh":
+            return script.rstrip().removesuffix(_CALL_OF_ZSH) + text
+        case "tcsh":
+            return script.replace(_COMMANDS_OF_TCSH, text + _COMMANDS_OF_TCSH, 1)
+    return script + text
+
+
+_CALL_OF_ZSH = '_tyro_metarl "$@"'
+_COMMANDS_OF_TCSH = "        'p/1/"
+"""Where the names go in the scripts that the parser makes."""
 
 
 def write_completion_scripts() -> None:

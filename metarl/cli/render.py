@@ -8,7 +8,7 @@ from rich.console import Console
 
 from metarl.agents.learner import Learner
 from metarl.cli.run_selection import TaskSelection
-from metarl.console import print_json, say
+from metarl.console import counted, print_json, say
 from metarl.envs.registry import env_label
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, tasks_to_json
@@ -117,7 +117,7 @@ class Render(TaskSelection):
         data = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
         which = self._which(num_tasks_of(tasks))
         curve = " → ".join(map(return_text, evaluation.return_mean))
-        return data, [f"{title}, {which}, {episodes} episodes a step: mean return {curve}"]
+        return data, [f"{title}, {which}, {counted(episodes, 'episode')} a step: mean return {curve}"]
 
     def _heat_map(
         self, config: TrainConfig, distribution: TaskDistribution, learner: Learner, generator: torch.Generator
@@ -130,10 +130,10 @@ class Render(TaskSelection):
         num_tasks = num_tasks_of(grid.tasks)
         require_memory_of_evaluation(distribution, num_tasks, episodes, steps, "--grid, --episodes or --steps")
 
-        title = f"{_title(config)}: return over the task space, {episodes} episodes a step"
+        title = f"{_title(config)}: return over the task space, {counted(episodes, 'episode')} a step"
         heat = draw_heat_map(self.out, title, distribution, learner, grid, steps, episodes, generator)
 
-        lines = [f"{title}, {num_tasks} tasks"]
+        lines = [f"{title}, {counted(num_tasks, 'task')}"]
         if grid.fixed:
             lines.append(fixed_parameters(grid))
         lines.append(_weakest(heat, distribution))
@@ -154,7 +154,7 @@ class Render(TaskSelection):
         """The tasks in words."""
         if self.task:
             return f"the task {self.task}"
-        return f"{count} {self.split} task{'s' if count > 1 else ''}"
+        return counted(count, f"{self.split} task")
 
 
 def _title(config: TrainConfig) -> str:

@@ -19,9 +19,9 @@ from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
-from metarl.console import plain_help, say, shell_command
+from metarl.console import counted, plain_help, say, shell_command
 from metarl.envs.checks.contract import check_task_env
-from metarl.envs.registry import env_label, is_env_file, with_options
+from metarl.envs.registry import base_name, env_label, is_env_file, with_options
 from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build, observations_state, restore_learner
@@ -125,7 +125,7 @@ class Train(TrainConfig):
                 return code
             runs.append(run.path)
 
-        say(console, f"all {len(runs)} seeds together:")
+        say(console, f"{counted(len(runs), 'seed')} together:")
         say(console, f"  {shell_command('metarl', 'evaluate', *runs)}")
         return 0
 
@@ -173,7 +173,7 @@ class Train(TrainConfig):
 
         config = run.config
         start = f"resuming at iteration {trainer.progress.iteration}" if resumed else "meta-training"
-        what = f"{config.agent} on {env_label(config.env)}, {config.iterations} iterations, in {run.path}"
+        what = f"{config.agent} on {env_label(config.env)}, {counted(config.iterations, 'iteration')}, in {run.path}"
         say(console, f"{start}: {what}")
         say(console, f"watch it with: {where_to_watch(run)}")
 
@@ -260,7 +260,7 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     progress = trainer.progress
     say(
         console,
-        f"trained {progress.iteration} iterations on {progress.env_steps:,} environment steps "
+        f"trained {counted(progress.iteration, 'iteration')} on {progress.env_steps:,} environment steps "
         f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:.0f} s",
     )
 
@@ -374,13 +374,13 @@ def _settings_in(file: str, arguments: list[str]) -> TrainConfig:
     if not file or not path.is_file():
         raise UserError(f"--config needs a file such as a run's config.yaml; there is none at {file!r}")
     try:
-        config = from_yaml(read_text(path))
+        config = from_yaml(read_text(path, named_by_user=True))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
     given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     own = [config.agent, config.env]
-    if given != own[: len(given)]:
+    if not _agree(given, own):
         raise UserError(f"{path} is of {' '.join(own)}, and cannot be that of {' '.join(given)}")
 
     # The environment's file was copied beside the configuration; where it was before, nobody needs it.
@@ -388,6 +388,11 @@ def _settings_in(file: str, arguments: list[str]) -> TrainConfig:
     if is_env_file(env) and (path.parent / env_label(env)).is_file():
         env = str(path.parent / env_label(env))
     return dataclasses.replace(config, env=env, name="", run_dir="runs", device="auto", num_threads=0)
+
+
+def _agree(given: list[str], own: list[str]) -> bool:
+    """Whether the AGENT and the ENV that were given, if any, are those of a run; its options may be others."""
+    return [*map(base_name, given)] == [*map(base_name, own[: len(given)])]
 
 
 def _settings_of(start: str, arguments: list[str]) -> TrainConfig:
@@ -399,7 +404,7 @@ def _settings_of(start: str, arguments: list[str]) -> TrainConfig:
     run = RunDirectory.open(start, _value_of("--run-dir", arguments) or "runs")
     given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     own = [run.config.agent, run.config.env]
-    if given != own[: len(given)]:
+    if not _agree(given, own):
         raise UserError(f"run {run.path} is of {' '.join(own)}, and cannot be the start of {' '.join(given)}")
 
     return settings_to_start_from(run)

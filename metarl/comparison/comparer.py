@@ -18,7 +18,7 @@ from metarl.comparison.meta_learners import (
     train_baseline,
 )
 from metarl.comparison.plan import Plan, make_plan
-from metarl.console import say
+from metarl.console import format_number, say
 from metarl.envs.task_space import select_tasks, task_text
 from metarl.evaluation.evaluation import TASKS_LISTED
 from metarl.evaluation.statistics import Curve
@@ -103,7 +103,7 @@ class Comparer:
 
         before, after = curve.mean[0], curve.mean[-1]
         learns = len(curve.env_steps) > 1
-        change = f"{before:.2f} → {after:.2f}" if learns else f"{after:.2f}"
+        change = f"{format_number(before, '.2f')} → " * learns + format_number(after, ".2f")
         say(self._console, f"      return {change}, {time.perf_counter() - start:.0f} s")
         return curve
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metarl.console import counted
 from metarl.evaluation.all_tasks import Noise
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.statistics import (
@@ -138,8 +139,8 @@ class Comparison:
     def which_tasks(self) -> str:
         """What the tasks are: "20 test tasks", or how few there are and that training has met them."""
         if not self.held_out:
-            return f"{self.num_tasks} distinct tasks, not held out"
-        return f"{self.num_tasks} {self.split} tasks"
+            return f"{counted(self.num_tasks, 'distinct task')}, not held out"
+        return counted(self.num_tasks, f"{self.split} task")
 
     @property
     def intervals_over(self) -> str:

@@ -27,6 +27,7 @@ from metarl.evaluation.memory import FLOAT, require_memory, require_memory_of_ev
 from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
+from metarl.run.files import read_file
 from metarl.run.run_directory import RunDirectory
 from metarl.run.schema import load_json
 
@@ -264,7 +265,7 @@ def checkpoint_digest(run: RunDirectory) -> str:
         CheckpointError: there is none, or it cannot be read.
     """
     run.checkpoints.load(BEST)  # a damaged file is refused now, not when its agent's turn comes
-    return hashlib.sha256(run.checkpoints.path(BEST).read_bytes()).hexdigest()
+    return hashlib.sha256(read_file(run.checkpoints.path(BEST))).hexdigest()
 
 
 # ---------------------------------------------------------------------- baselines

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from metarl.comparison.comparison import Comparison, PairwiseComparison, SampleEfficiency, Summary
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
+from metarl.console import format_number
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
@@ -70,12 +71,12 @@ def _table_row(summary: Summary) -> list[str]:
     # Empty where there is nothing to say: a reference does not learn, and a score needs random and oracle.
     before = final = score = ""
     if len(curve.env_steps) > 1:
-        before = f"{summary.before.value:.1f}"
-        final = f"{summary.final.value:.2f}\n{millions(curve.env_steps[-1])}"
+        before = format_number(summary.before.value, ".1f")
+        final = f"{format_number(summary.final.value, '.2f')}\n{millions(curve.env_steps[-1])}"
     if summary.score is not None:
-        score = f"{summary.score.value:.3f}"
+        score = format_number(summary.score.value, ".3f")
     if summary.lost is not None:
-        score += f"\n{summary.lost.value:.2f}"
+        score += f"\n{format_number(summary.lost.value, '.2f')}"
 
     spent = millions(curve.training_env_steps)
     return [name, spent, before, _two_lines(summary.equal), _two_lines(summary.equal_iqm), score, final]
@@ -115,8 +116,8 @@ def headlines(comparison: Comparison) -> list[str]:
 def _by_task(comparison: Comparison) -> list[str]:
     """A line for each of a few tasks that are all that there are: each agent's return at the end."""
     lines = []
-    for number, task in enumerate(comparison.task_names):
-        returns = [f"{curve.label} {curve.final[:, number].mean():.2f}" for curve in comparison.curves]
+    for row, task in enumerate(comparison.task_names):
+        returns = [f"{curve.label} {format_number(curve.final[:, row].mean(), '.2f')}" for curve in comparison.curves]
         lines.append(f"on {task}: {', '.join(returns)}")
     return lines
 
@@ -142,9 +143,8 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
 
 def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> str:
     env_steps, needed = efficiency.env_steps, efficiency.needed
-    target = (
-        f"the {efficiency.target:.2f} that {efficiency.meta_learner} has after {env_steps:,.0f} steps on a new task"
-    )
+    reached = format_number(efficiency.target, ".2f")
+    target = f"the {reached} that {efficiency.meta_learner} has after {env_steps:,.0f} steps on a new task"
     if not needed.value < float("inf"):
         least = comparison.budget / env_steps
         return (
@@ -188,7 +188,8 @@ def _pairwise_line(pair: PairwiseComparison, steps: float) -> str:
 
 
 def _two_lines(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f}\n{estimate.low:.1f}…{estimate.high:.1f}"
+    low, high = (format_number(end, ".1f") for end in (estimate.low, estimate.high))
+    return f"{format_number(estimate.value, '.2f')}\n{low}…{high}"
 
 
 def _csv(comparison: Comparison) -> bytes:

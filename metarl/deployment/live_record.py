@@ -21,7 +21,7 @@ from torch import Tensor
 from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.errors import UserError
-from metarl.run.files import new_directory, write_atomically
+from metarl.run.files import new_directory, read_file, write_atomically
 from metarl.run.schema import load_json
 
 FORMAT = "metarl-live-adaptation-1"
@@ -78,7 +78,7 @@ class LiveRecord:
         """
         file = path / ASKED_FILE
         try:
-            before = load_json(file.read_text(encoding="utf-8"))
+            before = load_json(read_file(file).decode())
         except (OSError, ValueError) as error:
             raise LiveRecordError(f"there is no adaptation to resume: {file} cannot be read: {error}") from None
         if not isinstance(before, dict) or before.pop("format", None) != FORMAT:
@@ -154,7 +154,7 @@ class LiveRecord:
         """
         file = self._episode_file(number)
         try:
-            tensors = read_tensors(file.read_bytes())
+            tensors = read_tensors(read_file(file))
             generator.set_state(tensors.pop(_GENERATOR))
             behaviour = {}
             for name in [name for name in tensors if name.startswith(_BEHAVIOUR)]:

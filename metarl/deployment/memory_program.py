@@ -24,6 +24,7 @@ from metarl.deployment.export import ACTION, Memory, PolicyModule, leaves, like,
 from metarl.envs.rollout import ActingPolicy
 from metarl.envs.spaces.action_map import ActionMap
 from metarl.errors import UserError
+from metarl.run.files import read_file
 
 LAST_ACTION = "last_action"
 ACTED = "acted"
@@ -176,7 +177,7 @@ def read_memory(file: Path, module: MemoryPolicyModule) -> tuple[Tensor, ...]:
         UserError: it cannot be read, or is the memory of another policy; names the file.
     """
     try:
-        content = io.BytesIO(file.read_bytes())
+        content = io.BytesIO(read_file(file))
     except OSError as error:
         raise UserError(f"{file.parent} is not a policy: {error}") from None
     try:

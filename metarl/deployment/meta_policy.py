@@ -39,6 +39,7 @@ from metarl.evaluation.memory import episode_bytes, require_memory
 from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint
 from metarl.run.device import resolve_device
+from metarl.run.files import read_file
 from metarl.run.run_directory import RunDirectory
 
 MEASURED_TRIALS = 20
@@ -348,7 +349,7 @@ def _parent(run: RunDirectory, checkpoint: str, loaded: Checkpoint) -> dict[str,
         "iteration": iteration,
         "training_env_steps": loaded.progress.env_steps,
         "checkpoint": file.name,
-        "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "checkpoint_sha256": hashlib.sha256(read_file(file)).hexdigest(),
         "git_commit": run.read_metadata().get("git_commit"),
     }
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from metarl.console import counted, format_number
+
 CURVE_HEADINGS = ("adaptation step", "episodes", "env steps", "mean return", "std over episodes")
 LONGEST_TASK = 100
 """Characters of a title's task."""
@@ -52,7 +54,7 @@ def curve_rows(description: dict[str, Any]) -> list[tuple[str, ...]]:
     curve = description["adaptation"]
     columns = curve["episodes"], curve["env_steps"], curve["return_mean"], curve["return_std"]
     return [
-        (str(k), str(episodes), f"{env_steps:,}", f"{mean:.2f}", f"{std:.2f}")
+        (str(k), str(episodes), f"{env_steps:,}", format_number(mean, ".2f"), format_number(std, ".2f"))
         for k, (episodes, env_steps, mean, std) in enumerate(zip(*columns, strict=True))
     ]
 
@@ -73,7 +75,7 @@ def summary(description: dict[str, Any]) -> list[str]:
     """Sentences on what adaptation cost and what the policy earns."""
     adaptation = description["adaptation"]
     cost = (
-        f"Adaptation took {adaptation['adaptation_episodes']} episodes, "
+        f"Adaptation took {counted(adaptation['adaptation_episodes'], 'episode')}, "
         f"{adaptation['adaptation_env_steps']:,} environment steps"
     )
     if adaptation["measurement_env_steps"]:
@@ -92,8 +94,9 @@ def summary(description: dict[str, Any]) -> list[str]:
 
     measured = description["deterministic"]
     if measured is not None:
-        episodes = f"mean of {measured['episodes']} episodes, std {measured['return_std']:.2f}"
-        sentences.append(f"The policy acting deterministically: return {measured['return_mean']:.2f} ({episodes}).")
+        episodes = f"mean of {counted(measured['episodes'], 'episode')}, std {measured['return_std']:.2f}"
+        mean = format_number(measured["return_mean"], ".2f")
+        sentences.append(f"The policy acting deterministically: return {mean} ({episodes}).")
 
     return sentences
 
@@ -106,7 +109,8 @@ def _what_was_kept(adaptation: dict[str, Any]) -> str:
         return f"Kept is the policy after step {adaptation['kept_step']}: none was measured."
 
     kept = adaptation["kept_step"]
-    sentence = f"Kept is the policy after step {kept}, the best of those measured (return {returns[kept]:.2f})"
+    best = format_number(returns[kept], ".2f")
+    sentence = f"Kept is the policy after step {kept}, the best of those measured (return {best})"
     return f"{sentence}." if len(returns) > steps else f"{sentence}; the one after step {steps} was not measured."
 
 

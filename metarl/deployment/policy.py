@@ -37,7 +37,7 @@ from metarl.envs.rollout import ActingPolicy, ObservingPolicy
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
 from metarl.envs.spaces.observation import vector_space
 from metarl.errors import UserError
-from metarl.run.files import new_directory
+from metarl.run.files import new_directory, read_file
 from metarl.run.schema import load_json, parse
 
 FORMAT = "metarl-policy-1"
@@ -315,7 +315,7 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     description_file = Path(path) / DESCRIPTION_FILE
     parameters_file = Path(path) / PARAMETERS_FILE
     try:
-        description = load_json(description_file.read_text(encoding="utf-8"))
+        description = load_json(read_file(description_file).decode())
         if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
             raise UserError("it does not describe a policy of this program")
         spaces, policy = _parse_description(description)
@@ -387,7 +387,7 @@ def _read_parameters(file: Path) -> Parameters:
         UserError: they cannot be read, or are no numbers; names the file.
     """
     try:
-        params: Parameters = read_tensors(file.read_bytes())
+        params: Parameters = read_tensors(read_file(file))
     except OSError as error:
         raise UserError(f"{file.parent} is not a policy: {error}") from None
     except (SafetensorError, ValueError, TypeError, RuntimeError, MemoryError) as error:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from metarl.agents.learner import Adapted, Learner
 from metarl.agents.policies.parameters import Parameters, map_parameters
 from metarl.agents.policies.reference import FixedActions
+from metarl.console import counted, format_number
 from metarl.deployment.live_record import LiveRecord
 from metarl.envs.external.live_env import LiveEnv
 from metarl.envs.rollout import ActingPolicy, Episodes, ObservingPolicy, collect
@@ -444,4 +445,5 @@ def _success_rates(batches: list[Episodes]) -> dict[str, list[float]]:
 def _progress_line(what: str, batch: Episodes) -> str:
     """Which policy it is, with the mean return and the size of its batch."""
     returns = _returns(batch)
-    return f"{what}: return {returns.mean():.2f} ({len(returns)} episodes, {batch.env_steps:,} environment steps)"
+    mean = format_number(returns.mean(), ".2f")
+    return f"{what}: return {mean} ({counted(len(returns), 'episode')}, {batch.env_steps:,} environment steps)"

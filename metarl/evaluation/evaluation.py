@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.console import counted
 from metarl.envs.rollout import Episodes
 from metarl.evaluation.all_tasks import Noise
 from metarl.evaluation.intervals import CONFIDENCE, Estimate, share_interval
@@ -209,7 +210,7 @@ class Evaluation:
             lines.append(f"score after adaptation: {self.normalized_score.text(',.3f')} (0 = random, 1 = oracle)")
         if self.return_lost is not None:
             episodes = (len(self.returns) - 1) * self.episodes_informing
-            what = f"return lost while adapting, against the oracle, in all {episodes} episodes"
+            what = f"return lost while adapting, against the oracle, in all {counted(episodes, 'episode')}"
             lines.append(f"{what}: {self.return_lost.text(',.1f')}")
         return lines
 

@@ -5,8 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from metarl.console import counted, format_number
 from metarl.evaluation.interpretation import Interpretation
-from metarl.evaluation.plots import minus, set_margins, step_colours
+from metarl.evaluation.plots import set_margins, step_colours
 
 SPREAD = (0.1, 0.9)
 """Quantiles over tasks, or pairs of tasks, that show the spread."""
@@ -85,9 +86,9 @@ def direction_similarity(found: Interpretation, title: str) -> Figure:
     axes.set(xlim=(0, None), ylim=(-1.05, 1.05))
     axes.grid(alpha=0.3)
 
-    headline = f"do similar tasks move the policy alike? {len(distance):,} pairs"
+    headline = f"do similar tasks move the policy alike? {counted(len(distance), 'pair')}"
     if found.rank_correlation is not None:
-        headline += f", rank correlation {minus(f'{found.rank_correlation:+.2f}')}"
+        headline += f", rank correlation {format_number(found.rank_correlation, '+.2f')}"
     axes.set_title(f"{title}\n{headline}", fontsize="small")
     return figure
 

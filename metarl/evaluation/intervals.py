@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from metarl.console import format_number
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
@@ -46,7 +48,8 @@ class Estimate:
 
     def text(self, spec: str) -> str:
         """The value with its interval in brackets, each number by a format specification such as ".2f"."""
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        value, low, high = (format_number(one, spec) for one in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
 
     @property
     def ends(self) -> Floats:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
+from metarl.console import counted, format_number
 from metarl.envs.env_family import EnvFamily
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
@@ -68,11 +69,6 @@ def step_colours(count: int) -> NDArray[np.float64]:
         RGBA, (count, 4).
     """
     return np.asarray(_PATHS(np.linspace(0.5, 0.95, count)))
-
-
-def minus(number: str) -> str:
-    """A number with the minus sign that the ticks of axes have."""
-    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def set_margins(figure: Figure, left: float, right: float, bottom: float, top: float, **between: float) -> None:
@@ -176,7 +172,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     axes.fill_between(episodes, low, high, color="tab:blue", alpha=0.3, label="95% interval of the mean")
     axes.plot(episodes, evaluation.return_mean, "o-", color="tab:blue", label="mean")
     for x, y in zip(episodes, evaluation.return_mean, strict=True):
-        axes.annotate(minus(f"{y:.1f}"), (x, y), textcoords="offset points", xytext=(6, -12))
+        axes.annotate(format_number(y, ".1f"), (x, y), textcoords="offset points", xytext=(6, -12))
 
     axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
     axes.set_title(title, fontsize="small")
@@ -194,7 +190,7 @@ def _references(axes: Axes, evaluation: Evaluation, episodes: NDArray[np.int64])
 
     if evaluation.return_lost is not None:
         oracle = np.full(len(episodes), evaluation.references["oracle"].mean())
-        label = f"return lost while adapting: {minus(f'{evaluation.return_lost.value:,.0f}')}"
+        label = f"return lost while adapting: {format_number(evaluation.return_lost.value, ',.0f')}"
         axes.fill_between(
             episodes, evaluation.return_mean, oracle, step="post", color="grey", alpha=0.1, linewidth=0, label=label
         )
@@ -229,12 +225,14 @@ def trajectories(
         for k, batch in enumerate(batches):
             axes = grid[row, k]
             extents += _draw_task(axes, family, select_tasks(tasks, only), batch.tasks(only), num_episodes)
-            value = minus(f"{batch.returns[row].mean().item():.1f}")
+            value = format_number(batch.returns[row].mean().item(), ".1f")
             axes.set_title(f"{_experience(k)}return {value}" if row == 0 else f"return {value}", fontsize=9)
 
     _set_view(grid[0, 0], np.max(extents, axis=0), family, _first(tasks))
     _label_plane(figure, grid, family)
-    figure.suptitle(f"{distribution.name}: a row for each task, {num_episodes} episodes in each picture", fontsize=11)
+    figure.suptitle(
+        f"{distribution.name}: a row for each task, {counted(num_episodes, 'episode')} in each picture", fontsize=11
+    )
     _explain_marks(figure, family.plane_goal(tasks) is not None)
     return figure
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from metarl.console import counted, format_number
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_space import Task, num_tasks_of
 from metarl.rendering.camera import EPISODE, Camera, Clip
@@ -57,14 +58,13 @@ def _scene(k: int, batch: Episodes, clip: Clip, task: int, pooled: bool) -> Scen
     returns = batch.returns[task]
     experience = k * len(returns) if pooled else k
     return Scene(
-        caption=f"after {experience} episode{'s' * (experience != 1)}" if k else "before adaptation",
+        caption=f"after {counted(experience, 'episode')}" if k else "before adaptation",
         value=f"return {return_text(returns.double().mean().item())}",
-        note=f"mean of {len(returns)} episodes; this one {return_text(returns[EPISODE].item())}",
+        note=f"mean of {counted(len(returns), 'episode')}; this one {return_text(returns[EPISODE].item())}",
         clip=clip,
     )
 
 
 def return_text(value: float) -> str:
     """A return with two decimals where it is small, else one."""
-    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
-    return text.replace("-", "−")
+    return format_number(value, ".2f" if abs(value) < 10 else ".1f")

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from metarl.agents.learner import Learner
+from metarl.console import format_number
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.evaluation.adaptation import adaptation_episodes
@@ -177,10 +178,10 @@ def _mean_text(inside: Floats, outside: Floats) -> str:
     """Mean return of the tasks inside and outside the training range, of which one may be empty."""
     means = []
     if len(inside):
-        means.append(f"{inside.mean():.1f}" + " inside" * bool(len(outside)))
+        means.append(format_number(inside.mean(), ".1f") + " inside" * bool(len(outside)))
     if len(outside):
-        means.append(f"{outside.mean():.1f} outside")
-    return " and ".join(means).replace("-", "−")
+        means.append(f"{format_number(outside.mean(), '.1f')} outside")
+    return " and ".join(means)
 
 
 def _set_scale(axes: Axes, which: Literal["x", "y"], axis: GridAxis) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from metarl.agents.registry import find_agent
 from metarl.baselines.distillation_report import DistillationReport
+from metarl.console import counted, format_number
 from metarl.envs.registry import env_label, summary_of
 from metarl.errors import UserError
 from metarl.evaluation.plots import figure_bytes
@@ -21,7 +22,7 @@ from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file
 from metarl.run.checkpoint import BEST
 from metarl.run.config import flat_items
-from metarl.run.files import check_writable, write_atomically
+from metarl.run.files import check_writable, read_file, write_atomically
 from metarl.run.reproduce import train_command
 from metarl.run.run_directory import RunDirectory
 
@@ -66,7 +67,8 @@ class Section:
     def title(self) -> str:
         """Which tasks it is on."""
         count = self.data["num_tasks"]
-        return f"the task {self.data['task']}, {count} times" if self.data["task"] else f"{count} {self.label} tasks"
+        task = self.data["task"]
+        return f"the task {task}, {counted(count, 'time')}" if task else counted(count, f"{self.label} task")
 
     @property
     def kept(self) -> list[str]:
@@ -151,7 +153,7 @@ def _recorded_figures(run: RunDirectory, label: str) -> dict[str, bytes]:
         file = run.path / figure_file(name, label)
         if not file.is_file():
             continue
-        image = file.read_bytes()
+        image = read_file(file)
         if not image.startswith(_PNG):
             raise UserError(f"{file} is not a PNG")
         figures[name] = image
@@ -271,7 +273,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": _number, "image": _image}
+    templates.filters |= {"number": format_number, "counted": counted, "image": _image}
     return templates
 
 
@@ -290,11 +292,6 @@ def _settings(run: RunDirectory) -> dict[str, dict[str, Any]]:
 def _plain(text: str) -> str:
     """A docstring's text without the backticks of its code."""
     return text.replace("`", "")
-
-
-def _number(value: float, form: str) -> str:
-    """A number with a real minus sign."""
-    return format(value, form).replace("-", "−")
 
 
 def _image(image: bytes, alt: str, scale: float = PAGE_SCALE, is_photograph: bool = False) -> Markup:

@@ -15,6 +15,7 @@ from metarl.agents.distillation import Distillation
 from metarl.agents.learner import Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
+from metarl.console import counted, format_number
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
@@ -97,10 +98,10 @@ class RunEvaluation:
         """What the tasks are: "100 test tasks", or how few there are and that training has met them."""
         count = num_tasks_of(self.tasks)
         if not self.split:
-            return f"the task {self.task}, {count} times"
+            return f"the task {self.task}, {counted(count, 'time')}"
         if self.split != "train" and self.distribution.shares_tasks(self.split):
-            return f"{count} distinct tasks, not held out"
-        return f"{count} {self.split} tasks"
+            return f"{counted(count, 'distinct task')}, not held out"
+        return counted(count, f"{self.split} task")
 
     def lines(self) -> list[str]:
         """What belongs below the table: what the intervals speak of, score, what adapting costs."""
@@ -117,8 +118,7 @@ class RunEvaluation:
         """Agent, environment and what was evaluated."""
         config = self.run.config
         count = self.evaluation.episodes_per_step
-        separate = "trial each" if count == 1 else "trials each"
-        episodes = f"{count} {'episodes a step' if self.pooled else separate}"
+        episodes = f"{counted(count, 'episode')} a step" if self.pooled else f"{counted(count, 'trial')} each"
         return f"{config.agent} on {env_label(config.env)}: {self.which_tasks}, {episodes}"
 
     def to_json(self) -> dict[str, Any]:
@@ -272,11 +272,12 @@ def _by_task(tasks: Task, evaluation: Evaluation) -> list[str]:
     """A line for each of a few tasks: its return before and after adaptation."""
     if num_tasks_of(tasks) > TASKS_LISTED:
         return []
-    first, last = evaluation.returns[0], evaluation.returns[-1]
-    return [
-        f"  {task_text(select_tasks(tasks, number))}: {first[number]:.2f} → {last[number]:.2f}"
-        for number in range(num_tasks_of(tasks))
-    ]
+
+    lines = []
+    for row in range(num_tasks_of(tasks)):
+        before, after = (format_number(evaluation.returns[k][row], ".2f") for k in (0, -1))
+        lines.append(f"  {task_text(select_tasks(tasks, row))}: {before} → {after}")
+    return lines
 
 
 def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:

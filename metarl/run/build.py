@@ -23,7 +23,7 @@ from metarl.evaluation.memory import parameter_bytes, require_memory
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_state_like
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
-from metarl.run.files import write_atomically
+from metarl.run.files import read_file, write_atomically
 from metarl.run.run_directory import RunDirectory
 from metarl.run.schema import load_json, read_text
 
@@ -227,7 +227,7 @@ def warn_of_changed_sources(run: RunDirectory, distribution: TaskDistribution) -
         return
     for name, file in user_sources(distribution).items():
         copy = kept / name
-        if copy.is_file() and copy.read_bytes() != file.read_bytes():
+        if copy.is_file() and read_file(copy) != file.read_bytes():
             warn_once(f"{file} has changed since {run.path} was trained; what it was trained with is kept as {copy}")
 
 

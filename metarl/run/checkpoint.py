@@ -8,6 +8,7 @@ complete file.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
 from metarl.errors import UserError
-from metarl.run.files import write_atomically
+from metarl.run.files import open_file, write_atomically
 from metarl.run.schema import SchemaError, parse_json
 
 FORMAT = "metarl-checkpoint-1"
@@ -63,10 +64,12 @@ class Checkpoint:
         tensors: the learner's state ("learner.*"), the curriculum's ("curriculum.*"), the statistics of the
             observations ("observations.*") and the random generator's ("generator").
         progress: how far the run is.
+        config: what it was trained with, as JSON (see `metarl.run.config.to_json`); "" in those of earlier versions.
     """
 
     tensors: dict[str, Tensor]
     progress: Progress
+    config: str = ""
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -78,7 +81,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     # Contiguous, because the digest is over the bytes in memory.
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
     progress = json.dumps(asdict(checkpoint.progress))
-    header = {"format": FORMAT, "progress": progress, "sha256": _digest(tensors, progress)}
+    header = {"format": FORMAT, "progress": progress, "sha256": _digest(tensors, progress, checkpoint.config)}
+    if checkpoint.config:
+        header["config"] = checkpoint.config
     write_atomically(path, serialize_tensors(tensors, metadata=header))
 
 
@@ -88,14 +93,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, truncated, corrupt or foreign; names the file and what is wrong.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise CheckpointError(f"there is no checkpoint {path}")
+    _require_file(path)
 
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        digest = _digest(tensors, header.get("progress", ""))
+        config = header.get("config", "")
+        digest = _digest(tensors, header.get("progress", ""), config)
     # A header may name types and sizes of any kind: each way to fail means the same.
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"checkpoint {path} is truncated or corrupt: {error}") from None
@@ -106,9 +113,40 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is corrupt: its content is not what was saved")
     # Whoever writes a file of his own can give it a checksum that is right.
     try:
-        return Checkpoint(tensors, _parse_progress(header["progress"]))
+        return Checkpoint(tensors, _parse_progress(header["progress"]), config)
     except UserError as error:
         raise CheckpointError(f"checkpoint {path}: progress: {error}") from None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read, and holds what was saved."""
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _header(path: Path) -> dict[str, str]:
+    """The header of a file; empty where it cannot be read."""
+    try:
+        _require_file(path)
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (CheckpointError, SafetensorError, OSError, ValueError):
+        return {}
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what is no regular file; the library that reads checkpoints opens them itself.
+
+    Raises:
+        CheckpointError: says what it is.
+    """
+    try:
+        open_file(path, os.O_RDONLY).close()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from None
 
 
 class CheckpointStore:
@@ -126,6 +164,17 @@ class CheckpointStore:
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Replace the best checkpoint."""
         write_checkpoint(self.path(BEST), checkpoint)
+
+    def recorded_configs(self) -> Iterator[tuple[Path, str]]:
+        """What checkpoints say the run was trained with, as JSON, each with its file; the newest first.
+
+        Those of earlier versions do not say it. Only headers are read: whether a file is whole is not found out.
+        """
+        paths = [*map(self.path, self.iterations()), self.path(BEST)]
+        for path in paths:
+            config = _header(path).get("config")
+            if config:
+                yield path, config
 
     def iterations(self) -> list[int]:
         """Iterations with a regular checkpoint, newest first.
@@ -237,9 +286,10 @@ def require_state_like(path: Path, state: dict[str, Tensor], own: dict[str, Tens
             raise CheckpointError(f"checkpoint {path}: {name} holds a value that is not a number")
 
 
-def _digest(tensors: dict[str, Tensor], progress: str) -> str:
-    """SHA-256 over the progress and every tensor with its name, type and shape."""
+def _digest(tensors: dict[str, Tensor], progress: str, config: str) -> str:
+    """SHA-256 over the progress, the configuration, and every tensor with its name, type and shape."""
     digest = hashlib.sha256(progress.encode())
+    digest.update(config.encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())

@@ -1,6 +1,7 @@
 """Configuration of a training run: a dataclass that becomes the flags of `metarl train` and the run's config.yaml."""
 
 import dataclasses
+import json
 import math
 import typing
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import yaml
 
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
+from metarl.envs.registry import env_label
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least, require_seconds, unknown
@@ -134,7 +136,19 @@ class TrainConfig:
 
 def to_yaml(config: TrainConfig) -> str:
     """The resolved configuration as YAML."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+    return yaml.safe_dump(to_plain(config), sort_keys=False)
+
+
+def to_json(config: TrainConfig) -> str:
+    """The resolved configuration as JSON, as checkpoints keep it."""
+    return json.dumps(to_plain(config))
+
+
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """The resolved configuration as plain data."""
+    plain = _plain(dataclasses.asdict(config))
+    assert isinstance(plain, dict)
+    return plain
 
 
 def from_yaml(text: str) -> TrainConfig:
@@ -149,6 +163,15 @@ def from_yaml(text: str) -> TrainConfig:
         raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError("not YAML: nested too deep") from None
+    return from_plain(data)
+
+
+def from_plain(data: Any) -> TrainConfig:
+    """Inverse of `to_plain`; fields that are missing have their defaults, or what they meant before there were them.
+
+    Raises:
+        UserError: it is not a training configuration; the message names what is wrong.
+    """
     if not isinstance(data, dict):
         raise UserError("not a training configuration")
 
@@ -156,7 +179,7 @@ def from_yaml(text: str) -> TrainConfig:
         agent = find_agent(f"{data.get('agent')!s:.200}")
     except ValueError as error:
         raise UserError(str(error)) from None
-    learner = parse(data.pop("learner", {}), agent.config_class, "learner")
+    learner = parse(data.get("learner", {}), agent.config_class, "learner")
     # A run of before there were these: what its policy does and sees must stay as it was.
     data = {"action_scale": OWN_UNITS, "normalize_obs": "off"} | data
     return typing.cast(TrainConfig, parse(data | {"learner": learner}, TrainConfig))
@@ -199,16 +222,57 @@ def _replace(data: dict[str, Any], settings: Mapping[str, Any]) -> list[str]:
 
 def flat_items(config: TrainConfig) -> dict[str, int | float | str | bool]:
     """Every field as 'name' or 'learner.name', with a value that TensorBoard's HPARAMS can show."""
-    flat: dict[str, int | float | str | bool] = {}
+    items = _flatten(dataclasses.asdict(config)).items()
+    return {name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in items}
 
-    def visit(prefix: str, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                visit(f"{prefix}{name}.", value)
-            else:
-                flat[prefix + name] = value if isinstance(value, (int, float, str, bool)) else str(value)
 
-    visit("", dataclasses.asdict(config))
+_MAY_CHANGE = ("iterations", "device", "num_threads", "name", "run_dir")
+"""Fields that a run may change when it is resumed, elsewhere or for longer."""
+
+
+def differences(text: str, trained_with: dict[str, Any]) -> list[str]:
+    """What a run's config.yaml says otherwise than what the run was trained with, in words.
+
+    A field that is recorded and that the text lacks counts, whatever its default. One that neither has is newer than
+    the run.
+
+    Args:
+        text: the file's, a valid configuration.
+        trained_with: the configuration as plain data, as it was recorded.
+
+    Raises:
+        UserError: what was recorded is no configuration.
+    """
+    there = _flatten(yaml.safe_load(text))
+    lacking = [name for name in _flatten(trained_with) if name not in there]
+    found, wanted = _compared(from_yaml(text)), _compared(from_plain(trained_with))
+
+    said = [f"it lacks {_names(lacking)}"] if lacking else []
+    for name, value in wanted.items():
+        if name not in lacking and name not in _MAY_CHANGE and found.get(name) != value:
+            said.append(f"{name} is {found.get(name)!r:.60}, and was {value!r:.60}")
+    return said
+
+
+def _compared(config: TrainConfig) -> dict[str, Any]:
+    """A configuration's fields by name; an environment's file by its own name, because runs are moved."""
+    return _flatten(to_plain(dataclasses.replace(config, env=env_label(config.env))))
+
+
+def _names(names: list[str], most: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value by its name, those of the parts as 'part.name'."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat
 
 

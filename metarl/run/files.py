@@ -1,7 +1,8 @@
 """Files and directories that appear whole or not at all, and whether a place can be written.
 
-Whatever is written into a run is opened without following a symbolic link of that name: a run that came from somebody
-else must not lead to a file elsewhere.
+Whatever belongs to a run, a policy or a comparison is opened here, for reading as for writing: without following a
+symbolic link of that name, because what came from somebody else must not lead to a file elsewhere, and without waiting,
+because a pipe or a device in a file's place would be waited for without end.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import errno
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +31,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)  # what a killed process left, or a link that somebody put there
     try:
-        with naming(path), open_unlinked(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+        with naming(path), open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the content must be on the disk before the name points to it
@@ -51,23 +53,52 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def open_unlinked(path: Path, flags: int) -> BinaryIO:
-    """Open a file for writing, unless its name is a symbolic link.
+def open_file(path: Path, flags: int) -> BinaryIO:
+    """Open a regular file, and nothing else that may stand under its name.
 
     Args:
         path: the file.
         flags: as for `os.open`; the descriptor is not inherited by other programs.
 
     Raises:
-        OSError: it is a link, or cannot be opened.
+        OSError: it is a link, a directory, a pipe, a socket or a device, or cannot be opened; names the file.
     """
+    # Opening a pipe would wait for its other end.
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode=0o666)
+        descriptor = os.open(path, flags, mode=0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a symbolic link, which is not followed", str(path)) from None
-        raise
-    return os.fdopen(descriptor, "wb")
+        found = what_stands_at(path)
+        raise OSError(error.errno, f"is {found}, not a file" if found else error.strerror, str(path)) from None
+
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"is {what_stands_at(path)}, not a file", str(path))
+    return os.fdopen(descriptor, "wb" if flags & (os.O_WRONLY | os.O_RDWR) else "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file; raises as `open_file`."""
+    with open_file(path, os.O_RDONLY) as file:
+        return file.read()
+
+
+_OTHER_KINDS = {
+    stat.S_IFLNK: "a symbolic link, which is not followed",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def what_stands_at(path: Path) -> str:
+    """What stands in the place of a regular file, in words; "" where that is one, or nothing."""
+    try:
+        return _OTHER_KINDS.get(stat.S_IFMT(path.lstat().st_mode), "")
+    except OSError:
+        return ""
 
 
 def check_writable(path: Path) -> None:
@@ -174,5 +205,5 @@ def _is_running(process: int) -> bool:
 def _sync_files(directory: Path) -> None:
     """Wait until the content of every file is on the disk, before the directory's name promises it."""
     for path in directory.iterdir():
-        with path.open("rb") as file:
+        with open_file(path, os.O_RDONLY) as file:
             os.fsync(file.fileno())

@@ -35,24 +35,37 @@ from typing import Any, TypedDict
 from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file, modules_named_by
 from metarl.errors import UserError, unknown
-from metarl.run.checkpoint import BEST, LAST, CheckpointStore, Progress, read_checkpoint
-from metarl.run.config import TrainConfig, from_yaml, to_yaml
+from metarl.run.checkpoint import BEST, LAST, CheckpointStore, Progress, is_whole, read_checkpoint
+from metarl.run.config import TrainConfig, differences, from_plain, from_yaml, to_plain, to_yaml
 from metarl.run.device import cpu_name, device_name, resolve_device
 from metarl.run.files import (
     is_empty_directory,
     naming,
-    open_unlinked,
+    open_file,
     remove_abandoned,
     temporary_directory,
+    what_stands_at,
     write_atomically,
 )
 from metarl.run.reference_runs import reference_run, reference_runs
-from metarl.run.schema import SchemaError, load_json, parse, read_json, read_text
+from metarl.run.schema import SchemaError, load_json, parse, parse_json, read_json, read_text
 
 CONFIG_FILE = "config.yaml"
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+
+_WRITTEN = (
+    CONFIG_FILE,
+    LOCK_FILE,
+    "*.json",
+    "*.jsonl",
+    "*.png",
+    "events.out.tfevents.*",
+    f"{CHECKPOINTS}/*.safetensors",
+)
+"""Names of the files that training writes into a run that is there."""
 
 
 class MetricsRow(TypedDict):
@@ -79,6 +92,7 @@ class Metadata(TypedDict, total=False):
     cpu_count: int | None
     command: list[str]
     modules: dict[str, str]
+    config: dict[str, Any]
 
 
 TRUST_VARIABLE = "METARL_TRUST"
@@ -178,16 +192,7 @@ class RunDirectory:
                 f"or take one that is shipped: {', '.join(shipped)}"
             )
 
-        try:
-            if not (path / CONFIG_FILE).is_file():
-                raise UserError(f"{path} is not a run: it holds no {CONFIG_FILE}")
-            config = from_yaml(read_text(path / CONFIG_FILE))
-        except SchemaError as error:
-            raise UserError(f"{path / CONFIG_FILE}: {error}") from None
-        except ValueError as error:
-            raise UserError(f"{path / CONFIG_FILE}: {error}") from None
-
-        opened = cls(path, config)
+        opened = cls(path, _read_config(path))
         opened._use_own_env_file()
         opened._require_trust()
         return opened
@@ -204,9 +209,18 @@ class RunDirectory:
         return cls.open(str(newest)) if newest else None
 
     def _use_own_env_file(self) -> None:
-        """Read the environment from the run's own copy of its file, wherever the run lies by now."""
-        if is_env_file(self.config.env):
-            self.config = dataclasses.replace(self.config, env=str(self.path / env_label(self.config.env)))
+        """Read the environment from the run's own copy of its file, wherever the run lies by now.
+
+        Raises:
+            UserError: what has its name is no file.
+        """
+        if not is_env_file(self.config.env):
+            return
+        own = self.path / env_label(self.config.env)
+        found = what_stands_at(own)
+        if found:
+            raise UserError(f"{own} is {found}, not a file")
+        self.config = dataclasses.replace(self.config, env=str(own))
 
     def _require_trust(self) -> None:
         """Refuse a run of somebody else that would import modules from the working directory.
@@ -237,10 +251,13 @@ class RunDirectory:
 
         Raises:
             CheckpointError: no regular checkpoint can be read.
-            UserError: the run has none, but holds the result of training, which a new beginning would overwrite.
+            UserError: the run has none, but holds the result of training, which a new beginning would overwrite; or
+                rows of its metrics are lost; or something else stands where it will write a file.
         """
+        self._check_kinds_of_files()
         if self.checkpoints.iterations():
-            self.checkpoints.load_newest_good()
+            newest, _ = self.checkpoints.load_newest_good()
+            self._check_no_metrics_lost(newest.progress.iteration)
             return
 
         best = self.checkpoints.path(BEST)
@@ -257,6 +274,41 @@ class RunDirectory:
                 f"and not the state that training goes on from; nothing was changed{go_on}"
             )
 
+    def _check_kinds_of_files(self) -> None:
+        """Find out that what training will write are files, or names that are free, before it trains.
+
+        Raises:
+            UserError: names what is something else.
+        """
+        for pattern in _WRITTEN:
+            for path in sorted(self.path.glob(pattern)):
+                found = what_stands_at(path)
+                if found:
+                    raise UserError(f"{path} is {found}; training would write a file of that name: move it away")
+
+    def _check_no_metrics_lost(self, iteration: int) -> None:
+        """Refuse to go on where rows of metrics.jsonl are lost, which is written before each checkpoint.
+
+        Args:
+            iteration: that of the checkpoint from which training goes on.
+
+        Raises:
+            UserError: says which are missing. Where the file is not there at all, its loss is known.
+        """
+        if not self.has_metrics():
+            return
+
+        path = self.path / METRICS_FILE
+        there = [int(row["iteration"]) for row in self.read_metrics()]
+        first = there[0] if there else 0
+        missing = sorted(set(range(first, iteration + 1)) - set(there))
+        if missing:
+            which = f"iteration {missing[0]}" if len(missing) == 1 else f"iterations {missing[0]} to {missing[-1]}"
+            raise UserError(
+                f"{path} lacks rows of {which}, but the run's checkpoint is of iteration {iteration}. Restore the "
+                "file, or remove it to go on without what it held"
+            )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the run for writing while the block runs; the lock ends with the process at the latest.
@@ -267,7 +319,7 @@ class RunDirectory:
         # The file is closed after the block, but an OSError of the block is not one of the lock.
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context(open_unlinked(self.path / ".lock", os.O_WRONLY | os.O_CREAT))
+                file = stack.enter_context(open_file(self.path / LOCK_FILE, os.O_WRONLY | os.O_CREAT))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"run {self.path} is being written by another process") from None
@@ -293,8 +345,12 @@ class RunDirectory:
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         path = self.path / METRICS_FILE
-        with naming(path), open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+        with naming(path), open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
             file.write((json.dumps(metrics) + "\n").encode())
+
+    def has_metrics(self) -> bool:
+        """Whether there is a metrics.jsonl, which a run may have been moved without."""
+        return os.path.lexists(self.path / METRICS_FILE)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last one that was cut off by a crash is left out.
@@ -302,10 +358,10 @@ class RunDirectory:
         Raises:
             UserError: the file cannot be read, or a line is no row; names the line and the field.
         """
-        path = self.path / METRICS_FILE
-        if not path.exists():  # a run that was moved without it
+        if not self.has_metrics():
             return []
 
+        path = self.path / METRICS_FILE
         lines = read_text(path).split("\n")
         rows = []
         for number, line in enumerate(lines, 1):
@@ -324,7 +380,7 @@ class RunDirectory:
             UserError: the file is damaged; names the field.
         """
         path = self.path / METADATA_FILE
-        return typing.cast(Metadata, read_json(path, Metadata)) if path.exists() else Metadata()
+        return typing.cast(Metadata, read_json(path, Metadata)) if os.path.lexists(path) else Metadata()
 
     def last_progress(self) -> Progress:
         """How far training came.
@@ -346,8 +402,77 @@ class RunDirectory:
 
     def rewind_metrics(self, iteration: int) -> None:
         """Delete the rows after an iteration, because training writes them again."""
-        kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["iteration"] <= iteration]
-        write_atomically(self.path / METRICS_FILE, "".join(kept).encode())
+        if self.has_metrics():
+            kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["iteration"] <= iteration]
+            write_atomically(self.path / METRICS_FILE, "".join(kept).encode())
+
+    def sync_metrics(self) -> None:
+        """Wait until the rows are on the disk, before a checkpoint promises them."""
+        if self.has_metrics():
+            with open_file(self.path / METRICS_FILE, os.O_RDONLY) as file:
+                os.fsync(file.fileno())
+
+
+def _read_config(path: Path) -> TrainConfig:
+    """The configuration of a run, which must be the one that it was trained with.
+
+    A file that lost some of its lines would be a valid configuration of other settings, even of another algorithm.
+
+    Raises:
+        UserError: the directory holds no configuration, or another one.
+    """
+    file = path / CONFIG_FILE
+    if not os.path.lexists(file):
+        return _config_of_checkpoints(path)
+
+    text = read_text(file)
+    try:
+        config = from_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
+
+    for source, trained_with in _recorded_configs(path):
+        try:
+            different = differences(text, trained_with)
+        except ValueError as error:
+            different = [f"{source} does not say what it was trained with: {error}"]
+        if not different:
+            break
+        if source.name != METADATA_FILE and not is_whole(source):
+            continue
+        raise UserError(
+            f"{file} is not the one that this run was trained with, by {source}: {'; '.join(different)}. Restore it, "
+            f"or remove it: the run is then opened with what {source.name} says"
+        )
+    return config
+
+
+def _config_of_checkpoints(path: Path) -> TrainConfig:
+    """The configuration of a run whose own file is missing.
+
+    Raises:
+        UserError: nothing says what it was.
+    """
+    for _, trained_with in _recorded_configs(path):
+        try:
+            return from_plain(trained_with)
+        except ValueError:
+            continue
+    raise UserError(f"{path} is not a run: it holds no {CONFIG_FILE}")
+
+
+def _recorded_configs(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What says which configuration a run was trained with, best first; none in runs of earlier versions."""
+    store = CheckpointStore(path / CHECKPOINTS)
+    for file, text in store.recorded_configs():
+        with contextlib.suppress(ValueError):  # a damaged header, which reading that checkpoint finds out
+            yield file, parse_json(text, dict[str, Any])
+
+    # Before the first checkpoint, what the run began with.
+    if not store.iterations() and (path / METADATA_FILE).is_file():
+        config = read_json(path / METADATA_FILE, Metadata).get("config")
+        if config:
+            yield path / METADATA_FILE, config
 
 
 def _metrics_row(line: str) -> dict[str, Any]:
@@ -419,6 +544,7 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "command": ["metarl", *sys.argv[1:]],
         "modules": _own_modules(config.env),
+        "config": to_plain(config),
     }
 
 

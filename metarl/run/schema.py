@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import UserError
+from metarl.run.files import read_file
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
@@ -43,14 +44,19 @@ class SchemaError(UserError):
         super().__init__(f"{field}: {problem}" if field else problem)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, named_by_user: bool = False) -> str:
     """The text in a file.
+
+    Args:
+        path: the file.
+        named_by_user: whether the user named just this file, which may then be a link or a pipe, such as `<(…)`.
 
     Raises:
         UserError: it cannot be read, or is not UTF-8; names the file.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes() if named_by_user else read_file(path)
+        return content.decode("utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from metarl.console import format_number
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.intervals import Estimate
 
@@ -39,20 +40,22 @@ class Reporter(Protocol):
 
 
 def make_reporter(console: Console, start: int, env_steps: int) -> Reporter:
-    """A live display on a terminal, else plain lines.
+    """A live display on a terminal, few lines in a notebook, which keeps them, else plain lines.
 
     Args:
         console: where to write.
         start: iterations done before.
         env_steps: environment steps taken before, for the rate.
     """
+    if console.is_jupyter:
+        return NotebookReporter(console, start, env_steps)
     reporter = LiveReporter if console.is_terminal else PlainReporter
     return reporter(console, start, env_steps)
 
 
 def format_returns(returns: list[float]) -> str:
-    """'-39.1 → -25.0 → -13.9'."""
-    return " → ".join(f"{value:.1f}" for value in returns)
+    """'−39.1 → −25.0 → −13.9'."""
+    return " → ".join(format_number(value, ".1f") for value in returns)
 
 
 class _Rate:
@@ -92,10 +95,13 @@ class PlainReporter:
         if time.monotonic() - self._last < self.INTERVAL and iteration < iterations:
             return
         self._last = time.monotonic()
+        self._print(self._line(iteration, iterations, env_steps, returns))
 
+    def _line(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> str:
+        """How far it is."""
         seconds_per_iteration = self._rate.seconds() / (iteration - self._start)
         seconds_left = seconds_per_iteration * (iterations - iteration)
-        self._print(
+        return (
             f"iteration {iteration}/{iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
             f"train return {format_returns(returns)}  {seconds_left:.0f} s left"
         )
@@ -106,6 +112,38 @@ class PlainReporter:
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class NotebookReporter(PlainReporter):
+    """A line for each tenth of the iterations, with the validation since the last one, and never more often."""
+
+    TENTHS = 10
+
+    def __init__(self, console: Console, start: int, env_steps: int) -> None:
+        super().__init__(console, start, env_steps)
+        self._tenths = -1
+        self._validation = ""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The last iteration is validated after its line.
+        if self._validation:
+            self._print(self._validation.strip())
+
+    def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
+        """See Reporter.iteration."""
+        tenths = self.TENTHS * iteration // max(iterations, 1)
+        if tenths == self._tenths:
+            return
+        self._tenths = tenths
+        self._print(self._line(iteration, iterations, env_steps, returns) + self._validation)
+        self._validation = ""
+
+    def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
+        """See Reporter.evaluated."""
+        returns = format_returns(evaluation.return_mean.tolist())
+        self._validation = f"  validation return {returns} (iteration {iteration})"
 
 
 class LiveReporter:
@@ -169,22 +207,28 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
         episodes = k * evaluation.episodes_informing
-        interval = f"[{low:.2f}, {high:.2f}]"
-        table.add_row(str(k), str(episodes), f"{steps:,.0f}", f"{mean:.2f}", interval)
+        table.add_row(
+            str(k),
+            str(episodes),
+            f"{steps:,.0f}",
+            format_number(mean, ".2f"),
+            _interval(Estimate(mean, low, high), ".2f"),
+        )
 
     trial = evaluation.trial_return
     if trial is not None:
         table.add_section()
-        table.add_row("whole trial", str(len(evaluation.returns)), "", f"{trial.value:.2f}", _interval(trial, ".2f"))
+        value = format_number(trial.value, ".2f")
+        table.add_row("whole trial", str(len(evaluation.returns)), "", value, _interval(trial, ".2f"))
 
     gain = evaluation.gain
     table.add_section()
-    table.add_row("gain", "", "", f"{gain.value:+.2f}", _interval(gain, "+.2f"))
+    table.add_row("gain", "", "", format_number(gain.value, "+.2f"), _interval(gain, "+.2f"))
     return table
 
 
 def _interval(estimate: Estimate, spec: str) -> str:
-    return f"[{estimate.low:{spec}}, {estimate.high:{spec}}]"
+    return f"[{format_number(estimate.low, spec)}, {format_number(estimate.high, spec)}]"
 
 
 def success_table(evaluation: Evaluation) -> Table | None:

@@ -37,7 +37,7 @@ from metarl.run.build import (
     warn_of_changed_sources,
 )
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress
-from metarl.run.config import TrainConfig
+from metarl.run.config import TrainConfig, to_json
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
 from metarl.training import distributed
@@ -119,6 +119,7 @@ class Trainer:
         spent = self.learner.prepare(self)
         self.progress = dataclasses.replace(self.progress, env_steps=self.progress.env_steps + spent)
 
+        self._recorded_config = to_json(self.config)
         self._whole = self._checkpoint()
         self._on_disk: Checkpoint | None = None
         self._doing = "before the first iteration"
@@ -170,9 +171,10 @@ class Trainer:
         Raises:
             TrainingError: whatever ended it, even `sys.exit` in an environment; what was done is saved, and the message
                 says what happened, where, and what is saved.
-            KeyboardInterrupt: a second signal came before the iteration was done; likewise.
+            KeyboardInterrupt: a second signal came before the iteration was done, or after the first one an environment
+                hung; likewise.
         """
-        with stop_requests() as stop, self._saving_whatever_happens():
+        with stop_requests(self._say_that_it_stops) as stop, self._saving_whatever_happens():
             self._run_iterations(stop)
 
             if self._share_done() >= 1 and not stop.requested:
@@ -181,6 +183,10 @@ class Trainer:
         # A signal during the last iteration ends no loop, but the caller must still hear of it.
         self.stop_requested |= stop.requested
         return self._share_done() >= 1
+
+    def _say_that_it_stops(self) -> None:
+        """Answer the first signal at once, because an iteration may take long."""
+        say(self.console, "stopping after this iteration; once more stops at once")
 
     def _run_iterations(self, stop: StopRequest) -> None:
         """Begin, where the run does; then one iteration after the other until the end, or until asked to stop."""
@@ -202,7 +208,7 @@ class Trainer:
 
     def _look_at_observations(self) -> None:
         """Decide, in every process, whether observations are normalised; counts the environment steps it takes."""
-        self._doing = "at the first look at the observations"
+        self._doing = "the first look at the observations"
         generator = rollout_generator(self.generator.device, self.config.seed + FIRST_LOOK_SEED_OFFSET)
         env_steps = first_look(self.config, self.learner, self.distribution, generator)
         self.progress = dataclasses.replace(self.progress, env_steps=self.progress.env_steps + env_steps)
@@ -281,7 +287,8 @@ class Trainer:
             self._restore(self._whole)
             saved = self._try_to_save()
             if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(f"interrupted in {self._doing}; {saved}") from error
+                why = f" ({error})" if str(error) else ""
+                raise KeyboardInterrupt(f"interrupted in {self._doing}{why}; {saved}") from error
             raise TrainingError(f"{self._doing}: {self._reason_of(error)}; {saved}") from error
 
     def _reason_of(self, error: BaseException) -> str:
@@ -402,7 +409,8 @@ class Trainer:
         say(self.console, f"rates of adaptation, chosen on validation tasks: {given} of the given ones")
         tensors = {**best.tensors, RATE_FACTORS: torch.tensor(factors, dtype=torch.float64)}
         counted = self.progress.evaluation_env_steps + spent
-        with_rates = Checkpoint(tensors, dataclasses.replace(best.progress, evaluation_env_steps=counted))
+        progress = dataclasses.replace(best.progress, evaluation_env_steps=counted)
+        with_rates = dataclasses.replace(best, tensors=tensors, progress=progress)
         self.run.checkpoints.save_best(with_rates)
         return with_rates
 
@@ -464,6 +472,8 @@ class Trainer:
         for problem in problems:
             say(self.console, f"warning: {problem}; going on from the one before")
         self._restore_from(self.run.checkpoints.path(checkpoint.progress.iteration), checkpoint)
+        if not self.run.has_metrics():
+            say(self.console, f"warning: {self.run.path} has no metrics; they begin anew where training goes on")
         self._rewind_metrics(checkpoint.progress.iteration)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
@@ -483,7 +493,7 @@ class Trainer:
         tensors |= {f"observations.{name}": value for name, value in statistics.items()}
         tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
         tensors["generator"] = self.generator.get_state()
-        return Checkpoint(tensors, self.progress)
+        return Checkpoint(tensors, self.progress, self._recorded_config)
 
     def _restore_from(self, path: Path, checkpoint: Checkpoint) -> None:
         """Restore what a file holds.
@@ -519,5 +529,6 @@ class Trainer:
     def _save(self) -> None:
         """Write the checkpoint of the last whole iteration, unless that is the one on the disk."""
         if self._writes and self._on_disk is not self._whole:
+            self.run.sync_metrics()
             self.run.checkpoints.save(self._whole)
             self._on_disk = self._whole

@@ -161,7 +161,12 @@ def test_one_environment_has_one_name() -> None:
 
     assert base_name(name) == "point-navigation"
     assert is_registered(name)
-    assert summary_of(name).endswith("Here with horizon = 40 and goal_tolerance = 0.5.")
+
+    # A summary does not speak of another horizon beside that of the options.
+    assert "H = 40" in summary_of(name)
+    assert "H = 100" in summary_of("point-navigation")
+    assert summary_of(name).endswith("Here with goal_tolerance = 0.5.")
+    assert summary_of("cart-pole@horizon=50").endswith("H = 50; ood: all but the force wider.")
 
 
 @pytest.mark.parametrize(

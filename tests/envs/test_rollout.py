@@ -239,3 +239,52 @@ def test_a_value_that_is_not_finite_after_termination_means_nothing(broken_rewar
     episodes = collect_breaking([2.0, 4.0, 0.0, 0.0], broken_reward)
     assert episodes.returns.isfinite().all()
     assert episodes.obs.isfinite().all()
+
+
+class Choosy:
+    """Refuses numbers that are not finite, as sampling from a categorical does; may earn its failure itself."""
+
+    def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[Any, Any]:
+        """See ActingPolicy.apply."""
+        if not bool(obs.isfinite().all()) or "own" in params or (memory is not None and memory.max() > params["last"]):
+            raise RuntimeError("probability tensor contains nan")
+        return Around(torch.zeros(*obs.shape[:-1], 1), 0.1), memory
+
+    def observe(self, memory: Any, action: Tensor, reward: Tensor, terminated: Tensor) -> Any:
+        """Its memory is the last reward."""
+        return reward
+
+
+@pytest.mark.parametrize(
+    ("broken_reward", "fault"),
+    [
+        (False, r"task 2 of the batch, gave an observation that is not finite at step 2 of episode 0: nan in entry 0"),
+        (True, r"task 2 of the batch, gave a reward that is not finite at step 2 of episode 0: inf"),
+    ],
+)
+def test_a_policy_that_fails_on_what_is_not_finite_is_not_blamed(broken_reward: bool, fault: str) -> None:
+    env = Breaking()
+    env.broken_reward = broken_reward
+    tasks = {**TASKS, "broken": torch.tensor([0.0, 0.0, 2.0, 0.0])}
+    with pytest.raises(FloatingPointError, match=fault):
+        collect(env.bind(tasks, NUM_EPISODES), Choosy(), {"last": torch.tensor(1e9)}, rng())
+
+
+def test_a_policy_that_fails_by_itself_is() -> None:
+    env = Breaking().bind({**TASKS, "broken": torch.zeros(4)}, NUM_EPISODES)
+    with pytest.raises(RuntimeError, match="probability tensor"):
+        collect(env, Choosy(), {"own": torch.zeros(1)}, rng())
+
+
+class BreakingAtReset(Breaking):
+    """Not even its first observation is finite."""
+
+    def initial(self, rng: torch.Generator, params: Task | None = None) -> Tensor:
+        """See TaskEnv.initial."""
+        return super().initial(rng, params) / 0
+
+
+def test_the_first_observation_is_blamed_too() -> None:
+    env = BreakingAtReset().bind({**TASKS, "broken": torch.zeros(4)}, NUM_EPISODES)
+    with pytest.raises(FloatingPointError, match="gave an observation that is not finite at the reset of episode 0"):
+        collect(env, Choosy(), {"last": torch.tensor(1e9)}, rng())

@@ -14,7 +14,7 @@ FIRST_CHECKPOINT = Path("runs/run/checkpoints/iteration-0000001.safetensors")
 
 
 class Hanging(gymnasium.Env[Any, Any]):
-    """Hangs in the step in which the file `hang` is there; with `signals` in it, asks its trainer to stop twice."""
+    """Hangs in the step in which the file `hang` is there; "PID N" in it asks that trainer N times to stop."""
 
     observation_space, action_space = Box(-5, 5, (1,)), Box(-1, 1, (1,))
 
@@ -28,9 +28,9 @@ class Hanging(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Hang, where it is time to."""
         if FIRST_CHECKPOINT.exists() and Path("hang").exists():
-            trainer = int(Path("hang").read_text() or 0)
-            for _ in range(2 if trainer else 0):
-                os.kill(trainer, signal.SIGINT)
+            trainer, signals = map(int, (Path("hang").read_text() or "0 0").split())
+            for _ in range(signals):
+                os.kill(trainer, signal.SIGTERM)
                 time.sleep(0.3)
             while True:
                 time.sleep(0.05)

@@ -125,15 +125,19 @@ def rewrite_tensors(content: bytes, random: random.Random) -> bytes:
 
 
 def rewrite_checkpoint(content: bytes, random: random.Random) -> bytes:
-    """A checkpoint with other tensors or another progress, and a checksum that is right."""
+    """A checkpoint with other tensors, another progress or configuration, and a checksum that is right."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])["__metadata__"]
-    tensors, progress = read_tensors(content), header["progress"]
-    if random.random() < 0.5:
+    tensors = read_tensors(content)
+    texts = {name: header.get(name, "") for name in ("progress", "config")}
+
+    changed = random.choice(["tensors", *(name for name, text in texts.items() if text)])
+    if changed == "tensors":
         tensors = _other_tensors(tensors, random)
     else:
-        progress = _json(rewrite(json.loads(progress), random)).decode()
-    metadata = {"format": FORMAT, "progress": progress, "sha256": _digest(tensors, progress)}
+        texts[changed] = _json(rewrite(json.loads(texts[changed]), random)).decode()
+
+    metadata = {"format": FORMAT, **texts, "sha256": _digest(tensors, texts["progress"], texts["config"])}
     return serialize_tensors(tensors, metadata)
 
 

@@ -1,6 +1,7 @@
 """Small runs, what they leave behind, and processes killed at a chosen moment: shared by the tests of the workbench."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -23,7 +24,7 @@ from metarl.envs.families.navigation import PointNavigation, pearl
 from metarl.envs.rollout import BatchedEnv, Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, Uniform
-from metarl.run.checkpoint import read_checkpoint
+from metarl.run.checkpoint import read_checkpoint, write_checkpoint
 from tests.helpers.without_figures import empty_figures
 
 ENV = "point-navigation/pearl"
@@ -141,6 +142,12 @@ def complaint(captured: pytest.CaptureFixture[str]) -> str:
     assert text.endswith("\n")
     assert text.count("\n") == 1, text
     return text
+
+
+def forget_config(run: Path) -> None:
+    """Make a run one of an earlier version, whose checkpoints did not record what it was trained with."""
+    for path in (run / "checkpoints").iterdir():
+        write_checkpoint(path, dataclasses.replace(read_checkpoint(path), config=""))
 
 
 def constant_episodes(reward: Tensor, mask: Tensor) -> Episodes:

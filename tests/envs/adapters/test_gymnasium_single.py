@@ -9,7 +9,7 @@ import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from metarl.envs import FAMILIES, TaskDistribution, TaskGymEnv
+from metarl.envs import FAMILIES, TaskDistribution, TaskGymEnv, TaskVectorEnv
 from metarl.envs.task_env import State
 from metarl.envs.task_space import Task
 from tests.helpers.corridor import Corridor, corridor
@@ -167,3 +167,32 @@ def test_the_renderer_is_started_once_and_released() -> None:
     env.close()
     env.close()
     assert calls == ["init", "renderer", "renderer", "close"]
+
+
+class Wrong(Corridor):
+    """Observes something else than its space says."""
+
+    def __init__(self, factor: Any) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def observation(self, state: State, rng: torch.Generator, params: Task | None = None) -> torch.Tensor:
+        """Times a factor."""
+        assert params is not None
+        seen: torch.Tensor = super().observation(state, rng, params) * self.factor
+        return seen
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (torch.ones(2, 3, 1), "its observation must have the shape .*, got "),
+        (torch.nan, "environment Wrong on the task {.*}: its observation is not finite: nan at index 0"),
+    ],
+)
+def test_an_observation_that_does_not_fit_its_space_is_refused(factor: Any, message: str) -> None:
+    distribution = TaskDistribution(Wrong(factor), corridor().train)
+    with pytest.raises(ValueError, match=message):
+        TaskGymEnv(distribution).reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        TaskVectorEnv(3, distribution, "sample").reset(seed=0)

@@ -12,13 +12,12 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from metarl.cli.main import main
-from metarl.envs.checks import layout
 from metarl.envs.checks.environment_check import EnvironmentCheck, check_environment
 from metarl.envs.checks.finding import Finding
-from metarl.envs.checks.live_env import wrong_part
 from metarl.envs.checks.trace import Trace, first_difference, random_actions
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.families.navigation import PointNavigation
+from metarl.envs.spaces.fields import fields_of
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Uniform
 from tests.helpers.corridor import corridor
@@ -176,8 +175,8 @@ def faults(check: EnvironmentCheck) -> dict[str, Finding]:
         ("redrawing", "task: goal", "changes nothing"),
         ("unseeded", "determinism", "two rollouts"),
         ("leaking", "determinism", "differ"),
-        ("broken", "numbers", "reward is not finite at step"),
-        ("too_many", "shapes", "must have the shape (1,), got (3,)"),
+        ("broken", "step", "its reward at step "),
+        ("too_many", "shapes", "has the shape (3,), but its space Box(-10.0, 10.0, (1,), float32) has (1,)"),
         ("list_reward", "shapes", "reward must be one number"),
         ("raising", "step", "IndexError: off the rail"),
         ("unused", "task: mass", "changes nothing"),
@@ -219,7 +218,7 @@ def test_the_stretch_of_actions_is_shown() -> None:
 
 def test_fields_have_the_places_that_gymnasium_gives_them() -> None:
     space = Dict({"b": Discrete(3), "a": Tuple([Box(0, 1, (2, 2)), Box(0, 1)])})
-    fields = layout.fields_of(space)
+    fields = fields_of(space)
     assert fields[-1].stop == gymnasium.spaces.flatdim(space)
 
     # Each part holds a number of its own; the Discrete one is in one of its three places.
@@ -227,19 +226,6 @@ def test_fields_have_the_places_that_gymnasium_gives_them() -> None:
     flat = gymnasium.spaces.flatten(space, value)
     places = {field.name: np.asarray(flat)[field.start : field.stop].tolist() for field in fields}
     assert places == {"a.0": [7, 7, 7, 7], "a.1": [8], "b": [1, 0, 0]}
-
-
-@pytest.mark.parametrize(
-    ("obs", "text"),
-    [
-        ({"x": np.zeros(2)}, ""),
-        ({"x": np.zeros(3)}, "the observation 'x' must have the shape (2,), got (3,)"),
-        ({}, "the observation must be a dict of ['x'], got []"),
-        (np.zeros(2), "the observation must be a dict of ['x'], got ndarray"),
-    ],
-)
-def test_the_wrong_part_of_an_observation_is_named(obs: Any, text: str) -> None:
-    assert wrong_part(Dict(x=Box(0, 1, (2,))), obs) == text
 
 
 @pytest.mark.parametrize("space", [Discrete(4), Box(-3.0, 5.0, (2,)), Box(0.0, np.inf, (1,))])

@@ -14,9 +14,9 @@ from gymnasium.spaces.utils import flatten
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward, RescaleAction, TimeLimit
 
 from metarl.agents.policies.reference import RandomPolicy
-from metarl.envs.external.env_check import require_no_running_statistics, require_observation, same_layout
+from metarl.envs.external.env_check import read_step, require_no_running_statistics, same_layout
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
-from metarl.envs.external.worker_pool import EnvironmentFailedError, UnfitEnvError
+from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_space import Integers, Uniform
 
@@ -118,37 +118,73 @@ def test_layouts_are_compared_by_fields() -> None:
     assert not same_layout(pair, Dict(a=Box(0, 1, (2,)), b=Tuple([Discrete(2), MultiBinary(4)])))
 
 
-# Single observations
+# What reset and step return
+
+
+class Returns(Stub):
+    """Returns what it was told to."""
+
+    def __init__(self, method: str, returned: Any) -> None:
+        super().__init__(obs=np.zeros(1, np.float32))
+        self.returned = {method: returned}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """As it was told, or as it must."""
+        return self.returned.get("reset", (self.obs, {}))
+
+    def step(self, action: Any) -> Any:
+        """As it was told, or as it must."""
+        return self.returned.get("step", (self.obs, 0.0, False, False, {}))
+
+
+OBS = np.zeros(1, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("space", "obs", "message"),
+    ("method", "returned", "message"),
     [
-        (Box(0, 9, (3,)), np.array([7.0]), "its observation holds 1 numbers, but its space .* has 3"),
-        (Box(0, 9, (2,)), 7.0, "holds 1 numbers"),
-        (Dict(a=Box(0, 9, (2,)), b=UNIT), {"a": np.zeros(1), "b": np.zeros(2)}, "its observation 'a' holds 1"),
-        (Dict(a=UNIT), {"b": np.zeros(1)}, "its observation has no key 'a'"),
-        (Dict(arm=Dict(a=UNIT)), {"arm": {"a": np.zeros(4)}}, "its observation 'arm.a' holds 4"),
-        (Tuple([UNIT, UNIT]), (np.zeros(1),), "is no tuple of 2"),
-        (Discrete(3), 3, r"is 3, which is not in its space Discrete\(3\)"),
-        (Discrete(3, start=1), 0, "is 0, which is not in its space"),
-        (MultiBinary(4), np.zeros(3, np.int8), "holds 3 numbers"),
+        ("reset", OBS, r"reset must return \(observation, info\), where info is a dict, got an array of shape \(1,\)"),
+        ("reset", (OBS, None), "where info is a dict, got a tuple of 2"),
+        ("step", None, "step must return .*, got None"),
+        ("step", (OBS, 0.0, False, {}), "terminated, truncated, info.*, got a tuple of 4"),
+        ("step", (OBS, np.ones(1), False, False, {}), r"reward must be one number, got an array of shape \(1,\)"),
+        ("step", (OBS, None, False, False, {}), "reward must be one number, got None"),
+        ("step", (OBS, "9", False, False, {}), "reward must be one number, got '9'"),
+        ("step", (OBS, 2j, False, False, {}), "reward must be one number, got 2j"),
+        ("step", (OBS, 0.0, None, False, {}), "terminated must be true or false, got None"),
+        ("step", (OBS, 0.0, False, np.zeros(2, bool), {}), r"truncated must be true or false, got an array .*\(2,\)"),
+        ("step", (OBS, 0.0, False, False, None), "info must be a dict, got None"),
+        ("step", (None, 0.0, False, False, {}), "its observation is None, but its space Box"),
+        ("step", (np.array([np.nan]), 0.0, False, False, {}), "observation at step 1 is not finite .*: nan at index 0"),
+        ("step", (OBS, np.float32(np.inf), False, False, {}), "its reward at step 1 is not a finite .*: inf"),
+        ("reset", (np.array([-np.inf]), {}), "observation at the reset is not finite .*: -inf at index 0"),
     ],
 )
-def test_an_observation_of_another_size_than_its_space_is_refused(space: Space[Any], obs: Any, message: str) -> None:
-    with pytest.raises(UnfitEnvError, match=message):
-        require_observation(space, obs)
-    with pytest.raises(EnvironmentFailedError, match=message):
-        roll_out(tasks_of(lambda n: Stub(observed=space, obs=obs)), [1.0])
+def test_what_is_returned_in_another_form_is_refused_in_a_line(method: str, returned: Any, message: str) -> None:
+    with pytest.raises(EnvironmentFailedError, match=message) as error:
+        roll_out(tasks_of(lambda n: Returns(method, returned)), [2.0])
+    assert str(error.value).startswith("environment Stub failed on the task {'n': 2")
 
 
-def test_observations_of_every_kind_pass() -> None:
-    space = Dict(
-        a=Box(0, 9, ()), b=Tuple([Discrete(3, start=-1), MultiBinary((2, 2))]), c=Box(0, 255, (2, 2), np.uint8)
-    )
-    space.seed(0)
-    for _ in range(5):
-        require_observation(space, space.sample())
+@pytest.mark.parametrize("reward", [3, True, np.float32(3), np.array(3.0), torch.tensor(3.0)])
+def test_every_single_number_is_a_reward(reward: Any) -> None:
+    assert read_step((OBS, reward, np.bool_(True), 0, {}))[1:4] == (float(reward), True, False)
+
+
+def test_an_environment_that_cannot_be_closed_is_warned_of() -> None:
+    class Stuck(Stub):
+        def close(self) -> None:
+            raise OSError("the port is gone")
+
+    with pytest.warns(UserWarning, match=r"Stub: its close\(\) failed and was ignored: OSError: the port is gone"):
+        distribution = tasks_of(lambda n: Stuck())
+        assert roll_out(distribution, [1.0, 2.0]).env_steps == 4
+        distribution.family.pool.close()
+
+
+def test_observations_without_a_number_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Stub: observations Box\(.*\(0,\).* hold no number"):
+        tasks_of(lambda n: Stub(observed=Box(-1, 1, (0,))))
 
 
 # Words and graphs

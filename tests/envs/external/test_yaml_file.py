@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarl.envs.external import yaml_file
 from metarl.envs.external.yaml_file import from_yaml
 from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Uniform
 
@@ -109,6 +110,9 @@ def test_a_file_names_the_callable_the_seed_and_the_config(tmp_path: Path, monke
         ("env_id: Pendulum-v1\ntask: {g: {uniform: ['1', 2]}}", "a number is written as 3, 0.5 or 1e-3"),
         ("env_id: Pendulum-v1\ntask: {g: {uniform: [1/2, 2]}}", "a number is written as 3, 0.5 or 1e-3"),
         ("env_id: Pendulum-v1\ntask: {g: {uniform: [true, 2]}}", "a number is written as"),
+        ("env_id: Pendulum-v1\ntask: {g: {uniform: [1:30, 2:30]}}", r"\['1:30', '2:30'\].* written as 3, 0.5 or 1e-3"),
+        ("env_id: Pendulum-v1\ntask: {g: {integers: [010, 020]}}", r"\['010', '020'\].* written as 3, 0.5 or 1e-3"),
+        ("env_id: Pendulum-v1\nhorizon: 1:40\ntask: {g: {uniform: [1, 2]}}", "horizon must be .*, got '1:40'"),
         ("env_id: Pendulum-v1\ntask: {g: {uniform: [1, .inf]}}", "Uniform needs finite"),
         ("env_id: Pendulum-v1\ntask: {g: {uniform: [1e39, 2e39]}}", "Uniform needs numbers within"),
         ("env_id: Pendulum-v1\ntask: {g: {integers: [1.5, 2]}}", "Integers needs whole numbers"),
@@ -176,3 +180,13 @@ def test_arguments_of_make_are_read_as_numbers_and_a_choice_of_whole_numbers_giv
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no_such\.yaml: cannot be read"):
         from_yaml(tmp_path / "no_such.yaml")
+
+
+def test_numbers_are_those_that_python_reads() -> None:
+    whole = ["7", "-7", "+7", "0", "1_000"]
+    others = ["0.5", "-.5", "3.", "1e-3", "+1.5E3", ".inf", "-.inf"]
+    read = yaml_file._parse(f"[{', '.join(whole + others)}]")
+    assert read[: len(whole)] == [int(text) for text in whole]
+    assert all(type(number) is int for number in read[: len(whole)])
+    assert read[len(whole) :] == [float(text.replace(".inf", "inf")) for text in others]
+    assert yaml_file._parse("0x1F") == 31

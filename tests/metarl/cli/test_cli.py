@@ -33,6 +33,7 @@ from tests.helpers.workbench import (
     complaint,
     files_under,
     final_evaluation_of,
+    forget_config,
     train,
     train_arguments,
 )
@@ -252,6 +253,7 @@ def test_damaged_checkpoint_is_refused(
 def test_checkpoint_of_another_learner_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = workplace / "runs" / RUN / "config.yaml"
     config.write_text(config.read_text().replace("    - 8\n", "    - 9\n"))
+    forget_config(workplace / "runs" / RUN)
     assert_refused(["evaluate", RUN], "the state is not this learner's", workplace, capsys)
 
 
@@ -261,9 +263,10 @@ def test_checkpoint_of_another_learner_is_refused(workplace: Path, capsys: pytes
     [
         ("agent: maml", "agent: [maml", "not YAML"),
         ("agent: maml", "agent: reptile-5", "unknown agent"),
-        (f"env: {ENV}", "env: elsewhere", "unknown environment"),
+        (f"env: {ENV}", "env: elsewhere", f"env is 'elsewhere', and was '{ENV}'"),
         ("num_tasks: 2", "num_tasks: two", "num_tasks"),
         ("num_tasks: 2", "num_taks: 2", "num_taks"),
+        ("  outer: ppo\n", "", "it lacks learner.outer. Restore it, or remove it"),
         ("device: cpu", "device: 0", "device"),
         ("seed: 0", "seed: \xff\x00", "config.yaml"),
     ],

@@ -3,6 +3,7 @@
 import importlib.util
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,19 +148,26 @@ def test_completion_in_bash_knows_commands_and_flags(tmp_path: Path) -> None:
     assert done.stdout.split() == ["evaluate", "--inner-kl-penalty", "--split"]
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("train mu", "multitask"),
-        ("train maml cart-pole/", "cart-pole/mirrored"),
-        ("train maml pendulum --preset one", "one-step"),
-        ("report ru", "run"),
-    ],
-)
-def test_bash_completes_names(words: str, found: str, tmp_path: Path) -> None:
+NAMES = [
+    ("train mu", "multitask"),
+    ("train maml cart-pole/", "cart-pole/mirrored"),
+    ("train maml pendulum --preset one", "one-step"),
+    ("train --start-from ru", "run"),
+    ("report ru", "run"),
+]
+
+
+@pytest.fixture
+def place_with_a_run(tmp_path: Path) -> Path:
+    """A directory in which there is runs/run."""
     run = tmp_path / "runs" / "run"
     run.mkdir(parents=True)
     (run / "config.yaml").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "found"), NAMES)
+def test_bash_completes_names(words: str, found: str, place_with_a_run: Path) -> None:
     script = f"""
     source '{completion_file("bash")}'
     COMP_WORDS=(metarl {words})
@@ -167,5 +175,42 @@ def test_bash_completes_names(words: str, found: str, tmp_path: Path) -> None:
     _metarl_names
     echo "${{COMPREPLY[*]}}"
     """
-    completed = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert completed.stdout.split() == [found]
+    assert printed_by("bash", script, place_with_a_run).split() == [found]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+@pytest.mark.parametrize(("words", "found"), [*NAMES, ("train maml pendulum --inner-kl", "--inner-kl-penalty")])
+def test_zsh_completes_names_and_flags(words: str, found: str, place_with_a_run: Path) -> None:
+    """Its own functions, which exist only while it completes, print what they are given instead."""
+    script = f"""
+    compadd() {{ shift; print -l -- ${{(M)@:#${{words[CURRENT]}}*}} }}
+    _describe() {{ print -l -- ${{(P)2%%:*}} }}
+    words=(metarl {words})
+    CURRENT=$#words
+    source '{completion_file("zsh")}'
+    """
+    assert printed_by("zsh", script, place_with_a_run).split() == [found]
+
+
+def test_tcsh_has_rules_for_names(place_with_a_run: Path) -> None:
+    """Rules are tried in their order, and flags and the values of flags have theirs before."""
+    rules = completion_file("tcsh").read_text(encoding="utf-8").splitlines()
+    numbers = {
+        start: next(number for number, rule in enumerate(rules) if rule.strip().startswith(f"'{start}"))
+        for start in ("c/--/", "n/--preset/(default ", "n@{--resume,", "n/train/(maml ", "N/train/(point-nav", "p/*/")
+    }
+    assert list(numbers.values()) == sorted(numbers.values())
+
+    runs = re.search("`(.*)`", rules[numbers["n@{--resume,"]])
+    assert runs is not None
+    assert printed_by("sh", runs[1], place_with_a_run).split() == ["run"]
+    if shutil.which("tcsh"):
+        assert printed_by("tcsh", f"source {completion_file('tcsh')}", place_with_a_run) == ""
+
+
+def printed_by(shell: str, script: str, place: Path) -> str:
+    """What a script prints; it complains of nothing."""
+    quick = ["-f"] if shell in ("zsh", "tcsh") else []
+    done = subprocess.run([shell, *quick, "-c", script], cwd=place, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout

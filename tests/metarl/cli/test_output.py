@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.cli.main import main
-from metarl.console import print_json, reserved_output, show_table
+from metarl.console import format_number, print_json, reserved_output, show_table
 from metarl.errors import EXIT_BAD_INPUT
 from tests.helpers.workbench import ENV, RUN, complaint, train_arguments
 
@@ -133,3 +134,39 @@ def test_a_name_that_would_disturb_every_message_is_refused(name: str, capsys: p
     message = complaint(capsys)
     assert "name must be a plain directory name" in message
     assert "\x1b" not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "text"),
+    [
+        (-12.345, ".2f", "−12.35"),
+        (-1234.5, ",.1f", "−1,234.5"),
+        (0.25, "+.1%", "+25.0%"),
+        (-0.25, "+.2f", "−0.25"),
+        (-0.004, ".2f", "0.00"),
+        (-0.004, "+.2f", "+0.00"),
+        (float("nan"), ".2f", "nan"),
+    ],
+)
+def test_numbers_for_people_have_a_real_minus_sign_and_zero_has_none(value: float, spec: str, text: str) -> None:
+    assert format_number(value, spec) == text
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_no_number_that_people_read_has_the_sign_of_a_keyboard(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the console, in the model card and on the page; in JSON and CSV it is the other way round."""
+    assert main(["evaluate", RUN, "--num-tasks", "2", "--out", "out"]) == 0
+    assert main(["adapt", RUN, "--task", "goal=0.3,0.2", "--out", "policy", "--no-onnx"]) == 0
+    assert main(["compare", RUN, "--num-tasks", "2", "--baselines", "random", "oracle", "--out", "compared"]) == 0
+    assert main(["report", RUN, "--out", "report.html"]) == 0
+    card = (workplace / "policy" / "README.md").read_text().partition("## How to run it")[0]
+    page = re.sub("data:image/[^\"']*|<style.*?</style>", "", (workplace / "report.html").read_text(), flags=re.DOTALL)
+
+    for text in (capsys.readouterr().out, card, page.partition("<h2>Settings")[0]):
+        assert re.search(r"−\d", text)
+        assert not re.search(r"(?<![\w,=/-])-\d+\.\d", text)
+
+    for file in ("out/evaluation-test.json", "policy/policy.json", "compared/comparison.csv"):
+        assert "−" not in (workplace / file).read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ def test_the_users_own_family_is_found(start: list[str], project: Path) -> None:
 def test_the_users_own_family_is_trained_on(project: Path) -> None:
     small = "--iterations 1 --num-tasks 2 --episodes 2 --eval-tasks 2 --test-tasks 2 --hidden-sizes 4 --name mine"
     text = output_of([*AS_CONSOLE_SCRIPT, "train", "maml", "envs.reach:Reach", *small.split()], project)
-    assert "maml on envs.reach:Reach, 1 iterations, in runs/mine" in text
+    assert "maml on envs.reach:Reach, 1 iteration, in runs/mine" in text
     assert (project / "runs" / "mine" / "evaluation-test.json").is_file()
 
 

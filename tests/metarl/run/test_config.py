@@ -1,6 +1,7 @@
 """The configuration: YAML and back, and every field a documented flag."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.registry import AGENTS
 from metarl.cli.main import main
 from metarl.errors import UserError
-from metarl.run.config import TrainConfig, flat_items, from_yaml, to_yaml
+from metarl.run.config import TrainConfig, differences, flat_items, from_yaml, to_json, to_yaml
 from metarl.run.presets import default_config, presets_for
 
 CHANGED = TrainConfig(
@@ -138,3 +139,17 @@ def test_defaults_in_the_help_are_those_of_the_preset(capsys: pytest.CaptureFixt
         assert f"optimises for. (default: {config.learner.adaptation_steps})" in text
         iterations.add(config.iterations)
     assert len(iterations) > 1, "all have the same defaults: the test shows nothing"
+
+
+def test_what_a_runs_configuration_lost_is_told_from_what_is_newer_than_the_run() -> None:
+    config = TrainConfig(seed=3, episodes=7)
+    recorded = json.loads(to_json(config))
+    lines = to_yaml(config).splitlines(keepends=True)
+    assert differences("".join(lines), recorded) == []
+    assert differences(to_yaml(dataclasses.replace(config, iterations=900, device="cuda", name="x")), recorded) == []
+
+    # Both lack a field: the run is older than the field.
+    lost = "".join(line for line in lines if not line.startswith("env_timeout"))
+    assert differences(lost, {name: value for name, value in recorded.items() if name != "env_timeout"}) == []
+    assert differences(lost, recorded) == ["it lacks env_timeout"]
+    assert differences("".join(lines).replace("seed: 3", "seed: 4"), recorded) == ["seed is 4, and was 3"]

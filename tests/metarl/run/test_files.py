@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from metarl.run.files import (
     check_directory_writable,
     check_writable,
     new_directory,
+    open_file,
+    read_file,
     remove_abandoned,
     temporary_directory,
     write_atomically,
@@ -96,3 +99,34 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_makes_is_n
         (path / "deep").mkdir(parents=True)
     remove_abandoned(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere])
+
+
+def bind_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (os.mkfifo, "is a pipe, not a file"),
+        (bind_socket, "is a socket, not a file"),
+        (Path.mkdir, "is a directory, not a file"),
+        (lambda path: path.symlink_to("/etc/passwd"), "is a symbolic link, which is not followed"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a symbolic link, which is not followed"),
+    ],
+    ids=["pipe", "socket", "directory", "link", "link to a device"],
+)
+def test_what_is_no_file_is_neither_read_nor_written(
+    make: Callable[[Path], object], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    make(Path("odd"))
+    for flags in (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_APPEND):
+        with pytest.raises(OSError, match=f"{named}.*odd"):
+            open_file(Path("odd"), flags)
+
+
+def test_a_device_is_not_read() -> None:
+    with pytest.raises(OSError, match="is a device, not a file"):
+        read_file(Path("/dev/zero"))

@@ -10,7 +10,7 @@ from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.errors import EXIT_BAD_INPUT, UserError
 from metarl.run.run_directory import TRUST_VARIABLE, RunDirectory
-from tests.helpers.workbench import RUN, TINY, complaint
+from tests.helpers.workbench import RUN, TINY, complaint, forget_config
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -36,6 +36,7 @@ def foreign_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names_env(run: Path, env: str) -> Path:
+    forget_config(run)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("env: point-navigation/pearl", f"env: {env}"))
     return run

@@ -30,16 +30,33 @@ def shown(terminal: bool) -> str:
 
 def test_file_gets_plain_lines() -> None:
     lines = shown(terminal=False).splitlines()
-    assert lines[0] == "iteration 2  validation return -39.0 → -11.0"
+    assert lines[0] == "iteration 2  validation return −39.0 → −11.0"
     assert lines[1].startswith("iteration 3/3  env steps 15,000  ")
-    assert "steps/s  train return -38.0 → -20.5  0 s left" in lines[1]
+    assert "steps/s  train return −38.0 → −20.5  0 s left" in lines[1]
     assert "\x1b" not in "".join(lines)
+
+
+def test_notebook_gets_few_lines_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(console, "is_jupyter", True)
+    printed: list[str] = []
+    monkeypatch.setattr(console, "print", lambda line, **_: printed.append(line))
+
+    with make_reporter(console, start=0, env_steps=0) as reporter:
+        for iteration in range(1, 1001):
+            reporter.iteration(iteration, 1000, 100 * iteration, [-39.1, -25.0])
+            reporter.evaluated(iteration, EVALUATION)
+    assert len(printed) == 12
+    assert printed[-2].startswith("iteration 1000/1000  env steps 100,000  ")
+    assert printed[-2].endswith("validation return −39.0 → −11.0 (iteration 999)")
+    assert printed[-1] == "validation return −39.0 → −11.0 (iteration 1000)"
+    assert "\x1b" not in "".join(printed)
 
 
 def test_terminal_gets_a_live_display() -> None:
     text = shown(terminal=True)
     assert "\x1b" in text
-    for part in ("3/3", "15,000", "-38.0 → -20.5", "-39.0 → -11.0  (iteration 2)"):
+    for part in ("3/3", "15,000", "−38.0 → −20.5", "−39.0 → −11.0  (iteration 2)"):
         assert part in text
 
 

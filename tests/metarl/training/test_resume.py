@@ -1,5 +1,6 @@
 """Runs that were killed, interrupted, damaged or extended end as those that were not."""
 
+import os
 import shutil
 import signal
 import time
@@ -22,6 +23,7 @@ from tests.helpers.workbench import (
     curves_of,
     files_under,
     final_evaluation_of,
+    forget_config,
     layouts_of,
     metrics_of,
     run_with_signal,
@@ -290,10 +292,105 @@ def test_checkpoint_of_another_learner_changes_nothing(finished: Path, capsys: p
     config = finished / "config.yaml"
     config.write_text(config.read_text().replace("    - 8\n", "    - 9\n"))
     checkpoint_file(finished, ITERATIONS).unlink()
+    forget_config(finished)
     before = files_under(finished)
     assert resume(finished) == EXIT_BAD_INPUT
     assert "the state is not this learner's" in complaint(capsys)
     assert files_under(finished) == before
+
+
+def cut_config(run: Path) -> None:
+    """What is left is a valid configuration, of another algorithm."""
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text[: text.index("  outer: ppo")])
+
+
+def cut_config_before_the_first_checkpoint(run: Path) -> None:
+    cut_config(run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "metrics.jsonl").write_text("")
+    (run / "evaluation-test.json").unlink()
+
+
+def another_seed(run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
+
+
+def in_place_of(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Something else in the place of a file of the run."""
+
+    def damage(run: Path) -> None:
+        (run / name).unlink()
+        make(run / name)
+
+    return damage
+
+
+def last_row_lost(run: Path) -> None:
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:-1]))
+
+
+ODD = {
+    "cut configuration": (cut_config, "config.yaml is not the one that this run was trained with"),
+    "cut at once": (cut_config_before_the_first_checkpoint, "by {run}/metadata.json: it lacks learner.outer"),
+    "edited configuration": (another_seed, "seed is 1, and was 0. Restore it, or remove it"),
+    "emptied metrics": (in_place_of("metrics.jsonl", Path.touch), f"lacks rows of iterations 0 to {ITERATIONS}, but"),
+    "shortened metrics": (last_row_lost, f"lacks rows of iteration {ITERATIONS}, but the run's checkpoint is of"),
+    "directory as best": (in_place_of("checkpoints/best.safetensors", Path.mkdir), "safetensors is a directory"),
+    "directory as evaluation": (in_place_of("evaluation-test.json", Path.mkdir), "evaluation-test.json is a directory"),
+    "pipe as metrics": (in_place_of("metrics.jsonl", os.mkfifo), "metrics.jsonl is a pipe"),
+    "pipe as metadata": (in_place_of("metadata.json", os.mkfifo), "metadata.json is a pipe"),
+    "pipe as lock": (in_place_of(".lock", os.mkfifo), ".lock is a pipe"),
+    "pipe as configuration": (in_place_of("config.yaml", os.mkfifo), "config.yaml cannot be read: is a pipe"),
+    "pipe as checkpoint": (
+        in_place_of(f"checkpoints/iteration-{ITERATIONS:07d}.safetensors", os.mkfifo),
+        ".safetensors is a pipe",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_would_become_another_run_or_hang_is_refused_before_training(
+    name: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, named = ODD[name]
+    damage(finished)
+    before = regular_files(finished)
+    assert main(["train", "--resume", str(finished), "--iterations", str(ITERATIONS + 1)]) == EXIT_BAD_INPUT
+    assert named.format(run=finished) in complaint(capsys)
+    assert regular_files(finished) == before
+
+
+def regular_files(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_without_its_configuration_a_run_has_that_of_its_checkpoints(
+    finished: Path, references: dict[str, Path]
+) -> None:
+    checkpoint_file(finished, ITERATIONS).unlink()
+    (finished / "config.yaml").unlink()
+    assert RunDirectory.open(str(finished)).config == RunDirectory.open(str(references["ppo"])).config
+    assert resume(finished) == 0
+    assert (finished / "config.yaml").read_text() == (references["ppo"] / "config.yaml").read_text()
+    assert_same_result(finished, references["ppo"])
+
+
+def test_without_its_metrics_a_run_goes_on_and_says_so(
+    finished: Path, references: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint_file(finished, ITERATIONS).unlink()
+    (finished / "metrics.jsonl").unlink()
+    assert resume(finished) == 0
+    assert "warning" in capsys.readouterr().out
+    assert same_tensors(tensors_of(finished), tensors_of(references["ppo"]))
+    assert metrics_of(finished) == metrics_of(references["ppo"])[ITERATIONS:]
+
+    # Killed then, its rows are again fewer than its iterations.
+    (finished / "metrics.jsonl").unlink()
+    RunDirectory.open(str(finished)).check_can_resume()
 
 
 @pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])

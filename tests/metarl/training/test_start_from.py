@@ -40,6 +40,39 @@ def published(workplace: Path) -> Path:
     return run
 
 
+def test_an_option_of_the_environment_is_another_one_to_start_in(published: Path) -> None:
+    """The policy of the start goes on in episodes of another length, and the run knows that they are."""
+    assert main([*START, "--set", "env.horizon=7", "--name", "shorter"]) == 0
+    run = RunDirectory.open("shorter")
+    assert run.config.env == f"{ENV}@horizon=7"
+
+    best = read_checkpoint(published / "checkpoints" / "best.safetensors").tensors
+    assert all(
+        value.equal(best[name])
+        for name, value in read_checkpoint(run.checkpoints.path(0)).tensors.items()
+        if name.startswith("learner.params")
+    )
+    first, last = metrics_of(run.path)[0], metrics_of(run.path)[-1]
+    batches = run.config.learner.adaptation_steps + 1  # type: ignore[attr-defined]
+    assert 0 < last["env_steps"] - first["env_steps"] <= batches * run.config.num_tasks * run.config.episodes * 7
+
+    words = train_command(run.config).split()
+    assert main([*words[1:], "--name", "again"]) == 0
+    assert same_tensors(tensors_of(Path("runs/again"), 1), tensors_of(run.path, 1))
+
+
+def test_an_option_under_which_the_policy_does_not_fit_is_refused(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--iterations", "1", "--num-tasks", "2", "--episodes", "2", "--eval-tasks", "2", "--test-tasks", "2"]
+    assert main(["train", "maml", "grid-navigation", *small, "--name", "grid"]) == 0
+    before = files_under(workplace)
+    capsys.readouterr()
+    assert main(["train", "--start-from", "grid", "--set", "env.size=4", "--name", "other"]) == EXIT_BAD_INPUT
+    assert "grid" in complaint(capsys)
+    assert files_under(workplace) == before
+
+
 def test_training_starts_from_its_best_policy_with_its_settings(published: Path) -> None:
     before = files_under(published)
     best = read_checkpoint(published / "checkpoints" / "best.safetensors")

@@ -1,0 +1,248 @@
+"""Reads what an environment observes as the vector that a policy takes; what does not fit its space is refused.
+
+numpy and Gymnasium would make other numbers of it without a word: 300 is 44 in a byte, 0.7 is 0 in a whole number, the
+choice 3 of three is the first choice of the next element, and a transposed image has as many pixels.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from numpy.typing import NDArray
+
+from metarl.envs.spaces.fields import fields_of, inner_spaces, name_of_index, one_line, path_to
+
+Floats = NDArray[np.float32]
+
+NUMBERS = "biuf"
+"""Kinds of numpy's dtypes that are numbers of ours; complex ones are not."""
+
+
+class UnfitEnvError(ValueError):
+    """An environment gives something else than its spaces say, or has other spaces than before.
+
+    Args:
+        reason: what is wrong, without environment and task.
+        where: environment and task; empty where they are not known.
+
+    Attributes:
+        reason: as above.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason = reason
+
+
+class ObservationReader:
+    """Makes a float32 vector (O,) of an observation, in the order in which Gymnasium flattens its space.
+
+    What is refused: another shape, a missing key, what is no number, and in spaces of whole numbers (Discrete,
+    MultiDiscrete, MultiBinary, a Box of integers, an image) every other number and those outside the space.
+
+    What passes: lists, other dtypes whose numbers fit, and a single number in whatever shape. Floats outside the bounds
+    of a Box pass as they do in Gymnasium; nothing depends on these bounds.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete and MultiBinary, or Dict and Tuple of these.
+    """
+
+    def __init__(self, space: Space[Any]) -> None:
+        self._part = _part(space, "")
+        self._fields = fields_of(space)
+
+    def __call__(self, obs: Any) -> Floats:
+        """An observation as a vector of its own memory.
+
+        Raises:
+            UnfitEnvError: it does not fit; names the key, what was seen and what the space allows.
+        """
+        return self._part.read(obs)
+
+    def not_finite(self, vector: Floats) -> str:
+        """The first number of a vector that is not finite: "nan at index 3 (velocity)"; "" where all are."""
+        broken = np.flatnonzero(~np.isfinite(vector))
+        return f"{vector[broken[0]]} at {name_of_index(self._fields, int(broken[0]))}" if len(broken) else ""
+
+
+def _part(space: Space[Any], path: str) -> "_Entries | _Numbers":
+    """What reads a space, or a part of one."""
+    inner = inner_spaces(space)
+    if inner is not None:
+        return _Entries(space, path, [(key, _part(one, path_to(path, key))) for key, one in inner])
+    if isinstance(space, Box):
+        return _Numbers(space, path) if space.dtype.kind == "f" else _WholeNumbers(space, path)
+    if isinstance(space, MultiBinary):
+        return _WholeNumbers(space, path)
+    return _Choices(space, path)
+
+
+def _named(path: str) -> str:
+    return f"its observation {path!r}" if path else "its observation"
+
+
+class _Entries:
+    """Reads a Dict or a Tuple, one entry after the other.
+
+    Args:
+        space: the Dict or Tuple.
+        path: its own path.
+        entries: key of each entry, and what reads it.
+    """
+
+    def __init__(self, space: Space[Any], path: str, entries: "list[tuple[Any, _Entries | _Numbers]]") -> None:
+        self._is_dict = isinstance(space, Dict)
+        self._path = path
+        self._entries = entries
+
+    def read(self, obs: Any) -> Floats:
+        """All entries side by side, (n,)."""
+        if self._is_dict:
+            self._require_keys(obs)
+        elif not isinstance(obs, tuple | list) or len(obs) != len(self._entries):
+            raise UnfitEnvError(
+                f"{_named(self._path)} is {_described(obs)}, but its space is a tuple of {len(self._entries)}"
+            )
+        return np.concatenate([part.read(obs[key]) for key, part in self._entries])
+
+    def _require_keys(self, obs: Any) -> None:
+        """Keys that the space does not have are not looked at."""
+        keys = [key for key, _ in self._entries]
+        if not isinstance(obs, Mapping):
+            raise UnfitEnvError(f"{_named(self._path)} is {_described(obs)}, but its space is a dict of {keys}")
+        for key in keys:
+            if key not in obs:
+                raise UnfitEnvError(f"{_named(self._path)} has no key {key!r}, which its space has; it has {list(obs)}")
+
+
+class _Numbers:
+    """Reads a Box of floats.
+
+    Args:
+        space: the Box.
+        path: its path in a Dict or Tuple.
+    """
+
+    def __init__(self, space: Space[Any], path: str) -> None:
+        self.space = space
+        self.named = _named(path)
+        self.allowed = f"but its space {one_line(space)}"
+        self.shape = space.shape or ()
+        self.count = int(np.prod(self.shape, dtype=np.int64))
+        self.dtype = np.dtype(space.dtype)
+
+    def read(self, value: Any) -> Floats:
+        """The numbers, (n,)."""
+        # Converted in two steps, as Gymnasium does: a Box of float16 holds what a float16 holds.
+        return np.array(np.asarray(self._checked(value), self.dtype), np.float32).reshape(-1)
+
+    def _checked(self, value: Any) -> NDArray[Any]:
+        """The value as an array of the space's shape."""
+        array = value if type(value) is np.ndarray else self._as_array(value)
+        if array.dtype.kind not in NUMBERS:
+            raise UnfitEnvError(f"{self.named} is {_described(value)}, {self.allowed} takes numbers")
+
+        if array.shape != self.shape:
+            # There is only one way to read a single number.
+            if not array.size == self.count == 1:
+                raise UnfitEnvError(f"{self.named} has the shape {array.shape}, {self.allowed} has {self.shape}")
+            array = array.reshape(self.shape)
+        return array
+
+    def _as_array(self, value: Any) -> NDArray[Any]:
+        try:
+            return np.asarray(value)
+        except Exception as error:  # lists of different lengths, a tensor on a GPU or with a gradient
+            reason = " ".join(str(error).split())
+            raise UnfitEnvError(
+                f"{self.named} is {_described(value)}, {self.allowed} takes an array of numbers: {reason}"
+            ) from None
+
+
+class _WholeNumbers(_Numbers):
+    """Reads a space of whole numbers: a Box of integers, an image, MultiBinary.
+
+    Args:
+        space: as above.
+        path: its path in a Dict or Tuple.
+    """
+
+    def __init__(self, space: Space[Any], path: str) -> None:
+        super().__init__(space, path)
+        self.low, self.high = (np.asarray(bound) for bound in _bounds(space))
+
+        # Then the dtype says it all.
+        limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
+        self._holds_all = bool(limits and (self.low <= limits.min).all() and (self.high >= limits.max).all())
+
+    def _checked(self, value: Any) -> NDArray[Any]:
+        """Refuses fractions, and numbers outside the space."""
+        array = super()._checked(value)
+        if self._holds_all and array.dtype == self.dtype:
+            return array
+
+        if array.dtype.kind == "f":
+            broken = np.floor(array) != array  # also where it is not a number
+            if broken.any():
+                self._refuse(array, broken)
+        outside = (array < self.low) | (array > self.high)
+        if outside.any():
+            self._refuse(array, outside)
+        return array
+
+    def _refuse(self, array: NDArray[Any], broken: NDArray[np.bool_]) -> None:
+        place = tuple(int(index) for index in np.argwhere(broken)[0])
+        low, high = (int(np.broadcast_to(bound, self.shape)[place]) for bound in (self.low, self.high))
+        seen = f"holds {array[place]} at {list(place)}" if place else f"is {array[place]}"
+        range_ = f"whole numbers from {low} to {high}" + (" there" if place else "")
+
+        looks_scaled = self.dtype == np.uint8 and array.dtype.kind == "f" and 0 <= array.min() <= array.max() <= 1
+        hint = "; multiply by 255 and round, or declare a Box of floats" if looks_scaled else ""
+        raise UnfitEnvError(f"{self.named} {seen}, {self.allowed} takes {range_}{hint}")
+
+
+class _Choices(_WholeNumbers):
+    """Reads Discrete and MultiDiscrete: each choice becomes a one, among a zero for each other choice.
+
+    Args:
+        space: as above.
+        path: its path in a Dict or Tuple.
+    """
+
+    def __init__(self, space: Space[Any], path: str) -> None:
+        super().__init__(space, path)
+        counts = np.asarray(space.n if isinstance(space, Discrete) else space.nvec).reshape(-1)  # type: ignore[attr-defined]
+        self._num_places = int(counts.sum())
+        self._first_places = np.cumsum(counts) - counts - self.low.reshape(-1)
+
+    def read(self, value: Any) -> Floats:
+        """A number for each choice, (n,)."""
+        places = self._first_places + self._checked(value).reshape(-1)
+        one_hot = np.zeros(self._num_places, np.float32)
+        one_hot[places.astype(np.int64)] = 1
+        return one_hot
+
+
+def _bounds(space: Space[Any]) -> tuple[Any, Any]:
+    """Lowest and highest number of a space of whole numbers."""
+    match space:
+        case Box():
+            return space.low, space.high
+        case Discrete():
+            return space.start, space.start + space.n - 1
+        case MultiDiscrete():
+            return space.start, space.start + space.nvec - 1
+    return 0, 1
+
+
+def _described(value: Any) -> str:
+    """What something is, shortly."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype.name}, shape {value.shape}"
+    if value is None:
+        return "None"
+    if isinstance(value, Mapping):
+        return f"a dict of {list(value)}"
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:60] + '…'}"
