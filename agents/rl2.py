@@ -8,6 +8,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from metarl.agents.gradients.parallel import ChunkPool, task_slices
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
 from metarl.agents.learner import Adapted, Agent, Learner, MetaBatch, Preset, Sampling
 from metarl.agents.policies.optimizer import MetaOptimizer
@@ -39,6 +40,7 @@ class RL2Config:
         clip: clip range ε of the likelihood ratio.
         value_weight: weight of the squared error of the value function, in units of the scale of returns.
         entropy_bonus: weight of the policy's entropy.
+        entropy_annealing: "linear": that weight falls linearly to 0 at the end of training; "none".
         max_gradient_norm: longer gradients are scaled down to this norm; 0: they are not.
         gamma: discount γ, over the steps of the whole trial.
         gae_lambda: λ of the advantages.
@@ -56,6 +58,7 @@ class RL2Config:
     clip: float = 0.2
     value_weight: float = 0.5
     entropy_bonus: float = 0.01
+    entropy_annealing: Literal["linear", "none"] = "none"
     max_gradient_norm: float = 0.5
     gamma: float = 0.99
     gae_lambda: float = 0.95
@@ -126,7 +129,7 @@ class Trials:
             weight=weight,
         )
 
-    def some(self, index: Tensor) -> "Trials":
+    def some(self, index: Tensor | slice) -> "Trials":
         """Some of the trials."""
         behaviour = {name: leaf[index] for name, leaf in self.behaviour.items()}
         fields = {name: leaf[index] for name, leaf in vars(self).items() if name != "behaviour"}
@@ -195,7 +198,7 @@ class RL2(Learner):
         action_space: Box (A,) or Discrete.
         config: hyper-parameters.
         generator: draws the initial parameters; they lie on its device.
-        num_threads: not used: one forward pass serves all trials.
+        num_threads: CPU threads that share the chunks of trials; changes no result.
     """
 
     policy: RecurrentPolicy
@@ -213,6 +216,7 @@ class RL2(Learner):
         steps = config.trial_episodes - 1
         self.sampling = Sampling(steps, support=steps, query=True, pooled=False)
 
+        self._pool = ChunkPool(num_threads)
         params = self.policy.init(generator)
         self._reward_scale = params.pop(REWARD_SCALE)
         self._rewards = torch.zeros(2, dtype=torch.float64)  # how many there were, and the sum of their squares
@@ -240,8 +244,7 @@ class RL2(Learner):
         """See Learner.update."""
         trials = Trials.of(meta_batch.batches, meta_batch.importance)
         value_scale = self._scale_of_values(trials)
-        with torch.no_grad():
-            distribution, value = self._unroll(self.params, trials)
+        before, value = self._unroll_all(trials)
         config = self.config
         advantage, returns = trial_advantages(
             trials.reward, value * value_scale, trials.mask, config.gamma, config.gae_lambda
@@ -251,16 +254,18 @@ class RL2(Learner):
         old_log_prob = self.policy.distribution(trials.behaviour).log_prob(trials.action)
         targets = _Targets(advantage, returns / value_scale, old_log_prob)
 
-        lr = config.outer_lr * (1 - meta_batch.progress if config.annealing == "linear" else 1)
+        left = 1 - meta_batch.progress
+        lr = config.outer_lr * (left if config.annealing == "linear" else 1)
+        bonus = config.entropy_bonus * (left if config.entropy_annealing == "linear" else 1)
         with self.optimizer.all_or_nothing():
-            metrics = self._improve(trials, targets, lr)
-            kl = self._kl_since(trials, distribution.parameters())
+            metrics = self._improve(trials, targets, lr, bonus)
+            kl = self._kl_since(trials, before)
 
         self._note_rewards(trials)
         explained = _explained_variance(value, targets.returns, trials.mask)
         return metrics | {"kl": kl, "explained_variance": explained, "outer_lr": lr}
 
-    def _improve(self, trials: Trials, targets: "_Targets", lr: float) -> dict[str, float]:
+    def _improve(self, trials: Trials, targets: "_Targets", lr: float, entropy_bonus: float) -> dict[str, float]:
         """All epochs over all minibatches; returns the metrics of the first pass, as means over its minibatches."""
         # The order is drawn from how far training is, so that a run that was resumed goes on with the same one.
         shuffle = torch.Generator().manual_seed(self.optimizer.adam_steps)
@@ -271,17 +276,24 @@ class RL2(Learner):
         for epoch in range(self.config.outer_epochs):
             order = torch.randperm(num_trials, generator=shuffle).to(trials.mask.device)
             for index in order.tensor_split(parts):
-                metrics = self._step(trials.some(index), targets.some(index), lr)
+                metrics = self._step(trials.some(index), targets.some(index), lr, entropy_bonus)
                 if epoch == 0:
                     first_pass.append(metrics)
 
         return {name: sum(one[name] for one in first_pass) / len(first_pass) for name in first_pass[0]}
 
-    def _step(self, trials: Trials, targets: "_Targets", lr: float) -> dict[str, float]:
+    def _step(self, trials: Trials, targets: "_Targets", lr: float, entropy_bonus: float) -> dict[str, float]:
         """One step of Adam on a minibatch of whole trials."""
-        leaves = {name: leaf.detach().requires_grad_() for name, leaf in self.optimizer.parameters.items()}
-        loss, metrics = self._loss(leaves | {REWARD_SCALE: self._reward_scale}, trials, targets)
-        gradient = flatten(torch.autograd.grad(loss, list(leaves.values())))
+        leaves = {name: leaf.detach() for name, leaf in self.optimizer.parameters.items()}
+        taken = trials.mask.sum()
+
+        def of_chunk(chunk: slice) -> tuple[Tensor, Tensor]:
+            own = {name: leaf.requires_grad_() for name, leaf in map_parameters(torch.clone, leaves).items()}
+            loss, terms = self._loss(own, trials.some(chunk), targets.some(chunk), taken, entropy_bonus)
+            return flatten(torch.autograd.grad(loss, list(own.values()))), terms
+
+        parts = self._pool.map(of_chunk, _chunks(trials))
+        gradient = torch.stack([part[0] for part in parts]).sum(dim=0)
         gradient = sum_over_processes(gradient) / num_processes()
         check_finite(gradient, "the gradient is")
 
@@ -290,24 +302,37 @@ class RL2(Learner):
         if limit and norm > limit:
             gradient = gradient * (limit / norm)
         self.optimizer.ascend(unflatten_like(-gradient, self.optimizer.parameters), lr)
-        return metrics | {"gradient_norm": norm}
 
-    def _loss(self, params: Parameters, trials: Trials, targets: "_Targets") -> tuple[Tensor, dict[str, float]]:
-        """PPO's loss: clipped surrogate, squared error of values, entropy; means over the steps of the minibatch."""
-        config = self.config
-        distribution, value = self._unroll(params, trials)
-        weight = trials.mask * trials.weight.unsqueeze(1)
-        weight = weight / trials.mask.sum()
+        terms = torch.stack([part[1] for part in parts]).sum(dim=0).tolist()
+        return dict(zip(("surrogate", "value_error", "entropy"), terms, strict=True)) | {"gradient_norm": norm}
+
+    def _loss(
+        self, params: Parameters, trials: Trials, targets: "_Targets", taken: Tensor, entropy_bonus: float
+    ) -> tuple[Tensor, Tensor]:
+        """PPO's loss on a chunk of a minibatch: clipped surrogate, squared error of values, entropy.
+
+        Args:
+            params: P without the scale of rewards.
+            trials: the chunk.
+            targets: its targets.
+            taken: steps of the whole minibatch, of which all terms are means.
+            entropy_bonus: weight of the entropy.
+
+        Returns:
+            The loss, and its three terms without their weights, (3,).
+        """
+        clip = self.config.clip
+        distribution, value = self._unroll(params | {REWARD_SCALE: self._reward_scale}, trials)
+        weight = trials.mask * trials.weight.unsqueeze(1) / taken
 
         ratio = torch.exp((distribution.log_prob(trials.action) - targets.old_log_prob) * trials.mask)
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+        clipped = ratio.clamp(1 - clip, 1 + clip)
         surrogate = (weight * torch.minimum(ratio * targets.advantage, clipped * targets.advantage)).sum()
         value_error = (weight * (value - targets.returns).square()).sum()
         entropy = (weight * distribution.entropy()).sum()
 
-        loss = -surrogate + config.value_weight * value_error - config.entropy_bonus * entropy
-        metrics = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy}
-        return loss, {name: float(number.detach()) for name, number in metrics.items()}
+        loss = -surrogate + self.config.value_weight * value_error - entropy_bonus * entropy
+        return loss, torch.stack([surrogate, value_error, entropy]).detach()
 
     def _unroll(self, params: Parameters, trials: Trials) -> tuple[Distribution, Tensor]:
         """Distributions and values at every step of the trials."""
@@ -315,11 +340,25 @@ class RL2(Learner):
             params, trials.obs, trials.action, trials.reward, trials.begins, self.config.truncation
         )
 
+    def _unroll_all(self, trials: Trials) -> tuple[dict[str, Tensor], Tensor]:
+        """Parameters of the distributions, leaves (N, T, …), and values, (N, T), of all trials; builds no graph."""
+
+        def of_chunk(chunk: slice) -> tuple[dict[str, Tensor], Tensor]:
+            with torch.no_grad():
+                distribution, value = self._unroll(self.params, trials.some(chunk))
+            # Some parameters are the same for all steps.
+            mean = next(iter(distribution.parameters().values()))
+            parameters = {name: leaf.expand_as(mean) for name, leaf in distribution.parameters().items()}
+            return parameters, value
+
+        parts = self._pool.map(of_chunk, _chunks(trials))
+        names = parts[0][0]
+        return {name: torch.cat([part[0][name] for part in parts]) for name in names}, torch.cat([p[1] for p in parts])
+
     def _kl_since(self, trials: Trials, before: dict[str, Tensor]) -> float:
         """Mean KL(before ‖ now) over the steps of the trials."""
-        with torch.no_grad():
-            now, _ = self._unroll(self.params, trials)
-            kl = self.policy.distribution(before).kl(now) * trials.mask
+        now, _ = self._unroll_all(trials)
+        kl = self.policy.distribution(before).kl(self.policy.distribution(now)) * trials.mask
         return float(mean_over_tasks(kl.sum(dim=1)) / mean_over_tasks(trials.mask.sum(dim=1)))
 
     # ------------------------------------------------------------------ scales
@@ -376,9 +415,18 @@ class _Targets:
     returns: Tensor
     old_log_prob: Tensor
 
-    def some(self, index: Tensor) -> "_Targets":
+    def some(self, index: Tensor | slice) -> "_Targets":
         """Those of some trials."""
         return _Targets(self.advantage[index], self.returns[index], self.old_log_prob[index])
+
+
+CHUNK_STEPS = 8000
+"""Steps of the trials that a CPU unrolls at once: what is kept of them for the derivative stays near its cores."""
+
+
+def _chunks(trials: Trials) -> list[slice]:
+    """The trials in chunks; a GPU takes as many as hold GPU_CHUNK_STEPS steps."""
+    return task_slices(trials.obs.unsqueeze(1), 0, CHUNK_STEPS)
 
 
 def _normalized(values: Tensor, mask: Tensor) -> Tensor:

@@ -108,6 +108,13 @@ class EnvFamily:
         """Whether `oracle_action` is defined."""
         return type(self).oracle_action is not EnvFamily.oracle_action
 
+    def optimum(self, num_episodes: int) -> tuple[float, ...]:
+        """What a trial of so many episodes can earn at most in each of them, where its task is not known at first.
+
+        The mean over all tasks of a policy that is Bayes-optimal for the whole trial; () where it is not known.
+        """
+        return ()
+
     # Pictures and figures of trajectories
 
     def ending(self, obs: Tensor) -> str:

@@ -6,15 +6,17 @@ The memory holds h, the last action and the last reward, from step to step and f
 memory of zeros is that of a trial's beginning.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
 from gymnasium.spaces import Box, Space
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from metarl.agents.policies.cells.cell import Cell, init_cell, init_linear, linear, step_cell, unroll_cell
+from metarl.agents.policies.cells.gru import GRU
+from metarl.agents.policies.cells.lstm import LSTM
 from metarl.agents.policies.distributions import (
     LOG_STD,
     MIN_LOG_STD,
@@ -34,7 +36,11 @@ REWARD_SCALE = "reward_scale"
 Distribution = DiagonalGaussian | Categorical | CategoricalProduct
 
 Memory = dict[str, Tensor]
-"""hidden (*batch, U), action (*batch, A), reward (*batch, 1), running (*batch, 1): 0 before an episode's first step."""
+"""hidden (*batch, U), an LSTM's cell (*batch, U), action (*batch, A), reward (*batch, 1), running (*batch, 1): 0 before
+an episode's first step."""
+
+CELLS: dict[str, Cell] = {"gru": GRU(), "lstm": LSTM()}
+"""Recurrent units by name."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ class RecurrentConfig:
         embedding_size: hypernetwork: numbers that the memory is embedded in.
         separate_networks: values have a recurrent unit of their own.
         init_log_std: initial log standard deviation of a Gaussian policy, in units of the action.
+        cell: recurrent unit: "gru" or "lstm".
+        memory_steps: the units remember 1 to this many steps at first, each another number; 0: all about one step.
+        input_gain: factor on the initial weights of the recurrent unit's inputs.
     """
 
     recurrent_size: int = 64
@@ -59,10 +68,18 @@ class RecurrentConfig:
     embedding_size: int = 25
     separate_networks: bool = False
     init_log_std: float = -0.5
+    cell: Literal["gru", "lstm"] = "gru"
+    memory_steps: int = 0
+    input_gain: float = 1.0
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
-        check_values(self, at_least_one=("recurrent_size", "embedding_size"))
+        check_values(
+            self,
+            at_least_one=("recurrent_size", "embedding_size"),
+            positive=("input_gain",),
+            not_negative=("memory_steps",),
+        )
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
         if self.hypernetwork and self.observation_again:
@@ -104,6 +121,7 @@ class RecurrentPolicy:
         self.observations = self._plain.observations
         self.sizes = (self.num_observations, 3 * config.recurrent_size, *config.hidden_sizes, self.num_outputs)
         self.num_inputs = self.num_observations + self.num_outputs + 2
+        self.cell: Cell = CELLS[config.cell]
         self.heads = {
             "policy": _Head("policy", self._head_sizes(self.num_outputs)),
             "value": _Head("value", self._head_sizes(1)),
@@ -123,9 +141,17 @@ class RecurrentPolicy:
         config = self.config
         params: Parameters = {}
         for name in self._networks():
-            params |= _init_gru(f"{name}.gru", self.num_inputs, config.recurrent_size, generator)
+            params |= init_cell(
+                self.cell,
+                f"{name}.{self.cell.name}",
+                self.num_inputs,
+                config.recurrent_size,
+                generator,
+                config.input_gain,
+                config.memory_steps,
+            )
             if config.hypernetwork:
-                params |= _init_linear(f"{name}.embedding", config.recurrent_size, config.embedding_size, generator)
+                params |= init_linear(f"{name}.embedding", config.recurrent_size, config.embedding_size, generator)
 
         for name, head in self.heads.items():
             # A small last layer: at first, all actions are about as likely, and all values about zero.
@@ -167,16 +193,15 @@ class RecurrentPolicy:
         memory = self._blank(obs) if memory is None else memory
 
         inputs = self._inputs(params, obs, memory["action"], memory["reward"], 1 - memory["running"])
-        gates = _input_gates(inputs, params, "policy.gru")
-        hidden = _gru_step(gates, memory["hidden"], _gru_weights(params, "policy.gru"))
+        before = tuple(memory[name] for name in self.cell.states)
+        state = step_cell(self.cell, f"policy.{self.cell.name}", params, inputs, before)
 
-        output = self._head("policy", params, hidden, obs)
-        return self._distribution_of(params, output), {**memory, "hidden": hidden}
+        output = self._head("policy", params, state[0], obs)
+        return self._distribution_of(params, output), memory | dict(zip(self.cell.states, state, strict=True))
 
     def observe(self, memory: Memory, action: Tensor, reward: Tensor, terminated: Tensor) -> Memory:
         """The memory after a step: what was done and earned."""
-        return {
-            "hidden": memory["hidden"],
+        return memory | {
             "action": self._encode(action, reward),
             "reward": reward.unsqueeze(-1),
             "running": torch.ones_like(memory["running"]),
@@ -189,7 +214,8 @@ class RecurrentPolicy:
 
     def _blank(self, obs: Tensor) -> Memory:
         """The memory at the beginning of a trial: zeros."""
-        sizes = {"hidden": self.config.recurrent_size, "action": self.num_outputs, "reward": 1, "running": 1}
+        sizes = dict.fromkeys(self.cell.states, self.config.recurrent_size)
+        sizes |= {"action": self.num_outputs, "reward": 1, "running": 1}
         return {name: obs.new_zeros((*obs.shape[:-1], size)) for name, size in sizes.items()}
 
     def _encode(self, action: Tensor, like: Tensor) -> Tensor:
@@ -231,7 +257,10 @@ class RecurrentPolicy:
         last_action, last_reward = (_shift(values) for values in before)
         inputs = self._inputs(params, obs, last_action, last_reward, begins.unsqueeze(-1))
 
-        hidden = {name: _unroll_gru(inputs, params, f"{name}.gru", truncation) for name in self._networks()}
+        hidden = {
+            name: unroll_cell(self.cell, f"{name}.{self.cell.name}", params, inputs, truncation)
+            for name in self._networks()
+        }
         output = self._head("policy", params, hidden["policy"], obs)
         value = self._head("value", params, hidden.get("value", hidden["policy"]), obs)
         return self._distribution_of(params, output), value.squeeze(-1)
@@ -244,8 +273,8 @@ class RecurrentPolicy:
             return head.apply(params, inputs)
 
         network = name if name in self._networks() else "policy"
-        embedding = torch.relu(_linear(hidden, params, f"{network}.embedding"))
-        generated = _linear(embedding, params, f"{name}.hypernetwork")
+        embedding = torch.relu(linear(hidden, params, f"{network}.embedding"))
+        generated = linear(embedding, params, f"{name}.hypernetwork")
         return head.apply_generated(generated, obs)
 
     def _distribution_of(self, params: Parameters, output: Tensor) -> Distribution:
@@ -272,7 +301,7 @@ class _Head:
         """Fresh parameters, the last layer's times a gain."""
         params: Parameters = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
-            params |= _init_linear(f"{self.name}.layer{layer}", fan_in, fan_out, generator)
+            params |= init_linear(f"{self.name}.layer{layer}", fan_in, fan_out, generator)
         params[f"{self.name}.layer{len(self.sizes) - 2}.weight"].mul_(last_gain)
         return params
 
@@ -280,7 +309,7 @@ class _Head:
         """Outputs (*batch, outputs) for inputs (*batch, inputs)."""
         last = len(self.sizes) - 2
         for layer in range(last + 1):
-            inputs = _linear(inputs, params, f"{self.name}.layer{layer}")
+            inputs = linear(inputs, params, f"{self.name}.layer{layer}")
             if layer < last:
                 inputs = torch.tanh(inputs)
         return inputs
@@ -305,97 +334,11 @@ class _Head:
 # ---------------------------------------------------------------------- parts of the network
 
 
-def _init_linear(name: str, fan_in: int, fan_out: int, generator: torch.Generator) -> Parameters:
-    """Xavier-uniform weights (in, out) and zero biases."""
-    bound = math.sqrt(6 / (fan_in + fan_out))
-    uniform = torch.rand((fan_in, fan_out), generator=generator, dtype=float_dtype(), device=generator.device)
-    bias = torch.zeros(fan_out, dtype=float_dtype(), device=generator.device)
-    return {f"{name}.weight": bound * (2 * uniform - 1), f"{name}.bias": bias}
-
-
-def _init_gru(name: str, inputs: int, units: int, generator: torch.Generator) -> Parameters:
-    """Weights of the three gates side by side: from the input Xavier-uniform, from the memory orthogonal."""
-    params = _init_linear(f"{name}.input", inputs, 3 * units, generator)
-    recurrent = []
-    for _ in range(3):
-        normal = torch.randn((units, units), generator=generator, dtype=float_dtype(), device=generator.device)
-        recurrent.append(torch.linalg.qr(normal)[0])
-    params[f"{name}.memory.weight"] = torch.cat(recurrent, dim=1)
-    params[f"{name}.memory.bias"] = torch.zeros(3 * units, dtype=float_dtype(), device=generator.device)
-    return params
-
-
 def _behind_hypernetwork(name: str, head: Parameters, embedding_size: int) -> Parameters:
     """A linear layer that puts out a head's initial parameters, whatever goes in."""
     bias = torch.cat([leaf.reshape(-1) for leaf in head.values()])
     weight = bias.new_zeros((embedding_size, len(bias)))
     return {f"{name}.hypernetwork.weight": weight, f"{name}.hypernetwork.bias": bias}
-
-
-def _linear(inputs: Tensor, params: Parameters, name: str) -> Tensor:
-    """inputs (*batch, in) → (*batch, out); with a task-batched P the first dimension of the batch is M."""
-    return _affine(inputs, params[f"{name}.weight"], params[f"{name}.bias"])
-
-
-def _affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """inputs · weight + bias, for a weight (in, out), or one for each task, (M, in, out)."""
-    if weight.ndim == 2:
-        flat = torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), weight)
-    else:
-        flat = torch.baddbmm(bias.unsqueeze(1), inputs.reshape(len(weight), -1, inputs.shape[-1]), weight)
-    return flat.reshape(*inputs.shape[:-1], weight.shape[-1])
-
-
-def _gru_step(input_gates: tuple[Tensor, Tensor], hidden: Tensor, weights: "_MemoryWeights") -> Tensor:
-    """h_t = (1 − z) n + z h_{t−1},  r, z = σ(·),  n = tanh(x_n + r ∘ h_n); input gates (*batch, 2U) and (*batch, U)."""
-    gates = torch.sigmoid(input_gates[0] + _affine(hidden, weights.gates, weights.gates_bias))
-    reset, update = gates.chunk(2, dim=-1)
-    remembered = _affine(hidden, weights.candidate, weights.candidate_bias)
-    candidate = torch.tanh(torch.addcmul(input_gates[1], reset, remembered))
-    return torch.lerp(candidate, hidden, update)
-
-
-class _MemoryWeights(NamedTuple):
-    """The recurrent weights of a GRU: of the gates r and z together, (U, 2U), and of the candidate, (U, U)."""
-
-    gates: Tensor
-    gates_bias: Tensor
-    candidate: Tensor
-    candidate_bias: Tensor
-
-
-def _gru_weights(params: Parameters, name: str) -> _MemoryWeights:
-    """Taken apart once for all steps: autograd would put the parts together again at each step."""
-    weight, bias = params[f"{name}.memory.weight"], params[f"{name}.memory.bias"]
-    units = weight.shape[-2]
-    gates, candidate = torch.split(weight, [2 * units, units], dim=-1)
-    gates_bias, candidate_bias = torch.split(bias, [2 * units, units], dim=-1)
-    return _MemoryWeights(gates, gates_bias, candidate, candidate_bias)
-
-
-def _input_gates(inputs: Tensor, params: Parameters, name: str) -> tuple[Tensor, Tensor]:
-    """What the inputs contribute to the gates r and z, (*batch, 2U), and to the candidate, (*batch, U)."""
-    weight, bias = params[f"{name}.input.weight"], params[f"{name}.input.bias"]
-    units = weight.shape[-1] // 3
-    gates, candidate = torch.split(weight, [2 * units, units], dim=-1)
-    gates_bias, candidate_bias = torch.split(bias, [2 * units, units], dim=-1)
-    return _affine(inputs, gates, gates_bias), _affine(inputs, candidate, candidate_bias)
-
-
-def _unroll_gru(inputs: Tensor, params: Parameters, name: str, truncation: int) -> Tensor:
-    """Memories (N, T, U) after each step of inputs (N, T, I), from zeros on."""
-    # Time first, so that each step reads and writes one block of memory.
-    gates, candidates = _input_gates(inputs.transpose(0, 1).contiguous(), params, name)
-    weights = _gru_weights(params, name)
-    hidden = candidates.new_zeros(candidates.shape[1:])
-
-    steps = []
-    for time, step in enumerate(zip(gates.unbind(0), candidates.unbind(0), strict=True)):
-        if truncation and time % truncation == 0:
-            hidden = hidden.detach()
-        hidden = _gru_step(step, hidden, weights)
-        steps.append(hidden)
-    return torch.stack(steps, dim=1)
 
 
 def _shift(values: Tensor) -> Tensor:
@@ -405,7 +348,7 @@ def _shift(values: Tensor) -> Tensor:
 
 def _as_shared(params: Parameters) -> Parameters:
     """Shared P where all tasks have the same P as views of one tensor (`expand_to_tasks`); otherwise P itself."""
-    if params["policy.gru.input.bias"].ndim == 1:
+    if params[REWARD_SCALE].ndim == 0:
         return params
     if any(len(leaf) > 1 and leaf.stride(0) != 0 for leaf in params.values()):
         return params

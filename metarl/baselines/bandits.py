@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.agents.policies.reference import FixedActions
 from metarl.envs.env_family import EnvFamily
@@ -76,6 +77,11 @@ class BanditStrategy:
             nothing = obs.new_zeros((*obs.shape[:-1], self.num_arms))
             memory = {"wins": nothing, "losses": nothing, "time": nothing[..., 0]}
         return ScoredActions(memory, self.score), memory
+
+    @staticmethod
+    def next_episode(memory: Memory) -> Memory:
+        """An episode is a whole trial: the next one begins with nothing."""
+        return pytree.tree_map(torch.zeros_like, memory)  # type: ignore[no-any-return]
 
     def observe(self, memory: Memory, action: Tensor, reward: Tensor, terminated: Tensor) -> Memory:
         """See ObservingPolicy.observe."""

@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metarl.agents.learner import Learner, MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
-from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
+from metarl.agents.policies.mlp import PolicyConfig
+from metarl.agents.policies.recurrent import RecurrentConfig
+from metarl.agents.rl2 import RL2, RL2Config
 from metarl.benchmarks.iteration import median_seconds
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import advance, begin, collect
@@ -22,6 +25,9 @@ from metarl.training.accelerate import use_graphs
 NUM_TASKS = 40
 EPISODES = {"cpu": (1, 4, 20, 100, 400), "cuda": (20, 100, 1_000, 4_000, 16_000, 64_000, 256_000)}
 """Per task, by type of device."""
+
+UPDATE_TRIALS = 10
+"""Per task, of the update of a recurrent policy; each is one episode."""
 
 COUNTED_EPISODES = 20
 """Per task, of the step whose bytes are counted."""
@@ -57,11 +63,12 @@ class RolloutGrowth:
         env: the family.
         device: where they ran.
         device_name: its model.
-        hidden_size: units of each of the two hidden layers.
+        hidden_size: units of each of the two hidden layers, or of the recurrent unit.
         step_bytes: bytes that the operations of one environment step read and write.
         bytes_per_s: what the device reads and writes when it copies.
         rates: by growing batch.
         capture_error: why the device's graphs could not hold a step; None where they could, or there are none.
+        update: environment steps per second through one epoch of RL²'s update; None for a policy without memory.
     """
 
     env: str
@@ -72,6 +79,7 @@ class RolloutGrowth:
     bytes_per_s: float
     rates: Sequence[RolloutRate]
     capture_error: str | None
+    update: float | None = None
 
     @property
     def memory_bound(self) -> float:
@@ -89,19 +97,22 @@ class RolloutGrowth:
         return asdict(self) | {"memory_bound": self.memory_bound, "share_of_bound": share}
 
 
-def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: int) -> RolloutGrowth:
+def rollout_rates(
+    name: str, device: torch.device, hidden_size: int, repeats: int, recurrent: bool = False, num_threads: int = 1
+) -> RolloutGrowth:
     """Measure rollouts of a fresh policy on 40 tasks × ever more episodes.
 
     Args:
         name: a registered family that is written in torch.
         device: where.
-        hidden_size: units of each of the two hidden layers.
+        hidden_size: units of each of the two hidden layers, or of the recurrent unit.
         repeats: rollouts of each size; the median counts.
+        recurrent: the policy is a GRU, and RL²'s update is measured too.
+        num_threads: CPU threads of that update.
     """
     generator = torch.Generator(device).manual_seed(0)
     distribution = make_distribution(name)
-    config = MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size)))
-    learner = MAML(distribution.observation_space, distribution.action_space, config, generator)
+    learner = _learner(distribution, hidden_size, recurrent, generator, num_threads)
     tasks = distribution.sample(NUM_TASKS, "train", generator)
 
     rates, capture_error = _growing_rates(distribution, learner, tasks, generator, repeats)
@@ -114,11 +125,33 @@ def rollout_rates(name: str, device: torch.device, hidden_size: int, repeats: in
         bytes_per_s=_copied_bytes_per_second(device, repeats),
         rates=rates,
         capture_error=capture_error,
+        update=_update_rate(distribution, learner, tasks, generator, repeats) if recurrent else None,
     )
 
 
+def _learner(
+    distribution: TaskDistribution, hidden_size: int, recurrent: bool, generator: torch.Generator, num_threads: int
+) -> Learner:
+    """A fresh learner, whose policy acts."""
+    spaces = distribution.observation_space, distribution.action_space
+    if recurrent:
+        config = RL2Config(policy=RecurrentConfig(hidden_size), trial_episodes=1, outer_epochs=1, minibatches=1)
+        return RL2(*spaces, config, generator, num_threads)
+    return MAML(*spaces, MAMLConfig(policy=PolicyConfig(hidden_sizes=(hidden_size, hidden_size))), generator)
+
+
+def _update_rate(
+    distribution: TaskDistribution, learner: Learner, tasks: Task, generator: torch.Generator, repeats: int
+) -> float:
+    """Environment steps per second through an update of one epoch, its passes before and after included."""
+    env = distribution.bind(tasks, UPDATE_TRIALS)
+    episodes = collect(env, learner.policy, learner.begin(NUM_TASKS), generator)
+    batch = MetaBatch([], episodes)
+    return episodes.env_steps / median_seconds(lambda: learner.update(batch), repeats, generator.device)
+
+
 def _growing_rates(
-    distribution: TaskDistribution, learner: MAML, tasks: Task, generator: torch.Generator, repeats: int
+    distribution: TaskDistribution, learner: Learner, tasks: Task, generator: torch.Generator, repeats: int
 ) -> tuple[list[RolloutRate], str | None]:
     """Rates of ever larger batches until one does not fit, and why the last one could not be captured."""
     env = distribution.task_env
@@ -152,7 +185,7 @@ def _growing_rates(
 
 
 def _bytes_per_env_step(
-    distribution: TaskDistribution, learner: MAML, tasks: Task, generator: torch.Generator
+    distribution: TaskDistribution, learner: Learner, tasks: Task, generator: torch.Generator
 ) -> float:
     """Bytes that the operations of one environment step, policy included, read and write."""
     params = learner.begin(NUM_TASKS).params
@@ -166,7 +199,7 @@ def _bytes_per_env_step(
     return counter.bytes / (NUM_TASKS * COUNTED_EPISODES)
 
 
-def _fits(policy: MLPPolicy, num_envs: int, horizon: int, device: torch.device) -> bool:
+def _fits(policy: Any, num_envs: int, horizon: int, device: torch.device) -> bool:
     """Whether a rollout fits: its records, twice while they are put together, and the activations of a step."""
     free = available_bytes(device)
     if free is None:
@@ -175,7 +208,7 @@ def _fits(policy: MLPPolicy, num_envs: int, horizon: int, device: torch.device) 
     obs_size, action_size = policy.sizes[0], policy.sizes[-1]
     recorded = 2 * horizon * (obs_size + 3 * action_size + 3)
     activations = 4 * sum(policy.sizes)
-    return 4 * num_envs * (recorded + activations) < free  # 4 bytes a number
+    return bool(4 * num_envs * (recorded + activations) < free)  # 4 bytes a number
 
 
 def _utilization(device: torch.device) -> float | None:

@@ -51,13 +51,18 @@ def iteration_table(figures: dict[str, Any]) -> Table:
 
 def rollouts_table(growth: RolloutGrowth) -> Table:
     """Environment steps per second by batch, and their share of what the memory allows."""
+    units = f"2×{growth.hidden_size} units" if growth.update is None else f"{growth.hidden_size} recurrent units"
     title = (
-        f"{growth.env} with a policy of 2×{growth.hidden_size} units on {growth.device_name}: environment steps per "
+        f"{growth.env} with a policy of {units} on {growth.device_name}: environment steps per "
         f"second. An environment step moves {growth.step_bytes:,.0f} bytes, operation by operation; at "
         f"{growth.bytes_per_s / 1e9:,.0f} GB/s that allows {growth.memory_bound:,.0f} a second"
     )
     headings = ["environments", "eager", "CUDA graph", "busy", "share of what memory allows"]
-    table = _table(title, [], headings, caption=growth.capture_error)
+    caption = growth.capture_error
+    if growth.update is not None:
+        learns = f"an update of one epoch takes {growth.update:,.0f} environment steps per second"
+        caption = f"{learns}; {caption}" if caption else learns
+    table = _table(title, [], headings, caption=caption)
 
     for rate in growth.rates:
         captured = "" if rate.captured is None else f"{rate.captured:,.0f}"

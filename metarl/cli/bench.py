@@ -48,7 +48,8 @@ class Bench:
         num_tasks: M, tasks of 'iteration'.
         episodes: E, episodes per task of 'iteration'.
         horizon: H of 'iteration'; by default the family's.
-        hidden_size: units of each of the policy's two hidden layers.
+        hidden_size: units of each of the policy's two hidden layers, or of its recurrent unit.
+        recurrent: 'rollouts' of a policy with a GRU, and RL²'s update of it.
         num_envs: environments side by side; by default 1024 for 'envs', 400 for 'robots' and 'sb3'.
         seconds: how long 'envs' and 'robots' step each environment.
         compile: whether 'envs' also measures compiled steps.
@@ -71,6 +72,7 @@ class Bench:
     episodes: int = 20
     horizon: int | None = None
     hidden_size: int = 64
+    recurrent: bool = False
     num_envs: int | None = None
     seconds: float = 1.0
     compile: bool = True
@@ -152,7 +154,8 @@ class Bench:
 
     def _rollouts(self, name: str) -> tuple[Any, Table]:
         _require_memory_of_iteration(Workload(name, num_tasks=1, episodes=1, hidden_size=self.hidden_size))
-        rates = rollout_rates(name, resolve_device(self.device), self.hidden_size, self.repeats)
+        device = resolve_device(self.device)
+        rates = rollout_rates(name, device, self.hidden_size, self.repeats, self.recurrent, self._threads)
         return rates.to_json(), bench_report.rollouts_table(rates)
 
     def _envs(self, names: list[str], progress: Console) -> tuple[Any, Table]:

@@ -6,10 +6,17 @@ from pathlib import Path
 from rich.console import Console
 
 from metarl.agents.registry import is_agent
+from metarl.baselines.strategies import STRATEGIES
 from metarl.comparison.comparison import Comparison
 from metarl.comparison.config import SB3_BASELINES, CompareConfig
 from metarl.comparison.directory import ComparisonDirectory
-from metarl.comparison.meta_learners import measure_reference, measure_runs, measure_untrained, train_baseline
+from metarl.comparison.meta_learners import (
+    measure_reference,
+    measure_runs,
+    measure_strategy,
+    measure_untrained,
+    train_baseline,
+)
 from metarl.comparison.plan import Plan, make_plan
 from metarl.console import format_number, say
 from metarl.envs.task_space import select_tasks, task_text
@@ -118,4 +125,6 @@ class Comparer:
 
         if label == "untrained":
             return measure_untrained(plan, directory)
+        if label in STRATEGIES:
+            return measure_strategy(plan, directory, label)
         return measure_reference(plan, directory, label)

@@ -9,7 +9,6 @@ from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least
 
 REFERENCES = ("random", "untrained", "oracle")
-BANDIT_STRATEGIES = ("gittins", "thompson", "ucb1", "epsilon-greedy", "greedy")
 SB3_BASELINES = ("ppo", "a2c", "sac", "td3", "ddpg", "dqn", "ppo-pretrained")
 PRETRAINED = "-pretrained"
 """Ends the name of an SB3 algorithm that is trained over many tasks first."""
@@ -32,7 +31,8 @@ class CompareConfig:
             first run: maml, reptile, multitask, distill (taught by the first run). Stable-Baselines3 from scratch on
             each task: ppo, a2c, sac, td3, ddpg, dqn; trained over many tasks, then fine-tuned: ppo-pretrained.
             References: random, oracle, and untrained, the first run's agent at its initialisation. On Bernoulli
-            bandits: gittins, thompson, ucb1, epsilon-greedy, greedy. "none": none.
+            bandits: gittins, thompson, ucb1, epsilon-greedy, greedy; on tabular MDPs: psrl, opsrl, ucrl2.
+            "none": none.
         num_tasks: M, held-out tasks; by default 20, with --quick 6.
         budget: environment steps that SB3 may spend on each task; by default 30000, with --quick 10000.
         seeds: seeds of each baseline.

@@ -10,13 +10,12 @@ from rich.console import Console
 
 from metarl.agents.distillation import DistillationConfig
 from metarl.agents.learner import Learner
-from metarl.baselines.bandits import BANDIT_STRATEGIES, BanditStrategy
 from metarl.baselines.references import reference_episodes
+from metarl.baselines.strategies import StrategyLearner
 from metarl.baselines.teachers import total_training_env_steps
 from metarl.comparison.directory import ComparisonDirectory
 from metarl.comparison.measurements import Measurement, make_curve
 from metarl.comparison.plan import Plan, checkpoint_digest, same_but_for_seed
-from metarl.envs.rollout import collect
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import standard_errors, summarize
@@ -162,17 +161,26 @@ def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> M
     return _measure_adaptation(plan, directory, "untrained", agent, initial)
 
 
+def measure_strategy(plan: Plan, directory: ComparisonDirectory, name: str) -> Curve:
+    """A classical strategy in trials of as many episodes as the first run's agent has batches."""
+    steps = plan.config.steps
+    if steps is None:
+        steps = load_learner(plan.runs[0], BEST, plan.device)[1].adaptation_steps
+
+    def strategy() -> Learner:
+        return StrategyLearner(name, plan.distribution.env, steps, rollout_generator(torch.device(plan.device), seed=1))
+
+    measurement = _measure_adaptation(plan, directory, name, {"trial_episodes": steps + 1}, strategy)
+    return make_curve(name, "reference", 0, [measurement], episodes=plan.episodes_that_err)
+
+
 def measure_reference(plan: Plan, directory: ComparisonDirectory, name: str) -> Curve:
     """What a reference gets in an episode: one point, since none remembers anything from one episode to the next."""
 
     def measure() -> Measurement:
         # On the CPU whatever the device: they have nothing to compute.
         generator = rollout_generator(torch.device("cpu"), seed=0)
-        if name in BANDIT_STRATEGIES:
-            strategy = BanditStrategy(name, plan.distribution.env)
-            episodes = collect(plan.distribution.bind(plan.tasks, plan.config.episodes), strategy, {}, generator)
-        else:
-            episodes = reference_episodes(plan.distribution, plan.tasks, plan.config.episodes, generator)[name]
+        episodes = reference_episodes(plan.distribution, plan.tasks, plan.config.episodes, generator)[name]
         returns = episodes.returns.double().mean(dim=1).tolist()
         errors = [standard_errors(episodes).tolist()] if plan.exhaustive else None
         return Measurement([0.0], [returns], episodes.env_steps, errors)

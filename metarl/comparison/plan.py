@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.agents.registry import AGENTS, find_agent, is_agent
+from metarl.baselines.strategies import STRATEGIES, why_it_cannot_play
 from metarl.baselines.teachers import can_teach
 from metarl.comparison.config import (
-    BANDIT_STRATEGIES,
     DEFAULT_BASELINES,
     NONE,
     PRETRAINED,
@@ -18,7 +18,6 @@ from metarl.comparison.config import (
     SB3_BASELINES,
     CompareConfig,
 )
-from metarl.envs.families.bandit import BernoulliBandit
 from metarl.envs.registry import make_distribution
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import TaskDistribution
@@ -282,16 +281,15 @@ def check_baselines(requested: Sequence[str], subject: RunDirectory, distributio
         UserError, ValueError: unknown, or cannot act in these environments.
     """
     chosen = [name for name in dict.fromkeys(requested) if name != NONE]
-    known = (*AGENTS, *SB3_BASELINES, *REFERENCES, *BANDIT_STRATEGIES, NONE)
+    known = (*AGENTS, *SB3_BASELINES, *REFERENCES, *STRATEGIES, NONE)
     for name in chosen:
         if is_agent(name):
             find_agent(name)
         elif name not in known:
             raise unknown("baseline", name, known)
-        if name in BANDIT_STRATEGIES and not isinstance(distribution.env, BernoulliBandit):
-            raise UserError(
-                f"{name} plays Bernoulli bandits only, not {subject.config.env}; leave it out of --baselines"
-            )
+        refused = why_it_cannot_play(name, distribution.env) if name in STRATEGIES else ""
+        if refused:
+            raise UserError(f"{refused}, not {subject.config.env}; leave it out of --baselines")
         if name in SB3_BASELINES:
             from metarl.agents.sb3 import check_algorithm  # slow to import, and not always needed
 

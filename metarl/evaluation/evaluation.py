@@ -34,6 +34,7 @@ class Evaluation:
             each of K+1 episodes, and a task costs what one trial takes.
         references: "random", and "oracle", the policy that knows the task → return on each task, (M,); empty where the
             family has no oracle.
+        optimum: most that episode 1, 2, … of a trial can earn on these tasks, (K + 1,); () where that is not known.
     """
 
     returns: NDArray[np.float64]
@@ -45,6 +46,7 @@ class Evaluation:
     exhaustive: bool = False
     pooled: bool = True
     references: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    optimum: tuple[float, ...] = ()
 
     @property
     def episodes_informing(self) -> int:
@@ -193,6 +195,8 @@ class Evaluation:
 
         if self.references:
             data["references"] = {name: returns.tolist() for name, returns in self.references.items()}
+        if self.optimum:
+            data["optimum"] = list(self.optimum)
         if self.normalized_score is not None:
             data["score"] = asdict(self.normalized_score)
         if self.return_lost is not None:
@@ -216,6 +220,7 @@ def summarize(
     exhaustive: bool = False,
     pooled: bool = True,
     references: dict[str, NDArray[np.float64]] | None = None,
+    optimum: tuple[float, ...] = (),
 ) -> Evaluation:
     """The adaptation curves that the batches of `adaptation_episodes` show.
 
@@ -224,6 +229,7 @@ def summarize(
         exhaustive: see Evaluation.
         pooled: whether all E episodes inform the next policy, or are separate trials (`Sampling.pooled`).
         references: see Evaluation.
+        optimum: see Evaluation.
     """
     steps_per_task = np.array([batch.mask.sum(dim=(1, 2)).double().mean().item() for batch in batches])
     if not pooled:
@@ -240,6 +246,7 @@ def summarize(
         exhaustive=exhaustive,
         pooled=pooled,
         references=references or {},
+        optimum=optimum,
     )
 
 

@@ -165,6 +165,8 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     axes.plot(episodes, evaluation.returns, color="tab:blue", alpha=0.08, linewidth=0.8)
 
     _references(axes, evaluation, episodes)
+    if evaluation.optimum:
+        axes.plot(episodes, evaluation.optimum, "k_-.", linewidth=1, markersize=10, label="Bayes optimum")
 
     low, high = evaluation.return_ci95.T
     axes.fill_between(episodes, low, high, color="tab:blue", alpha=0.3, label="95% interval of the mean")

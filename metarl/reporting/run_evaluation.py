@@ -79,7 +79,10 @@ class RunEvaluation:
     @cached_property
     def evaluation(self) -> Evaluation:
         """The adaptation curves that the episodes show."""
-        return summarize(self.batches, self._exhaustive, self.pooled, self.references)
+        # The optimum of a trial is a mean over all tasks that there are.
+        known = self._exhaustive and not self.pooled
+        optimum = self.distribution.env.optimum(len(self.batches)) if known else ()
+        return summarize(self.batches, self._exhaustive, self.pooled, self.references, optimum)
 
     @property
     def _exhaustive(self) -> bool:

@@ -37,6 +37,9 @@ give."""
 DOUBLE = 2 * FLOAT
 """Bytes of a number of double precision."""
 
+TRIAL_COPIES = 3
+"""Copies of the batches where they are parts of trials: as they were sampled, one after the other, and a minibatch."""
+
 ARRAYS_OF_UNITS = 6
 """Arrays of a network's units that an adaptation step and its derivatives hold at once: values, derivatives, tangents,
 deltas, and what the next of them is made from."""
@@ -109,6 +112,8 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     policies = num_tasks * parameters * (batches + 1)
 
     at_a_time = max(_baseline_bytes(own, distribution), _network_bytes(own, distribution, learner))
+    if not learner.sampling.pooled:
+        kept *= TRIAL_COPIES
     graphs = GRAPH_COPIES * kept if config.device.startswith("cuda") and config.cuda_graphs == "auto" else 0
     return kept + one_batch + policies + at_a_time + graphs + _fisher_bytes(own, distribution, learner)
 
@@ -141,6 +146,8 @@ def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner:
     """Bytes of the network's inputs, activations and derivatives on the chunks that are handled at once."""
     size = distribution.observation_space.shape[0]
     per_task = config.episodes * distribution.horizon
+    if not learner.sampling.pooled:
+        per_task *= learner.sampling.batches  # what learns in its memory is unrolled over whole trials
     tasks = getattr(config.learner, "task_chunk", 0) or _tasks_at_once(config, per_task, size, CPU_CHUNK_STEPS)
     tasks = min(tasks * max(config.num_threads, 1), config.num_tasks)
     return tasks * per_task * FLOAT * (size + ARRAYS_OF_UNITS * sum(getattr(learner.policy, "sizes", ())))

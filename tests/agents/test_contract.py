@@ -25,11 +25,22 @@ from tests.helpers.agent_builders import assert_same_state, seeded
 NUM_TASKS = 3
 EPISODES = 2
 OWN = "a user's own"
+LSTM = "rl2 with an LSTM"
 
 
-@pytest.fixture(params=[*AGENTS, OWN])
+@pytest.fixture(params=[*AGENTS, LSTM, OWN])
 def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Agent:
-    """Each agent in turn."""
+    """Each agent in turn, and the one whose memory has other parts with another unit."""
+    if request.param == LSTM:
+        rl2 = AGENTS["rl2"]
+
+        def make(observations: Any, actions: Any, config: Any, *rest: Any) -> Learner:
+            config = replace(config, policy=replace(config.policy, cell="lstm"))
+            learner: Learner = rl2.make(observations, actions, config, *rest)
+            return learner
+
+        with_lstm: Agent = replace(rl2, make=make)
+        return with_lstm
     return own_agent.load(tmp_path) if request.param == OWN else AGENTS[request.param]
 
 

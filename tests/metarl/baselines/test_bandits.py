@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from metarl.baselines.bandits import BANDIT_STRATEGIES, BanditStrategy, gittins_table
-from metarl.comparison import config
 from metarl.comparison.plan import check_baselines
 from metarl.envs.families.bandit import BernoulliBandit, bernoulli
 from metarl.envs.registry import make_distribution
@@ -58,10 +57,6 @@ def test_counts_are_those_of_the_arm_that_was_pulled() -> None:
     memory = strategy.observe(memory, torch.tensor([[2, 0]]), torch.tensor([[1.0, 0.0]]), ended)
     assert memory["wins"].tolist() == [[[0, 0, 1], [0, 0, 0]]]
     assert memory["losses"].tolist() == [[[0, 0, 0], [1, 0, 0]]]
-
-
-def test_names_are_those_of_compare() -> None:
-    assert config.BANDIT_STRATEGIES == BANDIT_STRATEGIES
 
 
 @pytest.mark.parametrize("env", ["grid-navigation", "bandit/gaussian"])

@@ -129,6 +129,18 @@ def test_an_environment_step_moves_at_least_what_it_is_made_of() -> None:
     assert 2 * 4 * (2 + 2 + 2 * 64 + 4) < growth.step_bytes < 100 * 4 * (2 + 2 + 2 * 64 + 4)
 
 
+def test_a_recurrent_policy_is_measured_in_rollouts_and_in_its_update(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1,))
+    monkeypatch.setattr(bench_rollouts, "UPDATE_TRIALS", 1)
+    size = ["--hidden-size", "8", "--repeats", "1", "--device", "cpu", "--json"]
+    assert main(["bench", "rollouts", "grid-navigation", "--recurrent", *size]) == 0
+    growth = json.loads(capsys.readouterr().out)
+    assert growth["rates"][0]["num_envs"] == 40
+    assert growth["update"] > 0
+
+
 def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1, 2, 1_000))
     monkeypatch.setattr(bench_rollouts, "available_bytes", lambda device: 10_000_000)

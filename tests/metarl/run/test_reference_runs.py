@@ -53,7 +53,8 @@ def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[s
     run = REFERENCE / name
     before, recorded = contents(run), json.loads((run / "evaluation-test.json").read_text())
     steps = str(recorded["adaptation_steps"])
-    assert main(["evaluate", str(run), "--num-tasks", str(recorded["num_tasks"]), "--steps", steps, "--json"]) == 0
+    size = ["--num-tasks", str(recorded["num_tasks"]), "--episodes", str(recorded["episodes_per_step"])]
+    assert main(["evaluate", str(run), *size, "--steps", steps, "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["checkpoint_iteration"] == recorded["checkpoint_iteration"]
     for mean, (low, high) in zip(evaluated["return_mean"], recorded["return_ci95"], strict=True):
@@ -62,6 +63,13 @@ def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[s
     assert low <= evaluated["return_mean"][-1] - evaluated["return_mean"][0] <= high
     assert low > 0
     assert contents(run) == before
+
+
+def test_trials_on_all_goals_stand_beside_what_the_best_player_earns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(REFERENCE / "rl2-grid-navigation"), "--num-tasks", "21", "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert sum(evaluated["optimum"]) == pytest.approx(37.214, abs=1e-3)
+    assert 33 < evaluated["trial_return_mean"] < 38
 
 
 def test_it_is_found_by_its_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from metarl.agents.maml import MAMLConfig
 from metarl.cli.main import main
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
+from metarl.run.presets import default_config
 from metarl.training.memory import iteration_bytes
 from tests.helpers.camera import SIZE
 
@@ -66,6 +67,14 @@ def test_memory_counts_the_network_and_the_derivatives_that_are_kept() -> None:
     units = 4 * 4000 * 2000  # two arrays of a chunk's units, at the least
     assert needed(wide) > needed(config) + 2 * units
     assert needed(wide) > needed(replace(wide, learner=replace(wide.learner, fvp_memory=1))) + 3e8
+
+
+def test_memory_counts_whole_trials_of_what_learns_in_its_memory() -> None:
+    short = default_config("rl2", "grid-navigation")
+    long = replace(short, learner=replace(short.learner, trial_episodes=40))
+    one_trial = 4 * 40 * 15 * 64 * 12  # gates and their derivatives of a trial, at the least
+    assert needed(replace(long, num_tasks=1), 15) > one_trial
+    assert 8 < needed(long, 15) / needed(short, 15) < 11
 
 
 def test_memory_counts_the_tensors_of_cuda_graphs() -> None:

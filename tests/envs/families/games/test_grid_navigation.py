@@ -66,3 +66,16 @@ def test_the_oracle_of_grid_navigation_is_optimal_and_earns_the_closed_form() ->
         distance = sum(goal)
         assert earned == pytest.approx(16 - distance - 0.1 * (distance - 1), abs=1e-4)
         assert earned == pytest.approx(best_grid_return(goal), abs=1e-4)
+
+
+def test_the_optimum_of_a_trial_is_what_the_best_walk_earns() -> None:
+    """It meets a new goal at each step from the second on, and knows the goal, or all but it, afterwards."""
+    env = GridNavigation()
+    goals = env.goals()
+    later = sum(16 - (x + y) - 0.1 * (x + y - 1) for x, y in goals) / len(goals)
+    assert env.optimum(3) == pytest.approx((4.0, later, later))
+
+    # None can meet more goals, or earlier; where it meets none it earns −0.1 at each of 15 steps.
+    first = sum(max(0.0, 16 - step) - 0.1 * min(step - 1, 15) for step in [*range(2, 16), *[16] * 7]) / 21
+    assert env.optimum(1) == pytest.approx((first,))
+    assert grid_navigation(size=4).env.optimum(2) == ()

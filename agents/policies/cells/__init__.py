@@ -1,0 +1,1 @@
+"""Recurrent units: one step, and whole sequences with their derivatives written out."""
