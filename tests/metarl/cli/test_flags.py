@@ -51,7 +51,7 @@ FLAGS = {
     ),
     "tensorboard": "run-dir port",
     "bench": (
-        "num-tasks episodes horizon hidden-size num-envs seconds no-compile repeats num-threads fvp-fraction "
+        "num-tasks episodes horizon hidden-size recurrent num-envs seconds no-compile repeats num-threads fvp-fraction "
         "fvp-memory device no-plain json out"
     ),
 }
