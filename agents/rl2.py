@@ -15,6 +15,7 @@ from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import (
     Parameters,
     check_finite,
+    concatenate,
     expand_to_tasks,
     flatten,
     map_parameters,
@@ -119,13 +120,17 @@ class Trials:
         weight = mask.new_ones(mask.shape[0])
         if importance is not None:
             weight = importance.to(mask).repeat_interleave(episodes_per_task)
+        behaviour = {}
+        for name in batches[0].behaviour:
+            behaviour[name] = packed([batch.behaviour[name] for batch in batches])
+
         return cls(
             obs=packed([batch.obs for batch in batches]),
             action=packed([batch.action for batch in batches]),
             reward=packed([batch.reward for batch in batches]),
             begins=packed([_first_steps(batch) for batch in batches]),
             mask=packed([batch.mask for batch in batches]),
-            behaviour={name: packed([batch.behaviour[name] for batch in batches]) for name in batches[0].behaviour},
+            behaviour=behaviour,
             weight=weight,
         )
 
@@ -280,7 +285,10 @@ class RL2(Learner):
                 if epoch == 0:
                     first_pass.append(metrics)
 
-        return {name: sum(one[name] for one in first_pass) / len(first_pass) for name in first_pass[0]}
+        means = {}
+        for name in first_pass[0]:
+            means[name] = sum(metrics[name] for metrics in first_pass) / len(first_pass)
+        return means
 
     def _step(self, trials: Trials, targets: "_Targets", lr: float, entropy_bonus: float) -> dict[str, float]:
         """One step of Adam on a minibatch of whole trials."""
@@ -352,8 +360,8 @@ class RL2(Learner):
             return parameters, value
 
         parts = self._pool.map(of_chunk, _chunks(trials))
-        names = parts[0][0]
-        return {name: torch.cat([part[0][name] for part in parts]) for name in names}, torch.cat([p[1] for p in parts])
+        distributions, values = zip(*parts, strict=True)
+        return concatenate(distributions), torch.cat(values)
 
     def _kl_since(self, trials: Trials, before: dict[str, Tensor]) -> float:
         """Mean KL(before ‖ now) over the steps of the trials."""

@@ -143,6 +143,19 @@ def test_no_two_rooms_import_each_other_in_a_circle() -> None:
     assert_no_circle(graph)
 
 
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@pytest.mark.parametrize("kind", [COMPREHENSIONS, ast.IfExp], ids=["comprehensions", "conditional expressions"])
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_is_folded_into_its_own_kind(name: str, kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> None:
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    for outer in ast.walk(tree):
+        if isinstance(outer, kind):
+            inner = [node for node in ast.walk(outer) if isinstance(node, kind) and node is not outer]
+            assert not inner, ast.unparse(outer)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_room_is_too_full(package: str) -> None:
     inside = [name for name in FILES if name.rpartition(".")[0] == package]

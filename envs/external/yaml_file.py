@@ -61,10 +61,10 @@ class _Loader(yaml.SafeLoader):
 def _numbers_of_yaml_1_2() -> None:
     """Take the loader's own patterns of numbers, those of YAML 1.1, out, and put others in."""
     numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-    _Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in numbers]
-        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-    }
+    others = {}
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items():
+        others[first] = [(tag, pattern) for tag, pattern in resolvers if tag not in numbers]
+    _Loader.yaml_implicit_resolvers = others
 
     whole = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
     with_exponent = r"(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+"

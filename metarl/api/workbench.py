@@ -184,7 +184,9 @@ class Run:
             if name not in known:
                 raise unknown("setting", name, known)
 
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+        }
         command = Render(run=str(self.path), out=str(out), **values)
         with _settings_of_commands():
             command.execute(Console(quiet=quiet))

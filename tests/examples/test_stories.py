@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 from PIL import Image
 
 import metarl
@@ -45,7 +46,7 @@ def test_research_pools_the_seeds_of_two_agents_in_one_picture() -> None:
     left, right = research_story.draw(runs, comparison).axes
     assert [line.get_label() for line in left.lines] == ["maml", "multitask"]
     ends = [run.metrics()["eval/return_k1"].dropna().iloc[-1] for run in runs["maml"]]
-    assert list(left.lines[0].get_ydata())[-1] == pytest.approx(np.mean(ends))
+    assert np.asarray(left.lines[0].get_ydata())[-1] == pytest.approx(np.mean(ends))
     assert len(right.containers) == 2
 
 
@@ -56,8 +57,9 @@ def test_a_robot_is_driven_by_what_was_exported_and_nothing_else(place: Path) ->
     policy = metarl.load_policy(place / "policy")
     steps = robot_story.drive(place / "policy")
 
-    crane = robot_story.crane_on_the_bench()
-    low, high = crane.action_space.low, crane.action_space.high
+    space = robot_story.crane_on_the_bench().action_space
+    assert isinstance(space, Box)
+    low, high = space.low, space.high
     assert len(steps) == robot_story.HORIZON
     assert len({tuple(action) for _, action, _ in steps}) > 1
     for readings, action, _ in steps:

@@ -53,7 +53,7 @@ def test_an_option_of_the_environment_is_another_one_to_start_in(published: Path
         if name.startswith("learner.params")
     )
     first, last = metrics_of(run.path)[0], metrics_of(run.path)[-1]
-    batches = run.config.learner.adaptation_steps + 1  # type: ignore[attr-defined]
+    batches = run.config.learner.adaptation_steps + 1
     assert 0 < last["env_steps"] - first["env_steps"] <= batches * run.config.num_tasks * run.config.episodes * 7
 
     words = train_command(run.config).split()
