@@ -3,22 +3,20 @@
 A tensor of another shape is seldom an error in torch: it is broadcast, and training goes on with other numbers.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Space
 from torch import Tensor
 
+from metarl.envs.checks.trace import random_actions
 from metarl.envs.env_family import EnvFamily, require_horizon
 from metarl.envs.external.worker_pool import reason_of
+from metarl.envs.spaces.action_map import ActionMap, TensorActionMap
 from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
-
-_MOST_DRAWN = 1000
-"""Gymnasium draws one action at a time: so many are quick."""
 
 
 class ContractError(ValueError):
@@ -98,7 +96,7 @@ class _Trial:
         self.label = type(env).__name__
         device = next(iter(params.values())).device
         self.rng = torch.Generator(device).manual_seed(0)
-        self.action = _some_actions(env.action_space, batch).to(device)
+        self.action = _some_actions(env.action_map, batch).to(device)
 
     @torch.no_grad()
     def run(self) -> None:
@@ -246,17 +244,15 @@ class _Trial:
         return f"({', '.join([*self.symbols, *([names] if names else [])])})"
 
 
-def _some_actions(space: Space[Any], batch: tuple[int, ...]) -> Tensor:
-    """Actions drawn from the environment's own space, (*batch, A), or (*batch,) integers; large batches repeat them."""
-    seeded = copy.deepcopy(space)
-    seeded.seed(0)
+def _some_actions(action_map: ActionMap, batch: tuple[int, ...]) -> Tensor:
+    """Actions that a policy may play, as the environment gets them: (*batch, …) of its own space."""
     count = int(np.prod(batch, dtype=np.int64))
-    drawn = torch.as_tensor(np.stack([np.asarray(seeded.sample()) for _ in range(min(count, _MOST_DRAWN))]))
-
-    dtype = torch.float32 if drawn.is_floating_point() else torch.int64
-    shape = () if isinstance(space, Discrete) else (space.shape or ())
-    actions = drawn.to(dtype)[torch.arange(count) % len(drawn)]
-    return actions.reshape((*batch, *shape))
+    drawn = random_actions(action_map.policy, (1, 1), count, seed=0)[0, 0]
+    actions = drawn.reshape(*batch, *(action_map.policy.shape or ()))
+    if action_map.is_identity:
+        return actions
+    native: Tensor = TensorActionMap(action_map)(actions)
+    return native
 
 
 def _leaves(state: State) -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,8 @@ def action_lines(action_map: ActionMap) -> list[str]:
     if not (isinstance(action_map.policy, Box) and isinstance(action_map.native, Box)):
         return [f"{one_line(action_map.policy)} → {one_line(action_map.native)}"]
 
-    lines = [f"{_span(*one)} → {_span(*other)}" for one, other in _ends(action_map, action_map.policy)]
+    rounded = ", rounded to whole numbers" if action_map.whole else ""
+    lines = [f"{_span(*one)} → {_span(*other)}{rounded}" for one, other in _ends(action_map, action_map.policy)]
     if len(set(lines)) == 1:
         count = f", each of {len(lines)}" if len(lines) > 1 else ""
         return [lines[0] + count]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.envs.env_family import EnvFamily
+from metarl.envs.spaces.action_map import missing_bounds
 from metarl.envs.task_space import Task
 
 KINDS = 4
@@ -133,8 +134,10 @@ def _draw(
         return rng.integers(0, counts, (*shape, *counts.shape))
 
     # Where there is no bound, a policy that was just initialised stays within ±1.
-    low = np.where(np.isfinite(space.low), space.low, np.minimum(space.high - 2, -1))
-    high = np.where(np.isfinite(space.high), space.high, low + 2)
+    no_low, no_high = (missing.reshape(space.shape) for missing in missing_bounds(space))
+    highest = np.where(no_high, np.inf, space.high)
+    low = np.where(no_low, np.minimum(highest - 2, -1), space.low)
+    high = np.where(no_high, low + 2, space.high)
     share = rng.random((*shape, *space.shape))
     if extreme:
         at_bound = rng.random(shape) < 0.5

@@ -42,7 +42,7 @@ class LiveEnv:
         trained_on: what was observed of the environments of the training, before it was flattened; None: vectors.
         observe: keys of a Dict that are observed; empty: all of them.
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
-        action_limit: share of the range of actions that may be used, as in `limits_of`.
+        action_limit: share of the range of actions that may be used, as in `ActionMap.limited`.
         action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
         timeout: seconds that a step or a reset may take; one that takes longer has failed; 0 = unlimited.
 
@@ -83,8 +83,7 @@ class LiveEnv:
         self.label = label
         self._timeout = timeout
         self._read = ObservationReader(self.observed)
-        self._action_map = ActionMap.between(action_space, env.action_space, action_scale)
-        self._limits = limits_of(env.action_space, action_limit)
+        self._action_map = ActionMap.between(action_space, env.action_space, action_scale).limited(action_limit)
 
         self._device = torch.device("cpu")
         self._obs: NDArray[np.float32] = np.zeros(observation_space.shape, np.float32)
@@ -115,8 +114,6 @@ class LiveEnv:
         """Take an action in the running episode; returns the reward."""
         try:
             native = self._action_map.one(action)
-            if self._limits:
-                native = np.clip(native, *self._limits)
             with time_limit(self._timeout):
                 returned = self.env.step(native)
             obs, reward, terminated, truncated, info = read_step(returned)
@@ -151,40 +148,6 @@ class LiveEnv:
 
     def _failure(self, error: Exception | SystemExit) -> EnvironmentFailedError:
         return EnvironmentFailedError(f"environment {self.label} failed: {reason_of(error)}")
-
-
-def limits_of(space: Space[Any], share: float) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """The middle part of a range of actions.
-
-        middle ± share · (high − low) / 2
-
-    Args:
-        space: the environment's own actions.
-        share: of the range, above 0 and at most 1.
-
-    Returns:
-        Lowest and highest action (A,) in the space's dtype, rounded towards the middle; None for the whole range.
-
-    Raises:
-        ValueError: the share is out of range, or the actions are no Box with finite bounds.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"action_limit must be above 0 and at most 1, got {share}")
-    if share == 1:
-        return None
-    if not isinstance(space, Box) or not space.is_bounded():
-        raise ValueError(f"action_limit needs actions with finite bounds, got {space}")
-
-    low = space.low.astype(np.float64)
-    high = space.high.astype(np.float64)
-    middle = (low + high) / 2
-    half = share * (high - low) / 2
-    lowest = middle - half
-    highest = middle + half
-    if np.issubdtype(space.dtype, np.integer):
-        lowest = np.minimum(np.ceil(lowest), np.floor(middle))
-        highest = np.maximum(np.floor(highest), lowest)
-    return lowest.astype(space.dtype), highest.astype(space.dtype)
 
 
 def _in_trained_order(observed: Space[Any], trained_on: Space[Any] | None, label: str) -> Space[Any]:

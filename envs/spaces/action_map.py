@@ -13,10 +13,11 @@ The window of a Box's element, which [−1, 1] is stretched to, is its bounds; w
     no low, high     →  [high − 2 s, high]
     neither          →  [−s, s]
 
-An element of whole numbers gives each number in its window an equal share of [−1, 1].
+As far as the space reaches. An element of whole numbers gives each number in its window an equal share of [−1, 1], and
+none outside it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,15 @@ DEFAULT_SCALE = 1.0
 OWN_UNITS = 0.0
 """In place of a scale: a policy of before, which acts in the units of a torch environment, without stretching."""
 
+LARGEST_SCALE = 1e37
+"""A window of twice as much has a width and ends that float32 holds."""
+
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 LARGEST_INTEGER = 2**31 - 1
 """A bound as large as this, in magnitude, is a way to write that there is none."""
+
+FEW_NUMBERS = 100
+"""A window of so few floating-point numbers is coarser than anyone means it to be."""
 
 NOT_A_NUMBER = "is not a number (NaN)"
 
@@ -72,10 +79,7 @@ def missing_bounds(native: Space[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bo
     if not isinstance(native, Box):
         return np.zeros(0, bool), np.zeros(0, bool)
 
-    largest = float(LARGEST_INTEGER)
-    if native.dtype.kind == "f":
-        largest = min(LARGEST_FLOAT, float(np.finfo(native.dtype).max))
-
+    largest = _largest_bound(native)
     low = native.low.reshape(-1).astype(np.float64)
     high = native.high.reshape(-1).astype(np.float64)
     no_low = low <= -largest
@@ -85,6 +89,13 @@ def missing_bounds(native: Space[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bo
     with np.errstate(over="ignore"):
         too_wide = (high - low > LARGEST_FLOAT) & ~no_low & ~no_high
     return no_low | too_wide, no_high | too_wide
+
+
+def _largest_bound(native: Box) -> float:
+    """A bound as large as this, in magnitude, is none."""
+    if native.dtype.kind == "f":
+        return min(LARGEST_FLOAT, float(np.finfo(native.dtype).max))
+    return float(LARGEST_INTEGER)
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,15 @@ class ActionMap:
         policy: the policy's space.
         native: the environment's.
         numbers: of a Box: low, high, origin, base, ratio, native_low and native_high, each (A,).
+        scale: s of the windows without bounds.
+        is_limited: whether only the middle of the windows is played, see `limited`.
     """
 
     policy: PolicySpace
     native: Space[Any]
     numbers: dict[str, NDArray[Any]]
+    scale: float = DEFAULT_SCALE
+    is_limited: bool = False
 
     @classmethod
     def of(cls, native: Space[Any], scale: float = DEFAULT_SCALE) -> "ActionMap":
@@ -138,12 +153,46 @@ class ActionMap:
         if policy.shape != needed.shape or not (boxes or policy == needed):
             raise ValueError(f"a policy that acts in {policy} cannot act in {native}")
         if isinstance(policy, Box) and isinstance(native, Box):
-            return cls(policy, native, _affine_map(policy, native, scale))
-        return cls(policy, native, {})
+            return cls(policy, native, _affine_map(policy, native, scale), scale)
+        return cls(policy, native, {}, scale)
+
+    def limited(self, share: float) -> "ActionMap":
+        """The same map, clipped to the middle part of the window of each element, which is what a policy plays.
+
+            middle ± share · (high − low) / 2
+
+        Args:
+            share: of the window, above 0 and at most 1; 1 is the map itself.
+
+        Raises:
+            ValueError: the share is out of range, or the actions are no Box, or have no finite window.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"action_limit must be above 0 and at most 1, got {share}")
+        if share == 1:
+            return self
+        if not (isinstance(self.policy, Box) and isinstance(self.native, Box)):
+            raise ValueError(f"action_limit needs actions with finite bounds, got {self.native}")
+
+        low, high = _window(self.policy, self.native, self.scale)
+        if _is_endless(self.policy, self.native, self.scale, low, high):
+            raise ValueError(f"action_limit needs actions with finite bounds, got {self.native}")
+
+        lowest, highest = _middle(low, high, share, self.whole)
+        dtype = self.numbers["low"].dtype
+        lowest = _rounded_inwards(lowest.astype(self.dtype), dtype, np.inf)
+        highest = _rounded_inwards(highest.astype(self.dtype), dtype, -np.inf)
+        within = {
+            "native_low": np.maximum(self.numbers["native_low"], lowest),
+            "native_high": np.minimum(self.numbers["native_high"], highest),
+        }
+        return replace(self, numbers=self.numbers | within, is_limited=True)
 
     @property
     def is_identity(self) -> bool:
         """Whether a policy's action is the environment's own as it is; clipping is left to the environment."""
+        if self.is_limited:
+            return False
         if isinstance(self.native, Box):
             return is_unit_box(self.native) or self.policy == self.native
         return isinstance(self.native, Discrete | MultiDiscrete) and bool(self.policy == self.native)
@@ -198,12 +247,41 @@ def missing_bounds_warning(native: Space[Any], scale: float) -> str | None:
     if not which or scale == OWN_UNITS:
         return None
 
-    windows = {"bound to bound + 2 s": no_low ^ no_high, "−s to s": no_low & no_high}
+    windows = {
+        "bound to bound + 2 s": ~no_low & no_high,
+        "bound − 2 s to bound": no_low & ~no_high,
+        "−s to s": no_low & no_high,
+    }
     spans = " or ".join(text for text, elements in windows.items() if elements.any())
+    if native.dtype.kind in "iu":
+        spans = f"the whole numbers of {spans}"
     return (
         f"actions {native} have no bounds in element {', '.join(map(str, which[:10]))}: "
         f"a policy's [−1, 1] spans {spans} there, with s = {scale:g}; set s by --action-scale"
+        f"{_few_actions(native, scale, which)}"
     )
+
+
+def _few_actions(native: Box, scale: float, which: list[int]) -> str:
+    """Says in which of these elements of a Box the window holds hardly any number."""
+    low, high = _window(Box(-1.0, 1.0, (native.low.size,)), native, scale)
+    if native.dtype.kind in "iu":
+        name = "whole number"
+        counts = high - low + 1
+        few = counts < 2
+    else:
+        # A policy acts in float32 at most.
+        dtype = np.promote_types(native.dtype, np.float16) if native.dtype.itemsize < 4 else np.dtype(np.float32)
+        name = f"number of {dtype}"
+        farthest = np.maximum(np.abs(low), np.abs(high)).astype(dtype)
+        counts = np.floor((high - low) / np.spacing(farthest)) + 1
+        few = counts < FEW_NUMBERS
+
+    for index in which:
+        if few[index]:
+            count = int(counts[index])
+            return f" (larger: in element {index} this window holds only {count} {name}{'' if count == 1 else 's'})"
+    return ""
 
 
 class TensorActionMap(nn.Module):
@@ -279,7 +357,7 @@ def _affine_map(policy: Box, native: Box, scale: float) -> dict[str, NDArray[Any
     native_high = _rounded_inwards(native.high.reshape(-1), dtype, -np.inf)
 
     # From the interval [low, high] …
-    bounded = np.isfinite(policy.low) & np.isfinite(policy.high)
+    bounded = _has_bounds(policy)
     low = np.where(bounded, policy.low, native_low)
     high = np.where(bounded, policy.high, native_high)
 
@@ -290,8 +368,12 @@ def _affine_map(policy: Box, native: Box, scale: float) -> dict[str, NDArray[Any
 
     # A whole number n has the share [n, n + 1) of the window.
     if native.dtype.kind in "iu":
-        to_low = np.where(bounded, np.ceil(to_low), low)
-        to_high = np.where(bounded, np.floor(to_high) + 1, high)
+        # The end of the last share is no number of the window. (Policies of before were clipped to the space alone.)
+        if scale != OWN_UNITS:
+            native_low = np.where(bounded, np.maximum(native_low, _rounded_inwards(to_low, dtype, np.inf)), native_low)
+            top = _rounded_inwards(to_high, dtype, -np.inf)
+            native_high = np.where(bounded, np.minimum(native_high, top), native_high)
+        to_high = np.where(bounded, to_high + 1, high)
 
     # Equal intervals, which may be infinite, need no scaling: origin and base 0, ratio 1.
     scaled = (low != to_low) | (high != to_high)
@@ -311,7 +393,10 @@ def _affine_map(policy: Box, native: Box, scale: float) -> dict[str, NDArray[Any
 
 
 def _window(policy: Box, native: Box, scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What the policy's bounds become, in the environment's units, each (A,)."""
+    """What the policy's bounds become, in the environment's units, each (A,); whole numbers where these are.
+
+    Where the policy has no bounds, those of the environment.
+    """
     low = native.low.reshape(-1).astype(np.float64)
     high = native.high.reshape(-1).astype(np.float64)
     no_low, no_high = missing_bounds(native)
@@ -320,11 +405,46 @@ def _window(policy: Box, native: Box, scale: float) -> tuple[NDArray[np.float64]
     if scale == OWN_UNITS:
         to_low = np.where(no_low, np.minimum(policy.low, np.where(no_high, np.inf, high)), low)
         to_high = np.where(no_high, np.maximum(policy.high, np.where(no_low, -np.inf, low)), high)
-        return to_low, to_high
+    else:
+        to_low = np.where(no_low, np.where(no_high, -scale, high - 2 * scale), low)
+        to_high = np.where(no_high, np.where(no_low, scale, low + 2 * scale), high)
+        to_low = np.maximum(to_low, low)
+        to_high = np.minimum(to_high, high)
 
-    to_low = np.where(no_low, np.where(no_high, -scale, high - 2 * scale), low)
-    to_high = np.where(no_high, np.where(no_low, scale, low + 2 * scale), high)
-    return to_low, to_high
+    if native.dtype.kind in "iu":
+        to_low = np.ceil(to_low)
+        to_high = np.floor(to_high)
+    bounded = _has_bounds(policy)
+    return np.where(bounded, to_low, low), np.where(bounded, to_high, high)
+
+
+def _has_bounds(policy: Box) -> NDArray[np.bool_]:
+    """Which elements of a policy's Box are bounded, (A,)."""
+    bounded: NDArray[np.bool_] = np.isfinite(policy.low) & np.isfinite(policy.high)
+    return bounded
+
+
+def _is_endless(policy: Box, native: Box, scale: float, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
+    """Whether a window [low, high] has no middle: a policy of before acts in an environment without bounds."""
+    largest = _largest_bound(native)
+    endless = (low <= -largest) | (high >= largest)
+    if scale != OWN_UNITS:
+        endless &= ~_has_bounds(policy)
+    return bool(endless.any())
+
+
+def _middle(
+    low: NDArray[np.float64], high: NDArray[np.float64], share: float, whole: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The middle part of an interval, each (A,); of whole numbers at least one."""
+    middle = (low + high) / 2
+    half = share * (high - low) / 2
+    lowest = middle - half
+    highest = middle + half
+    if whole:
+        lowest = np.minimum(np.ceil(lowest), np.floor(middle))
+        highest = np.maximum(np.floor(highest), lowest)
+    return lowest, highest
 
 
 def _rounded_inwards(bound: NDArray[Any], dtype: np.dtype[Any], inwards: float) -> NDArray[Any]:

@@ -61,6 +61,12 @@ def names_of(memory: Memory) -> list[str]:
     return [f"memory{index}" for index in range(len(leaves(memory)))]
 
 
+def _own_dtype(dtype: Any) -> torch.dtype:
+    """The torch dtype of a numpy one; a program only converts to those that torch hardly computes with."""
+    unsigned = {"uint16": torch.uint16, "uint32": torch.uint32, "uint64": torch.uint64}
+    return unsigned.get(np.dtype(dtype).name, torch_dtype(dtype))
+
+
 class PolicyModule(nn.Module):
     """A policy with its parameters: obs (N, O), *memory → action, *distribution parameters, *memory.
 
@@ -69,7 +75,6 @@ class PolicyModule(nn.Module):
         params: shared P.
         actions: from its actions to the environment's.
         num_observations: O.
-        limits: lowest and highest action in the environment's units, (A,); None: the mapping's own.
 
     Attributes:
         state_names: names of the inputs that come out of a step as outputs for the next one.
@@ -81,16 +86,12 @@ class PolicyModule(nn.Module):
         ValueError: the memory does not begin with zeros.
     """
 
-    lowest: Tensor
-    highest: Tensor
-
     def __init__(
         self,
         policy: ActingPolicy,
         params: Parameters,
         actions: ActionMap,
         num_observations: int,
-        limits: tuple[NDArray[Any], NDArray[Any]] | None = None,
     ) -> None:
         super().__init__()
         self._policy = policy
@@ -98,12 +99,7 @@ class PolicyModule(nn.Module):
         for index, value in enumerate(params.values()):
             self.register_buffer(f"parameter{index}", value.detach().clone())
 
-        self._actions = TensorActionMap(actions, torch_dtype(actions.native.dtype))
-
-        self._limited = limits is not None
-        if limits is not None:
-            self.register_buffer("lowest", torch.as_tensor(limits[0], dtype=torch.float32))
-            self.register_buffer("highest", torch.as_tensor(limits[1], dtype=torch.float32))
+        self._actions = TensorActionMap(actions, _own_dtype(actions.native.dtype))
 
         # One step from no memory shows what the memory is made of, and how the distribution's parameters are called.
         obs = torch.linspace(-1, 1, _BATCH * num_observations, dtype=torch.float32).reshape(_BATCH, num_observations)
@@ -142,7 +138,7 @@ class PolicyModule(nn.Module):
     def _native(self, action: Tensor) -> Tensor:
         """Actions of the environment's own space."""
         mapped: Tensor = self._actions(action)
-        return mapped.clamp(self.lowest, self.highest) if self._limited else mapped
+        return mapped
 
     def forward(self, obs: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
         """The deterministic action, the distribution's parameters and the next memory."""
@@ -210,7 +206,7 @@ def onnx_difference(module: PolicyModule, path: Path, obs: NDArray[np.float32]) 
     for inputs in module.probes(obs):
         (action,) = session.run([ACTION], inputs)
         with torch.no_grad():
-            expected = module(*map(torch.from_numpy, inputs.values()))[0].numpy()
+            expected = module(*map(torch.from_numpy, inputs.values()))[0].numpy().astype(np.float64)
         relative = np.abs(action - expected) / np.maximum(1, np.abs(expected))
         largest = max(largest, float(np.max(relative)))
     return largest

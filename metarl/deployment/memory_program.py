@@ -49,7 +49,6 @@ class MemoryPolicyModule(PolicyModule):
         params: shared P.
         actions: from its actions to the environment's.
         num_observations: O.
-        limits: lowest and highest action in the environment's units, (A,); None: the mapping's own.
     """
 
     def __init__(
@@ -58,9 +57,8 @@ class MemoryPolicyModule(PolicyModule):
         params: Parameters,
         actions: ActionMap,
         num_observations: int,
-        limits: tuple[NDArray[Any], NDArray[Any]] | None = None,
     ) -> None:
-        super().__init__(policy, params, actions, num_observations, limits)
+        super().__init__(policy, params, actions, num_observations)
         obs, *zeros = self.example
         distribution, _ = policy.apply(self._params(), obs, None)
         no_action = torch.zeros_like(distribution.mode())

@@ -31,7 +31,6 @@ from metarl.agents.policies.parameters import Parameters, map_parameters, shapes
 from metarl.agents.policies.recurrent import RecurrentConfig, RecurrentPolicy
 from metarl.deployment import export, model_card
 from metarl.deployment.memory_program import MemoryPolicyModule, read_memory, write_memory
-from metarl.envs.external.live_env import limits_of
 from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.rollout import ActingPolicy, ObservingPolicy
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
@@ -97,11 +96,11 @@ class SpecialisedPolicy:
         self._size = flatdim(observation_space)
         self._action_scale = action_scale
         actions = ActionMap.between(network_actions, action_space, action_scale)
-        limits = limits_of(action_space, card.get("action_limit", 1.0))
+        actions = actions.limited(card.get("action_limit", 1.0))
 
         self.learns = isinstance(network, ObservingPolicy)
         kind = MemoryPolicyModule if self.learns else export.PolicyModule
-        self._module = kind(network, self.params, actions, self._size, limits)
+        self._module = kind(network, self.params, actions, self._size)
         self._start: tuple[torch.Tensor, ...] = ()
         if isinstance(self._module, MemoryPolicyModule):
             self._start = self._module.start(memory)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import yaml
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
 from metarl.envs.registry import env_label
-from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS
+from metarl.envs.spaces.action_map import DEFAULT_SCALE, LARGEST_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least, require_seconds, unknown
 from metarl.run.schema import parse
@@ -115,8 +114,8 @@ class TrainConfig:
         if self.curriculum_correction and self.curriculum == UNIFORM:
             raise UserError(f"curriculum_correction needs --curriculum {LEARNING_PROGRESS} or {HARD_FIRST}")
 
-        if not 0 <= self.action_scale < math.inf:
-            raise UserError(f"action_scale must be a finite number and not negative, got {self.action_scale}")
+        if not 0 <= self.action_scale <= LARGEST_SCALE:
+            raise UserError(f"action_scale must be between 0 and {LARGEST_SCALE:g}, got {self.action_scale}")
 
         # The validation and test splits are frozen lists of this length.
         for name in ("eval_tasks", "test_tasks"):
