@@ -248,7 +248,7 @@ def _some_actions(action_map: ActionMap, batch: tuple[int, ...]) -> Tensor:
     """Actions that a policy may play, as the environment gets them: (*batch, …) of its own space."""
     count = int(np.prod(batch, dtype=np.int64))
     drawn = random_actions(action_map.policy, (1, 1), count, seed=0)[0, 0]
-    actions = drawn.reshape(*batch, *(action_map.policy.shape or ()))
+    actions = drawn.reshape((*batch, *(action_map.policy.shape or ())))
     if action_map.is_identity:
         return actions
     native: Tensor = TensorActionMap(action_map)(actions)

@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,14 @@ def _numbers_of_yaml_1_2() -> None:
 
 
 _numbers_of_yaml_1_2()
+
+
+class _UnquotedNone(str):
+    """None without quotes: text in YAML, which hardly anyone means who writes Python."""
+
+
+_Loader.add_implicit_resolver("!None", re.compile("None$"), ["N"])
+_Loader.add_constructor("!None", lambda loader, node: _UnquotedNone(node.value))
 
 
 def from_yaml(path: str | Path) -> GymnasiumTasks:
@@ -156,6 +164,7 @@ def _from_data(data: Any) -> GymnasiumTasks:
     fixed = data.get("make") or {}
     if not isinstance(fixed, dict):
         raise ValueError(f"make must be a mapping of arguments, got {fixed!r}")
+    _refuse_unquoted_none("make", fixed)
 
     return GymnasiumTasks(
         data["env_id"],
@@ -188,6 +197,22 @@ def _check_keys(data: Any) -> None:
             raise ValueError(f"names of task parameters must be text, got {name!r}; write it in quotes")
     if not isinstance(data["env_id"], str):
         raise ValueError(f"env_id must be text, got {data['env_id']!r}")
+
+
+def _refuse_unquoted_none(name: str, value: Any) -> None:
+    """Refuse an argument of `gymnasium.make`, at any depth, that would be the text 'None'."""
+    if isinstance(value, _UnquotedNone):
+        raise ValueError(
+            f"{name}: None is text in YAML; write null for Python's None, or 'None' in quotes for the text"
+        )
+
+    entries: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list):
+        entries = enumerate(value)
+    for key, entry in entries:
+        _refuse_unquoted_none(f"{name}.{key}", entry)
 
 
 def _whole(value: Any) -> Any:

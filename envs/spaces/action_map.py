@@ -266,21 +266,20 @@ def _few_actions(native: Box, scale: float, which: list[int]) -> str:
     """Says in which of these elements of a Box the window holds hardly any number."""
     low, high = _window(Box(-1.0, 1.0, (native.low.size,)), native, scale)
     if native.dtype.kind in "iu":
-        name = "whole number"
+        numbers = "whole numbers"
         counts = high - low + 1
         few = counts < 2
     else:
         # A policy acts in float32 at most.
         dtype = np.promote_types(native.dtype, np.float16) if native.dtype.itemsize < 4 else np.dtype(np.float32)
-        name = f"number of {dtype}"
+        numbers = f"numbers of {dtype}"
         farthest = np.maximum(np.abs(low), np.abs(high)).astype(dtype)
         counts = np.floor((high - low) / np.spacing(farthest)) + 1
         few = counts < FEW_NUMBERS
 
     for index in which:
         if few[index]:
-            count = int(counts[index])
-            return f" (larger: in element {index} this window holds only {count} {name}{'' if count == 1 else 's'})"
+            return f" (larger: in element {index} this window holds only {counts[index]:g} of the {numbers})"
     return ""
 
 
@@ -321,22 +320,22 @@ class TensorActionMap(nn.Module):
         """Actions of the policy (*batch, A), or (*batch,) integers -> (*batch, …) of the environment."""
         batch = action.shape[: action.ndim - self._policy_rank]
         if not self._is_box:
-            return (action.reshape(*batch, *self._shape) + self.start).to(self._dtype)
+            return (action.reshape((*batch, *self._shape)) + self.start).to(self._dtype)
 
         clipped = action.clamp(self.low, self.high)
         mapped = self.base + (clipped - self.origin) * self.ratio
         if self._whole:
             mapped = mapped.floor()
-        return mapped.clamp(self.native_low, self.native_high).reshape(*batch, *self._shape).to(self._dtype)
+        return mapped.clamp(self.native_low, self.native_high).reshape((*batch, *self._shape)).to(self._dtype)
 
     def inverse(self, action: Tensor) -> Tensor:
         """Actions of the environment -> of the policy; of a whole number, the middle of its share."""
         batch = action.shape[: action.ndim - len(self._shape)]
         if not self._is_box:
             flat = action.to(torch.int64) - self.start
-            return flat.reshape(*batch, *([-1] if self._policy_rank else []))
+            return flat.reshape((*batch, *([-1] if self._policy_rank else [])))
 
-        flat = action.reshape(*batch, -1).to(torch.float32)
+        flat = action.reshape((*batch, -1)).to(torch.float32)
         if self._whole:
             flat = flat + 0.5
         fixed = self.ratio == 0

@@ -90,7 +90,10 @@ def summary(description: dict[str, Any]) -> list[str]:
         sentences.append(f"Exploration noise was {adaptation['noise_scale']:g} times that of the policy.")
     if description.get("action_limit", 1) != 1:
         share = f"{100 * description['action_limit']:g} %"
-        sentences.append(f"Actions are clipped to the middle {share} of their range, here and in every program.")
+        sentences.append(
+            f"Actions are clipped to the middle {share} of their range (without bounds: of what the policy's [−1, 1] "
+            "spans), here and in every program."
+        )
 
     measured = description["deterministic"]
     if measured is not None:

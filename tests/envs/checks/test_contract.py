@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from torch import Tensor
 
 from metarl.envs.checks.contract import ContractError, check_single, check_spaces, check_task_env
@@ -15,6 +16,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import State, TaskEnv
 from metarl.envs.task_space import Uniform
 from tests.helpers.corridor import Corridor
+from tests.helpers.follow import Follow
 
 M, E = 5, 4
 
@@ -139,3 +141,43 @@ def test_what_counts_dimensions_from_the_front_fails_alone() -> None:
     check_task_env(env, tasks, E)
     with pytest.raises(ContractError, match=r"FromTheFront.reward failed for \(\) = \(\): IndexError"):
         check_single(env, tasks)
+
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("space", "lowest", "highest", "dtype"),
+    [
+        (Box(-np.inf, np.inf, (1,)), -1, 1, torch.float32),
+        (Box(-LARGEST, LARGEST, (1,)), -1, 1, torch.float32),
+        (Box(3.0, LARGEST, (1,)), 3, 5, torch.float32),
+        (Box(-3.0, 12.0, (1,)), -3, 12, torch.float32),
+        (Box(0, 2**31 - 1, (1,), np.int32), 0, 2, torch.int32),
+        (Box(0, 2**40, (1,), np.int64), 0, 2, torch.int64),
+        (Discrete(3, start=5), 5, 7, torch.int64),
+        (MultiDiscrete([2, 4], start=[0, -1]), -1, 2, torch.int64),
+    ],
+)
+def test_only_actions_that_a_policy_plays_are_tried(
+    space: Space[Any], lowest: float, highest: float, dtype: torch.dtype
+) -> None:
+    """What an environment makes of 1e38 or of 2**31 − 2, which no policy plays, is not its fault."""
+    env = Follow(space)
+    tried = []
+
+    def transition(state: State, action: Tensor, rng: Any, params: Any) -> State:
+        tried.append(action)
+        return Follow.transition(env, state, action, rng, params)
+
+    env.transition = transition  # type: ignore[method-assign]
+    tasks = TaskDistribution(env, {"target": Uniform(0.0, 1.0)}).sample(M, "validation")
+    check_task_env(env, tasks, 40)
+    check_single(env, tasks)
+
+    many, one = tried
+    shape = space.shape or ()
+    assert (tuple(many.shape), tuple(one.shape)) == ((M, 40, *shape), shape)
+    assert many.dtype is one.dtype is dtype
+    assert many.min() >= lowest and many.max() <= highest
+    assert many.min() < lowest + 0.1 * (highest - lowest) and many.max() > highest - 0.1 * (highest - lowest)

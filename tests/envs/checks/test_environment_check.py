@@ -14,9 +14,11 @@ from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from metarl.cli.main import main
 from metarl.envs.checks.environment_check import EnvironmentCheck, check_environment
 from metarl.envs.checks.finding import Finding
+from metarl.envs.checks.layout import action_lines
 from metarl.envs.checks.trace import Trace, first_difference, random_actions
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.families.navigation import PointNavigation
+from metarl.envs.spaces.action_map import ActionMap
 from metarl.envs.spaces.fields import fields_of
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Uniform
@@ -214,6 +216,18 @@ def test_shipped_families_pass(name: str) -> None:
 
 def test_the_stretch_of_actions_is_shown() -> None:
     assert checked("rail").actions == ["[-1, 1] → [-2, 4]"]
+
+
+@pytest.mark.parametrize(
+    ("space", "line"),
+    [
+        (Box(-3, 2, (2,), np.int64), "[-1, 1] → [-3, 2], rounded to whole numbers, each of 2"),
+        (Box(2, np.inf, (1,), np.int64), "[-1, 1] → [2, 4], rounded to whole numbers"),
+        (Box(-np.inf, np.inf, (1,), np.int32), "[-1, 1] → [-1, 1], rounded to whole numbers"),
+    ],
+)
+def test_the_shares_of_whole_numbers_are_shown(space: Box, line: str) -> None:
+    assert action_lines(ActionMap.of(space)) == [line]
 
 
 def test_fields_have_the_places_that_gymnasium_gives_them() -> None:

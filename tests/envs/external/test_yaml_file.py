@@ -132,6 +132,11 @@ def test_a_file_names_the_callable_the_seed_and_the_config(tmp_path: Path, monke
         ("env_id: Pendulum-v1\nallow_running_statistics: 1\ntask: {g: {uniform: [1, 2]}}", "must be true or false"),
         ("env_id: Pendulum-v1\nconfig: g\nmake: {config: 3}\ntask: {g: {uniform: [1, 2]}}", "make.config must be"),
         ("a: " + "[" * 5000, "nested too deep"),
+        (
+            "env_id: Pendulum-v1\nmake: {render_mode: None}\ntask: {g: {uniform: [1, 2]}}",
+            "make.render_mode: None is text",
+        ),
+        ("env_id: Pendulum-v1\nmake: {a: [{b: None}]}\ntask: {g: {uniform: [1, 2]}}", "make.a.0.b: None .* write null"),
         ("env_id: Pendulum-v1\nmake: 3\ntask: {g: {uniform: [1, 2]}}", "make must be a mapping"),
     ],
 )
@@ -190,3 +195,15 @@ def test_numbers_are_those_that_python_reads() -> None:
     assert all(type(number) is int for number in read[: len(whole)])
     assert read[len(whole) :] == [float(text.replace(".inf", "inf")) for text in others]
     assert yaml_file._parse("0x1F") == 31
+
+
+def test_null_is_none_and_quotes_make_text(tmp_path: Path) -> None:
+    task = "task: {g: {uniform: [1, 2], units: None}}"
+    distribution = from_yaml(written(tmp_path, f"env_id: Pendulum-v1\nmake: {{render_mode: null}}\n{task}"))
+    assert distribution.env.spec.fixed == {"render_mode": None}
+    assert distribution.train["g"].units == "None"
+
+    # Gymnasium takes any text and warns.
+    with pytest.warns(UserWarning, match="render_mode='None'"):
+        distribution = from_yaml(written(tmp_path, f"env_id: Pendulum-v1\nmake: {{render_mode: 'None'}}\n{task}"))
+    assert distribution.env.spec.fixed == {"render_mode": "None"}

@@ -110,6 +110,75 @@ def test_each_whole_number_has_its_share(low: int, high: int) -> None:
     assert np.abs(shares - 100).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("native", "scale", "window"),
+    [
+        (Box(2, np.inf, (1,), np.int64), 1.0, range(2, 5)),
+        (Box(-np.inf, -5, (1,), np.int64), 2.5, range(-10, -4)),
+        (Box(-np.inf, np.inf, (1,), np.int64), 1.0, range(-1, 2)),
+        (Box(-np.inf, np.inf, (1,), np.int32), 2.7, range(-2, 3)),
+        (Box(0, 2**31 - 1, (1,), np.int32), 3.0, range(7)),
+        (Box(0, 2**40, (1,), np.int64), 0.3, range(1)),
+        (Box(2**31 + 256, 2**31 + 1024, (1,), np.int64), 1e6, None),  # the space ends before the window
+    ],
+)
+def test_whole_numbers_without_bounds_stay_in_the_window_with_their_shares(
+    native: Box, scale: float, window: range | None
+) -> None:
+    action_map = ActionMap.of(native, scale)
+    window = range(int(native.low[0]), int(native.high[0]) + 1) if window is None else window
+    evenly = np.linspace(-1, 1, 50 * len(window) + 1, dtype=np.float32).reshape(-1, 1)
+    for mapped in (action_map(evenly), on_tensors(action_map, evenly)):
+        assert (mapped.min(), mapped.max()) == (window[0], window[-1])
+        if len(window) < 100:
+            assert np.abs(np.bincount(mapped[:, 0] - window[0], minlength=len(window)) - 50).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("native", "lowest", "highest"),
+    [
+        (Box(-3.0, 12.0, (1,)), 0.75, 8.25),  # half of each window, of s = 3 where there are no bounds
+        (Box(0.1, 0.7, (1,), np.float64), 0.25, 0.55),
+        (Box(2.0, np.inf, (1,)), 3.5, 6.5),
+        (Box(-np.inf, -5.0, (1,)), -9.5, -6.5),
+        (BOXES["unbounded"], -1.5, 1.5),
+        (BOXES["largest floats"], -1.5, 1.5),
+        (BOXES["largest doubles"], -1.5, 1.5),
+        (Box(0.0, LARGEST, (1,)), 1.5, 4.5),
+        (Box(0, 2**31 - 1, (1,), np.int32), 2, 4),
+        (Box(0, 2**40, (1,), np.int64), 2, 4),
+        (BOXES["all integers"], -1, 1),
+        (BOXES["bytes"], 64, 191),
+        (Box(-3, 2, (1,), np.int64), -1, 0),
+        (Box(7, 8, (1,), np.int64), 7, 7),
+    ],
+)
+def test_a_limit_is_the_middle_of_what_is_played(native: Box, lowest: float, highest: float) -> None:
+    limited = ActionMap.of(native, 3.0).limited(0.5)
+    actions = np.concatenate([NASTY, np.linspace(-1, 1, 41, dtype=np.float32)]).reshape(-1, 1)
+    for mapped in (limited(actions), on_tensors(limited, actions)):
+        assert mapped.dtype == native.dtype
+        assert (mapped.min(), mapped.max()) == (pytest.approx(lowest), pytest.approx(highest))
+
+    # Inside the limits nothing changes.
+    whole = ActionMap.of(native, 3.0)(actions)
+    inside = (whole > lowest) & (whole < highest)
+    np.testing.assert_array_equal(limited(actions)[inside], whole[inside])
+
+
+def test_a_limited_unit_box_is_mapped_and_no_limit_is_the_map_itself() -> None:
+    assert ActionMap.of(UNIT).is_identity
+    assert not ActionMap.of(UNIT).limited(0.25).is_identity
+    assert ActionMap.of(UNIT).limited(1) == ActionMap.of(UNIT)
+
+
+@pytest.mark.parametrize("native", [BOXES["unbounded"], BOXES["largest floats"], Discrete(3), MultiBinary(2)])
+def test_a_limit_without_a_middle_is_refused(native: Space[Any]) -> None:
+    """A policy of before acts without bounds."""
+    with pytest.raises(ValueError, match="action_limit needs actions with finite bounds"):
+        ActionMap.of(native, OWN_UNITS).limited(0.5)
+
+
 def test_elements_are_independent_and_keep_their_shape() -> None:
     low = np.array([[-1, 0, 2], [-np.inf, 3, -5]], np.float32)
     high = np.array([[1, 4, np.inf], [np.inf, 3, 5]], np.float32)
@@ -213,3 +282,30 @@ def test_missing_bounds_are_told_and_only_those() -> None:
     for bounded in (UNIT, BOXES["wide"], BOXES["bytes"], Discrete(3)):
         assert missing_bounds_warning(bounded, 1.0) is None
     assert missing_bounds_warning(BOXES["unbounded"], OWN_UNITS) is None
+
+
+@pytest.mark.parametrize(
+    ("native", "scale", "named"),
+    [
+        (Box(1e9, np.inf, (1,)), 1.0, "element 0 this window holds only 1 of the numbers of float32"),
+        (
+            Box(np.array([0, 1e9], np.float32), np.inf),
+            100.0,
+            "element 1 this window holds only 4 of the numbers of float32",
+        ),
+        (Box(5, np.inf, (1,), np.int64), 0.4, "element 0 this window holds only 1 of the whole numbers"),
+        (Box(1e3, np.inf, (1,)), 1.0, ""),
+        (Box(5, np.inf, (1,), np.int64), 1.0, ""),
+    ],
+)
+def test_windows_that_hold_hardly_any_number_are_told(native: Box, scale: float, named: str) -> None:
+    warning = missing_bounds_warning(native, scale)
+    assert warning is not None
+    assert (named in warning) if named else ("holds only" not in warning)
+
+
+def test_the_warning_names_the_side_that_has_no_bound() -> None:
+    assert "spans bound − 2 s to bound there" in str(missing_bounds_warning(BOXES["to minus five"], 1.0))
+    assert "spans the whole numbers of bound to bound + 2 s there" in str(
+        missing_bounds_warning(BOXES["integers from two"], 1.0)
+    )

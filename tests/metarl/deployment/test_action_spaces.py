@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
+from numpy.typing import NDArray
 
 import metarl
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
@@ -30,6 +31,8 @@ SPACES: dict[str, Space[Any]] = {
     "fixed": Box(np.array([3, 0], np.float32), np.array([3, 1], np.float32)),
     "integers": Box(0, 3, (2,), np.int64),
     "bytes": Box(0, 255, (2, 2), np.uint8),
+    "words": Box(0, 1000, (2,), np.uint16),
+    "signed bytes": Box(-128, 127, (2,), np.int8),
     "half-bounded integers": Box(2, np.inf, (2,), np.int32),
     "from five": Discrete(3, start=5),
     "choices": MultiDiscrete([2, 4], start=[0, -1]),
@@ -38,19 +41,20 @@ SPACES: dict[str, Space[Any]] = {
 }
 
 
-def saved_policy(native: Space[Any], directory: Path) -> SpecialisedPolicy:
+def saved_policy(native: Space[Any], directory: Path, action_limit: float = 1.0) -> SpecialisedPolicy:
     """A policy whose outputs are single observations, so that no sum is rounded, whoever computes it."""
     actions = policy_action_space(native)
     network = MLPPolicy(Box(-1, 1, (3,)), actions, PolicyConfig(()))
     params = {name: torch.zeros_like(leaf) for name, leaf in network.init(torch.Generator()).items()}
     for output in range(network.sizes[-1]):
         params["layer0.weight"][output % 3, output] = 1
-    policy = SpecialisedPolicy(network, params, Box(-1, 1, (3,)), native, actions, CARD, action_scale=2.5)
+    card = CARD | {"action_limit": action_limit}
+    policy = SpecialisedPolicy(network, params, Box(-1, 1, (3,)), native, actions, card, action_scale=2.5)
     policy.save(directory)
     return policy
 
 
-LIKE_ANOTHER = {"float64", "fixed", "integers", "half-bounded integers", "choices"}
+LIKE_ANOTHER = {"signed bytes", "float64", "fixed", "integers", "half-bounded integers", "choices"}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +65,28 @@ LIKE_ANOTHER = {"float64", "fixed", "integers", "half-bounded integers", "choice
     ],
 )
 def test_loaded_policy_program_and_onnx_do_exactly_what_predict_does(native: Space[Any], tmp_path: Path) -> None:
-    policy = saved_policy(native, tmp_path / "policy")
+    require_same_everywhere(native, saved_policy(native, tmp_path / "policy"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest"),
+    [
+        ("bytes", 64, 191),
+        pytest.param("words", 250, 750, marks=pytest.mark.slow),
+        pytest.param("half-bounded integers", 4, 5, marks=pytest.mark.slow),
+        pytest.param("signed bytes", -64, 63, marks=pytest.mark.slow),
+        pytest.param("float64", 0.25, 0.55, marks=pytest.mark.slow),
+    ],
+)
+def test_a_limit_changes_no_type(name: str, lowest: float, highest: float, tmp_path: Path) -> None:
+    native = SPACES[name]
+    policy = saved_policy(native, tmp_path / "policy", action_limit=0.5)
+    predicted = require_same_everywhere(native, policy, tmp_path)
+    assert (predicted.min(), predicted.max()) == (pytest.approx(lowest), pytest.approx(highest))
+
+
+def require_same_everywhere(native: Space[Any], policy: SpecialisedPolicy, tmp_path: Path) -> NDArray[Any]:
+    """Every form of a saved policy gives the same actions, of the space's type; returns them."""
     obs = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
     obs[:9] = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
     predicted, _ = policy.predict(obs)
@@ -79,6 +104,7 @@ def test_loaded_policy_program_and_onnx_do_exactly_what_predict_does(native: Spa
     for actions in (predicted, again, by_program, by_onnx):
         assert actions.dtype == native.dtype
         np.testing.assert_array_equal(actions, predicted)
+    return predicted
 
 
 @pytest.mark.parametrize(
@@ -126,7 +152,7 @@ def test_a_configuration_of_before_keeps_what_its_policy_does() -> None:
     assert from_yaml("\n".join(lines)).action_scale == 0.0
 
 
-@pytest.mark.parametrize("scale", ["-1", "inf", "nan"])
+@pytest.mark.parametrize("scale", ["-1", "inf", "nan", "1e39"])
 def test_a_scale_that_is_none_is_refused(scale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["train", "maml", "tests.helpers.follow:wide", f"--action-scale={scale}", "--run-dir", str(tmp_path)]) == 2

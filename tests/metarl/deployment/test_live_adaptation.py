@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 import metarl
 from metarl.cli.main import main
 from metarl.envs.external.worker_pool import EnvironmentFailedError
+from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import UserError
 from tests.helpers.workbench import RUN, complaint, files_under
 
@@ -343,11 +344,27 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert arm.episodes == 0
 
 
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max])
+def test_a_limit_without_bounds_is_that_of_what_the_policy_plays(
+    arm: Any, monkeypatch: pytest.MonkeyPatch, bound: float
+) -> None:
+    """A quarter of [−1, 1], however the arm says that it has no bounds."""
+    monkeypatch.setattr(arm, "action_space", type(arm.action_space)(-bound, bound, (2,)))
+    policy = metarl.load(RUN).adapt(arm(), episodes=4, steps=1, action_limit=0.25)
+    seen = np.array(arm.actions)
+    assert (seen.min(), seen.max()) == (-0.25, 0.25)
+    assert np.abs(policy.predict(np.full((9, 2), 50, np.float32))[0]).max() <= 0.25
+
+
 def test_a_limit_needs_bounds(arm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the policy plays has no middle where neither it nor the arm has bounds.
+    meta = metarl.load(RUN)
+    endless = type(arm.action_space)(-np.inf, np.inf, (2,))
+    monkeypatch.setattr(TaskDistribution, "action_space", endless)
     before = signal.getsignal(signal.SIGTERM)  # another test may have left one
-    monkeypatch.setattr(arm, "action_space", type(arm.action_space)(-np.inf, np.inf, (2,)))
+    monkeypatch.setattr(arm, "action_space", endless)
     with pytest.raises((UserError, ValueError), match="action_limit needs actions with finite bounds"):
-        metarl.load(RUN).adapt(arm(), action_limit=0.5)
+        meta.adapt(arm(), action_limit=0.5)
     assert arm.episodes == 0
     assert signal.getsignal(signal.SIGTERM) == before
     assert not os.path.exists("fails_in")
