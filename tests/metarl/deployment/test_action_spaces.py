@@ -54,7 +54,7 @@ def saved_policy(native: Space[Any], directory: Path, action_limit: float = 1.0)
     return policy
 
 
-LIKE_ANOTHER = {"signed bytes", "float64", "fixed", "integers", "half-bounded integers", "choices"}
+LIKE_ANOTHER = {"bytes", "words", "signed bytes", "float64", "fixed", "integers", "half-bounded integers", "choices"}
 
 
 @pytest.mark.parametrize(
