@@ -79,7 +79,7 @@ def missing_bounds(native: Space[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bo
     if not isinstance(native, Box):
         return np.zeros(0, bool), np.zeros(0, bool)
 
-    largest = _largest_bound(native)
+    largest = _largest_bound(native.dtype)
     low = native.low.reshape(-1).astype(np.float64)
     high = native.high.reshape(-1).astype(np.float64)
     no_low = low <= -largest
@@ -91,10 +91,10 @@ def missing_bounds(native: Space[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bo
     return no_low | too_wide, no_high | too_wide
 
 
-def _largest_bound(native: Box) -> float:
+def _largest_bound(dtype: np.dtype[Any]) -> float:
     """A bound as large as this, in magnitude, is none."""
-    if native.dtype.kind == "f":
-        return min(LARGEST_FLOAT, float(np.finfo(native.dtype).max))
+    if dtype.kind == "f":
+        return min(LARGEST_FLOAT, float(np.finfo(dtype).max))
     return float(LARGEST_INTEGER)
 
 
@@ -244,7 +244,7 @@ def missing_bounds_warning(native: Space[Any], scale: float) -> str | None:
     """What is assumed of the elements of a Box that have no bounds; None where all have, or nothing is assumed."""
     no_low, no_high = missing_bounds(native)
     which = np.flatnonzero(no_low | no_high).tolist()
-    if not which or scale == OWN_UNITS:
+    if not which or scale == OWN_UNITS or not isinstance(native, Box):
         return None
 
     windows = {
@@ -425,7 +425,7 @@ def _has_bounds(policy: Box) -> NDArray[np.bool_]:
 
 def _is_endless(policy: Box, native: Box, scale: float, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
     """Whether a window [low, high] has no middle: a policy of before acts in an environment without bounds."""
-    largest = _largest_bound(native)
+    largest = _largest_bound(native.dtype)
     endless = (low <= -largest) | (high >= largest)
     if scale != OWN_UNITS:
         endless &= ~_has_bounds(policy)

@@ -2,11 +2,13 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from metarl.envs.external import yaml_file
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, GymnasiumTasks
 from metarl.envs.external.yaml_file import from_yaml
 from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Uniform
 
@@ -197,13 +199,19 @@ def test_numbers_are_those_that_python_reads() -> None:
     assert yaml_file._parse("0x1F") == 31
 
 
+def arguments_of(distribution: GymnasiumTasks) -> Any:
+    """Of `gymnasium.make`, for every task."""
+    assert isinstance(distribution.env, GymnasiumFamily)
+    return distribution.env.spec.fixed
+
+
 def test_null_is_none_and_quotes_make_text(tmp_path: Path) -> None:
     task = "task: {g: {uniform: [1, 2], units: None}}"
     distribution = from_yaml(written(tmp_path, f"env_id: Pendulum-v1\nmake: {{render_mode: null}}\n{task}"))
-    assert distribution.env.spec.fixed == {"render_mode": None}
+    assert arguments_of(distribution) == {"render_mode": None}
     assert distribution.train["g"].units == "None"
 
     # Gymnasium takes any text and warns.
     with pytest.warns(UserWarning, match="render_mode='None'"):
         distribution = from_yaml(written(tmp_path, f"env_id: Pendulum-v1\nmake: {{render_mode: 'None'}}\n{task}"))
-    assert distribution.env.spec.fixed == {"render_mode": "None"}
+    assert arguments_of(distribution) == {"render_mode": "None"}
