@@ -274,7 +274,7 @@ def test_a_failing_environment_leaves_nothing(robot: Path, capsys: pytest.Captur
     before = set(robot.iterdir()) | {robot / "log", robot / "__pycache__"}
     assert main(["adapt", RUN, "--env", "my_robot:breaking", "--out", "policy"]) == 1
     captured = capsys.readouterr()
-    assert "environment my_robot:breaking failed: RuntimeError: the arm came off (my_robot.py:" in captured.err
+    assert "environment my_robot:breaking failed at step 1 of episode 1: RuntimeError: the arm came off (my_robot.py:" in captured.err
     assert captured.err.count("\n") == 1
     assert set(robot.iterdir()) <= before
     assert (robot / "log").read_text().endswith("close\n")
