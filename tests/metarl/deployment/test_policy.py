@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from gymnasium.spaces.utils import flatdim, flatten
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
@@ -222,6 +222,43 @@ def test_the_card_is_kept_and_readable(tmp_path: Path) -> None:
     for part in ("| 0 | 0 | 0 | 1.50 | 0.25 |", "3 episodes, 12 environment steps", "runs/one", "policy.onnx"):
         assert part in card
     assert load_policy(tmp_path / "policy").card["adaptation"] == CARD["adaptation"]
+
+
+EVERY_KIND = Dict(
+    [
+        ("velocity", Box(-9, 9, (2, 2))),
+        ("mode", Discrete(3, start=1)),
+        ("arm", Tuple([MultiDiscrete([2, 3], start=[0, 5]), MultiBinary(2)])),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [Box(-9, 9, (3,)), Box(0, 255, (48, 40, 3), np.uint8), Discrete(5, start=2), MultiDiscrete([2, 3]), EVERY_KIND],
+    ids=lambda space: type(space).__name__,
+)
+def test_the_code_on_the_card_runs(tmp_path: Path, space: Space[Any]) -> None:
+    policy = mlp(Box(-1, 1, (2,)), ROBOT_ACTIONS, space)
+    policy.save(tmp_path / "policy")
+    card = (tmp_path / "policy" / "README.md").read_text()
+    with_metarl, without = card.split("```python\n")[1].split("```")[0].split("import numpy")
+    assert "metarl" in with_metarl
+    space.seed(3)
+    obs = space.sample()
+    said: dict[str, Any] = {"obs": obs}
+    exec("import numpy" + without.replace("DIR", str(tmp_path / "policy")), said)
+    np.testing.assert_allclose(said["action"], policy.predict(obs)[0], atol=TOLERANCE)
+
+
+def test_the_card_says_which_index_holds_what(tmp_path: Path) -> None:
+    mlp(Box(-1, 1, (2,)), ROBOT_ACTIONS, EVERY_KIND).save(tmp_path / "policy", onnx=False)
+    card = (tmp_path / "policy" / "README.md").read_text()
+    rows = [line for line in card.splitlines() if line.startswith("| ") and ("Box" in line or "Multi" in line)]
+    assert rows[0] == "| 0 … 3 | velocity | Box(-9.0, 9.0, (2, 2), float32) |"
+    assert [row.split(" | ")[:2] for row in rows[1:]] == [["| 7 … 11", "arm.0"], ["| 12 … 13", "arm.1"]]
+    assert "| 4 … 6 | mode | Discrete(3, start=1), one number for each choice |" in card
+    assert '"kind"' not in card
 
 
 def test_saving_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
