@@ -178,7 +178,7 @@ class EnvBlock(gymnasium.Env[Any, Any]):
             return
 
         obs, reward, terminated, truncated, info = self._envs[index].step(action)
-        require_finite_reward(reward, f" at step {self._time}")
+        require_finite_reward(float(reward), f" at step {self._time}")
         self._observed["obs"][index] = obs
         self._observed["reward"][index] = reward
 

@@ -60,7 +60,7 @@ def _normalisation(description: dict[str, Any]) -> str:
 
 def _field_rows(observations: Space[Any]) -> list[tuple[str, ...]]:
     """Which index holds what, as text below FIELD_HEADINGS."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for field in fields_of(observations):
         space = field.space if len(field.space) <= LONGEST_SPACE else field.space[:LONGEST_SPACE] + "…"
         rows.append((field.indices, field.name.replace("|", r"\|") or "all of it", space.replace("|", r"\|")))
