@@ -17,6 +17,7 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from metarl.envs.external.worker_pool import reason_of
 from metarl.envs.spaces.fields import parts_of
+from metarl.envs.spaces.observation import is_image
 from metarl.envs.spaces.observation_reader import NUMBERS, UnfitEnvError
 
 _WARNED: set[str] = set()
@@ -140,7 +141,10 @@ def _kind_of(value: Any) -> str:
 
 
 def same_layout(one: Space[Any], other: Space[Any]) -> bool:
-    """Whether observations of both are the same fields; bounds, and the order of the keys of a Dict, may differ."""
+    """Whether observations of both are the same fields: names, shapes, and kinds of numbers (whole ones, or not).
+
+    Bounds, the number of bits, and the order of the keys of a Dict may differ.
+    """
     if isinstance(one, Dict) and isinstance(other, Dict):
         same_keys = one.spaces.keys() == other.spaces.keys()
         return same_keys and all(same_layout(part, other[key]) for key, part in one.spaces.items())
@@ -151,7 +155,9 @@ def same_layout(one: Space[Any], other: Space[Any]) -> bool:
         return all(same_layout(*pair) for pair in zip(one.spaces, other.spaces, strict=True))
 
     if isinstance(one, Box) and isinstance(other, Box):
-        return one.shape == other.shape and one.dtype == other.dtype
+        # The bits of whole numbers decide whether they are an image, of which a policy sees each pixel's place.
+        same_kind = one.dtype.kind == other.dtype.kind and is_image(one) == is_image(other)
+        return one.shape == other.shape and same_kind
     return one == other
 
 

@@ -1,14 +1,12 @@
 """One live Gymnasium environment whose task parameters are unknown: a real robot's case."""
 
 import importlib
-import math
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Space, Tuple
-from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,8 +17,16 @@ from metarl.envs.external.env_check import (
     require_no_running_statistics,
     same_layout,
 )
-from metarl.envs.external.worker_pool import EnvironmentFailedError, one_line, reason_of, success_of, time_limit
+from metarl.envs.external.worker_pool import (
+    EnvironmentFailedError,
+    reason_of,
+    require_finite_reward,
+    success_of,
+    time_limit,
+)
+from metarl.envs.external.worker_pool import one_line as text_of
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, PolicySpace
+from metarl.envs.spaces.fields import one_line
 from metarl.envs.spaces.observation_reader import ObservationReader, UnfitEnvError
 
 LiveGymEnv = gymnasium.Env[Any, Any]
@@ -31,7 +37,8 @@ class LiveEnv:
 
     Observations are flattened, actions become the environment's own by an `ActionMap`. An episode that the environment
     terminates or truncates is not stepped on. Where the policy was trained on a Dict, its fields keep that order,
-    whatever the order here; without one they have the order in which Gymnasium flattens this environment.
+    whatever the order here. Shapes and kinds of numbers must be those of the training: as many numbers in another
+    shape are other observations, such as a transposed image. Bounds of observations may differ.
 
     Args:
         env: the environment, with its own time limit or none.
@@ -39,7 +46,8 @@ class LiveEnv:
         action_space: the policy's actions, Box (A,), Discrete or MultiDiscrete.
         horizon: H.
         label: what it is called in error messages.
-        trained_on: what was observed of the environments of the training, before it was flattened; None: vectors.
+        trained_on: what was observed of the environments of the training, before it was flattened; None: the vectors
+            of `observation_space`.
         observe: keys of a Dict that are observed; empty: all of them.
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
         action_limit: share of the range of actions that may be used, as in `ActionMap.limited`.
@@ -51,6 +59,7 @@ class LiveEnv:
         batch_shape: (1, 1).
         label: as above.
         observed: what the policy is shown, before it is flattened.
+        episode: the number of the episode that runs, from 1; each reset counts on.
 
     Raises:
         ValueError: the environment has other spaces than the policy, or its actions cannot be limited.
@@ -75,12 +84,16 @@ class LiveEnv:
         if not allow_running_statistics:
             require_no_running_statistics(env, label)
         observed = observed_space(env.observation_space, observe, label)
-        self.observed = _in_trained_order(observed, trained_on, label)
-        check_spaces(env, self.observed, observation_space, action_space, label)
+        self.observed = _as_trained(observed, observation_space if trained_on is None else trained_on, label)
+        check_actions(env, action_space, label)
 
         self.env = env
         self.horizon = horizon
         self.label = label
+        self.episode = 0
+        self._time = 0
+        self._observe = observe
+        self._native_actions = env.action_space
         self._timeout = timeout
         self._read = ObservationReader(self.observed)
         self._action_map = ActionMap.between(action_space, env.action_space, action_scale).limited(action_limit)
@@ -94,9 +107,12 @@ class LiveEnv:
         """Start an episode, with a seed from the generator; returns obs (1, 1, O)."""
         self._device = generator.device
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        self.episode += 1
+        self._time = 0
         try:
             with time_limit(self._timeout):
                 returned = self.env.reset(seed=seed)
+            self._require_same_spaces()
             self._obs = self._flatten(read_reset(returned)[0])
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
@@ -112,14 +128,14 @@ class LiveEnv:
 
     def _step_on(self, action: NDArray[Any]) -> float:
         """Take an action in the running episode; returns the reward."""
+        self._time += 1
         try:
             native = self._action_map.one(action)
             with time_limit(self._timeout):
                 returned = self.env.step(native)
             obs, reward, terminated, truncated, info = read_step(returned)
             self._obs = self._flatten(obs)
-            if not math.isfinite(reward):
-                raise UnfitEnvError(f"its reward is not finite: {reward}")
+            require_finite_reward(reward)
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed
             raise self._failure(error) from error
 
@@ -138,8 +154,21 @@ class LiveEnv:
         vector = self._read(obs)
         broken = self._read.not_finite(vector)
         if broken:
-            raise UnfitEnvError(f"its observation is not finite: {broken}")
+            raise UnfitEnvError(f"its observation is not finite in float32: {broken}")
         return vector
+
+    def _require_same_spaces(self) -> None:
+        """Refuse other spaces than at first: a reset may have changed them.
+
+        Raises:
+            UnfitEnvError: says what they were and are.
+        """
+        observed = observed_space(self.env.observation_space, self._observe, self.label)
+        if not same_layout(self.observed, observed):
+            raise UnfitEnvError(f"it observes {one_line(observed)} by now, but {one_line(self.observed)} at first")
+        if self.env.action_space != self._native_actions:
+            now, first = one_line(self.env.action_space), one_line(self._native_actions)
+            raise UnfitEnvError(f"its actions are {now} by now, but {first} at first")
 
     def _tensor(self, value: Any) -> Tensor:
         """A number or array (…) as a tensor (1, 1, …) of its own."""
@@ -147,34 +176,41 @@ class LiveEnv:
         return torch.from_numpy(array.reshape(1, 1, *array.shape).copy()).to(self._device)
 
     def _failure(self, error: Exception | SystemExit) -> EnvironmentFailedError:
-        return EnvironmentFailedError(f"environment {self.label} failed: {reason_of(error)}")
+        """The error that says when it failed; an environment that knows its task has named it itself."""
+        when = f"step {self._time}" if self._time else "the reset"
+        reason = str(error) if isinstance(error, UnfitEnvError) else reason_of(error)
+        return EnvironmentFailedError(f"environment {self.label} failed at {when} of episode {self.episode}: {reason}")
 
 
-def _in_trained_order(observed: Space[Any], trained_on: Space[Any] | None, label: str) -> Space[Any]:
+def _as_trained(observed: Space[Any], trained_on: Space[Any], label: str) -> Space[Any]:
     """What is observed, with the fields of a Dict in the order of the training.
 
     Raises:
-        ValueError: both are a Dict or Tuple, but not with the same fields.
+        ValueError: it is not what the policy was trained on.
     """
-    if not (isinstance(observed, Dict | Tuple) and isinstance(trained_on, Dict | Tuple)):
-        return observed  # by its size alone
     if not same_layout(trained_on, observed):
-        raise ValueError(f"environment {label} observes {observed}, but the policy was trained on {trained_on}")
-    return trained_on
+        raise ValueError(
+            f"environment {label} observes {one_line(observed)}, but the policy was trained on {one_line(trained_on)}; "
+            "shapes, kinds of numbers and names must be the same: a wrapper of gymnasium.wrappers can make them so"
+        )
+    return _in_order(observed, trained_on)
 
 
-def check_spaces(
-    env: LiveGymEnv, observed: Space[Any], observation_space: Box, action_space: PolicySpace, label: str
-) -> None:
-    """Refuse an environment with other spaces than the policy's; bounds may differ.
+def _in_order(observed: Space[Any], trained_on: Space[Any]) -> Space[Any]:
+    """The space itself, or its parts in the order of another one of the same layout."""
+    if isinstance(observed, Dict) and isinstance(trained_on, Dict):
+        return Dict([(key, _in_order(observed[key], part)) for key, part in trained_on.spaces.items()])
+    if isinstance(observed, Tuple) and isinstance(trained_on, Tuple):
+        return Tuple([_in_order(*pair) for pair in zip(observed.spaces, trained_on.spaces, strict=True)])
+    return observed
+
+
+def check_actions(env: LiveGymEnv, action_space: PolicySpace, label: str) -> None:
+    """Refuse an environment with other actions than the policy's; bounds may differ.
 
     Raises:
         ValueError: says what it has and what is needed.
     """
-    needed = observation_space.shape[0]
-    if flatdim(observed) != needed:
-        raise ValueError(f"environment {label} observes {observed}, but the policy was trained on {needed} numbers")
-
     try:
         ActionMap.between(action_space, env.action_space)
     except ValueError:
@@ -197,7 +233,7 @@ def make_live_env(name: str) -> LiveGymEnv:
             target = gymnasium.make(name, disable_env_checker=True)
         made = target() if callable(target) else target
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"{type(error).__name__}: {text_of(error)}"
         raise ValueError(f"environment {name!r} cannot be made: {reason}") from error
 
     if made is None and target is None:

@@ -69,6 +69,19 @@ def success_of(info: Mapping[str, Any]) -> bool | None:
     return None if success is None else bool(success)
 
 
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+
+
+def require_finite_reward(reward: float, when: str = "") -> None:
+    """Refuse a reward that is not finite, or would not be as a float32; `when` follows in the message, " at step 3".
+
+    Raises:
+        UnfitEnvError: names the reward.
+    """
+    if not abs(reward) <= LARGEST_REWARD:  # also where it is not a number
+        raise UnfitEnvError(f"its reward{when} is not a finite float32 number: {reward}")
+
+
 class SingleEnv(gymnasium.Env[Any, Any]):
     """What a block holds: one environment with float32 vector observations that can be given a task."""
 
@@ -165,6 +178,7 @@ class EnvBlock(gymnasium.Env[Any, Any]):
             return
 
         obs, reward, terminated, truncated, info = self._envs[index].step(action)
+        require_finite_reward(float(reward), f" at step {self._time}")
         self._observed["obs"][index] = obs
         self._observed["reward"][index] = reward
 
@@ -188,16 +202,14 @@ class EnvBlock(gymnasium.Env[Any, Any]):
 
     def _not_finite(self) -> dict[str, Any]:
         """Info with the "error" of the first environment whose numbers are not finite; no policy acts on these."""
-        observed, reward = self._observed["obs"], self._observed["reward"]
+        observed = self._observed["obs"]
         # Pixels are whole numbers, as was checked, and many.
-        if (self._pixels or np.isfinite(observed).all()) and np.isfinite(reward).all():
+        if self._pixels or np.isfinite(observed).all():
             return {}
 
         when = f"at step {self._time}" if self._time else "at the reset"
         for index in range(len(self.assignments)):
             self._progress[self._block] = index
-            if not np.isfinite(reward[index]):
-                return {"error": f"its reward {when} is not a finite float32 number: {reward[index]}"}
             broken = self._envs[index].not_finite(observed[index])
             if broken:
                 return {"error": f"its observation {when} is not finite in float32: {broken}"}

@@ -4,6 +4,7 @@ numpy and Gymnasium would make other numbers of it without a word: 300 is 44 in 
 choice 3 of three is the first choice of the next element, and a transposed image has as many pixels.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,25 @@ class ObservationReader:
         """
         return self._part.read(obs)
 
+    def rows(self, obs: Any) -> tuple[Floats, bool]:
+        """One observation, or N of them as vector environments give them, each entry of a Dict or Tuple (N, …).
+
+        Returns:
+            Vectors (N, O), and whether it was a single one.
+
+        Raises:
+            UnfitEnvError: it does not fit, or holds a number that is not finite in float32.
+        """
+        count = self._part.batch_size(obs)
+        single = count is None
+        vectors = self._part.read(obs)[None] if count is None else self._part.read(obs, (count,))
+
+        if not np.isfinite(vectors).all():
+            first = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            which = "" if single else f"observation {first} of {count}: "
+            raise UnfitEnvError(f"its observation is not finite in float32: {which}{self.not_finite(vectors[first])}")
+        return vectors, single
+
     def not_finite(self, vector: Floats) -> str:
         """The first number of a vector that is not finite: "nan at index 3 (velocity)"; "" where all are."""
         broken = np.flatnonzero(~np.isfinite(vector))
@@ -96,15 +116,21 @@ class _Entries:
         self._path = path
         self._entries = entries
 
-    def read(self, obs: Any) -> Floats:
-        """All entries side by side, (n,)."""
+    def batch_size(self, obs: Any) -> int | None:
+        """N where the first number of all belongs to one of N observations; None: there is one, or none that fits."""
+        key, part = self._entries[0]
+        fits = isinstance(obs, Mapping) and key in obs if self._is_dict else isinstance(obs, tuple | list) and obs
+        return part.batch_size(obs[key]) if fits else None
+
+    def read(self, obs: Any, batch: tuple[int, ...] = ()) -> Floats:
+        """All entries side by side, (*batch, n)."""
         if self._is_dict:
             self._require_keys(obs)
         elif not isinstance(obs, tuple | list) or len(obs) != len(self._entries):
             raise UnfitEnvError(
                 f"{_named(self._path)} is {_described(obs)}, but its space is a tuple of {len(self._entries)}"
             )
-        return np.concatenate([part.read(obs[key]) for key, part in self._entries])
+        return np.concatenate([part.read(obs[key], batch) for key, part in self._entries], axis=-1)
 
     def _require_keys(self, obs: Any) -> None:
         """Keys that the space does not have are not looked at."""
@@ -132,22 +158,38 @@ class _Numbers:
         self.count = int(np.prod(self.shape, dtype=np.int64))
         self.dtype = np.dtype(space.dtype)
 
-    def read(self, value: Any) -> Floats:
-        """The numbers, (n,)."""
-        # Converted in two steps, as Gymnasium does: a Box of float16 holds what a float16 holds.
-        return np.array(np.asarray(self._checked(value), self.dtype), np.float32).reshape(-1)
+    def batch_size(self, value: Any) -> int | None:
+        """N where the value has one dimension more than the space."""
+        try:
+            more = np.ndim(value) > len(self.shape)
+        except Exception:  # lists of different lengths, which reading refuses
+            return None
+        return len(value) if more else None
 
-    def _checked(self, value: Any) -> NDArray[Any]:
-        """The value as an array of the space's shape."""
+    def read(self, value: Any, batch: tuple[int, ...] = ()) -> Floats:
+        """The numbers, (*batch, n)."""
+        array = self._checked(value, batch)
+        if array.dtype == np.float32 == self.dtype:
+            return np.array(array).reshape(*batch, self.count)
+
+        # Converted in two steps, as Gymnasium does: a Box of float16 holds what a float16 holds. What is too large
+        # becomes infinite, which whoever asks for finite numbers refuses: numpy need not warn of it.
+        with np.errstate(over="ignore"):
+            return np.array(np.asarray(array, self.dtype), np.float32).reshape(*batch, self.count)
+
+    def _checked(self, value: Any, batch: tuple[int, ...]) -> NDArray[Any]:
+        """The value as an array of the space's shape, after those of the batch."""
         array = value if type(value) is np.ndarray else self._as_array(value)
         if array.dtype.kind not in NUMBERS:
             raise UnfitEnvError(f"{self.named} is {_described(value)}, {self.allowed} takes numbers")
 
-        if array.shape != self.shape:
+        shape = (*batch, *self.shape)
+        if array.shape != shape:
             # There is only one way to read a single number.
-            if not array.size == self.count == 1:
-                raise UnfitEnvError(f"{self.named} has the shape {array.shape}, {self.allowed} has {self.shape}")
-            array = array.reshape(self.shape)
+            if not (self.count == 1 and array.shape[: len(batch)] == batch and array.size == math.prod(batch)):
+                needed = f"{shape}, for a batch of {batch[0]}" if batch else f"{shape}"
+                raise UnfitEnvError(f"{self.named} has the shape {array.shape}, {self.allowed} has {needed}")
+            array = array.reshape(shape)
         return array
 
     def _as_array(self, value: Any) -> NDArray[Any]:
@@ -176,9 +218,9 @@ class _WholeNumbers(_Numbers):
         limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
         self._holds_all = bool(limits and (self.low <= limits.min).all() and (self.high >= limits.max).all())
 
-    def _checked(self, value: Any) -> NDArray[Any]:
+    def _checked(self, value: Any, batch: tuple[int, ...]) -> NDArray[Any]:
         """Refuses fractions, and numbers outside the space."""
-        array = super()._checked(value)
+        array = super()._checked(value, batch)
         if self._holds_all and array.dtype == self.dtype:
             return array
 
@@ -193,7 +235,7 @@ class _WholeNumbers(_Numbers):
 
     def _refuse(self, array: NDArray[Any], broken: NDArray[np.bool_]) -> None:
         place = tuple(int(index) for index in np.argwhere(broken)[0])
-        low, high = (int(np.broadcast_to(bound, self.shape)[place]) for bound in (self.low, self.high))
+        low, high = (int(np.broadcast_to(bound, array.shape)[place]) for bound in (self.low, self.high))
         seen = f"holds {array[place]} at {list(place)}" if place else f"is {array[place]}"
         range_ = f"whole numbers from {low} to {high}" + (" there" if place else "")
 
@@ -216,11 +258,11 @@ class _Choices(_WholeNumbers):
         self._num_places = int(counts.sum())
         self._first_places = np.cumsum(counts) - counts - self.low.reshape(-1)
 
-    def read(self, value: Any) -> Floats:
-        """A number for each choice, (n,)."""
-        places = self._first_places + self._checked(value).reshape(-1)
-        one_hot = np.zeros(self._num_places, np.float32)
-        one_hot[places.astype(np.int64)] = 1
+    def read(self, value: Any, batch: tuple[int, ...] = ()) -> Floats:
+        """A number for each choice, (*batch, n)."""
+        places = self._first_places + self._checked(value, batch).reshape(*batch, self.count)
+        one_hot = np.zeros((*batch, self._num_places), np.float32)
+        np.put_along_axis(one_hot, places.astype(np.int64), 1, axis=-1)
         return one_hot
 
 

@@ -22,6 +22,7 @@ from metarl.console import format_number, say
 from metarl.envs.task_space import select_tasks, task_text
 from metarl.evaluation.evaluation import TASKS_LISTED
 from metarl.evaluation.statistics import Curve
+from metarl.run.build import may_normalize
 
 
 class Comparer:
@@ -88,6 +89,7 @@ class Comparer:
             held_out=not self._plan.distribution.shares_tasks(config.split),
             exhaustive=self._plan.exhaustive,
             task_names=self._task_names(),
+            notes=self._notes(),
         )
 
     def _task_names(self) -> list[str]:
@@ -96,6 +98,18 @@ class Comparer:
         if not self._plan.exhaustive or num_tasks > TASKS_LISTED:
             return []
         return [task_text(select_tasks(self._plan.tasks, number)) for number in range(num_tasks)]
+
+    def _notes(self) -> list[str]:
+        """What the agents do not have in common: Stable-Baselines3 is given observations as they are."""
+        plan = self._plan
+        raw = [label for label in plan.labels if label in SB3_BASELINES]
+        scaled = [label for label, runs in plan.pools.items() if may_normalize(runs[0].config, plan.distribution)]
+        if not (raw and scaled):
+            return []
+        return [
+            f"{', '.join(scaled)} may normalise observations by statistics of meta-training (--normalize-obs), but "
+            f"{', '.join(raw)} of Stable-Baselines3 sees them as they are: a part of the difference may be the scale"
+        ]
 
     def _measure_and_tell(self, label: str) -> Curve:
         start = time.perf_counter()

@@ -123,6 +123,7 @@ class Comparison:
         held_out: whether training never draws these tasks.
         exhaustive: whether they are all that there are, and no sample of more.
         task_names: each of a few tasks in words, where each is told by itself; else ().
+        notes: sentences on what is not the same for all agents.
     """
 
     env: str
@@ -134,6 +135,7 @@ class Comparison:
     held_out: bool = True
     exhaustive: bool = False
     task_names: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def which_tasks(self) -> str:
@@ -274,6 +276,7 @@ class Comparison:
             "intervals_over": self.intervals_over,
             "budget": self.budget,
             "evaluation_env_steps": sum(curve.evaluation_env_steps for curve in self.curves),
+            "notes": list(self.notes),
             **self.metadata,
             # "duels" and "races": the words of earlier versions, which other programs may read.
             "equal_env_steps": self.equal_env_steps,

@@ -110,7 +110,7 @@ def headlines(comparison: Comparison) -> list[str]:
     if lost:
         within = f"in the first {comparison.equal_env_steps:,.0f} steps on a task"
         lines.append(f"return lost while adapting, for each episode {within}, against the oracle: {', '.join(lost)}")
-    return [*lines, *_by_task(comparison)]
+    return [*lines, *_by_task(comparison), *comparison.notes]
 
 
 def _by_task(comparison: Comparison) -> list[str]:

@@ -2,9 +2,16 @@
 
 from typing import Any
 
+from gymnasium.spaces import Discrete, MultiDiscrete, Space
+
 from metarl.console import counted, format_number
+from metarl.envs.external.space_json import space_from_json
+from metarl.envs.spaces.fields import fields_of, inner_spaces, one_line
 
 CURVE_HEADINGS = ("adaptation step", "episodes", "env steps", "mean return", "std over episodes")
+FIELD_HEADINGS = ("index", "field", "space")
+LONGEST_SPACE = 200
+"""Characters of a field's space, of which each bound may be another."""
 LONGEST_TASK = 100
 """Characters of a title's task."""
 
@@ -16,6 +23,8 @@ def markdown(description: dict[str, Any]) -> str:
         description: what policy.json holds.
     """
     parent = description["parent"]
+    observations = space_from_json(description["observation_space"])
+    actions = one_line(space_from_json(description["action_space"]))
     versions = description["versions"]
 
     sections = [
@@ -25,11 +34,11 @@ def markdown(description: dict[str, Any]) -> str:
         _table(CURVE_HEADINGS, curve_rows(description)),
         " ".join(summary(description)),
         "## How to run it",
-        _usage(description),
+        _usage(description, observations),
         "## Spaces",
-        f"Observations {_short(description['observation_space'])}, flattened to float32 vectors as "
-        f"`gymnasium.spaces.utils.flatten` does; actions {_short(description['action_space'])}; "
-        f"horizon {description['horizon']} steps.{_normalisation(description)}",
+        f"What is observed, as a vector of float32, index for index:{_normalisation(description)}",
+        _table(FIELD_HEADINGS, _field_rows(observations)),
+        f"Actions: {actions}. Horizon: {counted(description['horizon'], 'step')}.",
         "## Parent",
         _table(("", ""), [(name.replace("_", " "), str(value)) for name, value in parent.items()]),
         "## Versions",
@@ -47,6 +56,15 @@ def _normalisation(description: dict[str, Any]) -> str:
         " Every program here takes observations as the environment gives them, and normalises them itself by the mean "
         "and the standard deviation of those seen in training."
     )
+
+
+def _field_rows(observations: Space[Any]) -> list[tuple[str, ...]]:
+    """Which index holds what, as text below FIELD_HEADINGS."""
+    rows: list[tuple[str, ...]] = []
+    for field in fields_of(observations):
+        space = field.space if len(field.space) <= LONGEST_SPACE else field.space[:LONGEST_SPACE] + "…"
+        rows.append((field.indices, field.name.replace("|", r"\|") or "all of it", space.replace("|", r"\|")))
+    return rows
 
 
 def curve_rows(description: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -118,10 +136,15 @@ def _what_was_kept(adaptation: dict[str, Any]) -> str:
 
 
 _LOAD = ("import metarl", "", 'policy = metarl.load_policy("DIR")')
-_ONNX = ("import onnxruntime  # or without metarl", "", 'session = onnxruntime.InferenceSession("DIR/policy.onnx")')
+_ONNX = (
+    "import numpy  # or without metarl",
+    "import onnxruntime",
+    "",
+    'session = onnxruntime.InferenceSession("DIR/policy.onnx")',
+)
 
 
-def _usage(description: dict[str, Any]) -> str:
+def _usage(description: dict[str, Any], observations: Space[Any]) -> str:
     """How to load and run the policy, with metarl and without, and what its programs take and give."""
     learns = "last_action" in description["inputs"]
     outputs = ", ".join(f"`{name}`" for name in description["outputs"])
@@ -133,8 +156,8 @@ def _usage(description: dict[str, Any]) -> str:
 
     difference = description.get("onnx_difference")
     if difference is not None:
-        alone = _LEARNING_ALONE if learns else ['action = session.run(["action"], {"obs": obs[None]})[0][0]']
-        code += ["", *_ONNX, *alone]
+        alone = _LEARNING_ALONE if learns else _acting_alone(description)
+        code += ["", *_ONNX, *_vector_of(observations), *alone]
         explanation += f" ONNX gives the same actions to {difference:.1g}."
 
     memory = description["inputs"][1:]
@@ -151,6 +174,48 @@ def _usage(description: dict[str, Any]) -> str:
     return "\n".join(["```python", *code, "```", "", explanation])
 
 
+def _acting_alone(description: dict[str, Any]) -> list[str]:
+    """Code for one step of a program that does not learn in its memory."""
+    memory = description["inputs"][1:]
+    if not memory:
+        return ['action = session.run(["action"], {"obs": vector[None]})[0][0]']
+
+    zeros = "{one.name: numpy.zeros([1, *one.shape[1:]], numpy.float32) for one in session.get_inputs()[1:]}"
+    following = ", ".join(f'"next_{name}"' for name in memory)
+    return [
+        f"memory = {zeros}  # for each episode",
+        f'action, *following = session.run(["action", {following}], {{"obs": vector[None], **memory}})',
+        "action = action[0]",
+        "memory = dict(zip(memory, following))",
+    ]
+
+
+def _vector_of(observations: Space[Any]) -> list[str]:
+    """Code that makes `vector` (O,) of an observation `obs` as the environment gives it."""
+    parts = _code_of_parts(observations, "obs")
+    if len(parts) == 1:
+        return [f'vector = numpy.hstack([{parts[0]}]).astype("float32")']
+    return ["vector = numpy.hstack([", *(f"    {part}," for part in parts), ']).astype("float32")']
+
+
+def _code_of_parts(space: Space[Any], code: str) -> list[str]:
+    """Code for the numbers of each part of a space; `code` is what gives an observation of the space itself."""
+    inner = inner_spaces(space)
+    if inner is not None:
+        parts = []
+        for key, one in inner:
+            parts += _code_of_parts(one, f"{code}[{key!r}]")
+        return parts
+
+    match space:
+        case Discrete():
+            return [f"numpy.eye({space.n})[int({code}) - {space.start}]"]
+        case MultiDiscrete():
+            counts, first = space.nvec.ravel().tolist(), space.start.ravel().tolist()
+            return [f"*(numpy.eye(n)[i] for n, i in zip({counts}, numpy.ravel({code}) - {first}))"]
+    return [f"numpy.ravel({code})"]
+
+
 _LEARNING = (
     "state = policy.reset()  # once, not for each episode",
     "action, state = policy.predict(obs, state, episode_start=[True])  # True at an episode's first step",
@@ -161,7 +226,7 @@ _LEARNING_ALONE = (
     "names = [output.name for output in session.get_outputs()]",
     'memory = dict(numpy.load("DIR/memory.npz"))  # once, not for each episode',
     'before = {"reward": numpy.float32([reward]), "terminated": [terminated], "begins": [begins]}',
-    'outputs = dict(zip(names, session.run(names, {"obs": obs[None], **before, **memory})))',
+    'outputs = dict(zip(names, session.run(names, {"obs": vector[None], **before, **memory})))',
     'action = outputs["action"][0]',
     'memory = {name: outputs[f"next_{name}"] for name in memory}',
 )
@@ -183,12 +248,6 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [heading, tuple("---" for _ in heading), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _short(space: dict[str, Any]) -> str:
-    """A space in one line, e.g. "Box(low=-1, high=1, shape=[2])"."""
-    details = ", ".join(f"{key}={value}" for key, value in space.items() if key != "kind")
-    return f"{space['kind']}({details})"
 
 
 def _numbers(value: Any) -> str:

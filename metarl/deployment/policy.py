@@ -17,9 +17,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Space, Tuple
-from gymnasium.spaces.utils import flatdim, flatten
-from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.spaces import Space
+from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
@@ -35,6 +34,7 @@ from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.rollout import ActingPolicy, ObservingPolicy
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
 from metarl.envs.spaces.observation import vector_space
+from metarl.envs.spaces.observation_reader import ObservationReader, UnfitEnvError
 from metarl.errors import UserError
 from metarl.run.files import new_directory, read_file
 from metarl.run.schema import load_json, parse
@@ -94,6 +94,7 @@ class SpecialisedPolicy:
 
         self._network_actions = network_actions
         self._size = flatdim(observation_space)
+        self._reader = ObservationReader(observation_space)
         self._action_scale = action_scale
         actions = ActionMap.between(network_actions, action_space, action_scale)
         actions = actions.limited(card.get("action_limit", 1.0))
@@ -127,8 +128,9 @@ class SpecialisedPolicy:
             Actions of the action space, one or N, and the state for the next call.
 
         Raises:
-            ValueError: the observation is not of the space; or the policy learns in its memory, and `observe` was not
-                called after its last step.
+            ValueError: the observation is not of the space, in the sense of `ObservationReader`, or holds a number
+                that is not finite; or the policy learns in its memory, and `observe` was not called after its last
+                step.
         """
         obs, single = self._vectors(observation)
         if isinstance(self._module, MemoryPolicyModule):
@@ -280,29 +282,11 @@ class SpecialisedPolicy:
         Raises:
             ValueError: the observation is not of the space.
         """
-        space = self.observation_space
         try:
-            single = _is_single(space, observation)
-            rows = self._box_rows(observation, single) if isinstance(space, Box) else _flat_rows(space, observation)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ValueError(f"observation {observation!r} is not of {space}: {error}") from None
+            rows, single = self._reader.rows(observation)
+        except UnfitEnvError as error:
+            raise ValueError(f"the policy cannot act: {error.reason}") from None
         return torch.from_numpy(rows), single
-
-    def _box_rows(self, observation: Any, single: bool) -> NDArray[np.float32]:
-        """One observation of a Box, or N of them, as (N, O), without a loop over N."""
-        array = np.asarray(observation, np.float32)
-        if array.shape[0 if single else 1 :] != self.observation_space.shape:
-            raise ValueError(f"of shape {array.shape}")
-        return array.reshape(-1, self._size)
-
-
-def _flat_rows(space: Space[Any], observation: Any) -> NDArray[np.float32]:
-    """One observation of any space, or N of them, flattened one by one to (N, O)."""
-    if _is_single(space, observation):
-        each = [observation]
-    else:
-        each = list(iterate(batch_space(space, _batch_size(observation)), observation))
-    return np.stack([np.asarray(flatten(space, one), np.float32) for one in each])
 
 
 def load_policy(path: str | Path) -> SpecialisedPolicy:
@@ -440,20 +424,3 @@ def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPP
         factor = torch.tensor(network.observation_factor, dtype=torch.float32)
         policy.observations.set(shift, factor)
     return policy
-
-
-def _is_single(space: Space[Any], observation: Any) -> bool:
-    """Whether it is one observation rather than a batch."""
-    if isinstance(space, Dict):
-        name = next(iter(space.spaces))
-        return _is_single(space[name], observation[name])
-    if isinstance(space, Tuple):
-        return _is_single(space[0], observation[0])
-    return bool(np.ndim(observation) == len(space.shape or ()))
-
-
-def _batch_size(observation: Any) -> int:
-    """N of a batch of observations."""
-    if isinstance(observation, dict):
-        return _batch_size(next(iter(observation.values())))
-    return _batch_size(observation[0]) if isinstance(observation, tuple) else len(observation)

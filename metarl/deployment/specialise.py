@@ -281,6 +281,7 @@ def live_episodes(
         # Whoever starts the program has put the robot into its place for the first one.
         if pause and begun > recorded + 1:
             pause(f"episode {begun} of {total}")
+        env.episode = begun - 1  # its reset counts on
         episode = collect(env, policy, adapted, generator)
         if record:
             record.save_episode(begun, episode, generator)

@@ -157,11 +157,13 @@ OBS = np.zeros(1, np.float32)
         ("step", (None, 0.0, False, False, {}), "its observation is None, but its space Box"),
         ("step", (np.array([np.nan]), 0.0, False, False, {}), "observation at step 1 is not finite .*: nan at index 0"),
         ("step", (OBS, np.float32(np.inf), False, False, {}), "its reward at step 1 is not a finite .*: inf"),
+        ("step", (OBS, -1e39, False, False, {}), r"its reward at step 1 is not a finite float32 number: -1e\+39"),
+        ("step", (np.array([1e39]), 0.0, False, False, {}), "observation at step 1 is not finite .*: inf at index 0"),
         ("reset", (np.array([-np.inf]), {}), "observation at the reset is not finite .*: -inf at index 0"),
     ],
 )
 def test_what_is_returned_in_another_form_is_refused_in_a_line(method: str, returned: Any, message: str) -> None:
-    with pytest.raises(EnvironmentFailedError, match=message) as error:
+    with warnings.catch_warnings(action="error"), pytest.raises(EnvironmentFailedError, match=message) as error:
         roll_out(tasks_of(lambda n: Returns(method, returned)), [2.0])
     assert str(error.value).startswith("environment Stub failed on the task {'n': 2")
 

@@ -1,5 +1,7 @@
 """A live environment: one episode after another, nothing stepped after its end, other spaces refused."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Text
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Text
 from gymnasium.wrappers import NormalizeObservation
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ from metarl.agents.policies.reference import RandomPolicy
 from metarl.envs.external.live_env import LiveEnv, make_live_env
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.rollout import collect
+from metarl.envs.spaces.observation import vector_space
 
 UNIT = Box(-1.0, 1.0, (1,), np.float32)
 
@@ -96,7 +99,7 @@ def test_dict_observations_are_flattened_and_discrete_actions_are_integers() -> 
             assert isinstance(action, int)
             return {"x": np.array([1, 1]), "y": 0}, 1.0, False, False, {}
 
-    bound = LiveEnv(Machine(), Box(0, 1, (5,)), Discrete(2), 2, "machine")
+    bound = LiveEnv(Machine(), Box(0, 1, (5,)), Discrete(2), 2, "machine", Machine.observation_space)
     episodes = collect(bound, RandomPolicy(Discrete(2)), {}, torch.Generator())
     assert episodes.obs[0, 0].tolist() == [[0.5, 0.25, 0, 0, 1], [1, 1, 1, 0, 0]]
     assert episodes.success is None
@@ -105,7 +108,7 @@ def test_dict_observations_are_flattened_and_discrete_actions_are_integers() -> 
 @pytest.mark.parametrize(
     ("observations", "actions", "message"),
     [
-        (Box(0, 1, (2,)), UNIT, "observes Box.* trained on 2 numbers"),
+        (Box(0, 1, (2,)), UNIT, r"observes Box\(0.0, 100.0, \(1,\), float32\), but the policy was trained on Box.*2,"),
         (Box(0, 1, (1,)), Discrete(2), r"takes actions Box.* trained on Discrete\(2\)"),
         (Box(0, 1, (1,)), Box(-1, 1, (2,)), "takes actions Box"),
     ],
@@ -126,13 +129,93 @@ def test_fields_keep_the_order_of_the_training_whatever_the_order_here() -> None
 
     numbers = Box(-1, 1, (2,))
     trained_on = Dict([("velocity", UNIT), ("position", Box(-3, 3, (1,)))])
-    own_order = LiveEnv(Arm(), numbers, UNIT, 2, "arm")
+    own_order = LiveEnv(Arm(), numbers, UNIT, 2, "arm", Dict(position=UNIT, velocity=UNIT))
     assert own_order.reset(torch.Generator()).flatten().tolist() == pytest.approx([0.1, 0.9])
     bound = LiveEnv(Arm(), numbers, UNIT, 2, "arm", trained_on)
     assert bound.reset(torch.Generator()).flatten().tolist() == pytest.approx([0.9, 0.1])
     assert list(bound.observed) == ["velocity", "position"]  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="but the policy was trained on Dict"):
         LiveEnv(Arm(), numbers, UNIT, 2, "arm", Dict(speed=UNIT, position=UNIT))
+
+
+def watching(space: Space[Any], reading: Any = None) -> Countdown:
+    """An environment with other observations."""
+    env = Countdown()
+    env.observation_space = space  # type: ignore[assignment]
+    env.reset = lambda **options: (space.sample() if reading is None else reading, {})  # type: ignore[method-assign]
+    return env
+
+
+IMAGE = Box(0, 255, (48, 40, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "alive"),
+    [
+        (IMAGE, Box(0, 255, (3, 48, 40), np.uint8)),
+        (IMAGE, Box(0, 255, (48, 40, 3), np.float32)),
+        (IMAGE, Box(0, 255, (48, 40, 3), np.uint16)),  # no image: a policy would see the numbers alone
+        (Box(-1, 1, (2, 3)), Box(-1, 1, (3, 2))),
+        (Box(-1, 1, (6,)), Box(-1, 1, (2, 3))),
+        (Box(-1, 1, (2,)), Dict(position=UNIT, velocity=UNIT)),
+        (Dict(position=UNIT, velocity=UNIT), Box(-1, 1, (2,))),
+        (Dict(arm=Box(-1, 1, (2, 3))), Dict(arm=Box(-1, 1, (3, 2)))),
+        (Discrete(5), Discrete(5, start=2)),
+        (Discrete(5), Box(0, 1, (5,))),
+        (MultiDiscrete([3, 2]), MultiDiscrete([2, 3])),
+    ],
+)
+def test_as_many_numbers_of_another_shape_or_kind_are_refused(trained_on: Space[Any], alive: Space[Any]) -> None:
+    with pytest.raises(ValueError, match=r"^environment watch observes .*, but the policy was trained on .*") as error:
+        LiveEnv(watching(alive), vector_space(trained_on, "run"), UNIT, 2, "watch", trained_on)
+    assert "\n" not in str(error.value)
+
+
+def test_other_bounds_and_more_bits_are_taken_and_kept() -> None:
+    trained_on = Dict([("speed", Box(-1, 1, (2,))), ("count", Box(0, 5, (1,), np.int32))])
+    alive = Dict(count=Box(0, 9, (1,), np.int64), speed=Box(-4, 4, (2,), np.float64))
+    env = watching(alive, {"count": np.array([8]), "speed": np.array([0.5, 3])})
+    bound = LiveEnv(env, vector_space(trained_on, "run"), UNIT, 2, "robot", trained_on)
+    assert bound.reset(torch.Generator()).flatten().tolist() == [0.5, 3, 8]
+    assert list(bound.observed.spaces.items()) == [("speed", alive["speed"]), ("count", alive["count"])]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("changed", ["observation_space", "action_space"])
+def test_spaces_that_a_reset_changes_are_refused(changed: str) -> None:
+    class Changing(Countdown):
+        def reset(self, **options: Any) -> Any:
+            if len(self.seeds) == 1:
+                setattr(self, changed, Box(0, 3, (1, 1)))
+            return super().reset(**options)
+
+    bound = live(Changing())
+    bound.reset(torch.Generator())
+    message = r"the reset of episode 2: it.* Box\(0.0, 3.0, \(1, 1\), float32\) by now, but Box\(.* at first$"
+    with pytest.raises(EnvironmentFailedError, match=message):
+        bound.reset(torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("obs", "reward", "message"),
+    [
+        (0.0, 1e39, "its reward is not a finite float32 number: 1e\\+39"),
+        (0.0, np.nan, "its reward is not a finite float32 number: nan"),
+        (np.nan, 0.0, "its observation is not finite in float32: nan at index 0"),
+        (1e39, 0.0, "its observation is not finite in float32: inf at index 0"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_with_episode_and_step(obs: float, reward: float, message: str) -> None:
+    class Broken(Countdown):
+        def step(self, action: Any) -> Any:
+            if len(self.seeds) == 2 and self.left == 2:
+                return np.full(1, obs), reward, False, False, {}
+            return super().step(action)
+
+    bound = live(Broken())
+    with warnings.catch_warnings(action="error"), pytest.raises(EnvironmentFailedError) as error:
+        for _ in range(2):
+            collect(bound, RandomPolicy(UNIT), {}, torch.Generator().manual_seed(0))
+    assert re.fullmatch(f"environment the arm failed at step 2 of episode 2: {message}", str(error.value))
 
 
 def test_words_and_running_statistics_are_refused_before_the_first_episode() -> None:
@@ -156,7 +239,8 @@ def test_a_failure_names_the_environment_and_the_place() -> None:
     bound.reset(torch.Generator())
     env.left = 0
     with pytest.raises(
-        EnvironmentFailedError, match=r"the arm failed: AssertionError: (?s:.*) \(test_live_env.py:\d+\)"
+        EnvironmentFailedError,
+        match=r"the arm failed at step 1 of episode 1: AssertionError: (?s:.*) \(test_live_env.py:\d+\)",
     ):
         bound.step(torch.zeros(1, 1, 1))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from gymnasium.spaces.utils import flatten
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from metarl.envs.spaces.observation_reader import ObservationReader, UnfitEnvError
 
@@ -34,10 +35,19 @@ WHOLE = Box(-5, 5, (2,), np.int64)
 def test_it_flattens_as_gymnasium_does(space: Space[Any]) -> None:
     read = ObservationReader(space)
     space.seed(0)
-    for _ in range(5):
-        obs = space.sample()
+    samples = [space.sample() for _ in range(5)]
+    flat = [np.asarray(flatten(space, obs), np.float32).tolist() for obs in samples]
+    for obs, expected in zip(samples, flat, strict=True):
         assert read(obs).dtype == np.float32
-        assert read(obs).tolist() == np.asarray(flatten(space, obs), np.float32).tolist()
+        assert read(obs).tolist() == expected
+    assert read.rows(samples[0])[0].tolist() == flat[:1]
+
+    # As vector environments give them.
+    side_by_side: Any = create_empty_array(space, len(samples))
+    side_by_side = concatenate(space, samples, side_by_side)
+    rows, single = read.rows(side_by_side)
+    assert rows.dtype == np.float32
+    assert (rows.tolist(), single) == (flat, False)
 
 
 @pytest.mark.parametrize(

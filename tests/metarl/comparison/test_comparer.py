@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from torch import Tensor
 from metarl.baselines.references import reference_episodes
 from metarl.baselines.sb3 import TaskJob, learn_tasks
 from metarl.cli.main import main
+from metarl.comparison.comparer import Comparer
 from metarl.envs.adapters.sb3 import TaskSB3VecEnv
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Choice, Task, Uniform, tasks_to_json
 from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, TrainingError
+from metarl.run.config import TrainConfig
 from tests.helpers.without_figures import empty_figures
 from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
 
@@ -253,6 +256,20 @@ def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(
     capsys.readouterr()
     assert main(arguments(runs=["discrete"], baselines="sac")) == EXIT_BAD_INPUT
     assert "'sac' cannot act in Discrete(2); those that can: ppo, a2c, dqn" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("normalize_obs", "baselines", "said"),
+    [("on", ["ppo", "random"], True), ("auto", ["ppo"], False), ("off", ["ppo"], False), ("on", ["random"], False)],
+)
+def test_it_says_that_stable_baselines3_sees_other_inputs(normalize_obs: Any, baselines: list[str], said: bool) -> None:
+    """On a family of this project in torch, which 'auto' leaves as it is."""
+    run = SimpleNamespace(config=TrainConfig(env="point-navigation/finn", normalize_obs=normalize_obs))
+    plan = SimpleNamespace(labels=["maml", *baselines], pools={"maml": [run]}, distribution=SimpleNamespace(env=None))
+    notes = Comparer(plan, None, None)._notes()  # type: ignore[arg-type]
+    assert [note.startswith("maml may normalise") and "ppo of Stable-Baselines3" in note for note in notes] == [
+        True
+    ] * said
 
 
 def test_json_is_all_that_stands_on_standard_output(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -275,7 +275,10 @@ def test_a_failing_environment_leaves_nothing(robot: Path, capsys: pytest.Captur
     before = set(robot.iterdir()) | {robot / "log", robot / "__pycache__"}
     assert main(["adapt", RUN, "--env", "my_robot:breaking", "--out", "policy"]) == 1
     captured = capsys.readouterr()
-    assert "environment my_robot:breaking failed: RuntimeError: the arm came off (my_robot.py:" in captured.err
+    assert (
+        "environment my_robot:breaking failed at step 4 of episode 1: RuntimeError: the arm came off (my_robot.py:"
+        in captured.err
+    )
     assert captured.err.count("\n") == 1
     assert set(robot.iterdir()) <= before
     assert (robot / "log").read_text().endswith("close\n")
@@ -297,10 +300,10 @@ def test_a_failing_environment_leaves_nothing(robot: Path, capsys: pytest.Captur
         ("--task-file missing.json", "missing.json cannot be read"),
         ("--task-file my_robot.py", "my_robot.py cannot be read"),
         ("--task-file list.json", "needs one JSON object"),
-        ("--env my_robot:blind", "observes Box(-5.0, 5.0, (3,), float32), but the policy was trained on 2 numbers"),
+        ("--env my_robot:blind", "observes Box(-5.0, 5.0, (3,), float32), but the policy was trained on Box("),
         ("--env my_robot:switched", "takes actions Discrete(2), but the policy was trained on Box"),
         ("--env my_robot:missing", "neither has nor registers 'missing'"),
-        ("--env Pendulum-v1", "trained on 2 numbers"),
+        ("--env Pendulum-v1", "(3,), float32), but the policy was trained on Box("),
         ("--task goal=0,1 --steps -1", "steps must be at least 0"),
         ("--task goal=0,1 --episodes 0", "episodes must be at least 1"),
         ("--task goal=0,1 --measure-episodes -1", "measure_episodes must be at least 0"),

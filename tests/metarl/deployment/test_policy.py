@@ -1,6 +1,7 @@
 """A specialised policy: SB3's `predict`, files that give it back, programs that act alike; recurrent ones too."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from gymnasium.spaces.utils import flatdim, flatten
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
@@ -154,10 +155,32 @@ def gaussian_action(policy: SpecialisedPolicy, flat: NDArray[np.float32]) -> NDA
     return action
 
 
-@pytest.mark.parametrize("wrong", [np.zeros(4), np.zeros((2, 4)), "left", np.zeros((1, 2, 3))])
-def test_a_foreign_observation_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="is not of Box"):
-        gaussian().predict(wrong)
+VECTOR = Box(-1, 1, (3,))
+ARM = Dict([("speed", Box(-9, 9, (2,))), ("mode", Discrete(5, start=2))])
+
+
+@pytest.mark.parametrize(
+    ("space", "wrong", "message"),
+    [
+        (VECTOR, np.zeros(4), r"has the shape \(4,\), but its space .* has \(3,\)"),
+        (VECTOR, np.zeros((2, 4)), r"has the shape \(2, 4\), .* has \(2, 3\), for a batch of 2"),
+        (VECTOR, "left", "is str 'left', .* takes numbers"),
+        (VECTOR, np.array([0, np.nan, 0]), "is not finite in float32: nan at index 1$"),
+        (VECTOR, np.array([[0, 0, 0], [0, 0, 1e39]]), "is not finite in float32: observation 1 of 2: inf at index 2$"),
+        (Discrete(5, start=2), 1, "is 1, .* whole numbers from 2 to 6"),
+        (Discrete(5, start=2), np.array([2, 7]), r"holds 7 at \[1\], .* whole numbers from 2 to 6"),
+        (Box(0, 255, (2,), np.uint8), np.array([0.7, 0]), r"holds 0.7 at \[0\]"),
+        (Box(0, 255, (2,), np.uint8), np.array([[9, 8], [7, 300]]), r"holds 300 at \[1, 1\], .* from 0 to 255"),
+        (ARM, {"speed": np.zeros(3), "mode": 2}, r"'speed' has the shape \(3,\), .* has \(2,\)"),
+        (ARM, {"speed": np.zeros((4, 2)), "mode": np.full(3, 2)}, r"'mode' has the shape \(3,\), .* for a batch of 4"),
+        (ARM, {"mode": 2}, r"has no key 'speed', which its space has; it has \['mode'\]"),
+    ],
+)
+def test_a_foreign_observation_is_refused_in_a_line(space: Space[Any], wrong: Any, message: str) -> None:
+    with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match=message) as error:
+        mlp(Box(-1, 1, (2,)), ROBOT_ACTIONS, space).predict(wrong)
+    assert str(error.value).startswith("the policy cannot act: its observation ")
+    assert "\n" not in str(error.value)
 
 
 # ---------------------------------------------------------------------- files
@@ -199,6 +222,43 @@ def test_the_card_is_kept_and_readable(tmp_path: Path) -> None:
     for part in ("| 0 | 0 | 0 | 1.50 | 0.25 |", "3 episodes, 12 environment steps", "runs/one", "policy.onnx"):
         assert part in card
     assert load_policy(tmp_path / "policy").card["adaptation"] == CARD["adaptation"]
+
+
+EVERY_KIND = Dict(
+    [
+        ("velocity", Box(-9, 9, (2, 2))),
+        ("mode", Discrete(3, start=1)),
+        ("arm", Tuple([MultiDiscrete([2, 3], start=[0, 5]), MultiBinary(2)])),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [Box(-9, 9, (3,)), Box(0, 255, (48, 40, 3), np.uint8), Discrete(5, start=2), MultiDiscrete([2, 3]), EVERY_KIND],
+    ids=lambda space: type(space).__name__,
+)
+def test_the_code_on_the_card_runs(tmp_path: Path, space: Space[Any]) -> None:
+    policy = mlp(Box(-1, 1, (2,)), ROBOT_ACTIONS, space)
+    policy.save(tmp_path / "policy")
+    card = (tmp_path / "policy" / "README.md").read_text()
+    with_metarl, without = card.split("```python\n")[1].split("```")[0].split("import numpy")
+    assert "metarl" in with_metarl
+    space.seed(3)
+    obs = space.sample()
+    said: dict[str, Any] = {"obs": obs}
+    exec("import numpy" + without.replace("DIR", str(tmp_path / "policy")), said)
+    np.testing.assert_allclose(said["action"], policy.predict(obs)[0], atol=TOLERANCE)
+
+
+def test_the_card_says_which_index_holds_what(tmp_path: Path) -> None:
+    mlp(Box(-1, 1, (2,)), ROBOT_ACTIONS, EVERY_KIND).save(tmp_path / "policy", onnx=False)
+    card = (tmp_path / "policy" / "README.md").read_text()
+    rows = [line for line in card.splitlines() if line.startswith("| ") and ("Box" in line or "Multi" in line)]
+    assert rows[0] == "| 0 … 3 | velocity | Box(-9.0, 9.0, (2, 2), float32) |"
+    assert [row.split(" | ")[:2] for row in rows[1:]] == [["| 7 … 11", "arm.0"], ["| 12 … 13", "arm.1"]]
+    assert "| 4 … 6 | mode | Discrete(3, start=1), one number for each choice |" in card
+    assert '"kind"' not in card
 
 
 def test_saving_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
