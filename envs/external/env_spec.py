@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metarl.envs.external.env_check import (
     close_or_warn,
+    envs_within,
     observed_space,
     read_reset,
     read_step,
@@ -129,6 +130,11 @@ class ExternalEnv(SingleEnv):
         """What is observed of the environment itself, and its action space; the same for all tasks."""
         assert self._spaces is not None
         return self._spaces
+
+    @property
+    def live_classes(self) -> tuple[type, ...]:
+        """Classes of the live environment: of its wrappers, of those that it holds, and its own."""
+        return tuple(dict.fromkeys(type(one) for one in envs_within(self._env)))
 
     def set_task(self, task: TaskValues) -> None:
         """See SingleEnv.set_task."""
