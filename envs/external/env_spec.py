@@ -92,10 +92,11 @@ class EnvSpec:
                 return self.make(**arguments)
             return gymnasium.make(self.env_id, disable_env_checker=True, max_episode_steps=-1, **arguments)
         except Exception as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise ValueError(
-                f"{self.env_id} cannot be made with the arguments {sorted(arguments)}: {reason}"
-            ) from error
+            # Its module may have tried to make it already, and failed by our own words.
+            said = one_line(error).removeprefix(f"{self.env_id.rpartition(':')[2]}: ")
+            given = f"with the arguments {sorted(arguments)}" if arguments else "without arguments"
+            reason = f"{type(error).__name__}: {said}"
+            raise ValueError(f"{self.env_id} cannot be made {given}: {reason}") from error
 
 
 class ExternalEnv(SingleEnv):

@@ -8,7 +8,7 @@ import torch
 from metarl.agents.learner import Learner, Sampling
 from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import PolicyConfig
-from metarl.agents.policies.observations import ObservationNormalizer
+from metarl.agents.policies.observations import ObservationNormalizer, PixelScaling
 from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.env_check import warn_once
@@ -66,7 +66,8 @@ def make_learner(config: TrainConfig, distribution: TaskDistribution, generator:
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
     _check_learner(config, learner, distribution)
-    if may_normalize(config, distribution):
+    # Pixels are scaled in any case: nothing is estimated for it.
+    if may_normalize(config, distribution) or isinstance(learner.policy.observations, PixelScaling):
         learner.policy.observations.activate(generator.device)
     return learner
 
