@@ -36,6 +36,7 @@ from metarl.envs.external.space_json import space_from_json, space_to_json
 from metarl.envs.rollout import ActingPolicy, ObservingPolicy
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
 from metarl.envs.spaces.observation import vector_space
+from metarl.envs.spaces.precision import own_torch_settings
 from metarl.errors import UserError
 from metarl.run.files import new_directory, read_file
 from metarl.run.schema import load_json, parse
@@ -76,6 +77,7 @@ class SpecialisedPolicy:
         learns: whether it learns in its memory from what it earns; then `observe` follows each step.
     """
 
+    @own_torch_settings()
     def __init__(
         self,
         network: ActingPolicy,
@@ -107,6 +109,7 @@ class SpecialisedPolicy:
             self._start = self._module.start(memory)
         self._generator = torch.Generator().manual_seed(0)
 
+    @own_torch_settings()
     def predict(
         self,
         observation: Any,
@@ -176,6 +179,7 @@ class SpecialisedPolicy:
         actions = chosen.numpy().astype(self.action_space.dtype)
         return actions, tuple(leaf.numpy() for leaf in (*following, *waiting))
 
+    @own_torch_settings()
     def reset(self, num: int = 1) -> State:
         """The state at the beginning of N trials of a task: what the policy remembers of it, or nothing.
 
@@ -215,6 +219,7 @@ class SpecialisedPolicy:
         """Seed the actions that `predict` samples."""
         self._generator.manual_seed(seed)
 
+    @own_torch_settings()
     def save(self, path: str | Path, onnx: bool = True) -> list[Path]:
         """Write the policy to a new directory, which appears whole or not at all; returns its files.
 
@@ -236,6 +241,7 @@ class SpecialisedPolicy:
             names = self.write(directory, onnx and not missing)
         return [Path(path) / name for name in names]
 
+    @own_torch_settings()
     def remember(self, file: Path) -> None:
         """Begin trials with the memory in a file that `write` wrote; a policy without such memory needs none.
 
@@ -245,6 +251,7 @@ class SpecialisedPolicy:
         if isinstance(self._module, MemoryPolicyModule):
             self._start = read_memory(file, self._module)
 
+    @own_torch_settings()
     def write(self, directory: Path, onnx: bool = True) -> list[str]:
         """Write the files to a directory that exists; returns their names."""
         program = export.export_program(self._module)
@@ -306,6 +313,7 @@ def _flat_rows(space: Space[Any], observation: Any) -> NDArray[np.float32]:
     return np.stack([np.asarray(flatten(space, one), np.float32) for one in each])
 
 
+@own_torch_settings()
 def load_policy(path: str | Path) -> SpecialisedPolicy:
     """Read what `SpecialisedPolicy.save` or `metarl adapt` wrote; never executes code.
 
