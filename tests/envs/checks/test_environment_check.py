@@ -254,7 +254,7 @@ def test_the_first_difference_counts_no_step_after_an_end() -> None:
 )
 def test_an_episode_that_cannot_be_repeated_is_seen_before_training(make: Callable[..., Any], seen: str) -> None:
     distribution = tasks_of(make)
-    task = task_values(distribution.sample(1, "train"))[0]
+    task = task_values(distribution.sample(1, "validation"))[0]
     assert changes_when_repeated(distribution.family.spec, task) == seen
 
 
