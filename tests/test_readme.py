@@ -262,7 +262,7 @@ def test_the_numbers_of_the_front_page_are_those_of_the_reference_run() -> None:
         expected.append([*numbers, f"[{low:.2f}, {high:.2f}]"])
     low, high = found["gain_ci95"]
     expected.append(["gain", "", "", f"{found['gain_mean']:+.2f}", f"[{low:+.2f}, {high:+.2f}]"])
-    assert shown == expected
+    assert shown == [[cell.replace("-", MINUS) for cell in row] for row in expected]
 
 
 def test_the_numbers_of_the_runs_to_try_are_those_of_their_evaluations() -> None:

@@ -187,7 +187,7 @@ def test_nothing_is_kept_of_a_teacher_that_is_no_better_than_random() -> None:
     report = DistillationReport("run", False, 3, 44, 19, -20.0, [-21.0, -20.5], -0.05, [-0.1, 0.2], [1.0, 0.5])
     assert report.kept is None
     assert report.lines()[1] == (
-        "the adapted teacher is no better than random (normalised score -0.050); "
+        "the adapted teacher is no better than random (normalised score −0.050); "
         "KL to the teacher 1.00 → 0.50 nats a step"
     )
 

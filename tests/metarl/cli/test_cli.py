@@ -407,8 +407,8 @@ def test_table_shows_the_report(workplace: Path, capsys: pytest.CaptureFixture[s
     assert main(["evaluate", RUN, "--num-tasks", str(TEST_TASKS)]) == 0
     table = capsys.readouterr().out
     for mean in report["return_mean"]:
-        assert f"{mean:.2f}" in table
-    assert f"{report['gain_mean']:+.2f}" in table
+        assert f"{mean:.2f}".replace("-", "−") in table
+    assert f"{report['gain_mean']:+.2f}".replace("-", "−") in table
 
 
 # ---------------------------------------------------------------------- the other commands

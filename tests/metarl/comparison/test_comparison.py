@@ -88,7 +88,7 @@ def test_baselines_are_asked_for_the_return_after_each_adaptation_step() -> None
 
 def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_back() -> None:
     efficiency, pair, *_ = headlines(EVERYONE)
-    assert "ppo needs 6,000 steps for the -10.00 that maml has after 1,000 steps on a new task: 6.0 times" in efficiency
+    assert "ppo needs 6,000 steps for the −10.00 that maml has after 1,000 steps on a new task: 6.0 times" in efficiency
     assert efficiency.endswith("paid for itself after 18 tasks")  # 90,000 / (6,000 − 1,000)
     assert pair.startswith("maml is better than ppo at 1,000 steps on a task: difference 30.00 [")
 
@@ -96,7 +96,7 @@ def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_b
 def test_headline_says_that_a_baseline_does_not_get_there() -> None:
     slow = make_curve("ppo", "baseline", [-50.0, -40.0], [0, 9000])
     efficiency, *_ = headlines(make(slow))
-    assert efficiency.startswith("ppo does not reach the -10.00")
+    assert efficiency.startswith("ppo does not reach the −10.00")
     assert efficiency.endswith("within 10,000 (more than 10.0 times)")
 
 
@@ -104,7 +104,7 @@ def test_headline_is_honest_about_a_subject_that_loses() -> None:
     better = make_curve("multitask", "meta-learner", [-50.0, 20.0], [0, 1000], before=90_000)
     (pair,) = headlines(make(better))
     assert pair.startswith("maml is worse than multitask")
-    assert "difference -30.00 [" in pair
+    assert "difference −30.00 [" in pair
 
 
 def test_nothing_is_said_of_two_learners_whose_interval_holds_no_difference() -> None:
@@ -171,8 +171,8 @@ def test_few_tasks_are_said_to_be_few_and_told_one_by_one() -> None:
     assert "return on 2 distinct tasks, not held out" in text
     assert "with 95% intervals over episodes on these tasks" in text
     assert headlines(comparison)[-2:] == [
-        "on direction=-1: maml -10.00, ppo 0.00",
-        "on direction=1: maml -9.71, ppo 0.29",
+        "on direction=-1: maml −10.00, ppo 0.00",
+        "on direction=1: maml −9.71, ppo 0.29",
     ]
 
     data = comparison.to_json()
@@ -192,8 +192,8 @@ def test_headline_tells_the_worst_tasks_of_all_that_learn_from_20_tasks_on() -> 
 
     comparison = Comparison("env/name", "test", 40, BUDGET, [many(curve) for curve in EVERYONE.curves])
     (worst,) = (line for line in headlines(comparison) if line.startswith("mean of the worst tenth of the tasks"))
-    assert "maml -11.0" in worst
-    assert "ppo -1.0" in worst
+    assert "maml −11.0" in worst
+    assert "ppo −1.0" in worst
     assert "oracle" not in worst
     assert not any("worst tenth" in line for line in headlines(EVERYONE))
 
@@ -231,7 +231,7 @@ def test_table_has_a_row_for_each_agent_in_80_columns() -> None:
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(line.split()[0] for line in lines if line.strip())  # no label is cut
     (row,) = (line.split() for line in lines if line.startswith("ppo"))
-    assert row == ["ppo", "0", "-50.0", "-40.00", "-40.00", "0.333", "0.00"]
+    assert row == ["ppo", "0", "−50.0", "−40.00", "−40.00", "0.333", "0.00"]
 
 
 def test_json_holds_everything_and_nothing_that_is_not_a_number() -> None:

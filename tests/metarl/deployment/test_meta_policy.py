@@ -162,8 +162,9 @@ def test_the_table_and_the_card_say_the_same(workplace: Path, capsys: pytest.Cap
     description = json.loads(Path("place/policy/policy.json").read_text())
     assert description["task"]["goal"] == pytest.approx([0.6, 0.8])
     for mean in description["adaptation"]["return_mean"]:
-        assert f"{mean:.2f}" in shown
-        assert f"| {mean:.2f} |" in card
+        text = f"{mean:.2f}".replace("-", "−")
+        assert text in shown
+        assert f"| {text} |" in card
     parent = description["parent"]
     assert (parent["run"], parent["agent"], parent["env"]) == (f"runs/{RUN}", "maml", ENV)
     assert parent["iteration"] in range(ITERATIONS + 1)

@@ -74,7 +74,7 @@ def test_memory_counts_whole_trials_of_what_learns_in_its_memory() -> None:
     long = replace(short, learner=replace(short.learner, trial_episodes=40))
     one_trial = 4 * 40 * 15 * 64 * 12  # gates and their derivatives of a trial, at the least
     assert needed(replace(long, num_tasks=1), 15) > one_trial
-    assert 8 < needed(long, 15) / needed(short, 15) < 11
+    assert 6 < needed(long, 15) / needed(short, 15) < 11  # ten times the steps, and a part that stays
 
 
 def test_memory_counts_the_tensors_of_cuda_graphs() -> None:
