@@ -32,7 +32,7 @@ def determinism(trial: Trial, trace: Trace) -> Finding:
         return Finding(
             "determinism",
             "fault",
-            f"the same seed and actions gave two rollouts that differ: after other episodes the {again} was another one",
+            f"the same seed and actions gave two rollouts that differ: after other episodes the {again} was another",
             _repeats_need(trial),
             {"repeats": False},
         )

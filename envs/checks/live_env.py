@@ -67,7 +67,8 @@ def changes_when_repeated(spec: EnvSpec, task: TaskValues) -> str:
         env.close()
 
     for step, (one, other) in enumerate(zip(first, second, strict=False)):
-        for what, value, again in zip(("observation", "reward"), one, other, strict=True):
+        pairs: list[tuple[str, Any, Any]] = [("observation", one[0], other[0]), ("reward", one[1], other[1])]
+        for what, value, again in pairs:
             # Running statistics move numbers by far more than physics engines round them.
             if not np.allclose(value, again, rtol=1e-3, atol=1e-5, equal_nan=True):
                 return f"{what} at step {step}" if step else f"{what} at the reset"
