@@ -32,8 +32,8 @@ def determinism(trial: Trial, trace: Trace) -> Finding:
         return Finding(
             "determinism",
             "fault",
-            f"the same seed and actions gave two rollouts: they differ in the {again}",
-            _draw_from_seed(trial),
+            f"the same seed and actions gave two rollouts that differ: after other episodes the {again} was another",
+            _repeats_need(trial),
             {"repeats": False},
         )
 
@@ -54,10 +54,13 @@ def determinism(trial: Trial, trace: Trace) -> Finding:
     return Finding("determinism", "ok", text, numbers={"repeats": True, "depends_on_order": False})
 
 
-def _draw_from_seed(trial: Trial) -> str:
-    """Where randomness must come from."""
+def _repeats_need(trial: Trial) -> str:
+    """What can be the cause where a rollout cannot be repeated: both look the same from outside."""
     source = "the generator `rng`" if isinstance(trial.env, TaskEnv) else "self.np_random, which reset(seed=…) seeds"
-    return f"runs cannot be repeated, nor tasks compared: draw all random numbers from {source}"
+    return (
+        "runs cannot be repeated, nor tasks compared: something is kept from episode to episode (a counter, running "
+        f"statistics), which reset() must write, or random numbers come from elsewhere than {source}"
+    )
 
 
 # What must differ
@@ -74,9 +77,7 @@ def effects(trial: Trial, trace: Trace, deterministic: bool, redrawn: Sequence[s
     """
     if not deterministic:
         text = "cannot be tried, because two rollouts differ anyway"
-        return [
-            Finding(f"task: {name}", "note", text, "mend the randomness first") for name in trial.distribution.train
-        ]
+        return [Finding(f"task: {name}", "note", text, "mend that first") for name in trial.distribution.train]
     return [_effect(trial, trace, name, redrawn) for name in trial.distribution.train]
 
 

@@ -8,15 +8,20 @@ from numpy.typing import NDArray
 
 from metarl.envs.checks.finding import Finding
 from metarl.envs.checks.trace import random_actions
-from metarl.envs.external.env_check import close_or_warn
+from metarl.envs.external.env_check import close_or_warn, warn_once
 from metarl.envs.external.env_spec import EnvSpec, ExternalEnv
-from metarl.envs.external.worker_pool import TaskValues, reason_of
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
+from metarl.envs.external.worker_pool import TaskValues, reason_of, time_limit
 from metarl.envs.spaces.observation_reader import UnfitEnvError
+from metarl.envs.task_distribution import TaskDistribution
 
 MOST_NUMBERS = 1_000
 """Attributes of more numbers than these are not compared."""
 
 STEPS = 5
+
+LONGEST_LOOK = 2.0
+"""Seconds that an environment is tried before training."""
 
 
 def returned_values(spec: EnvSpec, task: TaskValues) -> Finding:
@@ -42,6 +47,59 @@ def returned_values(spec: EnvSpec, task: TaskValues) -> Finding:
     finally:
         env.close()
     return Finding("shapes", "ok", "observations are as the observation space says, rewards are single numbers")
+
+
+def changes_when_repeated(spec: EnvSpec, task: TaskValues) -> str:
+    """What differs where the same seed and actions are played twice in one environment; "" where nothing is seen.
+
+    It looks at a few steps, for a moment only, and leaves what fails or takes long to training, which says where.
+    """
+    try:
+        env = ExternalEnv(spec, task)
+    except Exception:
+        return ""
+    try:
+        with time_limit(LONGEST_LOOK):
+            first, second = _few_steps(env, spec, task), _few_steps(env, spec, task)
+    except (Exception, SystemExit):
+        return ""
+    finally:
+        env.close()
+
+    for step, (one, other) in enumerate(zip(first, second, strict=False)):
+        pairs: list[tuple[str, Any, Any]] = [("observation", one[0], other[0]), ("reward", one[1], other[1])]
+        for what, value, again in pairs:
+            # Running statistics move numbers by far more than physics engines round them.
+            if not np.allclose(value, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+                return f"{what} at step {step}" if step else f"{what} at the reset"
+    return ""
+
+
+def _few_steps(env: ExternalEnv, spec: EnvSpec, task: TaskValues) -> list[tuple[NDArray[np.float32], float]]:
+    """Observations and rewards of an episode's reset and first steps."""
+    actions = random_actions(env.action_space, (1, 1), STEPS, seed=0)[0, 0].numpy()
+    seen = [(env.reset(seed=_seed(spec, task))[0].copy(), 0.0)]
+    for action in actions:
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen.append((obs.copy(), reward))
+        if terminated or truncated:
+            break
+    return seen
+
+
+def warn_where_repeats_differ(distribution: TaskDistribution) -> None:
+    """Warn of a Gymnasium environment that gives other numbers when the same episode is played again."""
+    env = distribution.env
+    if not isinstance(env, GymnasiumFamily) or env.spec.allow_running_statistics:
+        return
+    task = task_values(distribution.sample(1, "validation"))[0]
+    difference = changes_when_repeated(env.spec, task)
+    if difference:
+        warn_once(
+            f"{env.spec.env_id}: the same task, seed and actions gave another {difference} when played again: "
+            "something is kept from episode to episode (a counter, running statistics), so that a gain may be no "
+            "adaptation, or random numbers come from elsewhere than self.np_random; metarl check says more"
+        )
 
 
 UNFIT = (

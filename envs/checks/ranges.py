@@ -8,11 +8,14 @@ from torch import Tensor
 from metarl.envs.checks.finding import Finding
 from metarl.envs.checks.trace import Trace
 from metarl.envs.checks.trial import Trial
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
+from metarl.envs.registry import is_registered
 from metarl.envs.spaces.fields import Field, name_of_index
+from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_space import select_tasks
 
 LARGE = 10.1
-"""Observations beyond ±10, and a little, are hard for a network; the baseline's features are cut off there."""
+"""Observations beyond ±10, and a little, are hard for a network."""
 
 SHOWN = 5
 """Entries that a line names before it says "and more"."""
@@ -45,6 +48,9 @@ def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> Finding
     low, high = seen.amin(dim=0), seen.amax(dim=0)
     numbers = {"low": low.tolist(), "high": high.tolist()}
     text = f"within {_interval(low.min(), high.max())}"
+    # A pixel has no name, and one that does not change is no news.
+    if isinstance(trial.distribution.observation_space, FlatImage):
+        return Finding("observations", "ok", f"pixels {text}; training scales 0 … 255 to 0 … 1", numbers=numbers)
 
     large = ((low < -LARGE) | (high > LARGE)).nonzero().flatten().tolist()
     if large:
@@ -53,8 +59,7 @@ def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> Finding
             "observations",
             "note",
             f"{text}; beyond ±10: {named}",
-            "networks learn best from numbers near ±1: training normalises these by running statistics "
-            "(--normalize-obs), but for this project's own families unless it is on",
+            _advice_on_units(trial),
             numbers,
         )
 
@@ -80,6 +85,16 @@ def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> Finding
             numbers,
         )
     return Finding("observations", "ok", text, numbers=numbers)
+
+
+def _advice_on_units(trial: Trial) -> str:
+    """What is to be done about observations in large units; for most environments nothing."""
+    if not isinstance(trial.env, GymnasiumFamily) and is_registered(trial.distribution.name):
+        return (
+            "networks learn best from numbers near ±1: --normalize-obs on normalises them by running statistics; auto "
+            "leaves this project's own families as they are"
+        )
+    return "nothing need be done: training normalises these by running statistics, but with --normalize-obs off"
 
 
 def _outside(trial: Trial, low: Tensor, high: Tensor) -> list[int]:

@@ -5,8 +5,10 @@ normalise by statistics that change while a policy is trained and measured.
 """
 
 import multiprocessing
+import re
 import warnings
 from collections.abc import Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 import gymnasium
@@ -22,6 +24,18 @@ from metarl.envs.spaces.observation_reader import NUMBERS, UnfitEnvError
 
 _WARNED: set[str] = set()
 """Texts of the warnings given so far. Python forgets its own record whenever filters change, as many libraries do."""
+
+_MOST_ENVS = 100
+"""So many environments inside one are looked at."""
+
+_STATISTICS = (("mean", "var", "count"), ("mean", "var", "n"), ("mean_", "var_", "n_samples_seen_"))
+"""Attributes of running statistics: of Gymnasium and Stable-Baselines3, of filters after Schulman, of scikit-learn."""
+
+_UPDATES = ("update_running_mean", "training")
+"""Attributes that are False where statistics are frozen."""
+
+_OF_REWARDS = re.compile(r"(^|[._])(ret|returns?|rew|rewards?)([._]|$)")
+"""Names of statistics that are of rewards or returns."""
 
 _NUMBERS = (Box, Discrete, MultiDiscrete, MultiBinary)
 
@@ -202,35 +216,113 @@ def warn_once(text: str) -> None:
         warnings.warn_explicit(text, UserWarning, "metarl", 0)
 
 
+def envs_within(env: Any) -> list[Any]:
+    """An environment, its wrappers, and environments that any of these holds, as itself or inside a plain object."""
+    found: list[Any] = []
+    waiting = [env]
+    while waiting and len(found) < _MOST_ENVS:
+        one = waiting.pop(0)
+        if any(one is other for other in found):
+            continue
+        found.append(one)
+
+        for _, value in _held_by(one):
+            if _is_env(value):
+                waiting.append(value)
+            else:
+                waiting += [inner for _, inner in _held_by(value) if _is_env(inner)]
+    return found
+
+
+def _held_by(holder: Any) -> list[tuple[str, Any]]:
+    """Name and value of the attributes of an object, and of what lists and dicts among them hold."""
+    # Modules and classes have attributes too, but hold nothing of one environment.
+    if isinstance(holder, type | ModuleType | FunctionType):
+        return []
+    held: list[tuple[str, Any]] = []
+    for name, value in getattr(holder, "__dict__", {}).items():
+        held.append((name, value))
+        if isinstance(value, list | tuple | dict) and len(value) <= _MOST_ENVS:
+            values = value.values() if isinstance(value, dict) else value
+            held += [(name, inner) for inner in values]
+    return held
+
+
+def _is_env(value: Any) -> bool:
+    """Whether something is stepped and reset, of whatever library; asks its class, which runs no code of its own."""
+    return not isinstance(value, type) and all(hasattr(type(value), method) for method in ("reset", "step"))
+
+
+def _is_running_statistic(value: Any) -> bool:
+    """Whether something keeps a mean, a variance and a count of what it has seen, whatever it is called."""
+    if isinstance(value, type):
+        return False
+    kept = getattr(value, "__dict__", {})
+    for names in _STATISTICS:
+        if all(name in kept or hasattr(type(value), name) for name in names):
+            return not any(callable(getattr(value, name, None)) for name in names)
+    return False
+
+
+def _running_statistics(holder: Any) -> list[tuple[str, Any]]:
+    """Path and object of the statistics that one environment or wrapper holds and goes on changing."""
+    found = []
+    for name, value in _held_by(holder):
+        # An environment that it holds is looked at by itself.
+        if _is_env(value) or _is_frozen(value):
+            continue
+        if _is_running_statistic(value):
+            found.append((name, value))
+            continue
+        inside = [(f"{name}.{inner}", one) for inner, one in _held_by(value) if _is_running_statistic(one)]
+        found += [pair for pair in inside if not _is_frozen(pair[1])]
+    return found
+
+
+def _is_frozen(holder: Any) -> bool:
+    """Whether an object says that its statistics do not change."""
+    kept = getattr(holder, "__dict__", {})
+    return any(kept.get(name) is False for name in _UPDATES) or any(
+        kept.get(f"_{name}") is False and hasattr(type(holder), name) for name in _UPDATES
+    )
+
+
 def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> None:
-    """Refuse a wrapper that normalises observations by statistics of what it has seen; warn of one for rewards.
+    """Refuse what normalises observations by statistics of what it has seen; warn of it for rewards.
 
     With such observations the same parameters act better the longer they run, so that a part of every gain is the
     filter, and its statistics are in no checkpoint and in no exported policy. With such rewards a policy is as it is,
     only returns are in units that drift: a warning.
 
+    They are known by what they are, an object with a mean, a variance and a count, in whatever class of whatever
+    library. Statistics that are frozen are a part of the environment like any other.
+
     Raises:
         ValueError: observations are normalised so.
     """
-    inner = env
-    while isinstance(inner, gymnasium.Wrapper):
-        name = type(inner).__name__
-        # Statistics that are frozen are a part of the environment like any other.
-        changes = getattr(inner, "update_running_mean", True)
+    for holder in envs_within(env):
+        if _is_frozen(holder):
+            continue
+        name = type(holder).__name__
+        held = _running_statistics(holder)
+        of_rewards = [path for path, _ in held if _OF_REWARDS.search(path)]
 
-        if isinstance(inner, NormalizeObservation) and changes:
+        if isinstance(holder, NormalizeObservation) or len(held) > len(of_rewards):
+            path = next((f".{path}" for path, _ in held if path not in of_rewards), "")
+            what = name if isinstance(holder, NormalizeObservation) else f"{name}{path}"
             raise ValueError(
-                f"{label}: {name} normalises observations by running statistics, which no checkpoint and no exported "
-                "policy holds; take the wrapper off, since training normalises observations itself (--normalize-obs), "
-                "set its update_running_mean = False, or allow it with allow_running_statistics: true"
+                f"{label}: {what} normalises observations by running statistics, which no checkpoint and no exported "
+                "policy holds; take it off, since training normalises observations itself (--normalize-obs), "
+                f"set {name}.update_running_mean = False where they are frozen, or allow it with "
+                "allow_running_statistics: true"
             )
         # Workers would say the same once more each.
-        if isinstance(inner, NormalizeReward) and changes and multiprocessing.parent_process() is None:
+        rewards = isinstance(holder, NormalizeReward) or bool(of_rewards)
+        if rewards and multiprocessing.parent_process() is None:
             warn_once(
                 f"{label}: {name} divides rewards by a running statistic: returns are in units that drift, and "
                 "cannot be compared between runs"
             )
-        inner = inner.env
 
 
 def close_or_warn(env: gymnasium.Env[Any, Any], label: str) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metarl.envs.external.env_check import (
     close_or_warn,
+    envs_within,
     observed_space,
     read_reset,
     read_step,
@@ -91,10 +92,11 @@ class EnvSpec:
                 return self.make(**arguments)
             return gymnasium.make(self.env_id, disable_env_checker=True, max_episode_steps=-1, **arguments)
         except Exception as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise ValueError(
-                f"{self.env_id} cannot be made with the arguments {sorted(arguments)}: {reason}"
-            ) from error
+            # Its module may have tried to make it already, and failed by our own words.
+            said = one_line(error).removeprefix(f"{self.env_id.rpartition(':')[2]}: ")
+            given = f"with the arguments {sorted(arguments)}" if arguments else "without arguments"
+            reason = f"{type(error).__name__}: {said}"
+            raise ValueError(f"{self.env_id} cannot be made {given}: {reason}") from error
 
 
 class ExternalEnv(SingleEnv):
@@ -129,6 +131,11 @@ class ExternalEnv(SingleEnv):
         """What is observed of the environment itself, and its action space; the same for all tasks."""
         assert self._spaces is not None
         return self._spaces
+
+    @property
+    def live_classes(self) -> tuple[type, ...]:
+        """Classes of the live environment: of its wrappers, of those that it holds, and its own."""
+        return tuple(dict.fromkeys(type(one) for one in envs_within(self._env)))
 
     def set_task(self, task: TaskValues) -> None:
         """See SingleEnv.set_task."""

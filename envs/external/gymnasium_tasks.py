@@ -108,6 +108,9 @@ class GymnasiumFamily(EnvFamily):
         horizon: H.
         num_workers: processes, ONE_PER_CORE, or 0 for all in this process.
 
+    Attributes:
+        live_classes: classes of the live environment: of its wrappers, and its own.
+
     Raises:
         ValueError: the environment cannot be made, or has spaces that no policy here can handle.
     """
@@ -127,6 +130,7 @@ class GymnasiumFamily(EnvFamily):
         self._native_action_space = one.native_spaces[1]
         self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
         self._can_render = "rgb_array" in one.metadata.get("render_modes", ())
+        self.live_classes = one.live_classes
         one.close()
 
         self._num_workers = num_cores() if num_workers == ONE_PER_CORE else num_workers

@@ -29,6 +29,7 @@ from metarl.deployment.meta_policy import load
 from metarl.deployment.policy import SpecialisedPolicy
 from metarl.envs.external.live_env import LiveGymEnv
 from metarl.envs.registry import with_options
+from metarl.envs.spaces.precision import own_torch_settings
 from metarl.errors import interruptible, unknown
 from metarl.reporting.behaviour import behaviour_of
 from metarl.reporting.html import REPORT_FILE, check_page, recorded_labels, section_of, write_page
@@ -291,11 +292,12 @@ def compare(runs: Sequence["Run | str | Path"], *, quiet: bool = False, **settin
 
 @contextlib.contextmanager
 def _settings_of_commands() -> Iterator[None]:
-    """PyTorch's threads as the commands set them, so that numbers and speed are theirs; afterwards as before."""
+    """PyTorch's settings as the commands have them, so that numbers and speed are theirs; afterwards as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # learners spread chunks of tasks over the cores instead
     keep_freed_memory()
     try:
-        yield
+        with own_torch_settings():
+            yield
     finally:
         torch.set_num_threads(before)

@@ -1,9 +1,11 @@
 """What training with the defaults would cost on an environment that was checked: memory and time."""
 
+from collections.abc import Sequence
+
 import torch
 
 from metarl.agents.learner import Learner
-from metarl.agents.registry import find_agent
+from metarl.agents.registry import AGENTS, find_agent
 from metarl.envs.checks.environment_check import EnvironmentCheck
 from metarl.envs.checks.finding import Finding
 from metarl.envs.cores import num_cores
@@ -23,17 +25,37 @@ def training_cost(check: EnvironmentCheck) -> list[Finding]:
     Args:
         check: of the environment, with its measured speed.
     """
+    refusals = []
+    for agent in (DEFAULT_AGENT, *(name for name in AGENTS if name != DEFAULT_AGENT)):
+        config = default_config(agent, check.distribution.name)
+        try:
+            learner = _untrained(check, config)
+        except ValueError as error:
+            refusals.append(str(error))
+            continue
+        cost = [_memory(check, config, learner), _time(check, config, learner)]
+        return [*_without_default(refusals, agent), *cost]
+
+    return [Finding("policy", "fault", refusals[0], "no policy here can act in it: change its spaces, or wrap it")]
+
+
+def _untrained(check: EnvironmentCheck, config: TrainConfig) -> Learner:
+    """A learner as training would begin with it.
+
+    Raises:
+        ValueError: it cannot act in the environment.
+    """
     distribution = check.distribution
-    config = default_config(DEFAULT_AGENT, distribution.name)
     generator = torch.Generator().manual_seed(0)
-    try:
-        learner = find_agent(config.agent).make(
-            distribution.observation_space, distribution.action_space, config.learner, generator, 1
-        )
-    except ValueError as error:
-        advice = "no policy here can act in it: change its spaces, or wrap it"
-        return [Finding("policy", "fault", str(error), advice)]
-    return [_memory(check, config, learner), _time(check, config, learner)]
+    spaces = distribution.observation_space, distribution.action_space
+    return find_agent(config.agent).make(*spaces, config.learner, generator, 1)
+
+
+def _without_default(refusals: Sequence[str], agent: str) -> list[Finding]:
+    """That the default agent does not take the environment, and which one does."""
+    if not refusals:
+        return []
+    return [Finding("policy", "note", f"{DEFAULT_AGENT}: {refusals[0]}", f"{agent} takes it: metarl train {agent} ENV")]
 
 
 def _memory(check: EnvironmentCheck, config: TrainConfig, learner: Learner) -> Finding:

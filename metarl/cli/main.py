@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -177,15 +177,14 @@ def _dispatch(arguments: list[str]) -> int:
 
     # In this order: a library must not be looked for among the user's modules.
     command = parse(arguments)
-    if COMMANDS[name].needs_torch:
-        _prepare_torch()
-    _find_users_modules()
-    _show_plain_warnings()
+    with _torch_prepared() if COMMANDS[name].needs_torch else contextlib.nullcontext():
+        _find_users_modules()
+        _show_plain_warnings()
 
-    from rich.console import Console
+        from rich.console import Console
 
-    with interruptible(), reserved_output(getattr(command, "json", False)):
-        return int(command.execute(Console()))
+        with interruptible(), reserved_output(getattr(command, "json", False)):
+            return int(command.execute(Console()))
 
 
 def _help() -> str:
@@ -218,14 +217,18 @@ def _find_users_modules() -> None:
     sys.path.insert(0, os.getcwd())
 
 
-def _prepare_torch() -> None:
+@contextlib.contextmanager
+def _torch_prepared() -> Iterator[None]:
     """Settings of PyTorch and of the allocator that hold for every command that computes."""
     import torch
 
+    from metarl.envs.spaces.precision import own_torch_settings
     from metarl.training.memory import keep_freed_memory
 
     torch.set_num_threads(1)  # learners spread chunks of tasks over the cores instead
     keep_freed_memory()
+    with own_torch_settings():
+        yield
 
 
 def _is_job() -> bool:

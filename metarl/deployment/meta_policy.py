@@ -32,6 +32,7 @@ from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.external.live_env import LiveEnv, LiveGymEnv
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import ObservingPolicy
+from metarl.envs.spaces.precision import own_torch_settings
 from metarl.envs.task_space import Task, tasks_to_json
 from metarl.errors import UserError, require_seconds
 from metarl.evaluation.adaptation import rollout_generator
@@ -63,12 +64,14 @@ class MetaPolicy:
         UserError, ValueError: no such checkpoint, or corrupt; the environment cannot be built; no such device.
     """
 
+    @own_torch_settings()
     def __init__(self, run: RunDirectory, checkpoint: str = BEST, device: str = "auto") -> None:
         self.run = run
         self._device = resolve_device(device)
         self._distribution, self._learner, loaded = load_learner(run, checkpoint, device)
         self._parent = _parent(run, checkpoint, loaded)
 
+    @own_torch_settings()
     def adapt(
         self,
         env: LiveGymEnv,
@@ -155,6 +158,7 @@ class MetaPolicy:
             **options,
         )
 
+    @own_torch_settings()
     def adapt_to(
         self,
         task: str | Mapping[str, Any],

@@ -35,6 +35,7 @@ from metarl.envs.rollout import ActingPolicy, ObservingPolicy
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, OWN_UNITS, ActionMap, PolicySpace
 from metarl.envs.spaces.observation import vector_space
 from metarl.envs.spaces.observation_reader import ObservationReader, UnfitEnvError
+from metarl.envs.spaces.precision import own_torch_settings
 from metarl.errors import UserError
 from metarl.run.files import new_directory, read_file
 from metarl.run.schema import load_json, parse
@@ -75,6 +76,7 @@ class SpecialisedPolicy:
         learns: whether it learns in its memory from what it earns; then `observe` follows each step.
     """
 
+    @own_torch_settings()
     def __init__(
         self,
         network: ActingPolicy,
@@ -107,6 +109,7 @@ class SpecialisedPolicy:
             self._start = self._module.start(memory)
         self._generator = torch.Generator().manual_seed(0)
 
+    @own_torch_settings()
     def predict(
         self,
         observation: Any,
@@ -177,6 +180,7 @@ class SpecialisedPolicy:
         actions = chosen.numpy().astype(self.action_space.dtype)
         return actions, tuple(leaf.numpy() for leaf in (*following, *waiting))
 
+    @own_torch_settings()
     def reset(self, num: int = 1) -> State:
         """The state at the beginning of N trials of a task: what the policy remembers of it, or nothing.
 
@@ -216,6 +220,7 @@ class SpecialisedPolicy:
         """Seed the actions that `predict` samples."""
         self._generator.manual_seed(seed)
 
+    @own_torch_settings()
     def save(self, path: str | Path, onnx: bool = True) -> list[Path]:
         """Write the policy to a new directory, which appears whole or not at all; returns its files.
 
@@ -237,6 +242,7 @@ class SpecialisedPolicy:
             names = self.write(directory, onnx and not missing)
         return [Path(path) / name for name in names]
 
+    @own_torch_settings()
     def remember(self, file: Path) -> None:
         """Begin trials with the memory in a file that `write` wrote; a policy without such memory needs none.
 
@@ -246,6 +252,7 @@ class SpecialisedPolicy:
         if isinstance(self._module, MemoryPolicyModule):
             self._start = read_memory(file, self._module)
 
+    @own_torch_settings()
     def write(self, directory: Path, onnx: bool = True) -> list[str]:
         """Write the files to a directory that exists; returns their names."""
         program = export.export_program(self._module)
@@ -289,6 +296,7 @@ class SpecialisedPolicy:
         return torch.from_numpy(rows), single
 
 
+@own_torch_settings()
 def load_policy(path: str | Path) -> SpecialisedPolicy:
     """Read what `SpecialisedPolicy.save` or `metarl adapt` wrote; never executes code.
 

@@ -8,13 +8,13 @@ import torch
 from metarl.agents.learner import Learner, Sampling
 from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import PolicyConfig
-from metarl.agents.policies.observations import ObservationNormalizer
+from metarl.agents.policies.observations import ObservationNormalizer, PixelScaling
 from metarl.agents.registry import find_agent
 from metarl.envs.checks.contract import check_spaces
 from metarl.envs.external.env_check import warn_once
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.external.space_json import space_from_json, space_to_json
-from metarl.envs.external.user_code import user_sources
+from metarl.envs.external.user_code import kept_copies, user_sources
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
@@ -66,7 +66,8 @@ def make_learner(config: TrainConfig, distribution: TaskDistribution, generator:
         distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
     )
     _check_learner(config, learner, distribution)
-    if may_normalize(config, distribution):
+    # Pixels are scaled in any case: nothing is estimated for it.
+    if may_normalize(config, distribution) or isinstance(learner.policy.observations, PixelScaling):
         learner.policy.observations.activate(generator.device)
     return learner
 
@@ -225,9 +226,8 @@ def warn_of_changed_sources(run: RunDirectory, distribution: TaskDistribution) -
     kept = run.path / SOURCES
     if not kept.is_dir():
         return
-    for name, file in user_sources(distribution).items():
-        copy = kept / name
-        if copy.is_file() and read_file(copy) != file.read_bytes():
+    for file, copy in kept_copies(kept, user_sources(distribution)).items():
+        if read_file(copy) != file.read_bytes():
             warn_once(f"{file} has changed since {run.path} was trained; what it was trained with is kept as {copy}")
 
 

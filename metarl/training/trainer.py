@@ -15,6 +15,7 @@ from metarl.agents.distillation import Teachers
 from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
+from metarl.envs.checks.live_env import warn_where_repeats_differ
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
 from metarl.envs.rollout import Episodes
@@ -218,6 +219,7 @@ class Trainer:
         """Log and save the learner as it is before the first iteration."""
         keep_observations(self.run, self.distribution)
         keep_sources(self.run, self.distribution)
+        warn_where_repeats_differ(self.distribution)
         evaluation = self._validate(log, reporter)
         log.layout(with_success=evaluation.success_rate is not None)
         log.write(self.progress)

@@ -1,6 +1,7 @@
 """`metarl check`: each fault of small environments is found and named, and good environments pass."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from metarl.cli.main import main
 from metarl.envs.checks.environment_check import EnvironmentCheck, check_environment
 from metarl.envs.checks.finding import Finding
 from metarl.envs.checks.layout import action_lines
+from metarl.envs.checks.live_env import changes_when_repeated, warn_where_repeats_differ
 from metarl.envs.checks.trace import Trace, first_difference, random_actions
-from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks, task_values
 from metarl.envs.families.navigation import PointNavigation
 from metarl.envs.spaces.action_map import ActionMap
 from metarl.envs.spaces.fields import fields_of
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.envs.task_space import Uniform
+from metarl.envs.task_space import Integers, Uniform
 from tests.helpers.corridor import corridor
 from tests.helpers.torch_families import TORCH_FAMILIES
 from tests.helpers.workbench import complaint
@@ -258,6 +260,45 @@ def test_the_first_difference_counts_no_step_after_an_end() -> None:
     early = Trace(torch.zeros(1, 1, 4, 1), torch.tensor([[[0.0, 1.0, 0.0]]]), ended)
     assert first_difference(one, late) == ""
     assert first_difference(one, early) == "reward at step 2"
+
+
+@pytest.mark.parametrize(
+    ("make", "seen"),
+    [(Unseeded, "observation at the reset"), (Leaking, "observation at the reset"), (Rail, ""), (Raising, "")],
+)
+def test_an_episode_that_cannot_be_repeated_is_seen_before_training(make: Callable[..., Any], seen: str) -> None:
+    distribution = tasks_of(make)
+    task = task_values(distribution.sample(1, "validation"))[0]
+    assert changes_when_repeated(distribution.family.spec, task) == seen
+
+
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Taxi-v4", "Blackjack-v1"]
+)
+def test_gymnasiums_own_environments_give_no_alarm(env_id: str) -> None:
+    seeds = {"seed": Integers(0, 9)}
+    distribution = GymnasiumTasks(env_id, seeds, horizon=9, seed_parameter="seed", num_workers=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_where_repeats_differ(distribution)
+
+
+def test_what_is_kept_from_episode_to_episode_is_not_called_randomness_alone() -> None:
+    advice = faults(checked("leaking"))["determinism"].advice
+    assert "kept from episode to episode" in advice
+    assert "self.np_random" in advice
+
+
+def test_images_are_measured_with_an_agent_that_takes_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MAML takes none; pixels are scaled, so that their units are no matter."""
+    assert main(["check", "tests.helpers.camera:camera", "--seconds", str(QUICK)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "metarl train reptile" in text
+    assert "default iterations of reptile" in text
+    assert "pixels within" in text
+    assert "beyond ±10" not in text
 
 
 # ---------------------------------------------------------------------- the command

@@ -249,6 +249,64 @@ def test_a_wrapper_that_normalises_observations_by_what_it_has_seen_is_refused_a
     assert "\n" not in str(error.value)
 
 
+class Statistics:
+    """A copy of what many projects call RunningMeanStd."""
+
+    def __init__(self) -> None:
+        self.mean, self.var, self.count = np.zeros(1), np.ones(1), 0.0
+
+
+class Copied(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A normaliser that is no NormalizeObservation."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self.update_running_mean = True
+        setattr(self, name, Statistics())
+
+
+class Holder:
+    """A plain object that holds something."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+class Holding(Stub):
+    """An environment that holds something and is no wrapper."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held = held
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: TimeLimit(Copied(Stub(), "obs_rms"), 5), "Copied.obs_rms"),
+        (lambda: Holding(Copied(Stub(), "filter")), "Copied.filter"),
+        (lambda: Holding(Holder(NormalizeObservation(Stub()))), "NormalizeObservation"),
+        (lambda: Holding([Holder(0), Holder(Statistics())][1]), "Holding.held.held"),
+    ],
+)
+def test_running_statistics_are_known_by_what_they_are(make: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=f"Stub: {named} normalises observations by running statistics"):
+        require_no_running_statistics(make(), "Stub")
+
+
+@pytest.mark.parametrize("held", [np.zeros(3), torch.zeros(3), [np.ones(2)], {"mean": 1, "var": 1, "count": 1}, None])
+def test_arrays_and_numbers_are_no_running_statistics(held: Any) -> None:
+    require_no_running_statistics(Holding(held), "Stub")
+
+
+def test_a_copy_passes_where_it_is_frozen_and_is_warned_of_for_rewards() -> None:
+    frozen = Copied(Stub(), "obs_rms")
+    frozen.update_running_mean = False
+    require_no_running_statistics(frozen, "Stub")
+    with pytest.warns(UserWarning, match="one more Stub: Copied divides rewards by a running statistic"):
+        require_no_running_statistics(Copied(Stub(), "return_rms"), "one more Stub")
+
+
 def test_it_passes_where_it_is_allowed_and_where_it_is_frozen() -> None:
     def frozen(n: int) -> gymnasium.Env[Any, Any]:
         wrapped = NormalizeObservation(Stub())

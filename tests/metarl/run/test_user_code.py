@@ -3,13 +3,18 @@
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import pytest
 
 from metarl.cli.main import main
-from metarl.envs.external.user_code import user_sources
+from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
+from metarl.envs.external.user_code import kept_copies, user_sources
 from metarl.envs.registry import make_distribution
+from metarl.envs.task_space import Uniform
 from metarl.run.build import load_learner
 from metarl.run.run_directory import RunDirectory
 from tests.helpers.without_figures import empty_figures
@@ -65,7 +70,73 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_what_is_imported_from_the_same_package_belongs_to_it(package: Path) -> None:
     sources = user_sources(make_distribution(f"{package.name}.envs.rail:Rails"))
     names = ["envs/lengths.py", "envs/rail.py", "tools/numbers.py"]
-    assert sources == {name: package / name for name in names}
+    assert sources == {f"{package.name}/{name}": package / name for name in names}
+
+
+ROBOT = """
+import gymnasium
+from gymnasium.spaces import Box
+from ..physics import MASS
+
+
+class Robot(gymnasium.Env):
+    observation_space = action_space = Box(-1, 1, (1,))
+
+    def __init__(self, goal=0.0):
+        self.goal = goal
+
+    def reset(self, seed=None, options=None):
+        return [0.0], {}
+
+    def step(self, action):
+        return [0.0], -abs(MASS * action[0] - self.goal), False, False, {}
+"""
+
+REGISTERED = """
+import gymnasium
+gymnasium.register("Kept{number}-v0", entry_point="{package}.envs.robot:Robot", max_episode_steps=3)
+"""
+
+
+def gymnasium_package(package: Path, init: str) -> None:
+    """Gymnasium's usual layout: the package registers a class that is imported when it is first made."""
+    (package / "__init__.py").write_text(init)
+    (package / "physics.py").write_text("MASS = 1.0\n")
+    (package / "envs" / "__init__.py").write_text("")
+    (package / "envs" / "robot.py").write_text(ROBOT)
+
+
+def test_a_class_that_a_package_registers_belongs_to_it_with_what_it_imports(package: Path) -> None:
+    gymnasium_package(package, REGISTERED.format(number=package.name[-1], package=package.name))
+    env_id = f"{package.name}:Kept{package.name[-1]}-v0"
+    sources = user_sources(GymnasiumTasks(env_id, {"goal": Uniform(0, 1)}, num_workers=0))
+    names = ["__init__.py", "envs/__init__.py", "envs/robot.py", "physics.py"]
+    assert sources == {f"{package.name}/{name}": package / name for name in names}
+
+
+def test_the_class_of_the_live_environment_counts_where_a_function_elsewhere_makes_it(package: Path) -> None:
+    gymnasium_package(package, "")
+
+    def make(goal: float) -> gymnasium.Env[Any, Any]:
+        robot = import_module(f"{package.name}.envs.robot")
+        return gymnasium.wrappers.TimeLimit(robot.Robot(goal), 3)
+
+    distribution = GymnasiumTasks("Robot", {"goal": Uniform(0, 1)}, horizon=3, make=make, num_workers=0)
+    sources = user_sources(distribution)
+    assert sources[f"{package.name}/envs/robot.py"] == package / "envs" / "robot.py"
+    assert sources[f"{package.name}/physics.py"] == package / "physics.py"
+
+
+def test_copies_of_older_runs_are_found_without_the_package(tmp_path: Path) -> None:
+    """They lie below the innermost folder that held all files; `__init__.py` must not pass for that of a subpackage."""
+    names = ["lab/__init__.py", "lab/envs/__init__.py", "lab/envs/rail.py"]
+    sources = {name: Path("/home/user") / name for name in names}
+    (tmp_path / "__init__.py").write_text("")
+    assert kept_copies(tmp_path, sources) == {sources[names[0]]: tmp_path / "__init__.py"}
+
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "__init__.py").rename(tmp_path / "lab" / "__init__.py")
+    assert kept_copies(tmp_path, sources) == {sources[names[0]]: tmp_path / "lab" / "__init__.py"}
 
 
 @pytest.mark.parametrize("name", ["point-navigation/finn", "cart-pole"])
@@ -78,7 +149,7 @@ def test_a_run_keeps_them_and_says_which_changed(
 ) -> None:
     empty_figures(monkeypatch.setattr)
     path = train(tmp_path / "runs", "--iterations", "1", env=f"{package.name}.envs.rail:Rails")
-    kept = path / "source"
+    kept = path / "source" / package.name
     assert (kept / "envs" / "rail.py").read_text() == (package / "envs" / "rail.py").read_text()
     assert sorted(file.name for file in kept.rglob("*.py")) == ["lengths.py", "numbers.py", "rail.py"]
 

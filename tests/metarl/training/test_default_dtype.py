@@ -1,4 +1,4 @@
-"""The user's own `torch.set_default_dtype(torch.float64)` changes no number: every dtype is said by the library."""
+"""The user's own settings of torch change no number: default dtype, default device, grad mode, inference mode."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from metarl.benchmarks.robots import ONE_OF_EACH
 from metarl.cli.main import main
 from metarl.envs.registry import FAMILIES
 from metarl.envs.rollout import Episodes, collect
+from metarl.envs.spaces.precision import float_dtype, own_torch_settings
 from metarl.evaluation.adaptation import adapt_to_tasks
 from tests.helpers.torch_families import TORCH_FAMILIES
 from tests.helpers.without_figures import empty_figures
@@ -140,3 +141,40 @@ def test_train_resume_evaluate_adapt(agent: str, tmp_path: Path, monkeypatch: py
         action, _ = metarl.load_policy(place / "policy").predict(np.ones(2, np.float32))
         results.append([tensors_of(run), metrics_of(run), final_evaluation_of(run), adapted.params, action])
     assert same(*results)
+
+
+def results_of(place: Path) -> list[Any]:
+    """What the commands and the Python API give."""
+    run = train(place, "--iterations", "1", agent="multitask")
+    again = metarl.train(resume=run, iterations=ITERATIONS, quiet=True)
+    adapted = again.adapt({"goal": [0.6, 0.8]}, episodes=2, steps=1)
+    adapted.save(place / "policy", onnx=False)
+    action, _ = metarl.load_policy(place / "policy").predict(np.ones(2, np.float32))
+    evaluation = again.evaluate(num_tasks=2).evaluation.return_mean
+    return [tensors_of(run), final_evaluation_of(run), adapted.params, action, evaluation]
+
+
+def test_the_users_device_and_grad_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device "meta" has no numbers at all: one tensor that is made there, and nothing works."""
+    empty_figures(monkeypatch.setattr)
+    expected = results_of(tmp_path / "plain")
+
+    with torch.device("meta"), torch.no_grad():
+        without_gradients = results_of(tmp_path / "device")
+        assert torch.zeros(1).is_meta
+        assert not torch.is_grad_enabled()
+    with torch.inference_mode():
+        in_inference = results_of(tmp_path / "inference")
+        assert torch.is_inference_mode_enabled()
+
+    assert same(expected, without_gradients)
+    assert same(expected, in_inference)
+
+
+def test_settings_are_the_users_own_again_after_an_error() -> None:
+    torch.set_default_dtype(torch.float16)
+    with torch.inference_mode(), pytest.raises(ZeroDivisionError), own_torch_settings():
+        assert torch.zeros(1).dtype == float_dtype()
+        assert torch.is_grad_enabled()
+        raise ZeroDivisionError
+    assert torch.get_default_dtype() == torch.float16
