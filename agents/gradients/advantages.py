@@ -12,7 +12,7 @@ RIDGE = 1e-5
 MAX_FEATURE = 10.0
 """Observations are clipped to ± this before they become features."""
 
-CPU_CHUNK_STEPS = 40_000
+BASELINE_CHUNK_STEPS = 40_000
 """Environment steps whose features are held at once on a CPU: fewer took longer, more took no less."""
 
 SUM_BLOCK = 256
@@ -224,5 +224,5 @@ def advantages_of(episodes: Episodes, gamma: float, gae_lambda: float, normalize
             advantages = normalize(advantages, chunk.mask, rounding)
         return advantages.to(chunk.reward.dtype)
 
-    chunks = task_slices(episodes.obs, 0, cpu_steps=CPU_CHUNK_STEPS)
+    chunks = task_slices(episodes.obs, 0, cpu_steps=BASELINE_CHUNK_STEPS)
     return torch.cat([advantages_of_chunk(episodes.tasks(tasks)) for tasks in chunks])

@@ -21,7 +21,7 @@ Score = Callable[[Memory, torch.Generator], Tensor]
 GITTINS_GRID = 100
 """Rates of a known arm that an arm is compared with, evenly spaced in [0, 1]: the resolution of the Gittins index."""
 
-CONFIDENCE = 0.2
+UCB1_WEIGHT = 0.2
 """c of UCB1, not tuned; the c = 1 of the proof explores too much in few pulls."""
 
 EPSILON = 0.05
@@ -116,7 +116,7 @@ def _epsilon_greedy(memory: Memory, generator: torch.Generator) -> Tensor:
 def _ucb1(memory: Memory, generator: torch.Generator) -> Tensor:
     pulls = memory["wins"] + memory["losses"] + 1
     time = memory["time"].unsqueeze(-1) + 1
-    return _mean(memory) + CONFIDENCE * (2 * time.log() / pulls).sqrt()
+    return _mean(memory) + UCB1_WEIGHT * (2 * time.log() / pulls).sqrt()
 
 
 def _thompson(memory: Memory, generator: torch.Generator) -> Tensor:

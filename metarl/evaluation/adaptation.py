@@ -133,7 +133,7 @@ def adaptation_episodes(
     return adapt_to_tasks(learner, distribution, tasks, steps, episodes, generator).batches
 
 
-RATE_FACTORS = (1.0, 0.5, 0.25, 1 / 16, 2.0)
+CANDIDATE_FACTORS = (1.0, 0.5, 0.25, 1 / 16, 2.0)
 """What `choose_rate_factors` tries out on each step."""
 
 
@@ -169,7 +169,7 @@ def choose_rate_factors(
     adapted = learner.begin(env.batch_shape[0], generator)
     now = _Trial((), adapted, given[0])
     for _ in range(steps):
-        trials = [_try_factor(learner, env, now, factor, generator) for factor in RATE_FACTORS]
+        trials = [_try_factor(learner, env, now, factor, generator) for factor in CANDIDATE_FACTORS]
         spent += sum(trial.batch.env_steps for trial in trials)
         now = _best_of(trials)
 

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from metarl.agents.gradients.advantages import CPU_CHUNK_STEPS as BASELINE_STEPS
+from metarl.agents.gradients.advantages import BASELINE_CHUNK_STEPS
 from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
@@ -134,7 +134,7 @@ def _baseline_bytes(config: TrainConfig, distribution: TaskDistribution) -> int:
     observed = distribution.observation_space
     size = observed.channels_first[0] * GRID**2 if isinstance(observed, FlatImage) else observed.shape[0]
     per_task = config.episodes * distribution.horizon
-    tasks = _tasks_at_once(config, per_task, size, BASELINE_STEPS)
+    tasks = _tasks_at_once(config, per_task, size, BASELINE_CHUNK_STEPS)
 
     features = 2 * size + 3
     held = per_task * features * (FLOAT + 2 * DOUBLE)  # as they are, and centred, in double precision

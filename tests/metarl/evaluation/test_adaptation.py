@@ -11,7 +11,7 @@ from metarl.agents.policies.mlp import PolicyConfig
 from metarl.envs.families.navigation import pearl
 from metarl.envs.rollout import Episodes
 from metarl.evaluation.adaptation import (
-    RATE_FACTORS,
+    CANDIDATE_FACTORS,
     adapt_to_tasks,
     adaptation_loop,
     choose_rate_factors,
@@ -87,7 +87,7 @@ def test_rates_that_overshoot_are_lowered_until_the_return_is_better() -> None:
     factors, spent = choose_rate_factors(learner, env, STEPS, torch.Generator().manual_seed(1))
     assert learner.rate_factors == factors
     assert len(factors) == STEPS and min(factors) < 1
-    assert spent == (STEPS + 1 + STEPS * len(RATE_FACTORS)) * 20 * EPISODES * DISTRIBUTION.horizon
+    assert spent == (STEPS + 1 + STEPS * len(CANDIDATE_FACTORS)) * 20 * EPISODES * DISTRIBUTION.horizon
     assert same_tensors(learner.state_dict(), before)
 
     def last_return() -> float:
