@@ -20,7 +20,9 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ 
 
 
 @needs_compiler
-@pytest.mark.parametrize("distribution", [cart_pole(), acrobot()], ids=["cart-pole", "acrobot"])
+@pytest.mark.parametrize(
+    "distribution", [cart_pole(), pytest.param(acrobot(), marks=pytest.mark.slow)], ids=["cart-pole", "acrobot"]
+)
 def test_a_compiled_step_equals_the_plain_one(distribution: TaskDistribution) -> None:
     """For two batch sizes, so that the second meets what was compiled for the first."""
     compiled = copy.copy(distribution)

@@ -192,7 +192,7 @@ def test_the_exported_policy_earns_what_is_reported(workplace: Path, capsys: pyt
     ("agent", "env", "flags"),
     [
         ("reptile", "bandit/bernoulli", ()),
-        ("multitask", "cart-pole/mirrored", ()),
+        pytest.param("multitask", "cart-pole/mirrored", (), marks=pytest.mark.slow),
         ("distill", ENV, ("--teacher", f"runs/{RUN}")),
     ],
 )
