@@ -37,7 +37,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + cores // 2
 
 
-LONGEST = "comparer external_training readme cli families meta_policy curriculum bench every_family".split()
+LONGEST = ["comparer", "external_training", "readme", "cli", "families", "meta_policy", "curriculum", "every_family"]
 """Files that take a minute or so: begun first, so that none is left to one process while others have nothing to do."""
 
 
