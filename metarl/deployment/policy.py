@@ -9,6 +9,7 @@ policy.onnx         the same as ONNX
 memory.npz          where it learns in its memory: what it remembers when a trial begins
 """
 
+import io
 import json
 import warnings
 from dataclasses import asdict, dataclass
@@ -256,7 +257,10 @@ class SpecialisedPolicy:
     def write(self, directory: Path, onnx: bool = True) -> list[str]:
         """Write the files to a directory that exists; returns their names."""
         program = export.export_program(self._module)
-        torch.export.save(program, directory / PROGRAM_FILE)
+        # In memory first: where it meets a full disk, PyTorch ends the process.
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        (directory / PROGRAM_FILE).write_bytes(buffer.getvalue())
         card = {**self.card, "inputs": self._module.input_names, "outputs": self._module.output_names}
 
         if onnx:
