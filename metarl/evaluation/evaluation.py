@@ -1,6 +1,7 @@
 """The model evaluator: how fast and how well does a learner adapt to tasks it never saw?"""
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,18 +94,18 @@ class Evaluation:
         """Return after the last step minus return before the first, of each task, (M,)."""
         return np.asarray(self.returns[-1] - self.returns[0])
 
-    @property
+    @cached_property
     def gain(self) -> Estimate:
         """Mean of the gains, with its interval."""
         last, first = np.eye(len(self.returns))[[-1, 0]]
         return self._estimate(last - first)
 
-    @property
+    @cached_property
     def trial_return(self) -> Estimate | None:
         """Return of a whole trial of K+1 episodes; None where the episodes of a step inform one policy."""
         return None if self.pooled else self._estimate(np.ones(len(self.returns)))
 
-    @property
+    @cached_property
     def normalized_score(self) -> Estimate | None:
         """Score after the last step, task by task: 0 = random, 1 = oracle; None without both or if they are equal."""
         if not {"random", "oracle"} <= self.references.keys():
@@ -115,7 +116,7 @@ class Evaluation:
         last = np.eye(len(self.returns))[-1]
         return self._estimate(last, offset=-random, scale=1 / (oracle - random))
 
-    @property
+    @cached_property
     def return_lost(self) -> Estimate | None:
         """Return lost while adapting to a task: what the oracle gets more meanwhile; None without one, or if K = 0.
 
