@@ -121,10 +121,25 @@ def values_of(transition: Tensor, reward: Tensor, horizon: int) -> Tensor:
         reward: R, (…, S, A).
         horizon: H.
     """
+
+    def mean(following: Tensor) -> Tensor:
+        return (transition * following[..., None, None, :]).sum(dim=-1)
+
+    return _iterate(reward, mean, horizon)
+
+
+def _iterate(reward: Tensor, mean: Callable[[Tensor], Tensor], horizon: int) -> Tensor:
+    """Values (…, H, S, A) by value iteration, from the end of the episode to its beginning.
+
+    Args:
+        reward: R, (…, S, A).
+        mean: values of the next states, (…, S), → what each action expects of them, (…, S, A).
+        horizon: H.
+    """
     following = torch.zeros_like(reward[..., 0])
     values = []
     for _ in range(horizon):
-        value = reward + (transition * following[..., None, None, :]).sum(dim=-1)
+        value = reward + mean(following)
         following = value.amax(dim=-1)
         values.append(value)
     return torch.stack(values[::-1], dim=-3)
@@ -169,13 +184,7 @@ def _optimistic(memory: Memory, horizon: int, generator: torch.Generator) -> Ten
     uniform = torch.full_like(memory["moves"], 1 / states)
     transition = torch.where(known > 0, memory["moves"] / known.clamp(min=1), uniform)
 
-    following = torch.zeros_like(reward[..., 0])
-    values = []
-    for _ in range(horizon):
-        value = reward + best_mean(transition, following, slack)
-        following = value.amax(dim=-1)
-        values.append(value)
-    return torch.stack(values[::-1], dim=-3)
+    return _iterate(reward, lambda following: best_mean(transition, following, slack), horizon)
 
 
 def best_mean(transition: Tensor, value: Tensor, slack: Tensor) -> Tensor:
