@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import metarl
 from metarl.agents.learner import Adapted, Learner
-from metarl.agents.policies.recurrent import RecurrentConfig
+from metarl.agents.policies.memory.base import RecurrentConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.cli.main import main
 from metarl.deployment.policy import SpecialisedPolicy
