@@ -10,9 +10,9 @@ The last line lets it learn in a task as Q-learning does: a row takes up the rew
 observation hold. What a step paid is written once, where it belongs, instead of going through all units of a vector
 for the rest of the trial: on tabular MDPs and bandits this learns in a twentieth of the steps of a GRU.
 
-Heads see y of each action, the mean and the maximum of y over actions, the observation, and which action it is. One head
-serves all actions of a Discrete space; of other spaces there is one column, A = 1, and the head gives the distribution's
-numbers.
+Heads see y of each action, the mean and the maximum of y over actions, the observation, and which action it is. One
+head serves all actions of a Discrete space; of other spaces there is one column, A = 1, and the head gives the
+distribution's numbers.
 """
 
 import math
@@ -95,7 +95,7 @@ class FastWeightPolicy(MemoryPolicy):
         return params | self._common_parameters(generator)
 
     def _initial_addresses(self, generator: torch.Generator) -> Tensor:
-        """Weights from observations to rows, (O, R): a row for each number of an observation, further ones at random."""
+        """Weights from observations to rows, (O, R): one row for each number of an observation, others at random."""
         size, rows = self.num_observations, self.num_rows
         shape = (size, rows)
         weight = torch.randn(shape, generator=generator, dtype=float_dtype(), device=generator.device)

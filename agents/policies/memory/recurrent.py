@@ -31,7 +31,7 @@ CELLS: dict[str, Cell] = {"gru": GRU(), "lstm": LSTM()}
 
 
 class RecurrentPolicy(MemoryPolicy):
-    """A GRU or LSTM with a Gaussian (Box) or categorical (Discrete, MultiDiscrete) head, and a value function beside it.
+    """A GRU or LSTM with a Gaussian (Box) or categorical (Discrete, MultiDiscrete) head, and a value function.
 
     Source: Duan et al. 2016, "RL²"; Cho et al. 2014 (GRU); hypernetwork: Beck et al. 2023, "Recurrent Hypernetworks
         are Surprisingly Strong in Meta-RL", with its Bias-HyperInit: weights of zero, and a bias that is an ordinary
