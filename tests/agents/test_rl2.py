@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.agents.learner import MetaBatch
 from metarl.agents.policies.memory.base import RecurrentConfig
+from metarl.agents.policies.memory.recurrent import RecurrentPolicy
 from metarl.agents.policies.parameters import flatten
 from metarl.agents.rl2 import RL2, RL2Config, Trials, trial_advantages
 from metarl.envs.registry import make_distribution
@@ -92,6 +93,7 @@ def test_the_recurrent_unit_is_the_one_of_torch_and_no_gradient_passes_a_truncat
     learner, distribution = made("continuous")
     trials = Trials.of(trials_of(learner, distribution))
     policy, params = learner.policy, learner.params
+    assert isinstance(policy, RecurrentPolicy)
     cell = torch.nn.GRUCell(policy.num_inputs, 8)
     for own_name, name in (("input", "ih"), ("memory", "hh")):
         getattr(cell, f"weight_{name}").data = params[f"policy.gru.{own_name}.weight"].T.clone()

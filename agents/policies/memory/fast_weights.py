@@ -177,15 +177,15 @@ class FastWeightPolicy(MemoryPolicy):
 
         inputs = self._inputs(params, obs, memory["action"], memory["reward"], 1 - memory["running"])
         inputs = torch.cat([inputs, memory["observation"]], dim=-1)
-        columns = (self.num_columns, self.config.recurrent_size)
+        batch, columns = obs.shape[:-1], (self.num_columns, self.config.recurrent_size)
         table, recalled = self._step(
             params,
-            memory["table"].unflatten(-1, (self.num_rows, -1)),
+            memory["table"].reshape(*batch, self.num_rows, -1),
             inputs,
             memory["column"],
             self._address(params, memory["observation"]),
             self._address(params, obs),
-            memory["recalled"].unflatten(-1, columns),
+            memory["recalled"].reshape(*batch, *columns),
         )
 
         output, _ = self._output(params, recalled, obs)

@@ -39,14 +39,14 @@ def plain_loop(params: Parameters, obs: Array, action: Array, reward: Array, beg
 
     def address(seen: Array) -> Array:
         exponentials = np.exp(seen @ weight["address.weight"] + weight["address.bias"])
-        return exponentials / exponentials.sum()
+        return np.asarray(exponentials / exponentials.sum())
 
     def read(seen: Array) -> Array:
-        return np.einsum("r,rav->av", address(seen), table)
+        return np.asarray(np.einsum("r,rav->av", address(seen), table))
 
     def head(name: str, inputs: Array) -> Array:
         hidden = np.tanh(inputs @ weight[f"{name}.layer0.weight"] + weight[f"{name}.layer0.bias"])
-        return hidden @ weight[f"{name}.layer1.weight"] + weight[f"{name}.layer1.bias"]
+        return np.asarray(hidden @ weight[f"{name}.layer1.weight"] + weight[f"{name}.layer1.bias"])
 
     for time, seen in enumerate(obs):
         if time > 0:
