@@ -103,7 +103,7 @@ class PlainReporter:
         seconds_left = seconds_per_iteration * (iterations - iteration)
         return (
             f"iteration {iteration}/{iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
-            f"train return {format_returns(returns)}  {seconds_left:.0f} s left"
+            f"train return {format_returns(returns)}  {seconds_left:,.0f} s left"
         )
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
