@@ -122,7 +122,7 @@ def _optimum_line(comparison: Comparison) -> str:
         for value in (comparison.optimum[0], comparison.optimum[-1], sum(comparison.optimum))
     )
     return (
-        f"{OPTIMUM}: on average, nobody can earn more than {first} in the first episode of a task that is not known, and "
+        f"{OPTIMUM}: on average, nobody can earn more than {first} in the first episode of a task not yet known, and "
         f"{last} in a later one; {trial} in a trial of {counted(len(comparison.optimum), 'episode')}"
     )
 
