@@ -116,7 +116,7 @@ def _draw_maps(heat: HeatMap) -> Figure:
     num_of_one_scale = len(maps)
 
     # Returns far outside take up the scale of colours: inside alone, differences can be seen.
-    if trained.any() and not trained.all():
+    if trained.any() and not trained.all() and np.ptp(heat.returns[-1, trained]) > 0:
         maps.append((-1, f"{'after' if adapts else 'before'}, training range alone", trained))
 
     figure = Figure(figsize=(4.2 * len(maps), 4.1), layout="constrained")

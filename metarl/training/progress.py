@@ -209,7 +209,7 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
         episodes = k * evaluation.episodes_informing
         table.add_row(
             str(k),
-            str(episodes),
+            f"{episodes:,}",
             f"{steps:,.0f}",
             format_number(mean, ".2f"),
             _interval(Estimate(mean, low, high), ".2f"),
