@@ -228,10 +228,11 @@ def _write_events(comparison: Comparison, pictures: dict[str, bytes], directory:
     for old in directory.glob("*/events.*"):
         old.unlink()
 
+    last = max(curve.env_steps[-1] for curve in comparison.curves) or comparison.budget
     for curve in comparison.curves:
         points = list(zip(curve.env_steps, curve.mean, strict=True))
         if len(points) == 1:  # a reference is drawn as a line from end to end
-            points.append((comparison.budget, curve.mean[0]))
+            points.append((last, curve.mean[0]))
         with SummaryWriter(str(directory / curve.label)) as writer:
             for env_steps, mean in points:
                 writer.add_scalar("comparison/return", mean, round(env_steps))

@@ -271,6 +271,8 @@ def test_tensorboard_shows_the_curves_and_the_figures_once(tmp_path: Path) -> No
         write(EVERYONE, tmp_path)
     points = events_of(tmp_path / "tensorboard" / "ppo").Scalars("comparison/return")
     assert [(point.step, point.value) for point in points] == list(zip(BASELINE.env_steps, BASELINE.mean, strict=True))
+    drawn = [point.step for point in events_of(tmp_path / "tensorboard" / "random").Scalars("comparison/return")]
+    assert drawn == [0, BASELINE.env_steps[-1]]
     images = events_of(tmp_path / "tensorboard" / "figures").Tags()["images"]
     assert images == ["comparison/comparison", "comparison/comparison-tasks", "comparison/comparison-improvement"]
 
