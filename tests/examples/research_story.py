@@ -85,14 +85,19 @@ def adaptation(axes: Axes, comparison: Comparison) -> None:
     for curve in comparison.curves:
         if curve.kind == "reference":
             axes.axhline(curve.mean[0], color="dimgrey", linestyle="--", linewidth=1)
-            above_right = {"textcoords": "offset points", "xytext": (-4, 2), "ha": "right", "va": "bottom"}
+            above_right: dict[str, Any] = {
+                "textcoords": "offset points",
+                "xytext": (-4, 2),
+                "ha": "right",
+                "va": "bottom",
+            }
             axes.annotate(curve.label, (1, curve.mean[0]), xycoords=("axes fraction", "data"), **above_right)
             continue
 
         estimates = [mean_interval(curve.returns[:, point]) for point in range(len(curve.env_steps))]
         below_and_above = np.abs(np.array([estimate.ends for estimate in estimates]).T - curve.mean)
         colour = COLOURS[curve.label.split()[0]]
-        style = {"marker": "o", "capsize": 3, "drawstyle": "steps-post"}
+        style: dict[str, Any] = {"marker": "o", "capsize": 3, "drawstyle": "steps-post"}
         axes.errorbar(curve.env_steps, curve.mean, below_and_above, color=colour, **style)
     axes.set(xlabel="environment steps on the new task", title=f"{comparison.which_tasks}, afterwards")
 
