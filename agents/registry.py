@@ -1,10 +1,10 @@
 """The agents by name: one line for each agent's file, and a user's own as `module:name`."""
 
-import difflib
 import importlib
 
 from metarl.agents import distillation, maml, multitask, reptile, rl2
 from metarl.agents.learner import Agent
+from metarl.envs.family_entry import did_you_mean
 
 AGENTS = {module.AGENT.name: module.AGENT for module in (maml, reptile, multitask, distillation, rl2)}
 
@@ -21,10 +21,9 @@ def find_agent(name: str) -> Agent:
     if found is not None:
         return found
 
-    near = difflib.get_close_matches(name, list(AGENTS), n=1)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"unknown agent {name!r}{meant}; known are {', '.join(AGENTS)}, and your own as 'package.module:MyAgent'"
+        f"unknown agent {name!r}{did_you_mean(name, AGENTS)}; known are {', '.join(AGENTS)}, "
+        "and your own as 'package.module:MyAgent'"
     )
 
 

@@ -21,17 +21,17 @@ def say(console: "Console", line: str) -> None:
 
 
 def format_number(value: float, spec: str) -> str:
-    """A number for people to read: with a real minus sign, and without one where it rounds to zero.
+    """A number for people to read: with a real minus sign and thousands apart, and no minus where it rounds to zero.
 
     Everything that is measured is written so, on the console as in pictures and pages. What may be typed or read in
     again has the keyboard's "-": tasks, ranges, JSON, CSV.
 
     Args:
         value: the number.
-        spec: a format specification of a float, such as ",.2f" or "+.1f".
+        spec: a format specification of a float: ".2f", "+.1f", ".1%".
     """
-    sign = spec[:1] if spec[:1] in ("+", "-", " ") else ""
-    return format(float(value), f"{sign}z{spec[len(sign) :]}").replace("-", "\N{MINUS SIGN}")
+    sign = "+" if spec.startswith("+") else ""
+    return format(float(value), f"{sign}z,{spec.removeprefix(sign)}").replace("-", "\N{MINUS SIGN}")
 
 
 def counted(count: int, noun: str) -> str:

@@ -7,6 +7,7 @@ is done and leave. Training takes it over while it iterates (`metarl/training/st
 """
 
 import contextlib
+import difflib
 import math
 import os
 import signal
@@ -64,10 +65,14 @@ def _in_a_library(filename: str) -> bool:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not known: 'unknown KIND NAME (did you mean …?); known are …'."""
-    from metarl.envs.family_entry import did_you_mean  # imports PyTorch, which the command line does without for long
-
     names = list(known)
     return UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known are {', '.join(names)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean …?)' where a known name is near, else ''."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def require_at_least(config: object, **least: int) -> None:

@@ -22,6 +22,7 @@ from metarl.envs.external.env_check import (
     require_same_spaces,
 )
 from metarl.envs.external.worker_pool import SingleEnv, TaskValues, one_line
+from metarl.envs.physics.models import say_warnings_of_mujoco
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, policy_action_space
 from metarl.envs.spaces.observation import vector_space
 from metarl.envs.spaces.observation_reader import ObservationReader
@@ -87,6 +88,7 @@ class EnvSpec:
         Raises:
             ValueError: it cannot be made with these arguments.
         """
+        say_warnings_of_mujoco()
         try:
             if self.make is not None:
                 return self.make(**arguments)

@@ -25,6 +25,7 @@ from metarl.envs.external.worker_pool import (
     time_limit,
 )
 from metarl.envs.external.worker_pool import one_line as text_of
+from metarl.envs.physics.models import say_warnings_of_mujoco
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, PolicySpace
 from metarl.envs.spaces.fields import one_line
 from metarl.envs.spaces.observation_reader import ObservationReader, UnfitEnvError
@@ -226,6 +227,7 @@ def make_live_env(name: str) -> LiveGymEnv:
         ValueError: it cannot be made, or is no gymnasium.Env; says why.
     """
     module, _, attribute = name.rpartition(":")
+    say_warnings_of_mujoco()
     try:
         # "module:Id-v0" is Gymnasium's own syntax, where the module registers the id.
         target = getattr(importlib.import_module(module), attribute, None) if module else None

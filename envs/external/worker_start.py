@@ -46,6 +46,7 @@ class BlockMaker:
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
         """Make it; a worker that cannot writes the cause down and ends without a traceback."""
+        say_warnings_of_mujoco()
         try:
             made: gymnasium.Env[Any, Any] = cloudpickle.loads(self.payload)()
         except Exception as error:
@@ -54,7 +55,6 @@ class BlockMaker:
             self._write_down(error)
             raise SystemExit(1) from None
 
-        say_warnings_of_mujoco()
         return made
 
     def _write_down(self, error: Exception) -> None:

@@ -1,6 +1,8 @@
 """MuJoCo models of Gymnasium's robots, with sensors."""
 
 import ctypes.util
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -49,17 +51,41 @@ _said: list[str] = []
 
 
 def say_warnings_of_mujoco() -> None:
-    """Print MuJoCo's first warning in this process, where it is loaded, instead of a file in the working directory.
+    """Print MuJoCo's first warning in this process, now or as soon as it is loaded, instead of writing a file.
 
-    By itself it appends each one, such as that of an unstable simulation, to MUJOCO_LOG.TXT.
+    By itself it appends each one, such as that of an unstable simulation, to MUJOCO_LOG.TXT in the working directory.
     """
     mujoco = sys.modules.get("mujoco")
     if mujoco is not None:
         mujoco.set_mju_user_warning(_say_once)
+    elif not any(isinstance(finder, _WaitsForMujoco) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WaitsForMujoco())
+
+
+class _WaitsForMujoco(importlib.abc.MetaPathFinder):
+    """Lets the import of MuJoCo, by an environment that needs it, be followed by `say_warnings_of_mujoco`."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """See Python; its own finders answer for everything."""
+        if name != "mujoco":
+            return None
+
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_listen(module: Any) -> None:
+                load(module)
+                say_warnings_of_mujoco()
+
+            spec.loader.exec_module = load_and_listen  # type: ignore[method-assign]
+        return spec
 
 
 def _say_once(warning: str) -> None:
-    if not _said:
+    # Gymnasium's own robots, which nobody here can mend, are old-fashioned each time they are loaded.
+    if not _said and "is deprecated" not in warning:
         _said.append(warning)
         print(f"mujoco: {warning} (further warnings are not shown)", file=sys.stderr)
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.console import print_json, say, show_table
-from metarl.errors import EXIT_TRAINING_FAILED, UserError
+from metarl.errors import EXIT_TRAINING_FAILED, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from metarl.envs.task_distribution import TaskDistribution
@@ -159,23 +159,20 @@ class Agents:
     def execute(self, console: Console) -> int:
         """Print the tables."""
         from metarl.agents.registry import AGENTS
-        from metarl.envs.registry import FAMILIES
 
         agents = Table("agent", "what it is", title="agents", title_justify="left")
         for agent in AGENTS.values():
             agents.add_row(agent.name, agent.summary)
         show_table(console, agents)
 
-        # Narrow, since names of environments are long.
+        # Narrow, since names of environments are long: a line for each of them.
         presets = Table(title="presets", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        longest = max(map(len, FAMILIES)) + 1  # with a comma
-        presets.add_column("agent")
-        presets.add_column("preset")
-        presets.add_column("environment", min_width=longest)
+        for heading in ("agent", "preset", "environment"):
+            presets.add_column(heading, no_wrap=True)
         presets.add_column("what it is")
         for name in AGENTS:
             for envs, preset, summary in _presets_of(name):
-                presets.add_row(name, preset, ", ".join(envs), summary)
+                presets.add_row(name, preset, ",\n".join(envs), summary)
         show_table(console, presets)
 
         say(console, "hyper-parameters: metarl train AGENT ENV --help")
@@ -216,9 +213,10 @@ class Metrics:
 
         found = {tag: meaning for tag, meaning in glossary().items() if self._asks_for(f"{tag} {meaning}")}
         if not found:
-            raise UserError(
-                f"no metric has {' '.join(self.words)!r} in its name or meaning; all of them: metarl metrics"
-            )
+            asked = " ".join(self.words)
+            of_names = {word for tag in glossary() for word in re.findall(r"[a-z]+", tag)}
+            meant = did_you_mean(asked, of_names)
+            raise UserError(f"no metric has {asked!r} in its name or meaning{meant}; all of them: metarl metrics")
 
         table = Table("metric", "what it is", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         for tag, meaning in found.items():

@@ -259,7 +259,7 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     say(
         console,
         f"trained {counted(progress.iteration, 'iteration')} on {progress.env_steps:,} environment steps "
-        f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:.0f} s",
+        f"(and {progress.evaluation_env_steps:,} for validation) in {progress.seconds:,.0f} s",
     )
 
     # As `metarl evaluate RUN` does, so that the command gives the same numbers.

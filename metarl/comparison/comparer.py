@@ -90,7 +90,13 @@ class Comparer:
             exhaustive=self._plan.exhaustive,
             task_names=self._task_names(),
             notes=self._notes(),
+            optimum=self._optimum(len(curves[0].env_steps)),
+            horizon=self._plan.distribution.horizon,
         )
+
+    def _optimum(self, num_episodes: int) -> tuple[float, ...]:
+        """What the family says of the best trial: a mean over all tasks that there are, so that none may be missing."""
+        return self._plan.distribution.env.optimum(num_episodes) if self._plan.exhaustive else ()
 
     def _task_names(self) -> list[str]:
         """Each of a few tasks that are all that there are in words; else none."""

@@ -25,6 +25,7 @@ from metarl.evaluation.statistics import (
 
 RANDOM = "random"
 ORACLE = "oracle"
+OPTIMUM = "Bayes optimum"
 
 EQUAL_BUDGETS = 0.1
 """Agents whose training differed by no more than this share of the larger had equal budgets."""
@@ -124,6 +125,9 @@ class Comparison:
         exhaustive: whether they are all that there are, and no sample of more.
         task_names: each of a few tasks in words, where each is told by itself; else ().
         notes: sentences on what is not the same for all agents.
+        optimum: most that episode 1, 2, … of a trial can earn on these tasks, one for each point of the subject; ()
+            where that is not known.
+        horizon: H, environment steps of an episode.
     """
 
     env: str
@@ -136,6 +140,8 @@ class Comparison:
     exhaustive: bool = False
     task_names: Sequence[str] = ()
     notes: Sequence[str] = ()
+    optimum: Sequence[float] = ()
+    horizon: int = 0
 
     @property
     def which_tasks(self) -> str:
@@ -277,6 +283,7 @@ class Comparison:
             "budget": self.budget,
             "evaluation_env_steps": sum(curve.evaluation_env_steps for curve in self.curves),
             "notes": list(self.notes),
+            **({"optimum": list(self.optimum)} if self.optimum else {}),
             **self.metadata,
             # "duels" and "races": the words of earlier versions, which other programs may read.
             "equal_env_steps": self.equal_env_steps,

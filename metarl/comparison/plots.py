@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 from matplotlib.typing import LineStyleType as LineStyle
 
-from metarl.comparison.comparison import RANDOM, Comparison
-from metarl.evaluation.plots import LineEnd, label_ends, set_margins
+from metarl.comparison.comparison import OPTIMUM, RANDOM, Comparison
+from metarl.evaluation.plots import LineEnd, group_thousands, label_ends, set_margins
 from metarl.evaluation.statistics import Curve, mean_interval
 
 SCATTER_COLUMNS = 4
@@ -27,6 +27,7 @@ _LINES_OF_REFERENCES: tuple[LineStyle, ...] = ("--", ":", "-.", (0, (6, 2, 1, 2,
 
 _FIRST_DIGITS = (1, 2, 5)
 """Of the labelled ticks of the logarithmic axis."""
+_FEWEST_TICKS = 3
 
 
 def adaptation_curves(comparison: Comparison) -> Figure:
@@ -37,6 +38,8 @@ def adaptation_curves(comparison: Comparison) -> Figure:
 
     learners = [curve for curve in comparison.curves if curve.kind != "reference"]
     in_front = learners[:MOST_BANDS]
+    if comparison.optimum:
+        _draw_optimum(axes, comparison)
     for curve, colour in _coloured(comparison):
         if len(curve.env_steps) == 1:
             axes.axhline(curve.mean[0], color=colour, linestyle=_line_style(comparison, curve), linewidth=1.2)
@@ -48,6 +51,7 @@ def adaptation_curves(comparison: Comparison) -> Figure:
     _name_curves(axes, comparison)
 
     axes.set(xlabel="environment steps on the new task", ylabel="return")
+    group_thousands(axes.yaxis)
     axes.set_title(f"{comparison.env}: {comparison.which_tasks}, mean and 95% interval", fontsize="medium")
     axes.grid(alpha=0.3)
     return figure
@@ -70,6 +74,15 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, style: LineStyle, in_fron
     axes.fill_between(curve.env_steps, low, high, step=step, color=colour, alpha=0.13, linewidth=0)
 
 
+def _draw_optimum(axes: Axes, comparison: Comparison) -> None:
+    """What each episode of a trial can earn at most: nothing learns faster, so that it is drawn to the right end."""
+    last = max(curve.env_steps[-1] for curve in comparison.curves)
+    env_steps = [episode * comparison.horizon for episode in range(len(comparison.optimum))]
+    axes.step(
+        [*env_steps, last], [*comparison.optimum, comparison.optimum[-1]], "k-.", where="post", linewidth=1, zorder=3
+    )
+
+
 def _scale_steps(axes: Axes, comparison: Comparison) -> None:
     """A logarithmic axis of steps with plain numbers. It has no 0, where every curve starts: it begins linearly."""
     learning = [curve.env_steps for curve in comparison.curves if len(curve.env_steps) > 1]
@@ -81,17 +94,27 @@ def _scale_steps(axes: Axes, comparison: Comparison) -> None:
     axes.set_xscale("symlog", linthresh=first, linscale=0.4)
     axes.set_xlim(0, 1.05 * last)
 
-    decades = range(int(np.floor(np.log10(first))), int(np.ceil(np.log10(last))) + 1)
-    ticks = [digit * 10**decade for decade in decades for digit in _FIRST_DIGITS]
-    axes.set_xticks([0, *(tick for tick in ticks if first <= tick <= last)])
+    axes.set_xticks([0, *_ticks(first, last)])
     axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _ticks(first: float, last: float) -> list[float]:
+    """Numbers between two ends to label on a logarithmic axis: all first digits where 1, 2 and 5 give few."""
+    decades = range(int(np.floor(np.log10(first))), int(np.ceil(np.log10(last))) + 1)
+    ticks: list[float] = []
+    for digits in (_FIRST_DIGITS, range(1, 10)):
+        every = [digit * 10**decade for decade in decades for digit in digits]
+        ticks = [tick for tick in every if first <= tick <= last]
+        if len(ticks) >= _FEWEST_TICKS:
+            break
+    return ticks
 
 
 def _name_curves(axes: Axes, comparison: Comparison) -> None:
     """Write each curve's name where it ends."""
     right = axes.get_xlim()[1]
-    ends = []
+    ends = [LineEnd(OPTIMUM, right, comparison.optimum[-1], "black")] if comparison.optimum else []
     for curve, colour in _coloured(comparison):
         name = curve.label
         if curve.training_env_steps:
@@ -143,6 +166,7 @@ def _draw_task_scatter(axes: Axes, comparison: Comparison, curve: Curve, colour:
     axes.set_ylabel(f"return of {subject.label}", fontsize="small")
     axes.set_title(f"{subject.label} better on {int((ours > theirs).sum())} of {len(ours)}", fontsize="small")
     axes.tick_params(labelsize="x-small")
+    group_thousands(axes.xaxis, axes.yaxis)
 
 
 def improvement(comparison: Comparison) -> Figure:

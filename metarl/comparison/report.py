@@ -9,9 +9,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from metarl.comparison.comparison import Comparison, PairwiseComparison, SampleEfficiency, Summary
+from metarl.comparison.comparison import OPTIMUM, Comparison, PairwiseComparison, SampleEfficiency, Summary
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
-from metarl.console import format_number
+from metarl.console import counted, format_number
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
@@ -110,7 +110,21 @@ def headlines(comparison: Comparison) -> list[str]:
     if lost:
         within = f"in the first {comparison.equal_env_steps:,.0f} steps on a task"
         lines.append(f"return lost while adapting, for each episode {within}, against the oracle: {', '.join(lost)}")
+    if comparison.optimum:
+        lines.append(_optimum_line(comparison))
     return [*lines, *_by_task(comparison), *comparison.notes]
+
+
+def _optimum_line(comparison: Comparison) -> str:
+    """What the best player of a trial would earn."""
+    first, last, trial = (
+        format_number(value, DECIMALS)
+        for value in (comparison.optimum[0], comparison.optimum[-1], sum(comparison.optimum))
+    )
+    return (
+        f"{OPTIMUM}: on average, nobody can earn more than {first} in the first episode of a task not yet known, and "
+        f"{last} in a later one; {trial} in a trial of {counted(len(comparison.optimum), 'episode')}"
+    )
 
 
 def _by_task(comparison: Comparison) -> list[str]:
@@ -148,14 +162,14 @@ def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> st
     if not needed.value < float("inf"):
         least = comparison.budget / env_steps
         return (
-            f"{efficiency.baseline} does not reach {target} within {comparison.budget:,} (more than {least:.1f} times)"
+            f"{efficiency.baseline} does not reach {target} within {comparison.budget:,} (more than {least:,.1f} times)"
         )
 
     # The upper end is infinite where many of the resampled tasks are not solved within the budget.
-    low = f"{needed.low / env_steps:.1f}"
-    high = f"{needed.high / env_steps:.1f}" if needed.high < float("inf") else "not within the budget"
+    low = f"{needed.low / env_steps:,.1f}"
+    high = f"{needed.high / env_steps:,.1f}" if needed.high < float("inf") else "not within the budget"
     return (
-        f"{efficiency.baseline} needs {needed.value:,.0f} steps for {target}: {efficiency.ratio:.1f} times as many "
+        f"{efficiency.baseline} needs {needed.value:,.0f} steps for {target}: {efficiency.ratio:,.1f} times as many "
         f"[95%: {low} to {high}]{_payback(efficiency, comparison)}"
     )
 
@@ -214,10 +228,11 @@ def _write_events(comparison: Comparison, pictures: dict[str, bytes], directory:
     for old in directory.glob("*/events.*"):
         old.unlink()
 
+    last = max(curve.env_steps[-1] for curve in comparison.curves) or comparison.budget
     for curve in comparison.curves:
         points = list(zip(curve.env_steps, curve.mean, strict=True))
         if len(points) == 1:  # a reference is drawn as a line from end to end
-            points.append((comparison.budget, curve.mean[0]))
+            points.append((last, curve.mean[0]))
         with SummaryWriter(str(directory / curve.label)) as writer:
             for env_steps, mean in points:
                 writer.add_scalar("comparison/return", mean, round(env_steps))

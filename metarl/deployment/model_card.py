@@ -115,7 +115,8 @@ def summary(description: dict[str, Any]) -> list[str]:
 
     measured = description["deterministic"]
     if measured is not None:
-        episodes = f"mean of {counted(measured['episodes'], 'episode')}, std {measured['return_std']:.2f}"
+        std = format_number(measured["return_std"], ".2f")
+        episodes = f"mean of {counted(measured['episodes'], 'episode')}, std {std}"
         mean = format_number(measured["return_mean"], ".2f")
         sentences.append(f"The policy acting deterministically: return {mean} ({episodes}).")
 

@@ -208,11 +208,11 @@ class Evaluation:
         """What the references say of it, for people: score, and what adapting costs."""
         lines = []
         if self.normalized_score is not None:
-            lines.append(f"score after adaptation: {self.normalized_score.text(',.3f')} (0 = random, 1 = oracle)")
+            lines.append(f"score after adaptation: {self.normalized_score.text('.3f')} (0 = random, 1 = oracle)")
         if self.return_lost is not None:
             episodes = (len(self.returns) - 1) * self.episodes_informing
             what = f"return lost while adapting, against the oracle, in all {counted(episodes, 'episode')}"
-            lines.append(f"{what}: {self.return_lost.text(',.1f')}")
+            lines.append(f"{what}: {self.return_lost.text('.1f')}")
         return lines
 
 

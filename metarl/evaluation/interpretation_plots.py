@@ -12,6 +12,7 @@ from metarl.evaluation.plots import set_margins, step_colours
 SPREAD = (0.1, 0.9)
 """Quantiles over tasks, or pairs of tasks, that show the spread."""
 _BINS = 10
+_CHANGE = r"change of the step, relative: $\|\theta_k - \theta_{k-1}\|\,/\,\|\theta_0\|$"
 _INCHES_PER_LETTER = 0.085
 """Width of a letter in the labels of rows."""
 
@@ -54,7 +55,7 @@ def _draw_changes(axes: Axes, found: Interpretation) -> None:
         reason = "does not move" if np.isfinite(found.relative_change[:, row]).any() else "zero before adaptation"
         axes.text(0.02, row, reason, transform=axes.get_yaxis_transform(), va="center", fontsize="small", alpha=0.7)
 
-    axes.set(yticks=y, yticklabels=found.parameters, xlabel="change of the step, relative: ‖θ_k − θ_k−1‖ / ‖θ_0‖")
+    axes.set(yticks=y, yticklabels=found.parameters, xlabel=_CHANGE)
     axes.invert_yaxis()
 
 
@@ -65,7 +66,7 @@ def _draw_shares(axes: Axes, found: Interpretation) -> None:
     axes.barh(y, np.nan_to_num(mean), height=0.6, color="tab:blue", alpha=0.5)
     axes.hlines(y, low, high, color="tab:blue")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set(xlabel="share of ‖θ_K − θ_0‖²", xlim=(0, 1))
+    axes.set(xlabel=r"share of $\|\theta_K - \theta_0\|^2$", xlim=(0, 1))
 
 
 def direction_similarity(found: Interpretation, title: str) -> Figure:
@@ -82,7 +83,10 @@ def direction_similarity(found: Interpretation, title: str) -> Figure:
         _draw_trend(axes, distance, similarity)
 
     axes.axhline(0, color="gray", linewidth=0.8)
-    axes.set(xlabel="distance of the two tasks, each parameter scaled to its range", ylabel="cosine of θ_K − θ_0")
+    axes.set(
+        xlabel="distance of the two tasks, each parameter scaled to its range",
+        ylabel=r"cosine of $\theta_K - \theta_0$",
+    )
     axes.set(xlim=(0, None), ylim=(-1.05, 1.05))
     axes.grid(alpha=0.3)
 

@@ -1,6 +1,7 @@
 """Figures of evaluations: adaptation curves and trajectories. They draw without a display."""
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,10 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -69,6 +72,20 @@ def step_colours(count: int) -> NDArray[np.float64]:
         RGBA, (count, 4).
     """
     return np.asarray(_PATHS(np.linspace(0.5, 0.95, count)))
+
+
+class _Grouped(ScalarFormatter):
+    """Matplotlib's own numbers, with the thousands apart."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """See matplotlib."""
+        return re.sub(r"\d+", lambda digits: f"{int(digits[0]):,}", super().__call__(x, pos), count=1)
+
+
+def group_thousands(*axes: Axis) -> None:
+    """Write the numbers of an axis as tables do: −1,500."""
+    for axis in axes:
+        axis.set_major_formatter(_Grouped(useOffset=False))
 
 
 def set_margins(figure: Figure, left: float, right: float, bottom: float, top: float, **between: float) -> None:
@@ -175,6 +192,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
         axes.annotate(format_number(y, ".1f"), (x, y), textcoords="offset points", xytext=(6, -12))
 
     axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
+    group_thousands(axes.xaxis, axes.yaxis)
     axes.set_title(title, fontsize="small")
     axes.margins(x=0.14)
     axes.legend(loc="best")
@@ -190,7 +208,7 @@ def _references(axes: Axes, evaluation: Evaluation, episodes: NDArray[np.int64])
 
     if evaluation.return_lost is not None:
         oracle = np.full(len(episodes), evaluation.references["oracle"].mean())
-        label = f"return lost while adapting: {format_number(evaluation.return_lost.value, ',.0f')}"
+        label = f"return lost while adapting: {format_number(evaluation.return_lost.value, '.0f')}"
         axes.fill_between(
             episodes, evaluation.return_mean, oracle, step="post", color="grey", alpha=0.1, linewidth=0, label=label
         )

@@ -20,6 +20,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
 from metarl.evaluation.adaptation import adaptation_episodes
 from metarl.evaluation.evaluation import summarize
+from metarl.evaluation.plots import group_thousands
 from metarl.rendering.task_grid import Floats, GridAxis, TaskGrid
 
 
@@ -115,7 +116,7 @@ def _draw_maps(heat: HeatMap) -> Figure:
     num_of_one_scale = len(maps)
 
     # Returns far outside take up the scale of colours: inside alone, differences can be seen.
-    if trained.any() and not trained.all():
+    if trained.any() and not trained.all() and np.ptp(heat.returns[-1, trained]) > 0:
         maps.append((-1, f"{'after' if adapts else 'before'}, training range alone", trained))
 
     figure = Figure(figsize=(4.2 * len(maps), 4.1), layout="constrained")
@@ -127,9 +128,11 @@ def _draw_maps(heat: HeatMap) -> Figure:
         colours = _scale(heat.returns[k, shown]) if own_scale else shared
         mesh = _draw_map(axes, heat.grid, heat.returns[k], name, shown, colours)
         if own_scale:
-            figure.colorbar(mesh, ax=axes, label="return, a scale of its own", shrink=0.8)
+            bar = figure.colorbar(mesh, ax=axes, label="return, a scale of its own", shrink=0.8)
+            group_thousands(bar.ax.yaxis)
         elif number == num_of_one_scale - 1:
-            figure.colorbar(mesh, ax=panels[:num_of_one_scale], label="return", shrink=0.8)
+            bar = figure.colorbar(mesh, ax=panels[:num_of_one_scale], label="return", shrink=0.8)
+            group_thousands(bar.ax.yaxis)
     return figure
 
 
@@ -221,6 +224,7 @@ def _draw_curves(heat: HeatMap) -> Figure:
     axes.plot(axis.values, before, "o-", color="grey", markersize=4, label="before adaptation")
 
     axes.set(xlabel=axis.label, ylabel="return", xlim=(axis.edges[0], axis.edges[-1]))
+    group_thousands(axes.yaxis)
     _set_scale(axes, "x", axis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)

@@ -20,6 +20,14 @@ class InterpretationForm(TypedDict):
     similarity_distance_rank_correlation: float | None
 
 
+class EstimateForm(TypedDict):
+    """A value with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class EvaluationForm(TypedDict):
     """What `metarl evaluate --json` prints; the lists hold K + 1 values."""
 
@@ -39,11 +47,18 @@ class EvaluationForm(TypedDict):
     total_env_steps: int
     success_rate: NotRequired[list[float]]
     success_ci95: NotRequired[list[Interval]]
+    trial_return_mean: NotRequired[float]
+    trial_return_ci95: NotRequired[Interval]
+    optimum: NotRequired[list[float]]
+    score: NotRequired[EstimateForm]
+    return_lost: NotRequired[EstimateForm]
+    held_out: NotRequired[bool]
+    intervals_over: NotRequired[str]
     interpretation: NotRequired[InterpretationForm]
     distillation: NotRequired[dict[str, Any]]
 
 
-_CURVES = ("episodes", "env_steps", "return_mean", "return_ci95", "success_rate", "success_ci95")
+_CURVES = ("episodes", "env_steps", "return_mean", "return_ci95", "success_rate", "success_ci95", "optimum")
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

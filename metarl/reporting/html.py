@@ -68,7 +68,16 @@ class Section:
         """Which tasks it is on."""
         count = self.data["num_tasks"]
         task = self.data["task"]
-        return f"the task {task}, {counted(count, 'time')}" if task else counted(count, f"{self.label} task")
+        if task:
+            return f"the task {task}, {counted(count, 'time')}"
+        if self.label != "train" and not self.data.get("held_out", True):
+            return f"{counted(count, 'distinct task')}, not held out"
+        return counted(count, f"{self.label} task")
+
+    @property
+    def intervals_over(self) -> str:
+        """What the intervals speak of: others of these."""
+        return "episodes on these tasks" if self.data.get("intervals_over") == "episodes" else "tasks"
 
     @property
     def kept(self) -> list[str]:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from metarl.evaluation.plots import LineEnd, label_ends, set_margins, step_colours
+from metarl.evaluation.plots import LineEnd, group_thousands, label_ends, set_margins, step_colours
 from metarl.training.logs.run_log import EVAL_RETURN, EVAL_SUCCESS, TRAIN_RETURN
 
 _COLUMNS = {
@@ -61,6 +61,7 @@ def _draw_curves(axes: Axes, metrics: list[dict[str, Any]], x: str, tags: list[s
     label_ends(axes, [end for end in ends if np.isfinite(end.y)])
 
     axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+    group_thousands(axes.yaxis)
     axes.grid(alpha=0.3)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import UserError
+from metarl.errors import UserError, did_you_mean
 from metarl.run.reference_runs import reference_run, reference_runs
 
 MOST_RUNS = 40
@@ -97,7 +97,12 @@ def _find(run: str, run_dir: str) -> Path:
     for path in candidates:
         if run and path is not None and path.is_dir():
             return path
-    raise UserError(f"there is no run or comparison {run!r}, neither here nor in {run_dir}/; train one: metarl train")
+    below = Path(run_dir).iterdir() if Path(run_dir).is_dir() else ()
+    known = [path.name for path in (*below, *reference_runs().iterdir()) if path.is_dir()]
+    meant = did_you_mean(run, known)
+    raise UserError(
+        f"there is no run or comparison {run!r}{meant}, neither here nor in {run_dir}/; train one: metarl train"
+    )
 
 
 def boards_of(path: Path) -> list[Board]:

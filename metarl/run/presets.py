@@ -280,7 +280,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     **_of_rl2(),
     ("maml", "point-navigation/finn"): {
         "long": Preset(
-            "3 adaptation steps as well as the MAML paper's -11.7 / -3.3 / -3.2; the default for longer, with λ = 0.98",
+            "3 adaptation steps as well as the MAML paper's −11.7 / −3.3 / −3.2; the default for longer, with λ = 0.98",
             {"iterations": 150, **_LEARNED_STEPS, "learner.outer_lr_final": 0.98**150, "learner.gae_lambda": 0.98},
         ),
         "paper": Preset(

@@ -34,7 +34,7 @@ from typing import Any, TypedDict
 
 from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file, modules_named_by
-from metarl.errors import UserError, unknown
+from metarl.errors import UserError, did_you_mean, unknown
 from metarl.run.checkpoint import BEST, LAST, CheckpointStore, Progress, is_whole, read_checkpoint
 from metarl.run.config import TrainConfig, differences, from_plain, from_yaml, to_plain, to_yaml
 from metarl.run.device import cpu_name, device_name, resolve_device
@@ -188,7 +188,8 @@ class RunDirectory:
             if own:
                 raise unknown("run", run, [*own, *shipped])
             raise UserError(
-                f"there is no run {run!r}, neither here nor in {parent}/; train one with: metarl train, "
+                f"there is no run {run!r}{did_you_mean(run, shipped)}, neither here nor in {parent}/; "
+                "train one with: metarl train, "
                 f"or take one that is shipped: {', '.join(shipped)}"
             )
 

@@ -103,7 +103,7 @@ class PlainReporter:
         seconds_left = seconds_per_iteration * (iterations - iteration)
         return (
             f"iteration {iteration}/{iterations}  env steps {env_steps:,}  {self._rate(env_steps):,.0f} steps/s  "
-            f"train return {format_returns(returns)}  {seconds_left:.0f} s left"
+            f"train return {format_returns(returns)}  {seconds_left:,.0f} s left"
         )
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
@@ -209,7 +209,7 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
         episodes = k * evaluation.episodes_informing
         table.add_row(
             str(k),
-            str(episodes),
+            f"{episodes:,}",
             f"{steps:,.0f}",
             format_number(mean, ".2f"),
             _interval(Estimate(mean, low, high), ".2f"),

@@ -18,6 +18,7 @@ import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 import metarl
 from metarl.comparison.comparison import Comparison
@@ -77,17 +78,27 @@ def learning_curves(axes: Axes, runs: dict[str, list[metarl.Run]]) -> None:
 
 
 def adaptation(axes: Axes, comparison: Comparison) -> None:
-    """Return against experience of a held-out task, over seeds and tasks, between the two references."""
+    """Return against experience of a held-out task, over seeds and tasks, between the two references.
+
+    Steps: between two of them nothing adapts.
+    """
     for curve in comparison.curves:
         if curve.kind == "reference":
             axes.axhline(curve.mean[0], color="dimgrey", linestyle="--", linewidth=1)
-            axes.annotate(curve.label, (1, curve.mean[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+            above_right: dict[str, Any] = {
+                "textcoords": "offset points",
+                "xytext": (-4, 2),
+                "ha": "right",
+                "va": "bottom",
+            }
+            axes.annotate(curve.label, (1, curve.mean[0]), xycoords=("axes fraction", "data"), **above_right)
             continue
 
         estimates = [mean_interval(curve.returns[:, point]) for point in range(len(curve.env_steps))]
         below_and_above = np.abs(np.array([estimate.ends for estimate in estimates]).T - curve.mean)
         colour = COLOURS[curve.label.split()[0]]
-        axes.errorbar(curve.env_steps, curve.mean, below_and_above, marker="o", capsize=3, color=colour)
+        style: dict[str, Any] = {"marker": "o", "capsize": 3, "drawstyle": "steps-post"}
+        axes.errorbar(curve.env_steps, curve.mean, below_and_above, color=colour, **style)
     axes.set(xlabel="environment steps on the new task", title=f"{comparison.which_tasks}, afterwards")
 
 
@@ -99,6 +110,8 @@ def draw(runs: dict[str, list[metarl.Run]], comparison: Comparison) -> Figure:
     adaptation(right, comparison)
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.margins(y=0.08)
+        axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
 
     num_seeds = len(runs[AGENTS[0]])
     figure.suptitle(f"{comparison.env}: {num_seeds} seeds, mean and 95% interval")

@@ -11,7 +11,7 @@ import typing
 from typing import Any
 
 from metarl.console import plain_help
-from metarl.errors import UserError
+from metarl.errors import UserError, did_you_mean
 
 
 @functools.cache  # the parser looks for help texts in the source of every new class
@@ -94,5 +94,10 @@ def _in_plain_words(message: str) -> str:
     """What the parser says of a value, without the words of Python."""
     # Where None is allowed as well, the parser repeats what each of the types says.
     message = re.sub(r"no type matching .* - <class '(?:int|float)'>: ", "", message)
+    chosen = re.fullmatch(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)\.", message)
+    if chosen is not None:
+        value, argument, listed = chosen.groups()
+        choices = re.findall(r"'([^']*)'", listed)
+        return f"{argument} cannot be {value!r}{did_you_mean(value, choices)}; it is one of {', '.join(choices)}"
     message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"must be a whole number, got \1", message)
     return re.sub(r"could not convert string to float: (.*)", r"must be a number, got \1", message)

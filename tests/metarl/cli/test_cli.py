@@ -73,6 +73,12 @@ def assert_refused(
         ("trian", "did you mean 'train'"),
         ("--nonsense", "--nonsense"),
         ("train mamm", "did you mean 'maml'"),
+        ("train --outer tpro", "did you mean 'trpo'"),
+        ("evaluate run --split tset", "did you mean 'test'"),
+        ("completion bahs", "did you mean 'bash'"),
+        ("metrics gian", "did you mean 'gain'"),
+        ("tensorboard rum", "did you mean 'run'"),
+        ("evaluate maml-point-navigatoin --run-dir nowhere", "did you mean 'maml-point-navigation'"),
         ("train maml point-navigation/fin", "did you mean 'point-navigation/finn'"),
         ("train maml no_such_module:Env", "no_such_module"),
         ("train maml json:nothing", "'json' is Python's own, and defines no environment"),
@@ -159,7 +165,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     ("arguments", "message"),
     [
         ("train --num-tasks 0", "num_tasks must be at least 1, got 0"),
-        ("train --outer adam", "invalid choice 'adam' for argument '--outer'. Expected one of ('trpo', 'ppo')."),
+        ("train --outer adam", "--outer cannot be 'adam'; it is one of trpo, ppo"),
         ("train --nonsense", "metarl train has no flag --nonsense"),
         ("evaluate", "Missing from metarl evaluate: RUN a run's directory, or its name below run_dir. (required)"),
     ],
@@ -470,9 +476,15 @@ def test_environments_take_a_line_each_in_a_narrow_terminal(
 def test_agents_and_presets_fit_into_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No word is lost at its right end."""
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["agents"]) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+
+    shown = " ".join(line[53:].strip() for line in lines)
+    for agent in AGENTS.values():
+        assert all(preset.summary in shown for preset in presets_for(agent.name, "").values())
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.available])
@@ -498,13 +510,19 @@ def test_agents_and_presets_are_listed(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setenv("COLUMNS", "700")
     assert main(["agents"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    rows: list[list[str]] = []
+    for line in lines:
+        if line.startswith(" "):  # further environments of a row
+            rows[-1][2] += line.strip()
+        else:
+            rows.append(re.split(" {2,}", line.strip()))
+
     for agent in AGENTS.values():
         assert any(agent.name in line and agent.summary in line for line in lines)
         anywhere = presets_for(agent.name, "")
         for env in ("any", *FAMILIES):
             for name, preset in presets_for(agent.name, env).items():
-                rows = [re.split(" {2,}", line.strip()) for line in lines]
-                listed = [row for row in rows if row[:2] == [agent.name, name] and env in row[2].split(", ")]
+                listed = [row for row in rows if row[:2] == [agent.name, name] and env in row[2].split(",")]
                 if env == "any" or preset is not anywhere.get(name):
                     assert [row[3] for row in listed] == [preset.summary]
                 else:

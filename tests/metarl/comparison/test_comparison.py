@@ -271,6 +271,8 @@ def test_tensorboard_shows_the_curves_and_the_figures_once(tmp_path: Path) -> No
         write(EVERYONE, tmp_path)
     points = events_of(tmp_path / "tensorboard" / "ppo").Scalars("comparison/return")
     assert [(point.step, point.value) for point in points] == list(zip(BASELINE.env_steps, BASELINE.mean, strict=True))
+    drawn = [point.step for point in events_of(tmp_path / "tensorboard" / "random").Scalars("comparison/return")]
+    assert drawn == [0, BASELINE.env_steps[-1]]
     images = events_of(tmp_path / "tensorboard" / "figures").Tags()["images"]
     assert images == ["comparison/comparison", "comparison/comparison-tasks", "comparison/comparison-improvement"]
 
@@ -303,6 +305,26 @@ def test_lines_say_what_learns_and_when() -> None:
 
     ticks = [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()]
     assert ticks == ["0", "500", "1\N{THIN SPACE}k", "2\N{THIN SPACE}k", "5\N{THIN SPACE}k"]
+
+
+def test_what_nobody_can_beat_is_a_named_line_and_a_sentence() -> None:
+    """Episodes of 100 steps: one that is not known yet, then two that are."""
+    comparison = replace(make(RANDOM), optimum=(-25.0, -5.0, -5.0), horizon=100)
+    axes = plots.adaptation_curves(comparison).axes[0]
+    line = axes.lines[0]
+    assert line.get_drawstyle() == "steps-post"
+    assert np.asarray(line.get_xydata()).tolist() == [[0, -25], [100, -5], [200, -5], [1000, -5]]
+    assert "Bayes optimum" in {text.get_text() for text in axes.texts}
+    assert any(
+        "−25.00 in the first episode" in told and "−35.00 in a trial of 3" in told for told in headlines(comparison)
+    )
+    assert comparison.to_json()["optimum"] == [-25, -5, -5]
+
+
+def test_steps_of_a_single_decade_have_labels_as_well() -> None:
+    subject = make_curve("rl2", "meta-learner", [4.0, 10.0, 11.0, 11.0], [0, 15, 30, 45])
+    axes = plots.adaptation_curves(Comparison("env/name", "test", NUM_TASKS, BUDGET, [subject])).axes[0]
+    assert [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()] == ["0", "20", "30", "40"]
 
 
 def test_agents_with_one_point_each_are_drawn_as_lines() -> None:

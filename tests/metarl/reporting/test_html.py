@@ -14,6 +14,7 @@ import yaml
 
 from metarl.cli.main import main
 from metarl.errors import EXIT_BAD_INPUT
+from metarl.reporting import html
 from metarl.reporting.behaviour import behaviour_of
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES
@@ -123,6 +124,21 @@ def test_table_shows_the_numbers_of_the_evaluation(workplace: Path) -> None:
         strict=True,
     ):
         assert row[1:] == [f"{change:.4f} ± {std:.4f}" if change is not None else "–", f"{share:.1%}"]
+
+
+def test_few_tasks_are_said_to_be_few_and_the_best_player_is_named(tmp_path: Path) -> None:
+    """RL² on all goals of the grid: what the intervals are over, the score, and what could be earned."""
+    run = RunDirectory.open("rl2-grid-navigation")
+    evaluation = json.loads((run.path / "evaluation-test.json").read_text()) | {"optimum": [4.0, 11.0, 11.0, 11.1]}
+    section = html.Section("test", evaluation, {}, recorded=True)
+    html.write_page(run, [section], tmp_path / "page.html")
+
+    text = " ".join((tmp_path / "page.html").read_text(encoding="utf-8").split())
+    assert "21 distinct tasks, not held out" in text
+    assert "intervals over episodes on these tasks" in text
+    assert "Nobody can earn more than 37.10 on average." in text
+    assert "Score after adaptation: 0.997 [0.993, 1.002]" in text
+    assert "against the latter: 7.7 [7.6, 7.9]." in text
 
 
 def test_page_tells_everything_about_the_run(workplace: Path) -> None:
