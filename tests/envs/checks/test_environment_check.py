@@ -53,7 +53,7 @@ class Divided(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Divide."""
         obs, reward, *rest = self.env.step(action)
         self.reward_rms.count += 1
-        return obs, float(reward) / self.reward_rms.count, *rest  # type: ignore[return-value]
+        return obs, float(reward) / self.reward_rms.count, *rest
 
 
 class Rail(gymnasium.Env[Any, Any]):

@@ -59,7 +59,7 @@ def test_the_last_observation_of_an_episode_is_normalised_too() -> None:
             ended += "terminal_observation" in info
             np.testing.assert_array_equal(info.get("terminal_observation"), one.get("terminal_observation"))
     assert ended == 2
-    assert env.observation_space.contains(obs[0])
+    assert env.observation_space.contains(np.asarray(obs)[0])
 
 
 def test_it_is_what_the_networks_of_a_run_see(monkeypatch: pytest.MonkeyPatch) -> None:
