@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
+from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,10 +23,11 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 
 from metarl.agents.policies.distributions import LOG_STD
+from metarl.agents.policies.observations import CLIP, ObservationNormalizer
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.reference import FixedActions
 from metarl.envs.family_entry import did_you_mean
@@ -258,19 +260,75 @@ class _Evaluations(BaseCallback):
             self._due = [count for count in self._due if count > env_steps]
 
 
+@dataclass(frozen=True)
+class ObservationScale:
+    """Normalises observations as a trained policy of this project does: clip((o − shift) · factor, ±10).
+
+    Attributes:
+        shift: of each observation, O of them, or one for all.
+        factor: likewise.
+    """
+
+    shift: tuple[float, ...]
+    factor: tuple[float, ...]
+
+    @classmethod
+    def of(cls, normalizer: ObservationNormalizer) -> "ObservationScale":
+        """That of a policy, as it is now."""
+        shift, factor = normalizer.shift_and_factor
+        return cls(tuple(shift.tolist()), tuple(factor.tolist()))
+
+    def __call__(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a model sees of (…, O)."""
+        scaled = (obs - np.array(self.shift, np.float32)) * np.array(self.factor, np.float32)
+        clipped: NDArray[np.float32] = np.clip(scaled, -CLIP, CLIP)
+        return clipped
+
+
+class ScaledVecEnv(VecEnvWrapper):
+    """A VecEnv whose observations, also the last ones of episodes, are normalised by numbers that do not change.
+
+    Args:
+        venv: the environments.
+        scale: the numbers.
+    """
+
+    def __init__(self, venv: VecEnv, scale: ObservationScale) -> None:
+        assert venv.observation_space.shape is not None
+        space = Box(-CLIP, CLIP, venv.observation_space.shape, np.float32)
+        super().__init__(venv, observation_space=space)
+        self._scale = scale
+
+    def reset(self) -> NDArray[np.float32]:
+        """See VecEnv.reset."""
+        return self._scale(cast("NDArray[np.float32]", self.venv.reset()))
+
+    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
+        """See VecEnv.step_wait."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            if "terminal_observation" in info:
+                info["terminal_observation"] = self._scale(info["terminal_observation"])
+        return self._scale(cast("NDArray[np.float32]", obs)), rewards, dones, infos
+
+
 class SB3Policy:
     """A model as an ActingPolicy for `collect`; acts deterministically, as SB3's own evaluation does.
 
     Args:
         model: any SB3 algorithm on a Box observation space (O,).
+        scale: what the model sees of observations; None: they as they are.
     """
 
-    def __init__(self, model: BaseAlgorithm) -> None:
+    def __init__(self, model: BaseAlgorithm, scale: "ObservationScale | None" = None) -> None:
         self.model = model
+        self._scale = scale
 
     def apply(self, params: Parameters, obs: Tensor, memory: Any = None) -> tuple[FixedActions, None]:
         """See ActingPolicy.apply; the parameters are the model's own."""
         flat = obs.reshape(-1, obs.shape[-1]).cpu().numpy()
+        if self._scale is not None:
+            flat = self._scale(flat)
         action, _ = self.model.predict(flat, deterministic=True)
         shape = (*obs.shape[:-1], *action.shape[1:])
         return FixedActions(torch.as_tensor(np.asarray(action)).reshape(shape)), None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.envs.rollout import BatchedEnv
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap
+from metarl.envs.spaces.units import Units, units_of_fields
 from metarl.envs.task_space import Task
 
 Polyline = list[tuple[float, float]]
@@ -37,6 +38,7 @@ class EnvFamily:
             stretched to the bounds of a Box and never leaves it. A Box that is [-1, 1] itself gets the policy's
             actions as they are, and a Gaussian one samples outside now and then: the environment clips.
         action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
+        units: of the observations, a text for all or a list with one for each; None: they are not stated.
         horizon: number of steps after which an episode is truncated, H.
         num_threads: CPU threads, where the environments themselves compute on several; 0 = one per core.
         render_fps: frames per second of rendered episodes.
@@ -50,12 +52,22 @@ class EnvFamily:
     observation_space: Box
     action_space: Space[Any]
     action_scale: float = DEFAULT_SCALE
+    units: Units = None
     horizon: int
     num_threads: int = 0
     render_fps: int = 10
     plane_cell: float = 0.0
     plane_axes: tuple[str, str] | None = None
     plane_view: float | None = None
+
+    @property
+    def field_units(self) -> dict[str, str]:
+        """Path of a field of the observations → its unit; only of those whose unit is stated.
+
+        Raises:
+            ValueError: `units` do not fit the observations.
+        """
+        return units_of_fields(self.units, self.observation_space)
 
     @property
     def action_map(self) -> ActionMap:
@@ -150,3 +162,15 @@ def require_horizon(env: EnvFamily) -> None:
     horizon = getattr(env, "horizon", None)
     if isinstance(horizon, bool) or not isinstance(horizon, Integral) or horizon < 1:
         raise ValueError(f"{type(env).__name__}.horizon must be a whole number of at least 1, got {horizon!r}")
+
+
+def require_units_that_fit(env: EnvFamily) -> None:
+    """Refuse units of observations that there are not.
+
+    Raises:
+        ValueError: names the environment and what is wrong.
+    """
+    try:
+        _ = env.field_units
+    except ValueError as error:
+        raise ValueError(f"{type(env).__name__}.{error}") from None

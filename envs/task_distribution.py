@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl.envs.env_family import EnvFamily, require_horizon
+from metarl.envs.env_family import EnvFamily, require_horizon, require_units_that_fit
 from metarl.envs.rollout import BatchedEnv
 from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_env import TaskEnv
@@ -68,6 +68,7 @@ class TaskDistribution:
                 raise ValueError(f"{split} ranges name {sorted(unknown)}, but the task parameters are {sorted(train)}")
 
         require_horizon(env)
+        require_units_that_fit(env)
         self.env = env
         self.train = dict(train)
         self.ood = dict(ood or {})

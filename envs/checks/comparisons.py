@@ -9,9 +9,10 @@ from torch import Tensor
 
 from metarl.envs.checks.by_name import SEED
 from metarl.envs.checks.finding import Finding
+from metarl.envs.checks.live_env import moving_reward_statistics
 from metarl.envs.checks.trace import Trace, first_difference
 from metarl.envs.checks.trial import Trial
-from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
+from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
 
@@ -28,6 +29,10 @@ MOST_ELEMENTS = 16
 def determinism(trial: Trial, trace: Trace) -> Finding:
     """Whether a seed decides everything: the same rollout twice, and tasks one after another in two orders."""
     again = first_difference(trace, trial.run())
+    drifting = _drifting(trial) if again.startswith("reward") else []
+    if drifting:
+        text = f"rewards differ when the same is played again, since {', '.join(drifting)} divides them"
+        return Finding("determinism", "note", text, "take it off, and check again", {"repeats": False})
     if again:
         return Finding(
             "determinism",
@@ -52,6 +57,13 @@ def determinism(trial: Trial, trace: Trace) -> Finding:
             )
     text = "the same seed and actions give the same rollout, in whatever order tasks come"
     return Finding("determinism", "ok", text, numbers={"repeats": True, "depends_on_order": False})
+
+
+def _drifting(trial: Trial) -> list[str]:
+    """What divides rewards by running statistics that cannot be held still."""
+    if not isinstance(trial.env, GymnasiumFamily):
+        return []
+    return moving_reward_statistics(trial.env.spec, task_values(trial.tasks)[0])
 
 
 def _repeats_need(trial: Trial) -> str:

@@ -71,8 +71,11 @@ class EnvironmentCheck:
         names = max(len(f"{field.name}  ") if field.name else 0 for field in self.fields)
         lines = [f"{distribution.name}: {self.kind}, horizon {distribution.horizon}", ""]
 
-        lines.append("observation (what a policy sees at each index)")
-        lines += [f"  {field.indices:>9}  {field.name:{names}}{field.space}" for field in self.fields[:SHOWN_FIELDS]]
+        unstated = "" if any(field.unit for field in self.fields) else "; units are not stated"
+        lines.append(f"observation (what a policy sees at each index{unstated})")
+        for field in self.fields[:SHOWN_FIELDS]:
+            unit = f"  [{field.unit}]" if field.unit else ""
+            lines.append(f"  {field.indices:>9}  {field.name:{names}}{field.space}{unit}")
         if len(self.fields) > SHOWN_FIELDS:
             lines.append(f"  and {len(self.fields) - SHOWN_FIELDS} more fields")
 
@@ -121,7 +124,7 @@ def check_environment(name: str, seconds: float) -> EnvironmentCheck:
     check = EnvironmentCheck(
         distribution=distribution,
         kind=kind,
-        fields=fields_of(layout.native_observations(distribution)),
+        fields=fields_of(layout.native_observations(distribution), env.field_units),
         actions=layout.action_lines(ActionMap.of(env.native_action_space, env.action_scale)),
         findings=[*found, *shapes, layout.actions(distribution)],
     )
@@ -144,7 +147,7 @@ def _shapes(distribution: TaskDistribution) -> list[Finding]:
     env = distribution.env
     if isinstance(env, GymnasiumFamily):
         task = task_values(distribution.sample(1, "validation"))[0]
-        return [live_env.returned_values(env.spec, task)]
+        return [live_env.returned_values(env.spec, task), *live_env.normalised_rewards(env.spec, task)]
     if not isinstance(env, TaskEnv):
         return []
 
@@ -178,7 +181,7 @@ def _rollout_findings(trial: Trial, fields: Sequence[Field]) -> list[Finding]:
     finite = ranges.finite_numbers(trial, trace)
     findings = [finite]
     if finite.level == "ok":
-        findings += [ranges.observations(trial, trace, fields), ranges.rewards(trace)]
+        findings += [*ranges.observations(trial, trace, fields), ranges.rewards(trace)]
 
     determinism = comparisons.determinism(trial, trace)
     findings += [

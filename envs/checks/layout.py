@@ -4,7 +4,7 @@ from typing import Any
 
 from gymnasium.spaces import Box, Space
 
-from metarl.envs.checks.finding import Finding
+from metarl.envs.checks.finding import Finding, interval
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
 from metarl.envs.spaces.action_map import ActionMap, missing_bounds_warning
 from metarl.envs.spaces.fields import one_line
@@ -63,4 +63,4 @@ def _ends(action_map: ActionMap, policy: Box) -> list[tuple[tuple[float, float],
 
 
 def _span(low: float, high: float) -> str:
-    return f"[{low:g}, {high:g}]"
+    return interval(low, high, 6)

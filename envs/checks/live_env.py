@@ -1,5 +1,6 @@
 """Findings on one live Gymnasium environment itself, before anything is flattened or scaled."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -8,7 +9,13 @@ from numpy.typing import NDArray
 
 from metarl.envs.checks.finding import Finding
 from metarl.envs.checks.trace import random_actions
-from metarl.envs.external.env_check import close_or_warn, warn_once
+from metarl.envs.external.env_check import (
+    DRIFTING_REWARDS,
+    close_or_warn,
+    hold_reward_statistics_still,
+    reward_statistics,
+    warn_once,
+)
 from metarl.envs.external.env_spec import EnvSpec, ExternalEnv
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily, task_values
 from metarl.envs.external.worker_pool import TaskValues, reason_of, time_limit
@@ -54,8 +61,9 @@ def changes_when_repeated(spec: EnvSpec, task: TaskValues) -> str:
 
     It looks at a few steps, for a moment only, and leaves what fails or takes long to training, which says where.
     """
+    # Statistics of rewards are known already, and warned of.
     try:
-        env = ExternalEnv(spec, task)
+        env = ExternalEnv(replace(spec, hold_rewards_still=True), task)
     except Exception:
         return ""
     try:
@@ -70,9 +78,39 @@ def changes_when_repeated(spec: EnvSpec, task: TaskValues) -> str:
         pairs: list[tuple[str, Any, Any]] = [("observation", one[0], other[0]), ("reward", one[1], other[1])]
         for what, value, again in pairs:
             # Running statistics move numbers by far more than physics engines round them.
-            if not np.allclose(value, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+            if np.allclose(value, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+                continue
+            if what == "observation" or not moving_reward_statistics(spec, task):
                 return f"{what} at step {step}" if step else f"{what} at the reset"
     return ""
+
+
+def normalised_rewards(spec: EnvSpec, task: TaskValues) -> list[Finding]:
+    """What is to be said of rewards that are divided by statistics of what was seen; nothing where they are not."""
+    env = spec.build(spec.arguments(task))
+    names = [type(holder).__name__ for holder in reward_statistics(env)]
+    close_or_warn(env, spec.env_id)
+    if not names:
+        return []
+    return [
+        Finding(
+            "rewards",
+            "note",
+            f"{', '.join(names)} {DRIFTING_REWARDS}",
+            "take it off: training normalises advantages itself, whatever the units of rewards; what follows was tried "
+            "with its statistics held still, where they can be",
+            {"running_statistics": names},
+        )
+    ]
+
+
+def moving_reward_statistics(spec: EnvSpec, task: TaskValues) -> list[str]:
+    """What divides rewards by statistics that cannot be held still, by the names of its classes."""
+    env = spec.build(spec.arguments(task))
+    hold_reward_statistics_still(env)
+    names = [type(holder).__name__ for holder in reward_statistics(env)]
+    close_or_warn(env, spec.env_id)
+    return names
 
 
 def _few_steps(env: ExternalEnv, spec: EnvSpec, task: TaskValues) -> list[tuple[NDArray[np.float32], float]]:

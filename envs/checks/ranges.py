@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metarl.envs.checks.finding import Finding
+from metarl.envs.checks.finding import Finding, interval
 from metarl.envs.checks.trace import Trace
 from metarl.envs.checks.trial import Trial
 from metarl.envs.external.gymnasium_tasks import GymnasiumFamily
@@ -42,49 +42,42 @@ def finite_numbers(trial: Trial, trace: Trace) -> Finding:
     return Finding("numbers", "ok", "all observations and rewards are finite")
 
 
-def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> Finding:
-    """The range of each observation, and whether a network can learn from it."""
+def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> list[Finding]:
+    """The range of each observation, and whether a network can learn from it; one finding for each thing to know."""
     seen = trace.seen_obs.flatten(1).float()
     low, high = seen.amin(dim=0), seen.amax(dim=0)
     numbers = {"low": low.tolist(), "high": high.tolist()}
     text = f"within {_interval(low.min(), high.max())}"
     # A pixel has no name, and one that does not change is no news.
     if isinstance(trial.distribution.observation_space, FlatImage):
-        return Finding("observations", "ok", f"pixels {text}; training scales 0 … 255 to 0 … 1", numbers=numbers)
+        pixels = f"pixels {text}; training scales 0 … 255 to 0 … 1"
+        return [Finding("observations", "ok", pixels, numbers=numbers)]
+
+    def with_range(index: int) -> str:
+        return f"{name_of_index(fields, index)} {_interval(low[index], high[index])}"
 
     large = ((low < -LARGE) | (high > LARGE)).nonzero().flatten().tolist()
-    if large:
-        named = _listed([f"{name_of_index(fields, index)} {_interval(low[index], high[index])}" for index in large])
-        return Finding(
-            "observations",
-            "note",
-            f"{text}; beyond ±10: {named}",
-            _advice_on_units(trial),
-            numbers,
-        )
-
     outside = _outside(trial, low, high)
-    if outside:
-        named = _listed([f"{name_of_index(fields, index)} {_interval(low[index], high[index])}" for index in outside])
-        return Finding(
-            "observations",
-            "note",
-            f"{text}; outside the observation space: {named}",
-            "training does not mind, Gymnasium's checker and clients that clip do: widen the bounds of the space",
-            numbers,
-        )
-
     constant = (low == high).nonzero().flatten().tolist()
-    if constant:
-        named = _listed([name_of_index(fields, index) for index in constant])
-        return Finding(
-            "observations",
-            "note",
-            f"{text}; never changed: {named}",
+    found = [
+        ("beyond ±10", [with_range(index) for index in large], _advice_on_units(trial)),
+        (
+            "outside the observation space",
+            [with_range(index) for index in outside],
+            "training does not mind, Gymnasium's checker and clients that clip do: widen the bounds of the space",
+        ),
+        (
+            "never changed",
+            [name_of_index(fields, index) for index in constant],
             "harmless if they change later; else leave them out, they only slow learning down",
-            numbers,
-        )
-    return Finding("observations", "ok", text, numbers=numbers)
+        ),
+    ]
+
+    notes = []
+    for what, named, advice in found:
+        if named:
+            notes.append(Finding("observations", "note", f"{text}; {what}: {_listed(named)}", advice, numbers))
+    return notes or [Finding("observations", "ok", text, numbers=numbers)]
 
 
 def _advice_on_units(trial: Trial) -> str:
@@ -176,7 +169,7 @@ def speed(trial: Trial) -> Finding:
 
 
 def _interval(low: Tensor, high: Tensor) -> str:
-    return f"[{float(low):.4g}, {float(high):.4g}]"
+    return interval(float(low), float(high), 4)
 
 
 def _listed(names: Sequence[str]) -> str:

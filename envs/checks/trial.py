@@ -159,5 +159,7 @@ def _in_this_process(env: EnvFamily) -> EnvFamily:
     if not isinstance(env, GymnasiumFamily):
         return env
     alone = copy.copy(env)
-    alone.pool = WorkerPool(env.single, env.spec.env_id, num_workers=0)
+    # Where rewards are divided by running statistics, everything would differ, and nothing could be told apart.
+    alone.spec = replace(env.spec, hold_rewards_still=True)
+    alone.pool = WorkerPool(alone.single, env.spec.env_id, num_workers=0)
     return alone

@@ -6,6 +6,7 @@ normalise by statistics that change while a policy is trained and measured.
 
 import multiprocessing
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from types import FunctionType, ModuleType
@@ -36,6 +37,10 @@ _UPDATES = ("update_running_mean", "training")
 
 _OF_REWARDS = re.compile(r"(^|[._])(ret|returns?|rew|rewards?)([._]|$)")
 """Names of statistics that are of rewards or returns."""
+
+DRIFTING_REWARDS = (
+    "divides rewards by a running statistic: returns are in units that drift, and cannot be compared between runs"
+)
 
 _NUMBERS = (Box, Discrete, MultiDiscrete, MultiBinary)
 
@@ -209,11 +214,18 @@ def require_same_spaces(
 # Wrappers, and the end
 
 
-def warn_once(text: str) -> None:
-    """Warn without a line of source below it; the same text only once."""
-    if text not in _WARNED:
-        _WARNED.add(text)
+def warn_once(text: str, about: str = "") -> None:
+    """Warn without a line of source below it; the same text only once, or once about something.
+
+    A worker process prints the line, since nobody there shows warnings as this program does.
+    """
+    if (about or text) in _WARNED:
+        return
+    _WARNED.add(about or text)
+    if multiprocessing.parent_process() is None:
         warnings.warn_explicit(text, UserWarning, "metarl", 0)
+    else:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def envs_within(env: Any) -> list[Any]:
@@ -306,7 +318,6 @@ def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> N
         name = type(holder).__name__
         held = _running_statistics(holder)
         of_rewards = [path for path, _ in held if _OF_REWARDS.search(path)]
-
         if isinstance(holder, NormalizeObservation) or len(held) > len(of_rewards):
             path = next((f".{path}" for path, _ in held if path not in of_rewards), "")
             what = name if isinstance(holder, NormalizeObservation) else f"{name}{path}"
@@ -316,18 +327,43 @@ def require_no_running_statistics(env: gymnasium.Env[Any, Any], label: str) -> N
                 f"set {name}.update_running_mean = False where they are frozen, or allow it with "
                 "allow_running_statistics: true"
             )
-        # Workers would say the same once more each.
-        rewards = isinstance(holder, NormalizeReward) or bool(of_rewards)
-        if rewards and multiprocessing.parent_process() is None:
-            warn_once(
-                f"{label}: {name} divides rewards by a running statistic: returns are in units that drift, and "
-                "cannot be compared between runs"
-            )
+
+    # Workers would say the same once more each.
+    if multiprocessing.parent_process() is None:
+        for holder in reward_statistics(env):
+            warn_once(f"{label}: {type(holder).__name__} {DRIFTING_REWARDS}")
 
 
-def close_or_warn(env: gymnasium.Env[Any, Any], label: str) -> None:
-    """Close an environment; one that fails even in that is warned of, since it costs nothing that was done."""
+def reward_statistics(env: gymnasium.Env[Any, Any]) -> list[Any]:
+    """The wrappers and environments that divide rewards by statistics of what they have seen, and go on doing so."""
+    holders = []
+    for holder in envs_within(env):
+        if _is_frozen(holder):
+            continue
+        of_rewards = [path for path, _ in _running_statistics(holder) if _OF_REWARDS.search(path)]
+        if isinstance(holder, NormalizeReward) or of_rewards:
+            holders.append(holder)
+    return holders
+
+
+def hold_reward_statistics_still(env: gymnasium.Env[Any, Any]) -> None:
+    """Freeze the statistics of rewards where they can be: then what is played again gives the same again."""
+    for holder in reward_statistics(env):
+        for name in _UPDATES:
+            if name in vars(holder) or hasattr(type(holder), name):
+                setattr(holder, name, False)
+
+
+def close_or_warn(env: gymnasium.Env[Any, Any], label: str, task: str = "") -> None:
+    """Close an environment; one that fails even in that is warned of, since it costs nothing that was done.
+
+    Args:
+        env: the environment.
+        label: what it is called.
+        task: the task that it had, in words; "" where there is none. Other tasks are not warned of again.
+    """
     try:
         env.close()
     except Exception as error:
-        warn_once(f"{label}: its close() failed and was ignored: {reason_of(error)}")
+        where = f"{label} on the task {task}" if task else label
+        warn_once(f"{where}: its close() failed and was ignored: {reason_of(error)}", f"closing {label}")

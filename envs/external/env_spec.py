@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from metarl.envs.external.env_check import (
     close_or_warn,
     envs_within,
+    hold_reward_statistics_still,
     observed_space,
     read_reset,
     read_step,
@@ -26,6 +27,7 @@ from metarl.envs.physics.models import say_warnings_of_mujoco
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, ActionMap, policy_action_space
 from metarl.envs.spaces.observation import vector_space
 from metarl.envs.spaces.observation_reader import ObservationReader
+from metarl.envs.spaces.units import units_that_fit
 from metarl.envs.task_space import task_text
 
 SetTask = Callable[[gymnasium.Env[Any, Any], TaskValues], None]
@@ -51,6 +53,7 @@ class EnvSpec:
         spaces: what is observed, and the action space, of the environment itself; every task must have these, and
             observations are flattened in the order of these. None: those of the first task.
         action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
+        hold_rewards_still: whether running statistics of rewards are frozen: a check sees what else differs then.
     """
 
     env_id: str
@@ -63,6 +66,7 @@ class EnvSpec:
     allow_running_statistics: bool = False
     spaces: tuple[Space[Any], Space[Any]] | None = None
     action_scale: float = DEFAULT_SCALE
+    hold_rewards_still: bool = False
 
     def for_rendering(self) -> "EnvSpec":
         """The same environments, made with the render mode "rgb_array".
@@ -125,6 +129,7 @@ class ExternalEnv(SingleEnv):
         self._task = task
         self._arguments: dict[str, Any] = {}
         self._env: gymnasium.Env[Any, Any] | None = None
+        self._task_of_env = ""
         self._spaces = spec.spaces
         self._env_for_task()
 
@@ -138,6 +143,21 @@ class ExternalEnv(SingleEnv):
     def live_classes(self) -> tuple[type, ...]:
         """Classes of the live environment: of its wrappers, of those that it holds, and its own."""
         return tuple(dict.fromkeys(type(one) for one in envs_within(self._env)))
+
+    @property
+    def stated_units(self) -> dict[str, str]:
+        """Path of a field → its unit, by an attribute `units` of a wrapper or of the environment, or its metadata."""
+        for one in envs_within(self._env):
+            metadata = getattr(one, "metadata", None)
+            in_metadata = metadata.get("units") if isinstance(metadata, Mapping) else None
+            own = vars(one).get("units", getattr(type(one), "units", None))
+
+            # An attribute of this name may be something else, the soldiers of a game for instance.
+            for units in (own, in_metadata):
+                fitting = units_that_fit(units, self.native_spaces[0])
+                if fitting:
+                    return fitting
+        return {}
 
     def set_task(self, task: TaskValues) -> None:
         """See SingleEnv.set_task."""
@@ -172,7 +192,7 @@ class ExternalEnv(SingleEnv):
     def close(self) -> None:
         """Close the environment."""
         if self._env is not None:
-            close_or_warn(self._env, self._spec.env_id)
+            close_or_warn(self._env, self._spec.env_id, self._task_of_env)
 
     def not_finite(self, vector: NDArray[np.float32]) -> str:
         """See SingleEnv.not_finite."""
@@ -188,10 +208,13 @@ class ExternalEnv(SingleEnv):
         env = self._spec.build(arguments)
         self._env = env
         self._arguments = arguments
+        self._task_of_env = task_text(self._task)
         self.metadata = env.metadata
 
         if not self._spec.allow_running_statistics:
             require_no_running_statistics(env, self._spec.env_id)
+        if self._spec.hold_rewards_still:
+            hold_reward_statistics_still(env)
         self._check_spaces(env)
 
         # In the order of the first task's space.

@@ -20,6 +20,7 @@ from metarl.envs.external.env_spec import Arguments, EnvSpec, ExternalEnv, MakeK
 from metarl.envs.external.worker_pool import NO_SUCCESS, TaskValues, WorkerPool, one_line
 from metarl.envs.spaces.action_map import ActionMap, policy_action_space
 from metarl.envs.spaces.observation import vector_space
+from metarl.envs.spaces.units import Units, units_of_fields
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Choice, Integers, LogUniform, Normal, Range, Task, Uniform, num_tasks_of
 
@@ -49,6 +50,8 @@ class GymnasiumTasks(TaskDistribution):
         observe: keys of a Dict that are observed; by default all.
         allow_running_statistics: whether a wrapper may normalise observations by statistics of what it has seen.
         held_out: see TaskDistribution.
+        units: of the observations: a text or a list, or field → these; None: the attribute `units` of the environment,
+            or "units" in its metadata, where these fit.
 
     Raises:
         ValueError: unknown id, arguments that the environment does not take, spaces that no policy here can handle,
@@ -71,6 +74,7 @@ class GymnasiumTasks(TaskDistribution):
         observe: Sequence[str] = (),
         allow_running_statistics: bool = False,
         held_out: bool = False,
+        units: Units = None,
     ) -> None:
         if not train:
             raise ValueError("a task distribution needs at least one task parameter")
@@ -95,7 +99,7 @@ class GymnasiumTasks(TaskDistribution):
         seeded = torch.Generator().manual_seed(0)
         example = task_values({name: range_.sample(1, seeded) for name, range_ in train.items()})[0]
         horizon = _registered_horizon(env_id) if horizon is None else horizon
-        self.family = GymnasiumFamily(spec, example, horizon, num_workers)
+        self.family = GymnasiumFamily(spec, example, horizon, num_workers, units)
         super().__init__(self.family, train, ood, name=env_id, test=test, held_out=held_out)
 
 
@@ -107,6 +111,7 @@ class GymnasiumFamily(EnvFamily):
         example: any task; an environment is made of it to learn the spaces.
         horizon: H.
         num_workers: processes, ONE_PER_CORE, or 0 for all in this process.
+        units: as in GymnasiumTasks.
 
     Attributes:
         live_classes: classes of the live environment: of its wrappers, and its own.
@@ -115,7 +120,7 @@ class GymnasiumFamily(EnvFamily):
         ValueError: the environment cannot be made, or has spaces that no policy here can handle.
     """
 
-    def __init__(self, spec: EnvSpec, example: TaskValues, horizon: int, num_workers: int) -> None:
+    def __init__(self, spec: EnvSpec, example: TaskValues, horizon: int, num_workers: int, units: Units = None) -> None:
         self.spec = spec
         self.horizon = horizon
         self._example = example
@@ -131,7 +136,10 @@ class GymnasiumFamily(EnvFamily):
         self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
         self._can_render = "rgb_array" in one.metadata.get("render_modes", ())
         self.live_classes = one.live_classes
+        self._field_units = one.stated_units
         one.close()
+        if units is not None:
+            self._field_units = units_of_fields(units, one.native_spaces[0])
 
         self._num_workers = num_cores() if num_workers == ONE_PER_CORE else num_workers
         self._timeout = 0.0
@@ -146,6 +154,11 @@ class GymnasiumFamily(EnvFamily):
         """What a policy sees, before it is flattened."""
         assert self.spec.spaces is not None
         return self.spec.spaces[0]
+
+    @property
+    def field_units(self) -> dict[str, str]:
+        """See EnvFamily.field_units."""
+        return self._field_units
 
     def live_options(self) -> dict[str, Any]:
         """Arguments of a LiveEnv on which a policy of this family acts as it does here."""

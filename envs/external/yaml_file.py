@@ -40,6 +40,7 @@ _KEYS = {
     "keywords",
     "observe",
     "allow_running_statistics",
+    "units",
 }
 
 
@@ -105,6 +106,7 @@ def from_yaml(path: str | Path) -> GymnasiumTasks:
             a `set_task`.
         observe: keys of a Dict that are observed; by default all.
         allow_running_statistics: true lets a wrapper normalise observations by statistics of what it has seen.
+        units: of the observations: a text, a list with one for each number, or field → these.
 
     Raises:
         ValueError: the file is missing or malformed, or the environment does not take what it says; names the file.
@@ -178,6 +180,7 @@ def _from_data(data: Any) -> GymnasiumTasks:
         num_workers=_num_workers(data),
         observe=_observe(data),
         allow_running_statistics=_allow_running_statistics(data),
+        units=_units(data),
     )
 
 
@@ -259,6 +262,14 @@ def _allow_running_statistics(data: dict[str, Any]) -> bool:
     if not isinstance(allowed, bool):
         raise ValueError(f"allow_running_statistics must be true or false, got {allowed!r}")
     return allowed
+
+
+def _units(data: dict[str, Any]) -> Any:
+    """As they are written; whether they fit is known once there is an environment."""
+    units = data.get("units")
+    if not isinstance(units, str | list | dict | None):
+        raise ValueError(f"units must be a text, a list of texts, or fields with these, got {units!r}")
+    return units
 
 
 def _ranges(task: dict[str, Any]) -> tuple[dict[str, Range], dict[str, Range]]:

@@ -54,7 +54,9 @@ def policy_action_space(native: Space[Any]) -> PolicySpace:
         ValueError: no policy here acts in such a space.
     """
     match native:
-        case Box() if native.dtype.kind in "fiu" and native.low.size:
+        case Box() if native.low.size == 0:
+            raise ValueError(f"actions {native} hold no number: a policy needs at least one")
+        case Box() if native.dtype.kind in "fiu":
             as_it_is = is_unit_box(native) and native.dtype == np.float32
             return native if as_it_is else Box(-1.0, 1.0, (native.low.size,), np.float32)
         case Discrete():

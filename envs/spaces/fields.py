@@ -1,6 +1,6 @@
 """The parts of an observation space, and where each stands in the vector that a policy sees."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,14 @@ class Field:
         start: its first index.
         stop: the index after its last.
         space: its own space.
+        unit: of its numbers, in words; "" where nobody has stated it.
     """
 
     name: str
     start: int
     stop: int
     space: str
+    unit: str = ""
 
     @property
     def indices(self) -> str:
@@ -31,17 +33,22 @@ class Field:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"name": self.name, "start": self.start, "stop": self.stop, "space": self.space}
+        return {"name": self.name, "start": self.start, "stop": self.stop, "space": self.space, "unit": self.unit}
 
 
-def fields_of(space: Space[Any]) -> list[Field]:
-    """The parts of an observation space in the order in which they are flattened."""
+def fields_of(space: Space[Any], units: Mapping[str, str] | None = None) -> list[Field]:
+    """The parts of an observation space in the order in which they are flattened.
+
+    Args:
+        space: what is observed.
+        units: path of a part → its unit, as `metarl.envs.spaces.units` reads them.
+    """
     fields: list[Field] = []
     start = 0
     for name, part in parts_of(space):
         one_hot = ", one number for each choice" if isinstance(part, Discrete) else ""
         stop = start + flatdim(part)
-        fields.append(Field(name, start, stop, f"{one_line(part)}{one_hot}"))
+        fields.append(Field(name, start, stop, f"{one_line(part)}{one_hot}", (units or {}).get(name, "")))
         start = stop
     return fields
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.sb3 import SB3Policy, learn_with_evaluations, load_model, make_model
+from metarl.agents.sb3 import ObservationScale, SB3Policy, ScaledVecEnv, learn_with_evaluations, load_model, make_model
 from metarl.envs.adapters.arguments import SAMPLE
 from metarl.envs.adapters.sb3 import make_sb3_vec_env
 from metarl.envs.external.worker_process import kill, prepare_worker, starting_workers
@@ -48,6 +49,7 @@ class TaskJob:
         pretrained: zip of the model to start from; "": from scratch.
         changes: arguments of the algorithm's class to set otherwise than in `metarl.agents.sb3`.
         action_scale: span of actions where a Box has no bounds, see `metarl.envs.spaces.action_map`.
+        observation_scale: what the model sees of observations; None: they as they are.
     """
 
     algorithm: str
@@ -60,6 +62,7 @@ class TaskJob:
     pretrained: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
     action_scale: float = DEFAULT_SCALE
+    observation_scale: ObservationScale | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
     distribution = make_distribution(job.env, job.action_scale)
     task: Task = {name: torch.tensor([value], dtype=float_dtype()) for name, value in job.task.items()}
 
-    train_env = make_sb3_vec_env(distribution, TRAINING_ENVS, task=task, seed=job.seed)
+    train_env = _scaled(make_sb3_vec_env(distribution, TRAINING_ENVS, task=task, seed=job.seed), job.observation_scale)
     initial = load_model(job.algorithm, job.pretrained, train_env) if job.pretrained else None
     model = make_model(job.algorithm, train_env, job.seed, job.directory, initial, changes=job.changes)
 
@@ -94,7 +97,7 @@ def learn_task(job: TaskJob) -> LearningCurve:
     def evaluate(current: BaseAlgorithm) -> tuple[float, float, int]:
         # The same random numbers at every point: the curve shows the model's change, not theirs.
         generator = torch.Generator().manual_seed(job.seed)
-        episodes = collect(evaluation_env, SB3Policy(current), {}, generator)
+        episodes = collect(evaluation_env, SB3Policy(current, job.observation_scale), {}, generator)
         return episodes.returns.double().mean().item(), float(standard_errors(episodes)[0]), episodes.env_steps
 
     points = learn_with_evaluations(model, job.schedule, evaluate)
@@ -116,6 +119,7 @@ def pretrain(
     directory: Path,
     show: Callable[[int], None],
     action_scale: float = DEFAULT_SCALE,
+    observation_scale: ObservationScale | None = None,
 ) -> Path:
     """Train one model over the task distribution, a new task every episode; returns its zip.
 
@@ -127,9 +131,10 @@ def pretrain(
         directory: where the model and SB3's own log are written.
         show: called with the number of environment steps so far.
         action_scale: as in TaskJob.
+        observation_scale: as in TaskJob.
     """
     distribution = make_distribution(env, action_scale)
-    train_env = make_sb3_vec_env(distribution, PRETRAINING_ENVS, task=SAMPLE, seed=seed)
+    train_env = _scaled(make_sb3_vec_env(distribution, PRETRAINING_ENVS, task=SAMPLE, seed=seed), observation_scale)
     model = make_model(algorithm, train_env, seed, directory, pretraining=True)
 
     def on_step(local: dict[str, Any], everything: dict[str, Any]) -> bool:
@@ -141,6 +146,11 @@ def pretrain(
     path = directory / MODEL_FILE
     _save(model, path)
     return path
+
+
+def _scaled(env: VecEnv, scale: ObservationScale | None) -> VecEnv:
+    """Environments whose observations are normalised, where a scale is given."""
+    return env if scale is None else ScaledVecEnv(env, scale)
 
 
 def _save(model: BaseAlgorithm, path: Path) -> None:

@@ -106,12 +106,17 @@ class Comparer:
         return [task_text(select_tasks(self._plan.tasks, number)) for number in range(num_tasks)]
 
     def _notes(self) -> list[str]:
-        """What the agents do not have in common: Stable-Baselines3 is given observations as they are."""
+        """What the agents do not have in common: Stable-Baselines3 is given observations as the first run sees them."""
         plan = self._plan
         raw = [label for label in plan.labels if label in SB3_BASELINES]
         scaled = [label for label, runs in plan.pools.items() if may_normalize(runs[0].config, plan.distribution)]
         if not (raw and scaled):
             return []
+        if scaled[0] == plan.labels[0]:
+            return [
+                f"where {scaled[0]} normalises observations (--normalize-obs), {', '.join(raw)} of Stable-Baselines3 "
+                "sees them normalised by the same statistics of meta-training"
+            ]
         return [
             f"{', '.join(scaled)} may normalise observations by statistics of meta-training (--normalize-obs), but "
             f"{', '.join(raw)} of Stable-Baselines3 sees them as they are: a part of the difference may be the scale"

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from metarl.agents.sb3 import ALGORITHMS
+from metarl.agents.sb3 import ALGORITHMS, ObservationScale
 from metarl.baselines.sb3 import MODEL_FILE, TaskJob, learn_tasks, pretrain
 from metarl.comparison.config import PRETRAINED
 from metarl.comparison.directory import ComparisonDirectory
@@ -21,6 +21,8 @@ from metarl.envs.cores import num_cores
 from metarl.envs.spaces.action_map import DEFAULT_SCALE
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.evaluation.statistics import Curve
+from metarl.run.build import load_learner
+from metarl.run.checkpoint import BEST
 from metarl.training.progress import PlainReporter
 
 NUM_EVALUATIONS = 40
@@ -36,10 +38,11 @@ def measure_sb3(plan: Plan, directory: ComparisonDirectory, label: str, console:
     algorithm = label.removesuffix(PRETRAINED)
     pretraining_env_steps = plan.training_env_steps if label.endswith(PRETRAINED) else 0
 
+    scale = observation_scale(plan)
     jobs: list[TaskJob] = []
     for seed in range(plan.config.seeds):
-        pretrained = _pretrained_model(plan, directory, label, seed, console) if pretraining_env_steps else ""
-        jobs += _jobs(plan, directory, label, seed, pretrained)
+        pretrained = _pretrained_model(plan, directory, label, seed, console, scale) if pretraining_env_steps else ""
+        jobs += _jobs(plan, directory, label, seed, pretrained, scale)
 
     # Whatever decides the curve of a job belongs to the settings under which it is kept.
     also: dict[str, Any] = {"pretraining_env_steps": pretraining_env_steps, "defaults": repr(ALGORITHMS[algorithm])}
@@ -55,14 +58,33 @@ def measure_sb3(plan: Plan, directory: ComparisonDirectory, label: str, console:
 
 
 def job_settings(job: TaskJob) -> dict[str, Any]:
-    """A job as plain data; what was measured before there was an action scale is that of the usual one."""
+    """A job as plain data; what was measured before there were these scales is that of the usual ones."""
     settings = dataclasses.asdict(job)
     if job.action_scale == DEFAULT_SCALE:
         del settings["action_scale"]
+    if job.observation_scale is None:
+        del settings["observation_scale"]
     return settings
 
 
-def _jobs(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, pretrained: str) -> list[TaskJob]:
+def observation_scale(plan: Plan) -> ObservationScale | None:
+    """How the first of the runs normalises observations, which the baselines then see in the same way.
+
+    None where it takes them as they are.
+    """
+    learner = load_learner(plan.runs[0], BEST)[1]
+    normalizer = learner.policy.observations
+    return ObservationScale.of(normalizer) if normalizer.active else None
+
+
+def _jobs(
+    plan: Plan,
+    directory: ComparisonDirectory,
+    label: str,
+    seed: int,
+    pretrained: str,
+    scale: ObservationScale | None,
+) -> list[TaskJob]:
     """A job for each task of one seed."""
     schedule = evaluation_schedule(plan.distribution.horizon, plan.config.task_budget)
 
@@ -80,6 +102,7 @@ def _jobs(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, pre
             pretrained=pretrained,
             changes=plan.sb3_changes.get(label, {}),
             action_scale=plan.action_scale,
+            observation_scale=scale,
         )
         jobs.append(job)
     return jobs
@@ -116,13 +139,23 @@ def _measure_jobs(
     return [done[index] for index in range(len(jobs))]
 
 
-def _pretrained_model(plan: Plan, directory: ComparisonDirectory, label: str, seed: int, console: Console) -> str:
+def _pretrained_model(
+    plan: Plan,
+    directory: ComparisonDirectory,
+    label: str,
+    seed: int,
+    console: Console,
+    scale: ObservationScale | None,
+) -> str:
     """Zip of the model trained over many tasks; where it is there already, this costs nothing."""
     env_steps = plan.training_env_steps
-    place = directory.sb3_model(label, seed, f"pretraining-{env_steps}")
+    # A model on observations as they are, of a comparison begun before, acts on others wrongly.
+    kind = "pretraining" if scale is None else "normalised-pretraining"
+    place = directory.sb3_model(label, seed, f"{kind}-{env_steps}")
     if not (place / MODEL_FILE).exists():
         with _progress_bar(console, "steps of pretraining", env_steps) as show:
-            pretrain(label.removesuffix(PRETRAINED), plan.env, env_steps, seed, place, show, plan.action_scale)
+            algorithm = label.removesuffix(PRETRAINED)
+            pretrain(algorithm, plan.env, env_steps, seed, place, show, plan.action_scale, scale)
     return str(place / MODEL_FILE)
 
 

@@ -276,6 +276,7 @@ class MetaPolicy:
             "task": None if task is None else tasks_to_json(task)[0],
             "horizon": self._distribution.horizon,
             "action_limit": action_limit,
+            "units": self._distribution.env.field_units,
             **done.to_json(),
             "parent": self._parent,
             "versions": _versions(),

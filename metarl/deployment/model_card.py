@@ -9,7 +9,8 @@ from metarl.envs.external.space_json import space_from_json
 from metarl.envs.spaces.fields import fields_of, inner_spaces, one_line
 
 CURVE_HEADINGS = ("adaptation step", "episodes", "env steps", "mean return", "std over episodes")
-FIELD_HEADINGS = ("index", "field", "space")
+FIELD_HEADINGS = ("index", "field", "unit", "space")
+NO_UNIT = "not stated"
 LONGEST_SPACE = 200
 """Characters of a field's space, of which each bound may be another."""
 LONGEST_TASK = 100
@@ -37,7 +38,7 @@ def markdown(description: dict[str, Any]) -> str:
         _usage(description, observations),
         "## Spaces",
         f"What is observed, as a vector of float32, index for index:{_normalisation(description)}",
-        _table(FIELD_HEADINGS, _field_rows(observations)),
+        _table(FIELD_HEADINGS, _field_rows(observations, description.get("units", {}))),
         f"Actions: {actions}. Horizon: {counted(description['horizon'], 'step')}.",
         "## Parent",
         _table(("", ""), [(name.replace("_", " "), str(value)) for name, value in parent.items()]),
@@ -58,12 +59,13 @@ def _normalisation(description: dict[str, Any]) -> str:
     )
 
 
-def _field_rows(observations: Space[Any]) -> list[tuple[str, ...]]:
+def _field_rows(observations: Space[Any], units: dict[str, str]) -> list[tuple[str, ...]]:
     """Which index holds what, as text below FIELD_HEADINGS."""
     rows: list[tuple[str, ...]] = []
-    for field in fields_of(observations):
+    for field in fields_of(observations, units):
         space = field.space if len(field.space) <= LONGEST_SPACE else field.space[:LONGEST_SPACE] + "…"
-        rows.append((field.indices, field.name.replace("|", r"\|") or "all of it", space.replace("|", r"\|")))
+        cells = (field.name or "all of it", field.unit or NO_UNIT, space)
+        rows.append((field.indices, *(cell.replace("|", r"\|") for cell in cells)))
     return rows
 
 

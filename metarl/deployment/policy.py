@@ -267,7 +267,7 @@ class SpecialisedPolicy:
         if onnx:
             export.write_onnx(self._module, program, directory / ONNX_FILE)
             # The card says how close the file's actions are, measured on random observations.
-            probes = np.random.default_rng(0).normal(size=(256, self._size)).astype(np.float32)
+            probes = self._random_observations(256)
             card["onnx_difference"] = export.onnx_difference(self._module, directory / ONNX_FILE, probes)
 
         if isinstance(self._module, MemoryPolicyModule):
@@ -287,6 +287,17 @@ class SpecialisedPolicy:
         (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card.markdown(description), encoding="utf-8")
         return sorted(file.name for file in directory.iterdir())
+
+    def _random_observations(self, count: int) -> NDArray[np.float32]:
+        """Observations (N, O), around what the network saw in training where it normalises them."""
+        noise = np.random.default_rng(0).normal(size=(count, self._size)).astype(np.float32)
+        normalizer = getattr(self.network, "observations", None)
+        if normalizer is None or not normalizer.active:
+            return noise
+
+        shift, factor = (numbers.cpu().numpy() for numbers in normalizer.shift_and_factor)
+        spread: NDArray[np.float32] = (shift + noise / np.where(factor == 0, 1, factor)).astype(np.float32)
+        return spread
 
     def _vectors(self, observation: Any) -> tuple[torch.Tensor, bool]:
         """Observations as (N, O), and whether it was a single one.
@@ -349,10 +360,11 @@ class _Network:
 
 
 class _Card(TypedDict):
-    """What of the model card decides how the policy acts."""
+    """What of the model card decides how the policy acts, and the units that its table shows."""
 
     action_limit: NotRequired[float]
     action_scale: NotRequired[float]
+    units: NotRequired[dict[str, str]]
 
 
 def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy | MemoryPolicy]:

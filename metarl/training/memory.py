@@ -12,6 +12,7 @@ from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, t
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.agents.maml import MAMLConfig
+from metarl.agents.policies.cnn import CNNPolicy
 from metarl.agents.policies.observations import GRID
 from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.task_distribution import TaskDistribution
@@ -39,6 +40,9 @@ DOUBLE = 2 * FLOAT
 
 TRIAL_COPIES = 3
 """Copies of the batches where they are parts of trials: as they were sampled, one after the other, and a minibatch."""
+
+FIRST_CONVOLUTION = 75_000_000
+"""Bytes that the first convolution and its derivative leave in a process: code and buffers of PyTorch's libraries."""
 
 ARRAYS_OF_UNITS = 6
 """Arrays of a network's units that an adaptation step and its derivatives hold at once: values, derivatives, tangents,
@@ -114,6 +118,8 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     at_a_time = max(_baseline_bytes(own, distribution), _network_bytes(own, distribution, learner))
     if not learner.sampling.pooled:
         kept *= TRIAL_COPIES
+    if isinstance(learner.policy, CNNPolicy):
+        at_a_time += FIRST_CONVOLUTION
     graphs = GRAPH_COPIES * kept if config.device.startswith("cuda") and config.cuda_graphs == "auto" else 0
     return kept + one_batch + policies + at_a_time + graphs + _fisher_bytes(own, distribution, learner)
 

@@ -14,7 +14,8 @@ from metarl.envs.rollout import Episodes, collect
 from metarl.envs.rollout_graphs import MAX_KEPT
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Task
+from metarl.envs.task_space import Task, Uniform
+from tests.envs.test_rollout import Breaking
 from tests.helpers.captured_steps import recorded
 from tests.helpers.family_play import rng
 from tests.helpers.torch_families import TORCH_FAMILIES
@@ -46,6 +47,27 @@ def test_captured_rollouts_equal_eager_ones(name: str) -> None:
     distribution = make_distribution(name)
     distribution.env.horizon = min(distribution.horizon, 12)
     _assert_captured_is_eager(distribution)
+
+
+@pytest.mark.parametrize("broken_reward", [False, True])
+@pytest.mark.parametrize("steps_per_graph", [2, 256])
+def test_what_is_not_finite_after_a_captured_block_is_found(steps_per_graph: int, broken_reward: bool) -> None:
+    """The first rollout, in which steps are captured, is sound; the second one breaks in a later block of steps."""
+    env = Breaking()
+    env.broken_reward = broken_reward
+    distribution = TaskDistribution(env, {"length": Uniform(1, 9), "broken": Uniform(0, 9)})
+    policy = policy_for(distribution)
+    env.steps_per_graph = steps_per_graph
+    env.capture_rollouts(policy, recorded)
+
+    def roll_out(broken: list[float]) -> Episodes:
+        tasks = {"length": torch.full((3,), 99.0), "broken": torch.tensor(broken)}
+        return collect(env.bind(tasks, 2), policy, params_for(policy, 3, 1), rng(1))
+
+    assert roll_out([0.0, 0.0, 0.0]).env_steps == 3 * 2 * env.horizon
+    kind = "reward" if broken_reward else "observation"
+    with pytest.raises(FloatingPointError, match=rf"'broken': 5.*task 1 of .*{kind} that is not finite at step 5 of"):
+        roll_out([0.0, 5.0, 0.0])
 
 
 def test_an_episode_of_one_step_is_captured() -> None:

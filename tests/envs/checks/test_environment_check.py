@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from metarl.cli.main import main
 from metarl.envs.checks.environment_check import EnvironmentCheck, check_environment
-from metarl.envs.checks.finding import Finding
+from metarl.envs.checks.finding import Finding, interval
 from metarl.envs.checks.layout import action_lines
 from metarl.envs.checks.live_env import changes_when_repeated, warn_where_repeats_differ
 from metarl.envs.checks.trace import Trace, first_difference, random_actions
@@ -31,6 +31,29 @@ from tests.helpers.workbench import complaint
 HERE = "tests.envs.checks.test_environment_check"
 QUICK = 0.2
 """Seconds of a check in these tests."""
+
+
+class Moving:
+    """A running mean of rewards that nothing holds still."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self.var = 1.0
+        self.count = 0
+
+
+class Divided(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Divides rewards by what it has seen of them."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.reward_rms = Moving()
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Divide."""
+        obs, reward, *rest = self.env.step(action)
+        self.reward_rms.count += 1
+        return obs, float(reward) / self.reward_rms.count, *rest
 
 
 class Rail(gymnasium.Env[Any, Any]):
@@ -131,6 +154,14 @@ def tasks_of(make: Callable[..., Any], *names: str) -> GymnasiumTasks:
     return GymnasiumTasks(make.__name__, ranges, make=make, horizon=12, num_workers=0)
 
 
+class FarOutside(Rail):
+    """Observes 40 and more in [−10, 10]."""
+
+    def observed(self) -> Any:
+        """What is seen."""
+        return np.array([40 + self.place], np.float32)
+
+
 def set_unused(env: Any, task: Any) -> None:
     """Write where nothing reads."""
     env.unwrapped.weight = float(task["mass"])
@@ -149,6 +180,9 @@ DISTRIBUTIONS: dict[str, Callable[[], TaskDistribution]] = {
         "rail", {"mass": Uniform(0.5, 2.0)}, make=Rail, set_task=set_unused, horizon=12, num_workers=0
     ),
     "corridor": corridor,
+    "normalised": lambda: tasks_of(lambda **task: gymnasium.wrappers.NormalizeReward(Rail(**task))),
+    "divided": lambda: tasks_of(lambda **task: Divided(Rail(**task))),
+    "far_outside": lambda: tasks_of(FarOutside),
     "ignoring": lambda: TaskDistribution(
         PointNavigation(horizon=9), {"goal": Uniform(-1, 1, shape=(2,)), "wind": Uniform(0, 1)}
     ),
@@ -192,6 +226,36 @@ def test_a_fault_is_found(name: str, topic: str, text: str) -> None:
     assert set(found) == {topic}
     assert text in found[topic].text
     assert found[topic].advice
+
+
+@pytest.mark.filterwarnings("ignore:.*running statistic")
+@pytest.mark.parametrize(("name", "determinism"), [("normalised", "ok"), ("divided", "note")])
+def test_normalised_rewards_are_a_note_and_no_fault(name: str, determinism: str) -> None:
+    check = checked(name)
+    assert check.passed
+    notes = [finding for finding in check.findings if finding.topic == "rewards"]
+    assert "divides rewards by a running statistic" in notes[0].text
+    (found,) = (finding for finding in check.findings if finding.topic == "determinism")
+    assert found.level == determinism
+
+    # With the statistics held still, all that a check says of tasks is said.
+    effects = {finding.topic: finding.level for finding in check.findings if finding.topic.startswith("task")}
+    assert effects == dict.fromkeys(["task: goal", "task: mass"], "ok" if determinism == "ok" else "note")
+
+
+def test_all_that_is_to_be_known_of_observations_is_said() -> None:
+    check = checked("far_outside")
+    said = [finding.text for finding in check.findings if finding.topic == "observations"]
+    assert [text.split("; ")[1].split(":")[0] for text in said] == ["beyond ±10", "outside the observation space"]
+    assert said[1].endswith("index 0 [" + said[0].split("index 0 [")[1])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(1e6, 1e6 + 4, "[1000000, 1000004]"), (-0.5, 2 / 3, "[-0.5, 0.6667]"), (3.0, 3.0, "[3, 3]")],
+)
+def test_the_digits_of_a_range_tell_its_ends_apart(low: float, high: float, text: str) -> None:
+    assert interval(low, high, 4) == text
 
 
 def test_the_attribute_that_reset_overwrites_is_named() -> None:
@@ -325,7 +389,8 @@ def test_a_yaml_file_is_checked_as_json(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["check", str(file), "--seconds", str(QUICK), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"]
-    assert found["observation"] == [{"name": "", "start": 0, "stop": 3, "space": found["observation"][0]["space"]}]
+    (field,) = found["observation"]
+    assert field.items() >= {"name": "", "start": 0, "stop": 3, "unit": ""}.items()
     assert {"task: g", "memory", "determinism"} <= {finding["topic"] for finding in found["findings"]}
 
 

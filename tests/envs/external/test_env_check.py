@@ -14,7 +14,7 @@ from gymnasium.spaces.utils import flatten
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward, RescaleAction, TimeLimit
 
 from metarl.agents.policies.reference import RandomPolicy
-from metarl.envs.external.env_check import read_step, require_no_running_statistics, same_layout
+from metarl.envs.external.env_check import close_or_warn, read_step, require_no_running_statistics, same_layout
 from metarl.envs.external.gymnasium_tasks import GymnasiumTasks
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.rollout import Episodes, collect
@@ -178,10 +178,27 @@ def test_an_environment_that_cannot_be_closed_is_warned_of() -> None:
         def close(self) -> None:
             raise OSError("the port is gone")
 
-    with pytest.warns(UserWarning, match=r"Stub: its close\(\) failed and was ignored: OSError: the port is gone"):
+    with pytest.warns(
+        UserWarning,
+        match=r"Stub on the task {'n': .*}: its close\(\) failed and was ignored: OSError: the port is gone",
+    ):
         distribution = tasks_of(lambda n: Stuck())
         assert roll_out(distribution, [1.0, 2.0]).env_steps == 4
         distribution.family.pool.close()
+
+
+def test_a_warning_in_a_worker_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Jammed(Stub):
+        def close(self) -> None:
+            raise OSError("the port is gone")
+
+    monkeypatch.setattr("metarl.envs.external.env_check.multiprocessing.parent_process", lambda: object())
+    for task in ("{'n': 1.0}", "{'n': 2.0}"):
+        close_or_warn(Jammed(), "Jammed", task)
+    line = "warning: Jammed on the task {'n': 1.0}: its close() failed and was ignored: OSError: the port is gone"
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
 
 
 def test_observations_without_a_number_are_refused() -> None:

@@ -23,9 +23,10 @@ def test_a_file_describes_parameters_units_splits_and_more(tmp_path: Path) -> No
     path = written(
         tmp_path,
         "env_id: Pendulum-v1\nhorizon: 12\nnum_workers: 0\n"
-        "task:\n  g: {uniform: [5, 15], units: m/s², ood: {uniform: [15, 20]}}\n",
+        "task:\n  g: {uniform: [5, 15], units: m/s², ood: {uniform: [15, 20]}}\nunits: ['', '', rad/s]\n",
     )
     distribution = from_yaml(path)
+    assert distribution.env.field_units == {"": "–, –, rad/s"}
     assert distribution.train == {"g": Uniform(5, 15, "m/s²")}
     assert distribution.ood == {"g": Uniform(15, 20, "m/s²")}
     assert distribution.horizon == 12

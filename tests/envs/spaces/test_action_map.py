@@ -251,6 +251,11 @@ def test_the_inverse_gives_an_action_that_becomes_the_same(native: Box) -> None:
     torch.testing.assert_close(on_torch(policy_action), own, rtol=1e-6, atol=1e-6)
 
 
+def test_actions_without_a_number_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"actions Box\(.*\(0,\).* hold no number"):
+        policy_action_space(Box(-1, 1, (0,)))
+
+
 @pytest.mark.parametrize("native", [Text(3), Dict(a=UNIT), Box(0, 1, (0,))])
 def test_other_spaces_are_refused_by_name(native: Space[Any]) -> None:
     with pytest.raises(ValueError, match="must be a Box"):

@@ -262,12 +262,12 @@ def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(
     ("normalize_obs", "baselines", "said"),
     [("on", ["ppo", "random"], True), ("auto", ["ppo"], False), ("off", ["ppo"], False), ("on", ["random"], False)],
 )
-def test_it_says_that_stable_baselines3_sees_other_inputs(normalize_obs: Any, baselines: list[str], said: bool) -> None:
+def test_it_says_what_stable_baselines3_sees(normalize_obs: Any, baselines: list[str], said: bool) -> None:
     """On a family of this project in torch, which 'auto' leaves as it is."""
     run = SimpleNamespace(config=TrainConfig(env="point-navigation/finn", normalize_obs=normalize_obs))
     plan = SimpleNamespace(labels=["maml", *baselines], pools={"maml": [run]}, distribution=SimpleNamespace(env=None))
     notes = Comparer(plan, None, None)._notes()  # type: ignore[arg-type]
-    assert [note.startswith("maml may normalise") and "ppo of Stable-Baselines3" in note for note in notes] == [
+    assert [note.startswith("where maml normalises") and "ppo of Stable-Baselines3" in note for note in notes] == [
         True
     ] * said
 

@@ -252,13 +252,17 @@ def test_the_code_on_the_card_runs(tmp_path: Path, space: Space[Any]) -> None:
 
 
 def test_the_card_says_which_index_holds_what(tmp_path: Path) -> None:
-    mlp(Box(-1, 1, (2,)), ROBOT_ACTIONS, EVERY_KIND).save(tmp_path / "policy", onnx=False)
+    policy = mlp(Box(-1, 1, (2,)), ROBOT_ACTIONS, EVERY_KIND)
+    policy.card["units"] = {"velocity": "m/s", "arm.1": "on|off"}
+    policy.save(tmp_path / "policy", onnx=False)
     card = (tmp_path / "policy" / "README.md").read_text()
     rows = [line for line in card.splitlines() if line.startswith("| ") and ("Box" in line or "Multi" in line)]
-    assert rows[0] == "| 0 … 3 | velocity | Box(-9.0, 9.0, (2, 2), float32) |"
-    assert [row.split(" | ")[:2] for row in rows[1:]] == [["| 7 … 11", "arm.0"], ["| 12 … 13", "arm.1"]]
-    assert "| 4 … 6 | mode | Discrete(3, start=1), one number for each choice |" in card
+    assert rows[0] == "| 0 … 3 | velocity | m/s | Box(-9.0, 9.0, (2, 2), float32) |"
+    places = [["| 7 … 11", "arm.0", "not stated"], ["| 12 … 13", "arm.1", r"on\|off"]]
+    assert [row.split(" | ")[:3] for row in rows[1:]] == places
+    assert "| 4 … 6 | mode | not stated | Discrete(3, start=1), one number for each choice |" in card
     assert '"kind"' not in card
+    assert load_policy(tmp_path / "policy").card["units"] == policy.card["units"]
 
 
 def test_saving_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
