@@ -199,6 +199,17 @@ class MAML(GradientLearner[MAMLConfig]):
 
     # ------------------------------------------------------------------ update
 
+    def kept_bytes(self, num_tasks: int, episodes: int, horizon: int) -> int:
+        """See Learner.kept_bytes: the derivatives that are kept from one Fisher product to the next."""
+        config = self.config
+        if config.outer != "trpo":
+            return 0
+
+        steps = num_tasks * max(1, round(config.fvp_fraction * episodes)) * horizon
+        arrays = 4 * self.sampling.support + 2
+        everything: int = torch.float32.itemsize * steps * arrays * sum(self.policy.sizes[1:-1])
+        return min(everything, int(config.fvp_memory * 1e6))
+
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See Learner.update; the trust region's KL weighs all tasks the same."""
         assert meta_batch.query is not None

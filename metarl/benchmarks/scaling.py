@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from metarl.errors import TrainingError
 from metarl.evaluation.plots import figure_bytes
+from metarl.run.config import DEFAULT_AGENT
 from metarl.run.files import write_atomically
 
 TRAINED_ITERATIONS = 12
@@ -193,7 +194,7 @@ def _measure_job(env: str, setting: Setting, num_threads: int) -> Point:
 
         layers = ("--hidden-sizes", str(setting.hidden_size), str(setting.hidden_size))
         job = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(setting.processes))
-        _run(*job, "-m", "metarl", "train", "maml", env, *_as_arguments(flags), *layers)
+        _run(*job, "-m", "metarl", "train", DEFAULT_AGENT, env, *_as_arguments(flags), *layers)
         lines = (Path(directory) / "job" / "metrics.jsonl").read_text().splitlines()
 
     finished = [json.loads(line)["seconds"] for line in lines]

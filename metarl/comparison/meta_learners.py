@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from metarl.agents.distillation import DistillationConfig
 from metarl.agents.learner import Learner
+from metarl.agents.teachers import TaughtConfig
 from metarl.baselines.references import reference_episodes
 from metarl.baselines.strategies import StrategyLearner
 from metarl.baselines.teachers import total_training_env_steps
@@ -114,8 +114,9 @@ def train_baseline(plan: Plan, directory: ComparisonDirectory, agent: str, seed:
 def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, seed: int) -> TrainConfig:
     """The agent's default preset, for as many environment steps as the plan allows."""
     config = default_config(agent, plan.env)
-    if isinstance(config.learner, DistillationConfig):
-        config = dataclasses.replace(config, learner=_taught_by_first_run(plan, config, config.learner))
+    if isinstance(config.learner, TaughtConfig):
+        learner = config.learner.taught_by(str(plan.runs[0].path), _affordable_teachers(plan, config))
+        config = dataclasses.replace(config, learner=learner)
 
     config = dataclasses.replace(
         config,
@@ -131,15 +132,13 @@ def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, see
     return resolve(config)
 
 
-def _taught_by_first_run(plan: Plan, config: TrainConfig, learner: DistillationConfig) -> DistillationConfig:
-    """As many teachers as leave the student at least half of the environment steps."""
-    first = plan.runs[0]
-    steps = load_learner(first)[1].adaptation_steps
+def _affordable_teachers(plan: Plan, config: TrainConfig) -> int:
+    """As many adapted policies of the first run as leave the student at least half of the environment steps."""
+    steps = load_learner(plan.runs[0])[1].adaptation_steps
 
     # Adapting one teacher takes an episode batch per step, and one more batch shows the student what it does.
     cost = (steps + 1) * config.episodes * plan.distribution.horizon
-    affordable = max(1, plan.training_env_steps // (2 * cost))
-    return dataclasses.replace(learner, teacher=str(first.path), num_teachers=min(learner.num_teachers, affordable))
+    return max(1, plan.training_env_steps // (2 * cost))
 
 
 # ---------------------------------------------------------------------- references

@@ -55,10 +55,10 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     data: dict[str, Any] = read_json(path, EvaluationForm)
     try:
         _require_lengths(data)
-        if "distillation" in data:
-            kept = data["distillation"]
+        if DistillationReport.name in data:
+            kept = data[DistillationReport.name]
             known = {name: kept[name] for name in DistillationReport.__dataclass_fields__ if name in kept}
-            parse(known, DistillationReport, "distillation")
+            parse(known, DistillationReport, DistillationReport.name)
     except SchemaError as error:
         raise UserError(f"{path}: {error}") from None
     return data

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarl.agents.distillation import Distillation
-from metarl.agents.learner import Section
+from metarl.agents.learner import Learner, Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
 from metarl.console import counted, format_number
@@ -299,8 +298,8 @@ class _Evaluated:
     batches: list[Episodes]
     generator: torch.Generator
 
-    def comparison_with_teachers(self, student: Distillation) -> DistillationReport | None:
-        """What a distilled student keeps of its teachers; None where the teacher is gone."""
+    def comparison_with_teachers(self, student: Learner) -> DistillationReport | None:
+        """What a student keeps of its teachers; None where the teacher is gone."""
         try:
             return distillation_report(self.run, student, self.distribution, self.tasks, self.batches, self.generator)
         except UserError as error:

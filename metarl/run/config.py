@@ -12,7 +12,6 @@ import numpy as np
 import tyro
 import yaml
 
-from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
 from metarl.envs.registry import env_label
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, LARGEST_SCALE, OWN_UNITS
@@ -102,7 +101,7 @@ class TrainConfig:
     start_from: str = ""
     name: str = ""
     run_dir: str = "runs"
-    learner: Any = field(default_factory=MAMLConfig)
+    learner: Any = field(default_factory=lambda: find_agent(DEFAULT_AGENT).config_class())
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from metarl.agents.distillation import Teachers
 from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
+from metarl.agents.teachers import Teachers
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
 from metarl.envs.checks.live_env import warn_where_repeats_differ
