@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import UserError
-from metarl.run.reference_runs import reference_run, reference_runs
+from metarl.run.find_run import reference_run, reference_runs
 
 MOST_RUNS = 40
 """TensorBoard selects none of its runs where there are more: every chart is empty then."""
