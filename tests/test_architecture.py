@@ -17,7 +17,7 @@ ROOMS = (
     ("metarl.cli.flags",),
     ("metarl.benchmarks", "metarl.comparison"),
     ("metarl.reporting", "metarl.training"),
-    ("metarl.training.logs",),
+    ("metarl.training.logs", "metarl.training.machine"),
     ("metarl.baselines", "metarl.rendering", "metarl.deployment"),
     ("metarl.run",),
     ("metarl.evaluation",),

@@ -38,7 +38,7 @@ from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig, with_settings
 from metarl.run.presets import default_config
 from metarl.run.run_directory import RunDirectory
-from metarl.training.memory import keep_freed_memory
+from metarl.training.machine.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import pandas

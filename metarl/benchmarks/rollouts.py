@@ -20,7 +20,7 @@ from metarl.envs.rollout import advance, begin, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.evaluation.memory import available_bytes
-from metarl.training.accelerate import use_graphs
+from metarl.training.machine.accelerate import use_graphs
 
 NUM_TASKS = 40
 EPISODES = {"cpu": (1, 4, 20, 100, 400), "cuda": (20, 100, 1_000, 4_000, 16_000, 64_000, 256_000)}

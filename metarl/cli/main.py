@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, reason in outputs.reasons.items():
             code = code or _fail(f"{name} could not be written: {reason}", EXIT_TRAINING_FAILED)
     if _is_job():
-        from metarl.training import distributed
+        from metarl.training.machine import distributed
 
         distributed.leave(code)
     return code
@@ -233,7 +233,7 @@ def _torch_prepared() -> Iterator[None]:
     import torch
 
     from metarl.envs.spaces.precision import own_torch_settings
-    from metarl.training.memory import keep_freed_memory
+    from metarl.training.machine.memory import keep_freed_memory
 
     torch.set_num_threads(1)  # learners spread chunks of tasks over the cores instead
     keep_freed_memory()
@@ -245,7 +245,7 @@ def _is_job() -> bool:
     """Whether torchrun started this process as one of several; PyTorch is imported only under torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
-    from metarl.training import distributed
+    from metarl.training.machine import distributed
 
     return distributed.is_job()
 

@@ -33,11 +33,11 @@ from metarl.run.presets import default_config
 from metarl.run.reproduce import settings_to_start_from
 from metarl.run.run_directory import RunDirectory
 from metarl.run.schema import read_text
-from metarl.training import distributed
-from metarl.training.accelerate import compile_env
 from metarl.training.curriculum import make_curriculum
 from metarl.training.logs.run_log import RunLog, check_logger, where_to_watch
-from metarl.training.memory import check_memory
+from metarl.training.machine import distributed
+from metarl.training.machine.accelerate import compile_env
+from metarl.training.machine.memory import check_memory
 from metarl.training.trainer import Trainer, resolve
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))

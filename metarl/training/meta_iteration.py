@@ -16,9 +16,9 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.evaluation.adaptation import Sampler, adaptation_loop, rollouts_in
 from metarl.run.config import TrainConfig
-from metarl.training import distributed
 from metarl.training.curriculum import Curriculum
 from metarl.training.logs.run_log import MetaIteration
+from metarl.training.machine import distributed
 
 FIRST_EPISODES = 2
 """Episodes of each task that are played before the first iteration where observations may have to be normalised."""

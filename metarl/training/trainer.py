@@ -41,8 +41,6 @@ from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress
 from metarl.run.config import TrainConfig, to_json
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
-from metarl.training import distributed
-from metarl.training.accelerate import compile_env, first_use, use_graphs
 from metarl.training.curriculum import make_curriculum
 from metarl.training.logs.run_log import (
     CURRICULUM_TASKS,
@@ -51,7 +49,9 @@ from metarl.training.logs.run_log import (
     MetaIteration,
     RunLog,
 )
-from metarl.training.memory import out_of_memory
+from metarl.training.machine import distributed
+from metarl.training.machine.accelerate import compile_env, first_use, use_graphs
+from metarl.training.machine.memory import out_of_memory
 from metarl.training.meta_iteration import first_look, run_meta_iteration
 from metarl.training.progress import Reporter, make_reporter
 from metarl.training.stopping import StopRequest, stop_requests

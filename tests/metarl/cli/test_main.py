@@ -139,7 +139,7 @@ def test_only_train_runs_on_several_processes(
     for variable, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(variable, value)
     left: list[int] = []
-    monkeypatch.setattr("metarl.training.distributed.leave", left.append)
+    monkeypatch.setattr("metarl.training.machine.distributed.leave", left.append)
     main(["agents"])
     assert left == [2]
     expected = "only 'metarl train' runs on several processes; start the others without torchrun"
