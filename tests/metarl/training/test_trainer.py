@@ -145,7 +145,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path, monkeypa
     def summary(batches: list[Episodes], *more: Any) -> Evaluation:
         return replace(summarize(batches, *more), returns=np.array([[-9.0], [next(scores)]]))
 
-    monkeypatch.setattr("metarl.training.trainer.summarize", summary)
+    monkeypatch.setattr("metarl.training.validation.summarize", summary)
     run = train(tmp_path, "--iterations", "5")
     progress = read_checkpoint(run / "checkpoints" / "best.safetensors").progress
     assert (progress.iteration, progress.best_validation) == (2, -3.0)
