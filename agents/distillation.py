@@ -37,7 +37,7 @@ class DistillationConfig(MAMLConfig, TaughtConfig):
             "teacher-student": KL(teacher ‖ student), which covers all that it does.
         temperature: softens the teachers: density ∝ p^(1/temperature).
         future_credit: weight of the credit that an action gets for the divergence later in its episode; 1 makes it the
-            gradient of the expected sum; 0: none. Only on the student's own states.
+            gradient of the expected sum; 0 = none. Only on the student's own states.
     """
 
     teacher: str = ""

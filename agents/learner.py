@@ -263,7 +263,7 @@ class GradientLearnerConfig(Protocol):
 
     Attributes:
         policy: the policy network.
-        task_chunk: tasks that are handled at once; 0: see `metarl.agents.gradients.parallel.task_slices`.
+        task_chunk: tasks that are handled at once; 0 = see `metarl.agents.gradients.parallel.task_slices`.
     """
 
     @property

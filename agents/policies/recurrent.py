@@ -57,7 +57,7 @@ class RecurrentConfig:
         separate_networks: values have a recurrent unit of their own.
         init_log_std: initial log standard deviation of a Gaussian policy, in units of the action.
         cell: recurrent unit: "gru" or "lstm".
-        memory_steps: the units remember 1 to this many steps at first, each another number; 0: all about one step.
+        memory_steps: the units remember 1 to this many steps at first, each another number; 0 = all about one step.
         input_gain: factor on the initial weights of the recurrent unit's inputs.
     """
 
@@ -247,7 +247,7 @@ class RecurrentPolicy:
             action: (N, T, A), or (N, T) integers, taken at each step.
             reward: (N, T), earned at each step.
             begins: (N, T), 1 where an episode begins.
-            truncation: steps after which no gradient flows back through the memory; 0: it flows through all.
+            truncation: steps after which no gradient flows back through the memory; 0 = it flows through all.
 
         Returns:
             Distributions (N, T, …) and values (N, T), in units of the scale that the learner gives them.

@@ -172,9 +172,9 @@ def _compare(
         ours: the student's episodes after k = 0 … K adaptation steps.
         references: those of the random policy, and of the oracle where the family has one.
     """
-    zero = _task_returns(references["random"])
+    of_random = _task_returns(references["random"])
     # Without an oracle the teachers are the best that is known of a task.
-    one = _task_returns(references.get("oracle", theirs.episodes))
+    of_best = _task_returns(references.get("oracle", theirs.episodes))
 
     return DistillationReport(
         teacher=teacher,
@@ -184,8 +184,8 @@ def _compare(
         student_parameters=_num_parameters(learner.begin(1).params),
         teacher_return=float(_task_returns(theirs.episodes).mean()),
         student_return=[float(_task_returns(batch).mean()) for batch in ours],
-        teacher_score=_mean_score(theirs.episodes, zero, one),
-        student_score=[_mean_score(batch, zero, one) for batch in ours],
+        teacher_score=_mean_score(theirs.episodes, of_random, of_best),
+        student_score=[_mean_score(batch, of_random, of_best) for batch in ours],
         divergence=[_divergence(learner, theirs.teachers, batch) for batch in ours],
     )
 
@@ -213,9 +213,9 @@ def _task_returns(episodes: Episodes) -> np.ndarray:
     return np.asarray(episodes.returns.double().mean(dim=1).cpu().numpy())
 
 
-def _mean_score(episodes: Episodes, zero: np.ndarray, one: np.ndarray) -> float:
-    """Mean normalised score over tasks, of which (M,) returns `zero` score 0 and (M,) returns `one` score 1."""
-    return float(normalized(_task_returns(episodes), zero, one).mean())
+def _mean_score(episodes: Episodes, of_random: np.ndarray, of_best: np.ndarray) -> float:
+    """Mean normalised score over tasks: 0 is the return of the random policy, (M,), 1 that of the best one, (M,)."""
+    return float(normalized(_task_returns(episodes), of_random, of_best).mean())
 
 
 def _divergence(learner: Learner, teachers: Teachers, batch: Episodes) -> float:

@@ -393,7 +393,7 @@ def _check_teachers(teachers: Teachers, distribution: TaskDistribution) -> None:
         ValueError: names the tensor.
     """
     num_teachers = num_tasks_of(teachers.tasks) if teachers.tasks else 0
-    expected = {f"task.{name}": (num_teachers, *one.shape) for name, one in distribution.train.items()}
+    expected = {f"task.{name}": (num_teachers, *range_.shape) for name, range_ in distribution.train.items()}
     for name, shape in teachers.policy.shapes.items():
         expected[f"params.{name}"] = (num_teachers, *shape)
 

@@ -307,8 +307,8 @@ def completion_script(shell: str) -> str:
     forms["train"] = flags_in_groups(default_train([]))
     every_command: Any = None
     for name, form in forms.items():
-        one: Any = Annotated[form, tyro.conf.subcommand(name)]
-        every_command = one if every_command is None else every_command | one
+        command: Any = Annotated[form, tyro.conf.subcommand(name)]
+        every_command = command if every_command is None else every_command | command
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):

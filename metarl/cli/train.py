@@ -104,7 +104,10 @@ class Train(TrainConfig, Trust):
 
     def execute(self, console: Console) -> int:
         """Train, evaluate on held-out tasks, and say what to do next; under torchrun as one process of several."""
-        return self._train_seeds(console) if self.seeds else self.train(console)[0]
+        if self.seeds:
+            return self._train_seeds(console)
+        code, _ = self.train(console)
+        return code
 
     def _train_seeds(self, console: Console) -> int:
         """One run after the other for each of the seeds; the first that is stopped or fails is the last."""

@@ -42,7 +42,7 @@ class CompareConfig(RunAccess):
         steps: K, adaptation steps of the meta-learners; by default as many as each was trained for.
         quick: a first look: fewer tasks and steps, and baselines trained here get a fifth of the meta-training.
         device: of the meta-learners: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
-        num_threads: CPU threads, and processes for SB3; 0 takes one per core.
+        num_threads: CPU threads, and processes for SB3; 0 = one per core.
         sb3_settings: arguments for Stable-Baselines3 on the new tasks, as JSON: '{"ppo": {"gamma": 0.9}}'.
         out: directory of the comparison; by default run_dir/comparison-ENV. Work done there before is not done again.
     """

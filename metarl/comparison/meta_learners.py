@@ -45,7 +45,7 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
 
 def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:
     def trained() -> Learner:
-        return load_learner(run, BEST, plan.device)[1]
+        return load_learner(run, BEST, plan.device).learner
 
     return _measure_adaptation(plan, directory, label, {"checkpoint": checkpoint_digest(run)}, trained)
 
@@ -134,7 +134,7 @@ def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, see
 
 def _affordable_teachers(plan: Plan, config: TrainConfig) -> int:
     """As many adapted policies of the first run as leave the student at least half of the environment steps."""
-    steps = load_learner(plan.runs[0])[1].adaptation_steps
+    steps = load_learner(plan.runs[0]).learner.adaptation_steps
 
     # Adapting one teacher takes an episode batch per step, and one more batch shows the student what it does.
     cost = (steps + 1) * config.episodes * plan.distribution.horizon
@@ -154,7 +154,7 @@ def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> M
     config = plan.runs[0].config
 
     def initial() -> Learner:
-        return build(config, torch.Generator(plan.device).manual_seed(seed))[1]
+        return build(config, torch.Generator(plan.device).manual_seed(seed)).learner
 
     agent = {"learner": dataclasses.asdict(config.learner), "seed": seed}
     return _measure_adaptation(plan, directory, "untrained", agent, initial)
@@ -164,7 +164,7 @@ def measure_strategy(plan: Plan, directory: ComparisonDirectory, name: str) -> C
     """A classical strategy in trials of as many episodes as the first run's agent has batches."""
     steps = plan.config.steps
     if steps is None:
-        steps = load_learner(plan.runs[0], BEST, plan.device)[1].adaptation_steps
+        steps = load_learner(plan.runs[0], BEST, plan.device).learner.adaptation_steps
 
     def strategy() -> Learner:
         return StrategyLearner(name, plan.distribution.env, steps, rollout_generator(torch.device(plan.device), seed=1))

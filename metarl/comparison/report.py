@@ -87,9 +87,9 @@ def headlines(comparison: Comparison) -> list[str]:
     subject = comparison.subject
     last_step = len(subject.env_steps) - 1
     efficiencies = [
-        _efficiency_line(one, comparison)
-        for one in comparison.sample_efficiencies
-        if one.meta_learner == subject.label and one.adaptation_step == last_step
+        _efficiency_line(efficiency, comparison)
+        for efficiency in comparison.sample_efficiencies
+        if efficiency.meta_learner == subject.label and efficiency.adaptation_step == last_step
     ]
     pairs = [_pairwise_line(pair, comparison.equal_env_steps) for pair in comparison.pairwise_comparisons]
 

@@ -253,5 +253,5 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _numbers(value: Any) -> str:
     """A number, or nested lists of numbers, as --task takes them: "0.3,0.2"."""
     if isinstance(value, list):
-        return ",".join(_numbers(one) for one in value)
+        return ",".join(_numbers(number) for number in value)
     return f"{value:g}"

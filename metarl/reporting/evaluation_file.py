@@ -90,7 +90,7 @@ def _require_lengths(data: dict[str, Any]) -> None:
         _require_length(f"interpretation.{name}", found[name], points - 1)
         for number, row in enumerate(found[name]):
             _require_length(f"interpretation.{name}[{number}]", row, parameters)
-            if [one is None for one in row] != [one is None for one in found["relative_change_mean"][number]]:
+            if [value is None for value in row] != [value is None for value in found["relative_change_mean"][number]]:
                 raise SchemaError(f"interpretation.{name}[{number}]", "has no value where the mean has one")
 
 

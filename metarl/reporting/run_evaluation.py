@@ -284,8 +284,8 @@ def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int
     if not task:
         return distribution.sample(num_tasks, split, generator)
 
-    one = distribution.parse_task(task)
-    return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()}
+    parsed = distribution.parse_task(task)
+    return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in parsed.items()}
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def boards_of(path: Path) -> list[Board]:
         UserError: it holds no events.
     """
     name = path.resolve().name
-    boards = [Board(one.directory, f"{name}/{one.name}".removesuffix("/.")) for one in boards_below(path)]
+    boards = [Board(board.directory, f"{name}/{board.name}".removesuffix("/.")) for board in boards_below(path)]
     if not boards:
         raise UserError(f"{path} holds nothing for TensorBoard: no events.out.tfevents file lies in it")
     return boards

@@ -73,8 +73,8 @@ class Trust:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAccess(Trust):
-    """What the commands on trained runs share: where runs are looked for, and where they compute.
+class RunPlaces:
+    """Where runs are looked for, and where they compute.
 
     Attributes:
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
@@ -83,3 +83,8 @@ class RunAccess(Trust):
 
     device: str = "auto"
     run_dir: str = "runs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAccess(Trust, RunPlaces):
+    """What the commands on trained runs share."""

@@ -243,7 +243,7 @@ class RunDirectory:
         """
         self._check_kinds_of_files()
         if self.checkpoints.iterations():
-            newest, _ = self.checkpoints.load_newest_good()
+            newest = self.checkpoints.load_newest_good().checkpoint
             self._check_no_metrics_lost(newest.progress.iteration)
             return
 

@@ -31,7 +31,7 @@ from metarl.run.build import (
     restore_observations,
     warn_of_changed_sources,
 )
-from metarl.run.checkpoint import BEST, Checkpoint, Progress
+from metarl.run.checkpoint import BEST, Checkpoint, NewestCheckpoint, Progress
 from metarl.run.config import TrainConfig, to_json
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
@@ -432,7 +432,7 @@ class Trainer:
             say(self.console, f"warning: {self.run.path} has no metrics; they begin anew where training goes on")
         self._rewind_metrics(checkpoint.progress.iteration)
 
-    def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
+    def _newest_checkpoint(self) -> NewestCheckpoint | None:
         """The checkpoint to resume and what was wrong with newer ones; None where the run begins."""
         self.run.check_can_resume()
         return self.run.checkpoints.load_newest_good() if self.run.checkpoints.iterations() else None

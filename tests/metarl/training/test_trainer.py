@@ -160,8 +160,8 @@ def test_rates_chosen_when_training_ends_belong_to_the_best_policy(tmp_path: Pat
     factors = best.tensors["rate_factors"].tolist()
     assert len(factors) == 1 and factors[0] < 1
     directory = RunDirectory.open(str(run))
-    assert load_learner(directory)[1].rate_factors == tuple(factors)
-    assert load_learner(directory, "last")[1].rate_factors == ()
+    assert load_learner(directory).learner.rate_factors == tuple(factors)
+    assert load_learner(directory, "last").learner.rate_factors == ()
 
     last = checkpoint_file(run, ITERATIONS)
     progress = read_checkpoint(last).progress
