@@ -113,14 +113,18 @@ class RecurrentPolicy:
         if isinstance(observation_space, FlatImage):
             raise ValueError("a recurrent policy has no convolutions for images: train reptile or multitask on them")
         self.config = config
+
         # Which spaces there are, and which distributions belong to them, a policy without memory knows.
         self._plain = MLPPolicy(observation_space, action_space)
         self.gaussian = self._plain.gaussian
         self.num_observations = self._plain.sizes[0]
         self.num_outputs = self._plain.sizes[-1]
         self.observations = self._plain.observations
+
+        # Beside the observation it sees what it did, what that paid, and where an episode begins.
         self.sizes = (self.num_observations, 3 * config.recurrent_size, *config.hidden_sizes, self.num_outputs)
         self.num_inputs = self.num_observations + self.num_outputs + 2
+
         self.cell: Cell = CELLS[config.cell]
         self.heads = {
             "policy": _Head("policy", self._head_sizes(self.num_outputs)),

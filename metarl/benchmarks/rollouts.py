@@ -155,7 +155,8 @@ def _growing_rates(
 ) -> tuple[list[RolloutRate], str | None]:
     """Rates of ever larger batches until one does not fit, and why the last one could not be captured."""
     env = distribution.task_env
-    policy, params = learner.policy, learner.begin(NUM_TASKS).params
+    policy = learner.policy
+    params = learner.begin(NUM_TASKS).params
     device = generator.device
 
     def rate(episodes: int) -> float:

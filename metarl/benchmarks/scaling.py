@@ -119,10 +119,11 @@ def write(points: Sequence[Point], env: str, out: Path) -> list[Path]:
     writer.writeheader()
     writer.writerows(rows)
 
-    table, picture = out / "scaling.csv", out / "scaling.png"
+    table = out / "scaling.csv"
+    figure = out / "scaling.png"
     write_atomically(table, text.getvalue().encode())
-    write_atomically(picture, figure_bytes(_figure(points, env)))
-    return [table, picture]
+    write_atomically(figure, figure_bytes(_figure(points, env)))
+    return [table, figure]
 
 
 def _figure(points: Sequence[Point], env: str) -> Figure:

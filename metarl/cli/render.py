@@ -165,7 +165,8 @@ def _title(config: TrainConfig) -> str:
 
 def _weakest(heat: HeatMap, distribution: TaskDistribution) -> str:
     """The task with the lowest return after adaptation, in the training range where the grid has tasks of it."""
-    worst, grid = heat.weakest, heat.grid
+    worst = heat.weakest
+    grid = heat.grid
     varied = [name for name in distribution.train if name not in grid.fixed]
     task = {name: grid.tasks[name][worst : worst + 1] for name in varied}
 

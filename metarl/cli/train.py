@@ -220,12 +220,16 @@ def _check_before_writing(config: TrainConfig) -> None:
     """
     check_teacher(config)
     check_logger(config.logger)
+
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
     if config.start_from:
         _check_start(RunDirectory.open(config.start_from, config.run_dir), config, learner)
+
     check_memory(config, distribution, learner)
     check_teachers_memory(config, distribution)
+
+    # A user's own methods, tried on as many tasks as training will have.
     if isinstance(distribution.env, TaskEnv):
         check_task_env(distribution.env, distribution.sample(config.num_tasks, "train", generator), config.episodes)
     make_curriculum(config, learner)

@@ -39,7 +39,8 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
     measurements = [_measure_run(plan, directory, label, run) for run in runs]
     spent = [total_training_env_steps(run) for run in runs]
     validation = [run.last_progress().evaluation_env_steps for run in runs]
-    training, chosen = round(float(np.mean(spent))), round(float(np.mean(validation)))
+    training = round(float(np.mean(spent)))
+    chosen = round(float(np.mean(validation)))
     return make_curve(label, "meta-learner", training, measurements, chosen, plan.episodes_that_err)
 
 

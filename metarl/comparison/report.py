@@ -142,7 +142,8 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
 
 
 def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> str:
-    env_steps, needed = efficiency.env_steps, efficiency.needed
+    env_steps = efficiency.env_steps
+    needed = efficiency.needed
     reached = format_number(efficiency.target, ".2f")
     target = f"the {reached} that {efficiency.meta_learner} has after {env_steps:,.0f} steps on a new task"
     if not needed.value < float("inf"):

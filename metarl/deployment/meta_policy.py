@@ -203,7 +203,8 @@ class MetaPolicy:
         noise_scale: float = 1.0,
     ) -> AdaptationBudget:
         """The budget asked for, with what the run was trained with where nothing was."""
-        learner, agent = self._learner, self.run.config.agent
+        learner = self._learner
+        agent = self.run.config.agent
         if learner.adapts_in_memory != isinstance(learner.policy, ObservingPolicy):
             raise UserError(
                 f"{agent} makes no policy that runs alone: a policy with observe must learn in separate trials "

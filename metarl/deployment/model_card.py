@@ -211,7 +211,8 @@ def _code_of_parts(space: Space[Any], code: str) -> list[str]:
         case Discrete():
             return [f"numpy.eye({space.n})[int({code}) - {space.start}]"]
         case MultiDiscrete():
-            counts, first = space.nvec.ravel().tolist(), space.start.ravel().tolist()
+            counts = space.nvec.ravel().tolist()
+            first = space.start.ravel().tolist()
             return [f"*(numpy.eye(n)[i] for n, i in zip({counts}, numpy.ravel({code}) - {first}))"]
     return [f"numpy.ravel({code})"]
 

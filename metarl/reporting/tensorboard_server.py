@@ -57,7 +57,8 @@ def log_directory(runs: Sequence[str], run_dir: str) -> Iterator[tuple[Path, str
     """
     if runs:
         boards = [board for run in runs for board in boards_of(_find(run, run_dir))]
-        whole, left_out = None, 0
+        whole = None
+        left_out = 0
     else:
         whole = _directory_of_runs(run_dir)
         boards = boards_below(whole)

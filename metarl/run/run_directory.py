@@ -124,6 +124,7 @@ class RunDirectory:
         """
         parent = Path(config.run_dir)
         temporary = temporary_directory(parent / run_stem(config))
+
         try:
             parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(parent)

@@ -126,7 +126,8 @@ def parse(value: Any, form: Any, field: str = "") -> Any:
     if typing.is_typeddict(form):
         return _typed_dict(value, form, field)
 
-    origin, arguments = typing.get_origin(form), typing.get_args(form)
+    origin = typing.get_origin(form)
+    arguments = typing.get_args(form)
     if origin is typing.Literal:
         if not any(type(value) is type(allowed) and value == allowed for allowed in arguments):
             raise _other(field, value, f"one of {', '.join(map(str, arguments))}")

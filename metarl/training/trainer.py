@@ -254,6 +254,7 @@ class Trainer:
             self._share_done(),
             self.generator,
         )
+
         self.progress = dataclasses.replace(
             self.progress,
             iteration=self.progress.iteration + 1,
@@ -282,9 +283,11 @@ class Trainer:
         try:
             yield
         except BaseException as error:
+            # What an iteration left half done is given up.
             self.state.restore(self._whole)
             self.progress = self._whole.progress
             saved = self._try_to_save()
+
             if isinstance(error, KeyboardInterrupt):
                 why = f" ({error})" if str(error) else ""
                 raise KeyboardInterrupt(f"interrupted in {self._doing}{why}; {saved}") from error

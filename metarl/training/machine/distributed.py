@@ -120,7 +120,8 @@ def broadcast(make: Any) -> Any:
     if num_processes() == 1:
         return make()
 
-    result, refusal = None, None
+    result = None
+    refusal = None
     if rank() == 0:
         try:
             result = make()
