@@ -121,8 +121,8 @@ class RecurrentPolicy:
         self.num_outputs = self._plain.sizes[-1]
         self.observations = self._plain.observations
 
-        # Beside the observation it sees what it did, what that paid, and where an episode begins.
         self.sizes = (self.num_observations, 3 * config.recurrent_size, *config.hidden_sizes, self.num_outputs)
+        # Beside the observation it sees what it did, what that paid, and where an episode begins.
         self.num_inputs = self.num_observations + self.num_outputs + 2
 
         self.cell: Cell = CELLS[config.cell]
