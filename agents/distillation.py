@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class DistillationConfig(MAMLConfig, TaughtConfig):
         """See TaughtConfig.teaching."""
         return Teaching(self.teacher, self.num_teachers, self.expert_env_steps, keep_episodes=self.states == "teacher")
 
-    def taught_by(self, teacher: str, at_most: int) -> "DistillationConfig":
+    def taught_by(self, teacher: str, at_most: int) -> Self:
         """See TaughtConfig.taught_by."""
         return replace(self, teacher=teacher, num_teachers=min(self.num_teachers, at_most))
 

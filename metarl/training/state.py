@@ -38,7 +38,7 @@ class TrainingState:
             "observations": self.learner.policy.observations.state_dict(),
             "curriculum": self.curriculum.state_dict(),
         }
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for part, state in parts.items():
             tensors |= {f"{part}.{name}": value for name, value in state.items()}
 
