@@ -37,7 +37,7 @@ class ChunkPool:
 
     Args:
         num_threads: threads; 1 computes in the calling thread. On a GPU one thread is enough.
-        task_chunk: tasks in a chunk; 0 chooses, see `task_slices`.
+        task_chunk: tasks in a chunk; 0 = see `task_slices`.
     """
 
     def __init__(self, num_threads: int, task_chunk: int = 0) -> None:
@@ -80,7 +80,7 @@ def task_slices(obs: Tensor, size: int, cpu_steps: int = CPU_CHUNK_STEPS) -> lis
 
     Args:
         obs: the batch's observations, (M, E, H, O).
-        size: tasks in a chunk; 0 takes as many as hold `cpu_steps` steps, on a GPU GPU_CHUNK_STEPS.
+        size: tasks in a chunk; 0 = as many as hold `cpu_steps` steps, on a GPU GPU_CHUNK_STEPS.
         cpu_steps: steps of a chunk on a CPU.
     """
     if size == 0:

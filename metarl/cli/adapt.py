@@ -49,7 +49,7 @@ class Adapt(AdaptationSelection):
         pause: --env: seconds between two episodes, or 'enter' to wait for the Enter key while a robot is put back.
         env_timeout: --env: seconds that a step or a reset may take; one that takes longer has failed, and what was
             collected before it is saved; 0 = unlimited.
-        resume: --env: go on with what an interrupted command left in OUT.unfinished; the other flags are as then.
+        resume: --env: go on with what an interrupted command left in OUT.unfinished; give the same flags again.
     """
 
     out: str

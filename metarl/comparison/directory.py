@@ -2,7 +2,7 @@
 
 runs/comparison-<env>/
 settings.json        what is compared
-cells/               one JSON file per measurement (see metarl.comparison.measurements), written when it is done
+measurements/        one JSON file per measurement (see metarl.comparison.measurements), written when it is done
 trained/             run directories of the baselines that were meta-trained here
 sb3/                 models of Stable-Baselines3 as zips, each with SB3's log as progress.csv
 comparison*          data and figures; see metarl.comparison.report
@@ -51,8 +51,9 @@ class ComparisonDirectory:
 
     @property
     def measurements(self) -> MeasurementStore:
-        """What was measured so far."""
-        return MeasurementStore(self.path / "cells")
+        """What was measured so far; in a directory of an earlier version it lies under that one's name."""
+        earlier = self.path / "cells"
+        return MeasurementStore(earlier if earlier.is_dir() else self.path / "measurements")
 
     @property
     def trained(self) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.agents.registry import AGENTS, find_agent, is_agent
+from metarl.agents.teachers import TaughtConfig
 from metarl.baselines.strategies import STRATEGIES, why_it_cannot_play
 from metarl.baselines.teachers import can_teach
 from metarl.comparison.config import (
@@ -300,11 +301,18 @@ def check_baselines(requested: Sequence[str], subject: RunDirectory, distributio
         if requested != DEFAULT_BASELINES:
             raise UserError(f"{subject.config.env} has no oracle; leave it out of --baselines")
         chosen.remove("oracle")
-    if "distill" in chosen and not can_teach(subject.config):
+    for name in filter(_is_student, list(chosen)):
+        if can_teach(subject.config):
+            continue
         if requested != DEFAULT_BASELINES:
-            raise UserError(f"{subject.config.agent} cannot teach a student; leave distill out of --baselines")
-        chosen.remove("distill")
+            raise UserError(f"{subject.config.agent} cannot teach a student; leave {name} out of --baselines")
+        chosen.remove(name)
     return chosen
+
+
+def _is_student(name: str) -> bool:
+    """Whether it is an agent that learns from teachers."""
+    return is_agent(name) and issubclass(find_agent(name).config_class, TaughtConfig)
 
 
 def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, dict[str, Any]]:

@@ -87,9 +87,9 @@ def headlines(comparison: Comparison) -> list[str]:
     subject = comparison.subject
     last_step = len(subject.env_steps) - 1
     efficiencies = [
-        _efficiency_line(one, comparison)
-        for one in comparison.sample_efficiencies
-        if one.meta_learner == subject.label and one.adaptation_step == last_step
+        _efficiency_line(efficiency, comparison)
+        for efficiency in comparison.sample_efficiencies
+        if efficiency.meta_learner == subject.label and efficiency.adaptation_step == last_step
     ]
     pairs = [_pairwise_line(pair, comparison.equal_env_steps) for pair in comparison.pairwise_comparisons]
 
@@ -156,7 +156,8 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
 
 
 def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> str:
-    env_steps, needed = efficiency.env_steps, efficiency.needed
+    env_steps = efficiency.env_steps
+    needed = efficiency.needed
     reached = format_number(efficiency.target, ".2f")
     target = f"the {reached} that {efficiency.meta_learner} has after {env_steps:,.0f} steps on a new task"
     if not needed.value < float("inf"):

@@ -82,7 +82,7 @@ class Section:
     @property
     def kept(self) -> list[str]:
         """How close a distilled student comes to its teachers, as sentences; empty for other agents."""
-        data = self.data.get("distillation")
+        data = self.data.get(DistillationReport.name)
         return DistillationReport.from_json(data).lines() if data else []
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -37,7 +38,33 @@ SOURCES = "source"
 """In a run of a user's own environment: the source files that it was trained with."""
 
 
-def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, Learner]:
+class Built(NamedTuple):
+    """What a configuration describes.
+
+    Attributes:
+        distribution: the tasks.
+        learner: as it is before any training.
+    """
+
+    distribution: TaskDistribution
+    learner: Learner
+
+
+class LoadedRun(NamedTuple):
+    """What a run holds.
+
+    Attributes:
+        distribution: the tasks.
+        learner: with the parameters of the checkpoint.
+        checkpoint: as it was read.
+    """
+
+    distribution: TaskDistribution
+    learner: Learner
+    checkpoint: Checkpoint
+
+
+def build(config: TrainConfig, generator: torch.Generator) -> Built:
     """Task distribution and untrained learner of a configuration.
 
     Args:
@@ -56,7 +83,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
         distribution.env.physics_determinism = config.physics_determinism
     if isinstance(distribution.env, GymnasiumFamily):
         distribution.env.set_timeout(config.env_timeout)
-    return distribution, make_learner(config, distribution, generator)
+    return Built(distribution, make_learner(config, distribution, generator))
 
 
 def make_learner(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> Learner:
@@ -129,9 +156,7 @@ class _TakenAsTheyAre(ObservationNormalizer):
         """See ObservationNormalizer.activate; it stays inactive."""
 
 
-def load_learner(
-    run: RunDirectory, which: str = BEST, device: str = "cpu"
-) -> tuple[TaskDistribution, Learner, Checkpoint]:
+def load_learner(run: RunDirectory, which: str = BEST, device: str = "cpu") -> LoadedRun:
     """The task distribution and the learner of a run, with the parameters of one of its checkpoints.
 
     Args:
@@ -147,7 +172,7 @@ def load_learner(
     restore_observations(run, distribution)
     warn_of_changed_sources(run, distribution)
     restore_learner(learner, checkpoint, run.checkpoints.path_of(which))
-    return distribution, learner, checkpoint
+    return LoadedRun(distribution, learner, checkpoint)
 
 
 def restore_learner(learner: Learner, checkpoint: Checkpoint, path: Path) -> None:
@@ -198,7 +223,7 @@ def keep_observations(run: RunDirectory, distribution: TaskDistribution) -> None
 
 
 def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> None:
-    """Show a run's policy what it was trained on, in that order; runs from before this was kept are left as they are.
+    """Show a run's policy what it was trained on, in that order; old runs, which kept nothing, are left as they are.
 
     Raises:
         UserError: the file is damaged, or the environment has other fields by now.

@@ -12,7 +12,6 @@ import numpy as np
 import tyro
 import yaml
 
-from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
 from metarl.envs.registry import env_label
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, LARGEST_SCALE, OWN_UNITS
@@ -58,8 +57,8 @@ class TrainConfig:
         curriculum_fresh: share of new tasks in each meta-iteration.
         curriculum_correction: weight tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
         action_scale: span s of actions where a Box space has no bounds, in the environment's units: a policy's [-1, 1]
-            becomes [-s, s], or 2 s beside the one bound that there is. Finite bounds need none. 0 is what runs of
-            before did: torch environments got a policy's actions without stretching.
+            becomes [-s, s], or 2 s beside the one bound that there is. Finite bounds need none. 0 = what old
+            runs did: torch environments got a policy's actions without stretching.
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
         cuda_graphs: 'auto' runs rollouts, adaptation and updates as CUDA graphs on a GPU; 'off' runs them one operation
             at a time, with the same numbers up to rounding.
@@ -102,7 +101,7 @@ class TrainConfig:
     start_from: str = ""
     name: str = ""
     run_dir: str = "runs"
-    learner: Any = field(default_factory=MAMLConfig)
+    learner: Any = field(default_factory=lambda: find_agent(DEFAULT_AGENT).config_class())
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
@@ -179,7 +178,7 @@ def from_plain(data: Any) -> TrainConfig:
     except ValueError as error:
         raise UserError(str(error)) from None
     learner = parse(data.get("learner", {}), agent.config_class, "learner")
-    # A run of before there were these: what its policy does and sees must stay as it was.
+    # A run of an earlier version lacks these: what its policy does and sees must stay as it was.
     data = {"action_scale": OWN_UNITS, "normalize_obs": "off"} | data
     return typing.cast(TrainConfig, parse(data | {"learner": learner}, TrainConfig))
 

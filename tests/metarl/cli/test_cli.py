@@ -24,7 +24,7 @@ from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TRAINING_FAILED
 from metarl.run.build import build
 from metarl.run.config import MAX_SEED
 from metarl.run.presets import default_config, presets_for
-from metarl.training.memory import check_memory
+from metarl.training.machine.memory import check_memory
 from tests.helpers.workbench import (
     ENV,
     EPISODES,

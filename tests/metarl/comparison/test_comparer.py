@@ -293,7 +293,7 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
     compare(baselines="random oracle")
     assert (DIRECTORY.with_name(DIRECTORY.name + "-2") / "comparison.json").is_file()
     compare("--out", str(DIRECTORY), baselines="random oracle")
-    assert len(list((DIRECTORY / "cells").glob("maml-*.json"))) == 1
+    assert len(list((DIRECTORY / "measurements").glob("maml-*.json"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_an_interrupted_comparison_ends_as_one_that_was_not(
 
 def test_a_measurement_that_cannot_be_read_is_measured_again(workplace: Path) -> None:
     first = compare(baselines="random")
-    for file in (DIRECTORY / "cells").iterdir():
+    for file in (DIRECTORY / "measurements").iterdir():
         file.write_text(file.read_text()[:30])
     assert without_seconds(compare(baselines="random")) == without_seconds(first)
 

@@ -47,7 +47,7 @@ MOMENTS = {
     "right after the second checkpoint": Moment(SAVE, 2, after=True),
     "within the second iteration": Moment(UPDATE, 2),
     "while a checkpoint is written": Moment("os.fsync", 6),
-    "within a validation": Moment("metarl.training.trainer.summarize", 3),
+    "within a validation": Moment("metarl.training.validation.summarize", 3),
     "between metrics and checkpoint": Moment(SAVE, 3),
     "after the last checkpoint": Moment("metarl.reporting.run_evaluation.adaptation_episodes", 1),
 }
