@@ -14,7 +14,7 @@ from metarl.envs.env_family import EnvFamily, require_horizon
 from metarl.envs.rollout import BatchedEnv
 from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Range, Task, num_tasks_of, select_tasks
+from metarl.envs.task_space import Range, Task, named_once, num_tasks_of, select_tasks
 
 FROZEN_SIZE = 1000
 """Number of tasks in each frozen list: validation, test and ood."""
@@ -282,7 +282,7 @@ def _parse_task_text(text: str) -> dict[str, Any]:
     """Read a JSON object or 'name=1,2 other=3'."""
     if text.lstrip().startswith("{"):
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=named_once)
         except RecursionError:
             raise ValueError(f"task {text!r:.80} is not valid JSON: nested too deep") from None
         except ValueError as error:

@@ -73,10 +73,10 @@ def make_learner(config: TrainConfig, distribution: TaskDistribution, generator:
 
 
 def _require_memory(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> None:
-    """Refuse a network that does not fit, before it is made.
+    """Refuse a network that does not fit, or not as often as a task's adaptation steps change it, before it is made.
 
     Raises:
-        UserError: names its size.
+        UserError: names its size, or the number of steps.
     """
     settings = getattr(config.learner, "policy", None)
     if not isinstance(settings, PolicyConfig):
@@ -84,6 +84,11 @@ def _require_memory(config: TrainConfig, distribution: TaskDistribution, generat
     policy = make_policy(distribution.observation_space, distribution.action_space, settings)
     what = f"{policy.num_parameters:,} parameters of hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
     require_memory(parameter_bytes(policy.num_parameters, 0), what, "--hidden-sizes", generator.device)
+
+    # Learners make rates for each step when they are made.
+    steps = getattr(config.learner, "adaptation_steps", 0)
+    what = f"{policy.num_parameters:,} parameters in {steps} adaptation_steps"
+    require_memory(parameter_bytes(policy.num_parameters, steps), what, "--adaptation-steps", generator.device)
 
 
 def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:

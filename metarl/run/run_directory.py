@@ -431,7 +431,21 @@ def _read_config(path: Path) -> TrainConfig:
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
-    for source, trained_with in _recorded_configs(path):
+    require_as_trained(file, text)
+    return config
+
+
+def require_as_trained(file: Path, text: str) -> None:
+    """Refuse a configuration that is not the one which its run was trained with.
+
+    Args:
+        file: in the run; where it lies in no run, nothing is known of it.
+        text: the file's, a valid configuration.
+
+    Raises:
+        UserError: names what differs.
+    """
+    for source, trained_with in _recorded_configs(file.parent):
         try:
             different = differences(text, trained_with)
         except ValueError as error:
@@ -444,7 +458,6 @@ def _read_config(path: Path) -> TrainConfig:
             f"{file} is not the one that this run was trained with, by {source}: {'; '.join(different)}. Restore it, "
             f"or remove it: the run is then opened with what {source.name} says"
         )
-    return config
 
 
 def _config_of_checkpoints(path: Path) -> TrainConfig:
