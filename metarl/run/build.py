@@ -24,7 +24,7 @@ from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_sta
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.files import read_file, write_atomically
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import SOURCES, RunDirectory
 from metarl.run.schema import load_json, read_text
 
 OBSERVATION_FILE = "observation_space.json"
@@ -32,9 +32,6 @@ OBSERVATION_FILE = "observation_space.json"
 
 RATE_FACTORS = "rate_factors"
 """Among the tensors of the best checkpoint: `Learner.rate_factors`, (K,), once they were chosen; none: (0,)."""
-
-SOURCES = "source"
-"""In a run of a user's own environment: the source files that it was trained with."""
 
 
 def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, Learner]:

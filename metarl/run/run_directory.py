@@ -43,6 +43,7 @@ from metarl.run.files import (
     naming,
     open_file,
     remove_abandoned,
+    require_own_directories,
     temporary_directory,
     what_stands_at,
     write_atomically,
@@ -55,6 +56,8 @@ METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+SOURCES = "source"
+"""In a run of a user's own environment: the source files that it was trained with."""
 
 _WRITTEN = (
     CONFIG_FILE,
@@ -280,6 +283,7 @@ class RunDirectory:
         Raises:
             UserError: names what is something else.
         """
+        require_own_directories(self.path, (CHECKPOINTS, SOURCES))
         for pattern in _WRITTEN:
             for path in sorted(self.path.glob(pattern)):
                 found = what_stands_at(path)
