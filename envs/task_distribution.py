@@ -236,9 +236,11 @@ class TaskDistribution:
         """One task parameter, (1, …)."""
         train = self.train[name]
         try:
+            if _holds_truth_values(raw):  # torch would make 1 of true
+                raise TypeError
             value = torch.as_tensor(raw, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            raise ValueError(f"task parameter {name!r} must be numbers, got {raw!r}") from None
+            raise ValueError(f"task parameter {name!r} must be numbers, got {raw!r:.200}") from None
 
         # The short form "gain=0.5" gives a list even of one number.
         if value.ndim == 1 and len(value) == 1 and train.shape == ():
@@ -276,6 +278,13 @@ def _first_of_each(tasks: Task) -> list[int]:
     for index, row in enumerate(rows):
         first.setdefault(row.tobytes(), index)
     return list(first.values())
+
+
+def _holds_truth_values(raw: Any) -> bool:
+    """Whether true or false stands where a number should, alone or in a list."""
+    if isinstance(raw, list | tuple):
+        return any(_holds_truth_values(one) for one in raw)
+    return isinstance(raw, bool)
 
 
 def _parse_task_text(text: str) -> dict[str, Any]:

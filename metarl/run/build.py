@@ -1,6 +1,7 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -206,7 +207,7 @@ def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> N
         UserError: the file is damaged, or the environment has other fields by now.
     """
     file = run.path / OBSERVATION_FILE
-    if not (isinstance(distribution.env, GymnasiumFamily) and file.is_file()):
+    if not (isinstance(distribution.env, GymnasiumFamily) and os.path.lexists(file)):
         return
     try:
         space = space_from_json(load_json(read_text(file)))

@@ -486,7 +486,7 @@ def _recorded_configs(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield file, parse_json(text, dict[str, Any])
 
     # Before the first checkpoint, what the run began with.
-    if not store.iterations() and (path / METADATA_FILE).is_file():
+    if not store.iterations() and os.path.lexists(path / METADATA_FILE):
         config = read_json(path / METADATA_FILE, Metadata).get("config")
         if config:
             yield path / METADATA_FILE, config
