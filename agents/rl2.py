@@ -11,6 +11,8 @@ from torch import Tensor
 from metarl.agents.gradients.parallel import ChunkPool, task_slices
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
 from metarl.agents.learner import Adapted, Agent, Learner, MetaBatch, Preset, Sampling
+from metarl.agents.policies.memory.base import REWARD_SCALE, Distribution, MemoryPolicy, RecurrentConfig
+from metarl.agents.policies.memory.make import make_memory_policy
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import (
     Parameters,
@@ -21,7 +23,6 @@ from metarl.agents.policies.parameters import (
     map_parameters,
     unflatten_like,
 )
-from metarl.agents.policies.recurrent import REWARD_SCALE, Distribution, RecurrentConfig, RecurrentPolicy
 from metarl.agents.policies.validation import check_values
 from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.action_map import PolicySpace
@@ -206,7 +207,7 @@ class RL2(Learner):
         num_threads: CPU threads that share the chunks of trials; changes no result.
     """
 
-    policy: RecurrentPolicy
+    policy: MemoryPolicy
 
     def __init__(
         self,
@@ -217,7 +218,7 @@ class RL2(Learner):
         num_threads: int = 1,
     ) -> None:
         self.config = config
-        self.policy = RecurrentPolicy(observation_space, action_space, config.policy)
+        self.policy = make_memory_policy(observation_space, action_space, config.policy)
         steps = config.trial_episodes - 1
         self.sampling = Sampling(steps, support=steps, query=True, pooled=False)
 

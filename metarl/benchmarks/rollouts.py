@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.agents.learner import Learner, MetaBatch
 from metarl.agents.maml import MAML, MAMLConfig
+from metarl.agents.policies.memory.base import RecurrentConfig
 from metarl.agents.policies.mlp import PolicyConfig
-from metarl.agents.policies.recurrent import RecurrentConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.benchmarks.iteration import median_seconds
 from metarl.envs.registry import make_distribution

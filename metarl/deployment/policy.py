@@ -26,9 +26,10 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as serialize_tensors
 
 from metarl.agents.policies.cnn import CNNPolicy, make_policy
+from metarl.agents.policies.memory.base import MemoryPolicy, RecurrentConfig
+from metarl.agents.policies.memory.make import make_memory_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, map_parameters, shapes_of
-from metarl.agents.policies.recurrent import RecurrentConfig, RecurrentPolicy
 from metarl.deployment import export, model_card
 from metarl.deployment.memory_program import MemoryPolicyModule, read_memory, write_memory
 from metarl.envs.external.space_json import space_from_json, space_to_json
@@ -339,7 +340,7 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
 class _Network:
     """The network in policy.json."""
 
-    kind: Literal["MLPPolicy", "CNNPolicy", "RecurrentPolicy"]
+    kind: Literal["MLPPolicy", "CNNPolicy", "RecurrentPolicy", "FastWeightPolicy"]
     hidden_sizes: tuple[int, ...]
     activation: Literal["tanh", "relu"] | None = None
     recurrent: RecurrentConfig | None = None
@@ -354,7 +355,7 @@ class _Card(TypedDict):
     action_scale: NotRequired[float]
 
 
-def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy | RecurrentPolicy]:
+def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy | MemoryPolicy]:
     """Spaces and network, which are taken out of what policy.json holds.
 
     Raises:
@@ -402,7 +403,7 @@ _SPACES = ("observation_space", "action_space", "network_actions")
 def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     """What `load_policy` needs to build it again, of the networks that it knows."""
     described: dict[str, Any] = {"kind": type(network).__name__}
-    if isinstance(network, RecurrentPolicy):
+    if isinstance(network, MemoryPolicy):
         described |= {"hidden_sizes": list(network.config.hidden_sizes), "recurrent": asdict(network.config)}
     elif isinstance(network, MLPPolicy):
         described |= {"hidden_sizes": list(network.config.hidden_sizes), "activation": network.config.activation}
@@ -416,14 +417,14 @@ def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     return described
 
 
-def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy | RecurrentPolicy:
+def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy | MemoryPolicy:
     """Inverse of `_network_to_json` for the networks that it knows."""
     vector = vector_space(spaces["observation_space"], "the policy")
-    policy: MLPPolicy | RecurrentPolicy
-    if network.kind == RecurrentPolicy.__name__:
+    policy: MLPPolicy | MemoryPolicy
+    if network.kind in ("RecurrentPolicy", "FastWeightPolicy"):
         if network.recurrent is None:
             raise UserError("network.recurrent: is missing")
-        policy = RecurrentPolicy(vector, spaces["network_actions"], network.recurrent)
+        policy = make_memory_policy(vector, spaces["network_actions"], network.recurrent)
     elif network.activation is None:
         raise UserError("network.activation: is missing")
     else:

@@ -8,8 +8,8 @@ from gymnasium.spaces import Discrete
 from torch.utils import _pytree as pytree
 
 from metarl.agents.learner import MetaBatch
+from metarl.agents.policies.memory.base import RecurrentConfig
 from metarl.agents.policies.parameters import flatten
-from metarl.agents.policies.recurrent import RecurrentConfig
 from metarl.agents.rl2 import RL2, RL2Config, Trials, trial_advantages
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes
@@ -24,6 +24,7 @@ NETWORKS = {
     "observation again": RecurrentConfig(8, observation_again=True),
     "hypernetwork": RecurrentConfig(8, (4,), hypernetwork=True, embedding_size=3),
     "separate": RecurrentConfig(8, separate_networks=True),
+    "fast weights": RecurrentConfig(8, (4,), cell="fast-weights", memory_steps=5),
     "lstm": RecurrentConfig(8, (4,), hypernetwork=True, embedding_size=3, cell="lstm"),
 }
 ENVS = {"ends early": "cart-pole/mirrored", "continuous": "point-navigation/finn", "several choices": "grid-navigation"}

@@ -456,7 +456,7 @@ _metarl_names() {
   done
 
   case "$prev" in
-    --preset) names="default long maml-trpo one-step paper promp" ;;
+    --preset) names="default gru long maml-trpo one-step paper promp" ;;
     --resume | --start-from | --teacher) names="$runs" ;;
   esac
   if [ -z "$names" ] && [[ "$cur" != -* ]]; then

@@ -48,7 +48,7 @@ complete metarl \
         'n/--task-file/f/' \
         'n/--keep/(last best)/' \
         'n/--split/(test ood validation)/' \
-        'n/--preset/(default long maml-trpo one-step paper promp)/' \
+        'n/--preset/(default gru long maml-trpo one-step paper promp)/' \
         'n@{--resume,--start-from,--teacher,evaluate,compare,tensorboard,adapt,render,report}@`sh -c "ls runs/*/config.yaml runs/comparison-*/settings.json 2>/dev/null" | cut -d/ -f2`@' \
         'n/train/(maml reptile multitask distill rl2)/' \
         'n/{envs,check}/(point-navigation/finn point-navigation/pearl point-navigation/pearl-sparse point-dynamics cart-pole cart-pole/mirrored pendulum pendulum/dynamics mountain-car mountain-car-continuous acrobot driving/lane-keeping driving/racing-line bandit/bernoulli bandit/bernoulli/n10-k5 bandit/bernoulli/n100-k5 bandit/gaussian tabular-mdp grid-navigation dark-key-door maze half-cheetah-direction half-cheetah-direction/promp half-cheetah-velocity/finn half-cheetah-velocity/promp half-cheetah-dynamics ant-direction ant-direction/circle ant-velocity ant-goal humanoid-direction hopper-dynamics walker2d-dynamics frozen-lake highway minigrid/crossing minigrid/four-rooms metaworld/ml1-reach metaworld/ml1-push metaworld/ml1-pick-place metaworld/ml10)/' \

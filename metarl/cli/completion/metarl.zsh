@@ -384,7 +384,7 @@ _metarl_names() {
   done
 
   case "$previous" in
-    --preset) names=(default long maml-trpo one-step paper promp) ;;
+    --preset) names=(default gru long maml-trpo one-step paper promp) ;;
     --resume | --start-from | --teacher) names=($runs) ;;
   esac
   if (( ! $#names )) && [[ "${words[CURRENT]}" != -* ]]; then

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import metarl
 from metarl.agents.learner import Adapted, Learner
-from metarl.agents.policies.recurrent import RecurrentConfig
+from metarl.agents.policies.memory.base import RecurrentConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.cli.main import main
 from metarl.deployment.policy import SpecialisedPolicy
@@ -95,9 +95,10 @@ def run_program(run: Any, directory: Path, steps: Steps, names: list[str]) -> li
     return actions
 
 
-def test_programs_and_predict_play_the_trial_of_the_rollouts(tmp_path: Path) -> None:
-    """Episodes that end early, discrete actions, normalised observations, two states (the README has a GRU)."""
-    learner, distribution = made("cart-pole/mirrored", seed=7, cell="lstm")
+@pytest.mark.parametrize(("cell", "seed"), [("lstm", 7), ("fast-weights", 10)])
+def test_programs_and_predict_play_the_trial_of_the_rollouts(tmp_path: Path, cell: str, seed: int) -> None:
+    """Episodes that end early, discrete actions, normalised observations, several states (the README has a GRU)."""
+    learner, distribution = made("cart-pole/mirrored", seed=seed, cell=cell)
     batches = trials(learner, distribution, 2)
     trial = [Steps(batches, index) for index in range(2)]
     assert len({len(one.rows) for one in trial} | {25 * EPISODES}) > 1

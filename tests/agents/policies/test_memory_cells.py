@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.agents.policies.cells.cell import Cell, init_cell
-from metarl.agents.policies.cells.gru import GRU
-from metarl.agents.policies.cells.lstm import LSTM
+from metarl.agents.policies.memory.cell import Cell, init_cell
+from metarl.agents.policies.memory.gru import GRU
+from metarl.agents.policies.memory.lstm import LSTM
 from tests.helpers.agent_builders import seeded
 
 CELLS: dict[str, tuple[Cell, Any]] = {"gru": (GRU(), torch.nn.GRU), "lstm": (LSTM(), torch.nn.LSTM)}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metarl.agents.policies.activations import tanh, tanh_
-from metarl.agents.policies.cells.cell import State, affine, is_cut, keeping
+from metarl.agents.policies.memory.cell import State, affine, is_cut, keeping
 
 
 class GRU:

@@ -1,0 +1,256 @@
+"""A memory that is addressed: a table with a row for each observation and action, rewritten where a step came from.
+
+    k_t = softmax(o_t W + b)                                   which rows an observation means, (R,)
+    y_t = Σ_r k_t[r] S_t[r]                                    what is remembered of it, for each action, (A, V)
+    S_t[r, a_{t−1}] = S_{t−1}[r, a_{t−1}] + k_{t−1}[r] β_t ∘ (v_t − y_{t−1}[a_{t−1}])
+    v_t, β_t = tanh, σ(linear of [o_t, a_{t−1}, r_{t−1}, begin_t, o_{t−1}, y_{t−1}[a_{t−1}], mean and max of what
+               S_{t−1} says of o_t over actions])
+
+The last line lets it learn in a task as Q-learning does: a row takes up the reward and what the rows of the next
+observation hold. What a step paid is written once, where it belongs, instead of going through all units of a vector
+for the rest of the trial: on tabular MDPs and bandits this learns in a twentieth of the steps of a GRU.
+
+Heads see y of each action, the mean and the maximum of y over actions, the observation, and which action it is. One
+head serves all actions of a Discrete space; of other spaces there is one column, A = 1, and the head gives the
+distribution's numbers.
+"""
+
+import math
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box, Discrete, Space
+from torch import Tensor
+
+from metarl.agents.policies.memory.base import (
+    Distribution,
+    Memory,
+    MemoryPolicy,
+    RecurrentConfig,
+    as_shared,
+    step_before,
+)
+from metarl.agents.policies.memory.cell import init_linear, is_cut, linear
+from metarl.agents.policies.memory.heads import Head
+from metarl.agents.policies.parameters import Parameters
+from metarl.envs.spaces.precision import float_dtype
+
+MAX_ROWS = 64
+"""Rows where their number is not given, whatever observations are like."""
+
+_SHARPNESS = 8.0
+"""Initial weights of addresses: an observation that is one of several, as 0s and a 1, has a row of its own."""
+
+
+class FastWeightPolicy(MemoryPolicy):
+    """Fast weights: a table that observations and actions address, rewritten by the delta rule.
+
+    Source: Schmidhuber 1992, "Learning to control fast-weight memories"; Schlag, Irie & Schmidhuber 2021, "Linear
+        transformers are secretly fast weight programmers" (delta rule); Irie et al. 2021, "Going beyond linear
+        transformers with recurrent fast weight programmers" (in reinforcement learning). Here keys are what was
+        observed and done, as in Pritzel et al. 2017, "Neural episodic control", and queries what is observed now.
+
+    Args: see MemoryPolicy.
+
+    Attributes:
+        num_rows: R.
+        num_columns: A; 1 where actions are not Discrete.
+    """
+
+    def __init__(self, observation_space: Box, action_space: Space[Any], config: RecurrentConfig) -> None:
+        super().__init__(observation_space, action_space, config)
+        self.num_rows = config.memory_rows or min(self.num_observations, MAX_ROWS)
+        self.num_columns = self.num_outputs if isinstance(action_space, Discrete) else 1
+
+        numbers = config.recurrent_size
+        self._seen = self.num_observations + (2 * numbers if self.num_columns > 1 else numbers)
+        of_one_action = self._seen + (numbers + self.num_columns if self.num_columns > 1 else 0)
+        outputs = 1 if self.num_columns > 1 else self.num_outputs
+        self.heads = {
+            "policy": Head("policy", (of_one_action, *config.hidden_sizes, outputs)),
+            "value": Head("value", (self._seen, *config.hidden_sizes, 1)),
+        }
+
+        table = self.num_rows * self.num_columns * numbers
+        hidden = (self.num_columns * size for size in config.hidden_sizes)
+        self.sizes = (self.num_observations, table, *hidden, self.num_outputs)
+
+    # ------------------------------------------------------------------ parameters
+
+    def init(self, generator: torch.Generator) -> Parameters:
+        """See MemoryPolicy.init: Xavier-uniform weights, no biases but those that say how fast rows change."""
+        numbers = self.config.recurrent_size
+        inputs = 2 * self.num_observations + self.num_outputs + 2 + numbers
+        inputs += 2 * numbers if self.num_columns > 1 else numbers
+
+        params: Parameters = {"address.weight": self._initial_addresses(generator)}
+        params["address.bias"] = params["address.weight"].new_zeros(self.num_rows)
+        params |= init_linear("write.value", inputs, numbers, generator)
+        params |= init_linear("write.gate", inputs, numbers, generator)
+        params["write.gate.bias"] = self._initial_gates(generator)
+
+        for name, head in self.heads.items():
+            # A small last layer: at first, all actions are about as likely.
+            params |= head.init(generator, last_gain=0.01 if name == "policy" else 1.0)
+        return params | self._common_parameters(generator)
+
+    def _initial_addresses(self, generator: torch.Generator) -> Tensor:
+        """Weights from observations to rows, (O, R): one row for each number of an observation, others at random."""
+        size, rows = self.num_observations, self.num_rows
+        shape = (size, rows)
+        weight = torch.randn(shape, generator=generator, dtype=float_dtype(), device=generator.device)
+        weight *= _SHARPNESS / math.sqrt(size)
+        if size <= rows:
+            weight[:, :size] = _SHARPNESS * torch.eye(size)
+        return weight
+
+    def _initial_gates(self, generator: torch.Generator) -> Tensor:
+        """Biases with which σ(b) = 1/τ, for τ from 1 to `memory_steps`, evenly on a logarithmic scale; 0 without."""
+        numbers = self.config.recurrent_size
+        uniform = torch.rand(numbers, generator=generator, dtype=float_dtype(), device=generator.device)
+        if not self.config.memory_steps:
+            return torch.zeros_like(uniform)
+        timescale = self.config.memory_steps**uniform
+        return -(timescale - 1).clamp(min=0.05).log()
+
+    # ------------------------------------------------------------------ the memory
+
+    def _address(self, params: Parameters, obs: Tensor) -> Tensor:
+        """k, the share of each row, (*batch, R)."""
+        return torch.softmax(linear(obs, params, "address"), dim=-1)
+
+    def _step(
+        self,
+        params: Parameters,
+        table: Tensor,
+        inputs: Tensor,
+        column: Tensor,
+        before: Tensor,
+        now: Tensor,
+        recalled: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Write what the last step brought, and read what is known of the observation now.
+
+        Args:
+            params: P.
+            table: S_{t−1}, (*batch, R, A · V).
+            inputs: [o_t, a_{t−1}, r_{t−1}, begin_t, o_{t−1}], (*batch, I).
+            column: 1 at the action that was taken, 0 everywhere before the first step, (*batch, A).
+            before: k_{t−1}, (*batch, R).
+            now: k_t, (*batch, R).
+            recalled: y_{t−1}, (*batch, A, V).
+
+        Returns:
+            S_t, and y_t, (*batch, A, V).
+        """
+        old = (recalled * column.unsqueeze(-1)).sum(dim=-2)
+        following = (now.unsqueeze(-2) @ table).reshape(recalled.shape)
+        seen = torch.cat([inputs, old, self._over_actions(following)], dim=-1)
+
+        value = torch.tanh(linear(seen, params, "write.value"))
+        gate = torch.sigmoid(linear(seen, params, "write.gate"))
+        change = column.unsqueeze(-1) * (gate * (value - old)).unsqueeze(-2)
+
+        table = table + before.unsqueeze(-1) * change.flatten(-2).unsqueeze(-2)
+        shared = (before * now).sum(dim=-1)[..., None, None]
+        return table, following + shared * change
+
+    def _over_actions(self, recalled: Tensor) -> Tensor:
+        """Mean and maximum of y (*batch, A, V) over actions, (*batch, 2 V); y itself where there is one column."""
+        if self.num_columns == 1:
+            return recalled.squeeze(-2)
+        return torch.cat([recalled.mean(dim=-2), recalled.amax(dim=-2)], dim=-1)
+
+    def _column(self, action: Tensor, like: Tensor) -> Tensor:
+        """Which column an action means, (*batch, A)."""
+        if self.num_columns > 1:
+            return self._encode(action, like)
+        return torch.ones_like(like).unsqueeze(-1)
+
+    # ------------------------------------------------------------------ acting
+
+    def apply(self, params: Parameters, obs: Tensor, memory: Memory | None = None) -> tuple[Distribution, Memory]:
+        """See MemoryPolicy.apply."""
+        params = as_shared(params)
+        obs = self.observations(obs)
+        memory = self._blank(obs) if memory is None else memory
+
+        inputs = self._inputs(params, obs, memory["action"], memory["reward"], 1 - memory["running"])
+        inputs = torch.cat([inputs, memory["observation"]], dim=-1)
+        columns = (self.num_columns, self.config.recurrent_size)
+        table, recalled = self._step(
+            params,
+            memory["table"].unflatten(-1, (self.num_rows, -1)),
+            inputs,
+            memory["column"],
+            self._address(params, memory["observation"]),
+            self._address(params, obs),
+            memory["recalled"].unflatten(-1, columns),
+        )
+
+        output, _ = self._output(params, recalled, obs)
+        remembered = {"table": table.flatten(-2), "recalled": recalled.flatten(-2), "observation": obs}
+        return self._distribution_of(params, output), memory | remembered
+
+    def observe(self, memory: Memory, action: Tensor, reward: Tensor, terminated: Tensor) -> Memory:
+        """See MemoryPolicy.observe."""
+        seen = super().observe(memory, action, reward, terminated)
+        return seen | {"column": self._column(action, reward)}
+
+    def _blank(self, obs: Tensor) -> Memory:
+        """The memory at the beginning of a trial: zeros."""
+        row = self.num_columns * self.config.recurrent_size
+        sizes = {
+            "table": self.num_rows * row,
+            "recalled": row,
+            "observation": self.num_observations,
+            "column": self.num_columns,
+            "action": self.num_outputs,
+            "reward": 1,
+            "running": 1,
+        }
+        return {name: obs.new_zeros((*obs.shape[:-1], size)) for name, size in sizes.items()}
+
+    # ------------------------------------------------------------------ whole trials
+
+    def unroll(
+        self, params: Parameters, obs: Tensor, action: Tensor, reward: Tensor, begins: Tensor, truncation: int = 0
+    ) -> tuple[Distribution, Tensor]:
+        """See MemoryPolicy.unroll."""
+        obs = self.observations(obs)
+        last_action = step_before(self._encode(action, reward))
+        last_reward = step_before(reward.unsqueeze(-1))
+        inputs = self._inputs(params, obs, last_action, last_reward, begins.unsqueeze(-1))
+        inputs = torch.cat([inputs, step_before(obs)], dim=-1)
+
+        column = step_before(self._column(action, reward))
+        now, before = self._address(params, obs), self._address(params, step_before(obs))
+        trials, steps = reward.shape
+        table = obs.new_zeros((trials, self.num_rows, self.num_columns * self.config.recurrent_size))
+        recalled = obs.new_zeros((trials, self.num_columns, self.config.recurrent_size))
+
+        read = []
+        for time in range(steps):
+            if is_cut(time, truncation):
+                table, recalled = table.detach(), recalled.detach()
+            of_step = (inputs[:, time], column[:, time], before[:, time], now[:, time])
+            table, recalled = self._step(params, table, *of_step, recalled)
+            read.append(recalled)
+
+        output, value = self._output(params, torch.stack(read, dim=1), obs)
+        return self._distribution_of(params, output), value
+
+    # ------------------------------------------------------------------ heads
+
+    def _output(self, params: Parameters, recalled: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers that say how likely actions are, (*batch, outputs), and values, (*batch,), from y (*batch, A, V)."""
+        seen = torch.cat([self._over_actions(recalled), obs], dim=-1)
+        value = self.heads["value"].apply(params, seen).squeeze(-1)
+        if self.num_columns == 1:
+            return self.heads["policy"].apply(params, seen), value
+
+        actions = self.num_columns
+        which = torch.eye(actions, dtype=seen.dtype, device=seen.device).expand(*seen.shape[:-1], actions, actions)
+        around = seen.unsqueeze(-2).expand(*seen.shape[:-1], actions, seen.shape[-1])
+        of_actions = torch.cat([recalled, around, which], dim=-1)
+        return self.heads["policy"].apply(params, of_actions).squeeze(-1), value
