@@ -230,10 +230,11 @@ def _read_task(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it holds no JSON object.
     """
+    text = read_text(file, named_by_user=True)
     try:
-        task = load_json(read_text(file, named_by_user=True))
+        task = load_json(text)
     except UserError as error:
-        raise UserError(f"task file {file} cannot be read: {error}") from None
+        raise UserError(f"task file {file}: {error}") from None
     if not isinstance(task, dict):
         raise UserError(f'task file {file} needs one JSON object like {{"goal": [0.3, 0.2]}}, got {task!r:.80}')
     return task

@@ -26,12 +26,12 @@ from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build, observations_state, restore_learner
 from metarl.run.checkpoint import BEST
-from metarl.run.config import TrainConfig, from_yaml
+from metarl.run.config import TrainConfig, from_yaml, require_whole
 from metarl.run.device import resolve_device
 from metarl.run.find_run import Trust
 from metarl.run.presets import default_config
 from metarl.run.reproduce import settings_to_start_from
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import CONFIG_FILE, METRICS_FILE, RunDirectory, require_as_trained
 from metarl.run.schema import read_text
 from metarl.training.curriculum import make_curriculum
 from metarl.training.logs.run_log import RunLog, check_logger, where_to_watch
@@ -339,9 +339,13 @@ def _settings_in(file: str, arguments: list[str]) -> TrainConfig:
     if not file or not path.is_file():
         raise UserError(f"--config needs a file such as a run's config.yaml; there is none at {file!r}")
     try:
-        config = from_yaml(read_text(path, named_by_user=True))
+        text = read_text(path, named_by_user=True)
+        config = from_yaml(text)
+        require_whole(text, config)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    if path.name == CONFIG_FILE and (path.parent / METRICS_FILE).is_file():
+        require_as_trained(path, text)
 
     given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     own = [config.agent, config.env]

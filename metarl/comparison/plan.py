@@ -335,8 +335,22 @@ def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, d
     for label, changes in settings.items():
         if label not in SB3_BASELINES:
             raise unknown("baseline", label, SB3_BASELINES)
+        _check_sb3_numbers(label, changes)
         _try_sb3_settings(label, changes, distribution)
     return settings
+
+
+def _check_sb3_numbers(label: str, changes: dict[str, Any]) -> None:
+    """Refuse numbers that an algorithm takes, and fails of when it has collected its first steps.
+
+    Raises:
+        UserError: names the argument.
+    """
+    for name, value in changes.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"sb3_settings of {label}: {name} must be finite, got {value}")
+        if name in ("n_epochs", "batch_size") and not (type(value) is int and value >= 1):
+            raise UserError(f"sb3_settings of {label}: {name} must be a whole number of at least 1, got {value!r:.60}")
 
 
 def _try_sb3_settings(label: str, changes: dict[str, Any], distribution: TaskDistribution) -> None:

@@ -10,13 +10,12 @@ from rich import box
 from rich.table import Table
 
 from metarl.comparison.comparison import OPTIMUM, Comparison, PairwiseComparison, SampleEfficiency, Summary
+from metarl.comparison.directory import TENSORBOARD
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.console import counted, format_number
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
-
-TENSORBOARD = "tensorboard"
 
 DECIMALS = ".2f"
 """How the numbers of the headlines are written."""

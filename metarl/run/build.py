@@ -1,6 +1,7 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_sta
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.files import read_file, write_atomically
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import SOURCES, RunDirectory
 from metarl.run.schema import load_json, read_text
 
 OBSERVATION_FILE = "observation_space.json"
@@ -33,9 +34,6 @@ OBSERVATION_FILE = "observation_space.json"
 
 RATE_FACTORS = "rate_factors"
 """Among the tensors of the best checkpoint: `Learner.rate_factors`, (K,), once they were chosen; none: (0,)."""
-
-SOURCES = "source"
-"""In a run of a user's own environment: the source files that it was trained with."""
 
 
 class Built(NamedTuple):
@@ -100,10 +98,10 @@ def make_learner(config: TrainConfig, distribution: TaskDistribution, generator:
 
 
 def _require_memory(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> None:
-    """Refuse a network that does not fit, before it is made.
+    """Refuse a network that does not fit, or not as often as a task's adaptation steps change it, before it is made.
 
     Raises:
-        UserError: names its size.
+        UserError: names its size, or the number of steps.
     """
     settings = getattr(config.learner, "policy", None)
     if not isinstance(settings, PolicyConfig):
@@ -111,6 +109,11 @@ def _require_memory(config: TrainConfig, distribution: TaskDistribution, generat
     policy = make_policy(distribution.observation_space, distribution.action_space, settings)
     what = f"{policy.num_parameters:,} parameters of hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
     require_memory(parameter_bytes(policy.num_parameters, 0), what, "--hidden-sizes", generator.device)
+
+    # Learners make rates for each step when they are made.
+    steps = getattr(config.learner, "adaptation_steps", 0)
+    what = f"{policy.num_parameters:,} parameters in {steps} adaptation_steps"
+    require_memory(parameter_bytes(policy.num_parameters, steps), what, "--adaptation-steps", generator.device)
 
 
 def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:
@@ -229,7 +232,7 @@ def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> N
         UserError: the file is damaged, or the environment has other fields by now.
     """
     file = run.path / OBSERVATION_FILE
-    if not (isinstance(distribution.env, GymnasiumFamily) and file.is_file()):
+    if not (isinstance(distribution.env, GymnasiumFamily) and os.path.lexists(file)):
         return
     try:
         space = space_from_json(load_json(read_text(file)))

@@ -43,6 +43,7 @@ from metarl.run.files import (
     naming,
     open_file,
     remove_abandoned,
+    require_own_directories,
     temporary_directory,
     what_stands_at,
     write_atomically,
@@ -53,6 +54,8 @@ from metarl.run.schema import SchemaError, load_json, parse, parse_json, read_js
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
+SOURCES = "source"
+"""In a run of a user's own environment: the source files that it was trained with."""
 
 _WRITTEN = (
     CONFIG_FILE,
@@ -268,6 +271,7 @@ class RunDirectory:
         Raises:
             UserError: names what is something else.
         """
+        require_own_directories(self.path, (CHECKPOINTS, SOURCES))
         for pattern in _WRITTEN:
             for path in sorted(self.path.glob(pattern)):
                 found = what_stands_at(path)
@@ -419,7 +423,21 @@ def _read_config(path: Path) -> TrainConfig:
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
-    for source, trained_with in _recorded_configs(path):
+    require_as_trained(file, text)
+    return config
+
+
+def require_as_trained(file: Path, text: str) -> None:
+    """Refuse a configuration that is not the one which its run was trained with.
+
+    Args:
+        file: in the run; where it lies in no run, nothing is known of it.
+        text: the file's, a valid configuration.
+
+    Raises:
+        UserError: names what differs.
+    """
+    for source, trained_with in _recorded_configs(file.parent):
         try:
             different = differences(text, trained_with)
         except ValueError as error:
@@ -432,7 +450,6 @@ def _read_config(path: Path) -> TrainConfig:
             f"{file} is not the one that this run was trained with, by {source}: {'; '.join(different)}. Restore it, "
             f"or remove it: the run is then opened with what {source.name} says"
         )
-    return config
 
 
 def _config_of_checkpoints(path: Path) -> TrainConfig:
@@ -457,7 +474,7 @@ def _recorded_configs(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield file, parse_json(text, dict[str, Any])
 
     # Before the first checkpoint, what the run began with.
-    if not store.iterations() and (path / METADATA_FILE).is_file():
+    if not store.iterations() and os.path.lexists(path / METADATA_FILE):
         config = read_json(path / METADATA_FILE, Metadata).get("config")
         if config:
             yield path / METADATA_FILE, config

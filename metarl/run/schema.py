@@ -93,10 +93,12 @@ def load_json(text: str) -> Any:
     """JSON as plain data.
 
     Raises:
-        UserError: it is not JSON, or nested so deep that nobody meant it.
+        UserError: it is not JSON, gives a name twice, or is nested so deep that nobody meant it.
     """
+    from metarl.envs.task_space import named_once  # imports PyTorch, which the command line does without for long
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=named_once)
     except RecursionError:
         raise UserError("not JSON: nested too deep") from None
     except ValueError as error:

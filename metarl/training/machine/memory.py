@@ -8,7 +8,7 @@ import sys
 import torch
 
 from metarl.agents.gradients.advantages import BASELINE_CHUNK_STEPS
-from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
+from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, tasks_of_chunk
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.agents.policies.cnn import CNNPolicy
@@ -149,10 +149,9 @@ def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner:
 
 
 def _tasks_at_once(config: TrainConfig, per_task: int, size: int, cpu_steps: int) -> int:
-    """Tasks in a chunk: see `task_slices`."""
-    obs = torch.empty((config.num_tasks, 1, per_task, size), device="meta")
-    slices = task_slices(obs, 0, GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps)
-    return min(int(slices[0].stop), config.num_tasks)
+    """Tasks in a chunk: see `tasks_of_chunk`."""
+    chunk_steps = GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps
+    return min(tasks_of_chunk(per_task, size, chunk_steps), config.num_tasks)
 
 
 def peak_memory_mb(device: torch.device) -> float:

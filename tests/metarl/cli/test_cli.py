@@ -472,6 +472,12 @@ def test_environments_take_a_line_each_in_a_narrow_terminal(
     assert [line.split()[0] for line in families] == list(FAMILIES)
     assert max(map(len, families)) <= 80
 
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main(["envs"]) == 0
+    printed = capsys.readouterr().out.splitlines()[: 2 * len(FAMILIES)]
+    assert printed[::2] == list(FAMILIES)
+    assert [line.strip() for line in printed[1::2]] == [family.summary for family in FAMILIES.values()]
+
 
 def test_agents_and_presets_fit_into_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

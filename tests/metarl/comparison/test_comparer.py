@@ -402,6 +402,14 @@ def test_a_run_without_a_checkpoint_is_refused(workplace: Path, capsys: pytest.C
     assert "checkpoint" in complaint(capsys)
 
 
+def test_a_run_that_holds_only_its_best_policy_is_compared_and_teaches(workplace: Path) -> None:
+    """As every reference run does; baselines get the steps that its metrics count."""
+    for path in (workplace / "runs" / RUN / "checkpoints").glob("iteration-*"):
+        path.unlink()
+    curves = curves_of(compare("--quick", baselines="distill"))
+    assert sorted(curves) == ["distill", "maml"]
+
+
 def without_oracle() -> TaskDistribution:
     """A family whose best actions nobody knows."""
 
