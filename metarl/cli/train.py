@@ -28,10 +28,10 @@ from metarl.run.build import build, observations_state, restore_learner
 from metarl.run.checkpoint import BEST
 from metarl.run.config import TrainConfig, from_yaml, require_whole
 from metarl.run.device import resolve_device
-from metarl.run.find_run import Trust
+from metarl.run.find_run import CONFIG_FILE, Trust
 from metarl.run.presets import default_config
 from metarl.run.reproduce import settings_to_start_from
-from metarl.run.run_directory import CONFIG_FILE, METRICS_FILE, RunDirectory, require_as_trained
+from metarl.run.run_directory import METRICS_FILE, RunDirectory, require_as_trained
 from metarl.run.schema import read_text
 from metarl.training.curriculum import make_curriculum
 from metarl.training.logs.run_log import RunLog, check_logger, where_to_watch
