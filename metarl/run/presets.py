@@ -230,7 +230,7 @@ def _long_trials(trial: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
 
 
 _HUNDRED_STEPS: dict[str, Any] = {
-    "iterations": 200,
+    "iterations": 100,
     "num_tasks": 500,
     "test_tasks": 1000,
     "learner.policy.cell": "fast-weights",
