@@ -245,7 +245,7 @@ _HUNDRED_STEPS: dict[str, Any] = {
     "learner.entropy_annealing": "linear",
     "learner.max_gradient_norm": 1.0,
 }
-"""RL² in trials of 100 steps: a memory that is addressed learns them in a twentieth of a GRU's steps."""
+"""RL² in trials of 100 steps: a memory that is addressed learns them in a tenth of a GRU's steps."""
 
 _GRU_OF_HUNDRED_STEPS: dict[str, Any] = {
     "iterations": 400,
