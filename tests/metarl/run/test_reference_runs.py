@@ -61,7 +61,7 @@ def test_it_returns_what_was_recorded(name: str, capsys: pytest.CaptureFixture[s
         assert low <= mean <= high
     low, high = recorded["gain_ci95"]
     assert low <= evaluated["return_mean"][-1] - evaluated["return_mean"][0] <= high
-    assert low > 0
+    assert low > 0 or not recorded["adaptation_steps"]
     assert contents(run) == before
 
 
