@@ -311,9 +311,11 @@ def _with_names(shell: str, script: str) -> str:
     from metarl.agents.registry import AGENTS
     from metarl.envs.registry import FAMILIES
     from metarl.run.presets import presets_for
+    from metarl.run.reference_runs import reference_runs
 
     presets = {name for agent in AGENTS for env in ("", *FAMILIES) for name in presets_for(agent, env)}
-    names = {"AGENTS": AGENTS, "FAMILIES": FAMILIES, "PRESETS": sorted(presets)}
+    shipped = sorted(config.parent.name for config in reference_runs().glob("*/config.yaml"))
+    names = {"AGENTS": AGENTS, "FAMILIES": FAMILIES, "PRESETS": sorted(presets), "SHIPPED": shipped}
     text = (Path(__file__).parent / "completion" / f"names.{shell}").read_text(encoding="utf-8")
     for key, values in names.items():
         text = text.replace(f"@{key}@", " ".join(values))
