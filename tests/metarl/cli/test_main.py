@@ -201,7 +201,15 @@ def test_tcsh_has_rules_for_names(place_with_a_run: Path) -> None:
     rules = completion_file("tcsh").read_text(encoding="utf-8").splitlines()
     numbers = {
         start: next(number for number, rule in enumerate(rules) if rule.strip().startswith(f"'{start}"))
-        for start in ("c/--/", "n/--preset/(def", "n@--resume@", "n@{--start", "n/train/(maml ", "N/train/(point", "p/*/")
+        for start in (
+            "c/--/",
+            "n/--preset/(def",
+            "n@--resume@",
+            "n@{--start",
+            "n/train/(maml ",
+            "N/train/(point",
+            "p/*/",
+        )
     }
     assert list(numbers.values()) == sorted(numbers.values())
 
