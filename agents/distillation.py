@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -13,15 +13,14 @@ from metarl.agents.gradients.objectives import Batch, as_seen_by, clipped_surrog
 from metarl.agents.learner import Agent, Evaluated, Lab, MetaBatch, Sampling, Section
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.distributions import ActionDistribution
-from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import Parameters, map_parameters
+from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
+from metarl.agents.teachers import TaughtConfig, Teachers, Teaching
 from metarl.envs.rollout import Episodes
-from metarl.envs.task_space import Task, num_tasks_of
 
 
 @dataclass(frozen=True)
-class DistillationConfig(MAMLConfig):
+class DistillationConfig(MAMLConfig, TaughtConfig):
     """Distillation: a smaller student learns from teachers specialised on training tasks, and adapts like MAML.
 
     The remaining fields are MAML's: the student's network, its adaptation and the optimizer of its meta-parameters.
@@ -38,7 +37,7 @@ class DistillationConfig(MAMLConfig):
             "teacher-student": KL(teacher ‖ student), which covers all that it does.
         temperature: softens the teachers: density ∝ p^(1/temperature).
         future_credit: weight of the credit that an action gets for the divergence later in its episode; 1 makes it the
-            gradient of the expected sum; 0: none. Only on the student's own states.
+            gradient of the expected sum; 0 = none. Only on the student's own states.
     """
 
     teacher: str = ""
@@ -64,50 +63,14 @@ class DistillationConfig(MAMLConfig):
         if self.states == "teacher" and (self.outer == "trpo" or self.objective_steps != "last"):
             raise ValueError("states 'teacher' need outer 'ppo' and objective_steps 'last'")
 
+    @property
+    def teaching(self) -> Teaching:
+        """See TaughtConfig.teaching."""
+        return Teaching(self.teacher, self.num_teachers, self.expert_env_steps, keep_episodes=self.states == "teacher")
 
-@dataclass(frozen=True)
-class Teachers:
-    """Policies specialised on N tasks.
-
-    Attributes:
-        policy: their architecture.
-        params: task-batched P, leaves (N, …).
-        tasks: what each is specialised on, leaves (N, …).
-        episodes: what each of them does on its task, N tasks; None where that is not needed.
-    """
-
-    policy: MLPPolicy
-    params: Parameters
-    tasks: Task
-    episodes: Episodes | None = None
-
-    def index(self, tasks: Task) -> Tensor:
-        """Number of the teacher of each of M tasks, (M,).
-
-        Raises:
-            ValueError: one has none.
-        """
-        pairs = (num_tasks_of(tasks), num_tasks_of(self.tasks))
-        match = torch.ones(pairs, dtype=torch.bool, device=next(iter(tasks.values())).device)
-        for name, value in tasks.items():
-            same = value[:, None] == self.tasks[name][None]  # (M, N, …)
-            match &= same.reshape(*pairs, -1).all(dim=2)
-
-        if not bool(match.any(dim=1).all()):
-            raise ValueError("a task has no teacher: distillation trains on the tasks that teachers were made for")
-        return match.int().argmax(dim=1)
-
-    def act(self, index: Tensor, obs: Tensor) -> ActionDistribution:
-        """What teachers (M,) do in obs (M, E, H, O)."""
-        params = map_parameters(lambda leaf: leaf[index], self.params)
-        with torch.no_grad():
-            distribution, _ = self.policy.apply(params, obs)
-        return distribution
-
-    def episodes_of(self, index: Tensor) -> Episodes:
-        """Episodes of teachers (M,)."""
-        assert self.episodes is not None
-        return self.episodes.tasks(index)
+    def taught_by(self, teacher: str, at_most: int) -> Self:
+        """See TaughtConfig.taught_by."""
+        return replace(self, teacher=teacher, num_teachers=min(self.num_teachers, at_most))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.optimizer import MetaOptimizer
 from metarl.agents.policies.parameters import Parameters, concatenate, expand_to_tasks, map_parameters, tasks_of
+from metarl.agents.teachers import Teachers
 from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_space import Task
@@ -130,8 +131,11 @@ class Section(Protocol):
 class Lab(Protocol):
     """What the training offers to a learner beyond episodes."""
 
-    def teachers(self) -> tuple[Any, int]:
-        """The run's specialised teachers (`metarl.agents.distillation.Teachers`), and the steps that they cost."""
+    def teachers(self) -> tuple[Teachers, int]:
+        """The run's specialised teachers, and the environment steps that they cost.
+
+        Only for an agent whose configuration is a `TaughtConfig`.
+        """
         ...
 
     def train_on(self, tasks: Task) -> None:
@@ -142,8 +146,8 @@ class Lab(Protocol):
 class Evaluated(Protocol):
     """What an evaluation offers to a learner: the run's policy has been adapted to tasks."""
 
-    def comparison_with_teachers(self, student: Any) -> Section | None:
-        """What a distilled student keeps of its teachers; None where the teachers are gone."""
+    def comparison_with_teachers(self, student: "Learner") -> Section | None:
+        """What a student keeps of its teachers; None where the teachers are gone."""
         ...
 
 
@@ -209,6 +213,10 @@ class Learner(ABC):
         """What has to be done before the first iteration; returns the environment steps that it took."""
         return 0
 
+    def kept_bytes(self, num_tasks: int, episodes: int, horizon: int) -> int:
+        """Bytes that an update on M tasks × E episodes × H steps keeps beside its batches, until it is done."""
+        return 0
+
     def summary(self, evaluated: Evaluated) -> Section | None:
         """What the report of an evaluation says of this learner besides; None where that is nothing."""
         return None
@@ -255,7 +263,7 @@ class GradientLearnerConfig(Protocol):
 
     Attributes:
         policy: the policy network.
-        task_chunk: tasks that are handled at once; 0: see `metarl.agents.gradients.parallel.task_slices`.
+        task_chunk: tasks that are handled at once; 0 = see `metarl.agents.gradients.parallel.task_slices`.
     """
 
     @property

@@ -51,7 +51,7 @@ class MAMLConfig:
         adapted_layers: "all"; "head" adapts the last layer and a Gaussian's log standard deviation only (ANIL); the
             layers below are meta-learned and shared by all tasks.
         exploration_credit: weight of the credit that the actions of the support batches get for the return after the
-            last step (E-MAML), standardised over tasks; 0: none.
+            last step (E-MAML), standardised over tasks; 0 = none.
         objective_steps: "last": improve the return after step K; "all": the mean over the returns after steps
             1 … K, the support batches serving as queries of the step before them (multi-step loss of MAML++); "all+0":
             over k = 0 … K, so that the return before adaptation counts as well.
@@ -70,7 +70,7 @@ class MAMLConfig:
         fvp_memory: trpo: megabytes for derivatives that are kept from one Fisher product to the next; the rest is
             computed anew each time, with the same result.
         task_chunk: tasks that are handled at once: small chunks stay in a CPU's cache and spread over its cores; 0
-            takes as many as hold 4000 steps on a CPU and a million on a GPU.
+            = as many as hold 4000 steps on a CPU and a million on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -198,6 +198,17 @@ class MAML(GradientLearner[MAMLConfig]):
         return gradient_step(params, gradient, self.inner_rates.at(self.meta_parameters, step))
 
     # ------------------------------------------------------------------ update
+
+    def kept_bytes(self, num_tasks: int, episodes: int, horizon: int) -> int:
+        """See Learner.kept_bytes: the derivatives that are kept from one Fisher product to the next."""
+        config = self.config
+        if config.outer != "trpo":
+            return 0
+
+        steps = num_tasks * max(1, round(config.fvp_fraction * episodes)) * horizon
+        arrays = 4 * self.sampling.support + 2
+        everything: int = torch.float32.itemsize * steps * arrays * sum(self.policy.sizes[1:-1])
+        return min(everything, int(config.fvp_memory * 1e6))
 
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See Learner.update; the trust region's KL weighs all tasks the same."""

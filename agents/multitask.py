@@ -29,7 +29,7 @@ class MultitaskConfig:
         outer_epochs: gradient steps on each batch.
         clip: clip range ε of the likelihood ratio.
         entropy_bonus: weight of the policy's entropy.
-        task_chunk: tasks that are handled at once; 0: as many as hold 4000 steps on a CPU and a million on a GPU.
+        task_chunk: tasks that are handled at once; 0 = as many as hold 4000 steps on a CPU and a million on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -31,7 +31,7 @@ class ReptileConfig:
         outer_lr: ε, or Adam's rate.
         annealing: "linear": ε falls linearly to 0 at the end of training; "none".
         collect_query: also collect episodes after the last step in training; only to see their return, at their cost.
-        task_chunk: tasks that are handled at once; 0: as many as hold 4000 steps on a CPU and a million on a GPU.
+        task_chunk: tasks that are handled at once; 0 = as many as hold 4000 steps on a CPU and a million on a GPU.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)

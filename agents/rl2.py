@@ -43,12 +43,12 @@ class RL2Config:
         value_weight: weight of the squared error of the value function, in units of the scale of returns.
         entropy_bonus: weight of the policy's entropy.
         entropy_annealing: "linear": that weight falls linearly to 0 at the end of training; "none".
-        max_gradient_norm: longer gradients are scaled down to this norm; 0: they are not.
+        max_gradient_norm: longer gradients are scaled down to this norm; 0 = they are not.
         gamma: discount γ, over the steps of the whole trial.
         gae_lambda: λ of the advantages.
         raw_advantages: advantages keep their mean and scale, instead of 0 and 1 over the trials of a meta-iteration.
         raw_rewards: the policy sees rewards as they are, not divided by their root mean square over the training.
-        truncation: steps after which no gradient flows back through the memory; 0: it flows through whole trials.
+        truncation: steps after which no gradient flows back through the memory; 0 = it flows through whole trials.
     """
 
     policy: RecurrentConfig = field(default_factory=RecurrentConfig)

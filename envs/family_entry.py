@@ -109,7 +109,7 @@ def options_of(make: Callable[..., object]) -> dict[str, Option]:
     options = {}
     for name, parameter in inspect.signature(make).parameters.items():
         kind = hints.get(name, type(parameter.default))
-        limits = [one for one in getattr(kind, "__metadata__", ()) if isinstance(one, Between)]
+        limits = [limit for limit in getattr(kind, "__metadata__", ()) if isinstance(limit, Between)]
         kind = getattr(kind, "__origin__", kind) if limits else kind
         if kind in (int, float, bool, str) or typing.get_origin(kind) is Literal:
             options[name] = Option(name, kind, parameter.default, limits[0] if limits else None)

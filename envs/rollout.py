@@ -305,7 +305,8 @@ def env_at_work() -> tuple[str, Any] | None:
     For another thread than that which collects: two answers that are equal, a while apart, mean that it hangs. Where an
     environment has a method `progress`, as one of many live environments does, what that gives changes as well.
     """
-    env, calls = _at_work.env, _at_work.calls
+    env = _at_work.env
+    calls = _at_work.calls
     if env is None:
         return None
     progress = getattr(env, "progress", None)

@@ -14,7 +14,7 @@ from metarl.envs.env_family import EnvFamily, require_horizon, require_units_tha
 from metarl.envs.rollout import BatchedEnv
 from metarl.envs.spaces.action_map import PolicySpace
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Range, Task, num_tasks_of, select_tasks
+from metarl.envs.task_space import Range, Task, named_once, num_tasks_of, select_tasks
 
 FROZEN_SIZE = 1000
 """Number of tasks in each frozen list: validation, test and ood."""
@@ -237,9 +237,11 @@ class TaskDistribution:
         """One task parameter, (1, …)."""
         train = self.train[name]
         try:
+            if _holds_truth_values(raw):  # torch would make 1 of true
+                raise TypeError
             value = torch.as_tensor(raw, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            raise ValueError(f"task parameter {name!r} must be numbers, got {raw!r}") from None
+            raise ValueError(f"task parameter {name!r} must be numbers, got {raw!r:.200}") from None
 
         # The short form "gain=0.5" gives a list even of one number.
         if value.ndim == 1 and len(value) == 1 and train.shape == ():
@@ -279,11 +281,18 @@ def _first_of_each(tasks: Task) -> list[int]:
     return list(first.values())
 
 
+def _holds_truth_values(raw: Any) -> bool:
+    """Whether true or false stands where a number should, alone or in a list."""
+    if isinstance(raw, list | tuple):
+        return any(_holds_truth_values(one) for one in raw)
+    return isinstance(raw, bool)
+
+
 def _parse_task_text(text: str) -> dict[str, Any]:
     """Read a JSON object or 'name=1,2 other=3'."""
     if text.lstrip().startswith("{"):
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=named_once)
         except RecursionError:
             raise ValueError(f"task {text!r:.80} is not valid JSON: nested too deep") from None
         except ValueError as error:

@@ -526,3 +526,17 @@ def tasks_to_json(tasks: Task) -> list[dict[str, object]]:
 
 def _task_to_json(task: Task) -> dict[str, object]:
     return {name: value.tolist() for name, value in task.items()}
+
+
+def named_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The names and values of a JSON object, whose names must differ: of two values the first would be lost.
+
+    Raises:
+        ValueError: a name comes twice.
+    """
+    named: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in named:
+            raise ValueError(f"the name {name!r:.60} comes twice")
+        named[name] = value
+    return named

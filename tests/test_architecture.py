@@ -1,6 +1,7 @@
 """The house: imports go down the floors and from room to room without a circle, and no room is too full."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -16,7 +17,7 @@ ROOMS = (
     ("metarl.cli.flags",),
     ("metarl.benchmarks", "metarl.comparison"),
     ("metarl.reporting", "metarl.training"),
-    ("metarl.training.logs",),
+    ("metarl.training.logs", "metarl.training.machine"),
     ("metarl.baselines", "metarl.rendering", "metarl.deployment"),
     ("metarl.run",),
     ("metarl.evaluation",),
@@ -141,6 +142,43 @@ def test_no_two_rooms_import_each_other_in_a_circle() -> None:
         others = {room_of(imported) for imported in imports_of(name)} - {room_of(name)}
         graph.setdefault(room_of(name), set()).update(others)
     assert_no_circle(graph)
+
+
+def registered_agents() -> dict[str, str]:
+    """Module of each agent of the registry → the agent's name, the first word of its `AGENT = Agent("name", …)`."""
+    found = {}
+    for module in imports_of("metarl.agents.registry"):
+        code = FILES[module].read_text(encoding="utf-8")
+        for name in re.findall(r'^AGENT = Agent\(\s*"([^"]+)"', code, flags=re.MULTILINE):
+            found[module] = name
+    return found
+
+
+MAY_NAME_AGENTS = {
+    "metarl.run.presets": "settings of each agent for each environment",
+    "metarl.run.config": "which agent trains where none is named",
+    "metarl.comparison.config": "which baselines there are where none are named",
+}
+MAY_IMPORT_AGENTS = {
+    "metarl.benchmarks.iteration": "times MAML's update beside the plain loop",
+    "metarl.benchmarks.plain_loop": "MAML without batching, to be compared with",
+    "metarl.benchmarks.rollouts": "times the update of a policy with memory",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(("metarl.agents", "metarl.envs"))])
+def test_an_agent_is_one_file_and_the_workbench_asks_for_none(name: str) -> None:
+    agents = registered_agents()
+    imported = imports_of(name) & set(agents)
+    assert not imported or name in MAY_IMPORT_AGENTS
+
+    constants = [node.value for node in ast.walk(ast.parse(FILES[name].read_text())) if isinstance(node, ast.Constant)]
+    named = set(agents.values()) & {value for value in constants if isinstance(value, str)}
+    assert not named or name in MAY_NAME_AGENTS
+
+
+def test_the_agents_of_the_registry_are_found() -> None:
+    assert set(registered_agents().values()) >= {"maml", "reptile", "multitask", "distill", "rl2"}
 
 
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

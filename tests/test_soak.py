@@ -1,7 +1,7 @@
 """Killed, stopped and out of space at random moments, every command ends as if nothing had happened.
 
 Slow. The moments are drawn from METARL_SOAK_SEED (0), and there are METARL_SOAK (100) of them; a moment that made
-something differ is found again by its number, which the message names.
+something differ is found again by its number, which the message names. With `pytest -s`, each trial prints a line.
 """
 
 import contextlib
@@ -255,11 +255,13 @@ def test_killed_at_any_moment_and_resumed_nothing_differs(place: Path) -> None:
             code = run_with_signal(arguments, moment, signal.SIGKILL, place / "output")
             assert code in (0, -signal.SIGKILL), f"{where}: {(place / 'output').read_text()}"
             killed += code == -signal.SIGKILL
+            print(f"{where}: {'done before' if code == 0 else 'killed'}")
             if code == 0 or (name == "adapt" and Path("work/arm").exists()):
                 break
             next_second()
             arguments = job.go_on()
         finish(job, name, where)
+        print(f"trial {number} identical; killed {killed} times so far")
     assert killed > TRIALS / 3, "most trials end before their moment: the test shows little"
 
 
@@ -280,6 +282,7 @@ def test_stopped_by_a_signal_at_any_moment_and_resumed_nothing_differs(place: Pa
         stopped += code == EXIT_INTERRUPTED
         if code != 0:
             finish(job, name, where)
+        print(f"{where}: {'done before' if code == 0 else 'stopped, and identical after'}")
     assert stopped > 0
 
 

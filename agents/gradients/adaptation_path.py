@@ -194,7 +194,9 @@ class AdaptationPath:
 
         by_rates: list[Parameters] = []
         for step in reversed(range(len(self._objectives))):
-            objective_at, cotangent, rates = self._objectives[step], supports[step], self._rates[step]
+            objective_at = self._objectives[step]
+            cotangent = supports[step]
+            rates = self._rates[step]
             step_gradient = self.trajectory.gradients[step]
             by_rates.insert(0, {name: step_gradient[name] * gradient[name] for name in rates})
 

@@ -37,7 +37,7 @@ class ChunkPool:
 
     Args:
         num_threads: threads; 1 computes in the calling thread. On a GPU one thread is enough.
-        task_chunk: tasks in a chunk; 0 chooses, see `task_slices`.
+        task_chunk: tasks in a chunk; 0 = see `task_slices`.
     """
 
     def __init__(self, num_threads: int, task_chunk: int = 0) -> None:
@@ -80,12 +80,22 @@ def task_slices(obs: Tensor, size: int, cpu_steps: int = CPU_CHUNK_STEPS) -> lis
 
     Args:
         obs: the batch's observations, (M, E, H, O).
-        size: tasks in a chunk; 0 takes as many as hold `cpu_steps` steps, on a GPU GPU_CHUNK_STEPS.
+        size: tasks in a chunk; 0 = as many as hold `cpu_steps` steps, on a GPU GPU_CHUNK_STEPS.
         cpu_steps: steps of a chunk on a CPU.
     """
     if size == 0:
         chunk_steps = GPU_CHUNK_STEPS if obs.is_cuda else cpu_steps
-        chunk_steps = min(chunk_steps, CHUNK_NUMBERS // max(obs.shape[-1], 1))
-        steps_per_task = math.prod(obs.shape[1:-1])
-        size = max(1, chunk_steps // steps_per_task)
+        size = tasks_of_chunk(math.prod(obs.shape[1:-1]), obs.shape[-1], chunk_steps)
     return [slice(start, start + size) for start in range(0, len(obs), size)]
+
+
+def tasks_of_chunk(steps_per_task: int, obs_size: int, chunk_steps: int) -> int:
+    """Tasks that are handled at once, at least one.
+
+    Args:
+        steps_per_task: E·H.
+        obs_size: O; long observations make chunks of fewer tasks.
+        chunk_steps: steps of a chunk at most.
+    """
+    chunk_steps = min(chunk_steps, CHUNK_NUMBERS // max(obs_size, 1))
+    return max(1, chunk_steps // steps_per_task)

@@ -1,6 +1,7 @@
 """Sums over the processes of a job, each of which has its share of the tasks; a job of one process is the rule.
 
-`metarl.training.distributed` starts and ends the job; learners only sum, and so take the same step in every process.
+`metarl.training.machine.distributed` starts and ends the job; learners only sum, and so take the same step in every
+process.
 """
 
 import torch.distributed as dist

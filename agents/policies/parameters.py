@@ -13,7 +13,7 @@ def map_parameters(function: Callable[..., Tensor], *parameters: Mapping[str, Te
     """Apply a function leaf by leaf."""
     mapped = {}
     for name in parameters[0]:
-        leaves = [one[name] for one in parameters]
+        leaves = [part[name] for part in parameters]
         mapped[name] = function(*leaves)
     return mapped
 

@@ -100,7 +100,7 @@ def _space_from_json(data: Any) -> Space[Any]:
                 return MultiBinary(data["n"])
             case "Dict":
                 parts = {name: _space_from_json(part) for name, part in data["spaces"].items()}
-                if "order" not in data:  # files from before there was an order: sorted
+                if "order" not in data:  # files of earlier versions: sorted
                     return Dict(parts)
                 return Dict([(name, parts[str(name)]) for name in data["order"]])
             case "Tuple":

@@ -44,11 +44,8 @@ _KEYS = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which reads numbers as YAML 1.2 does, and refuses a key that comes twice.
-
-    1e-3 is a number then; 1:30 (90, of base 60) and 010 (8, of base 8) are none, but text.
-    """
+class UniqueKeysLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that comes twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """A mapping, unless one of its keys comes twice: the first value would be lost."""
@@ -57,6 +54,10 @@ class _Loader(yaml.SafeLoader):
         if repeated:
             raise ValueError(f"the key {repeated[0]!r} comes twice (line {node.start_mark.line + 1} and below)")
         return super().construct_mapping(node, deep)
+
+
+class _Loader(UniqueKeysLoader):
+    """Reads numbers as YAML 1.2 does: 1e-3 is one; 1:30 (90, of base 60) and 010 (8, of base 8) are text."""
 
 
 def _numbers_of_yaml_1_2() -> None:

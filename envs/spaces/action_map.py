@@ -32,7 +32,7 @@ PolicySpace = Box | Discrete | MultiDiscrete
 DEFAULT_SCALE = 1.0
 
 OWN_UNITS = 0.0
-"""In place of a scale: a policy of before, which acts in the units of a torch environment, without stretching."""
+"""In place of a scale: an old policy, which acts in the units of a torch environment, without stretching."""
 
 LARGEST_SCALE = 1e37
 """A window of twice as much has a width and ends that float32 holds."""
@@ -369,7 +369,7 @@ def _affine_map(policy: Box, native: Box, scale: float) -> dict[str, NDArray[Any
 
     # A whole number n has the share [n, n + 1) of the window.
     if native.dtype.kind in "iu":
-        # The end of the last share is no number of the window. (Policies of before were clipped to the space alone.)
+        # The end of the last share is no number of the window. (Old policies were clipped to the space alone.)
         if scale != OWN_UNITS:
             native_low = np.where(bounded, np.maximum(native_low, _rounded_inwards(to_low, dtype, np.inf)), native_low)
             top = _rounded_inwards(to_high, dtype, -np.inf)
@@ -426,7 +426,7 @@ def _has_bounds(policy: Box) -> NDArray[np.bool_]:
 
 
 def _is_endless(policy: Box, native: Box, scale: float, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
-    """Whether a window [low, high] has no middle: a policy of before acts in an environment without bounds."""
+    """Whether a window [low, high] has no middle: an old policy acts in an environment without bounds."""
     largest = _largest_bound(native.dtype)
     endless = (low <= -largest) | (high >= largest)
     if scale != OWN_UNITS:

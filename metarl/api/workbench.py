@@ -38,7 +38,7 @@ from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig, with_settings
 from metarl.run.presets import default_config
 from metarl.run.run_directory import RunDirectory
-from metarl.training.memory import keep_freed_memory
+from metarl.training.machine.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import pandas
@@ -274,7 +274,7 @@ def compare(runs: Sequence["Run | str | Path"], *, quiet: bool = False, **settin
         UserError, ValueError: a setting that is unknown or not allowed; the message says what is.
         TrainingError: a baseline could not be trained.
     """
-    known = [field.name for field in dataclasses.fields(CompareConfig) if field.name != "runs"]
+    known = [field.name for field in dataclasses.fields(CompareConfig) if field.name not in ("runs", "trust")]
     for name in settings:
         if name not in known:
             raise unknown("setting", name, known)

@@ -6,10 +6,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from metarl.agents.distillation import Distillation, Teachers
+from metarl.agents.learner import Learner
 from metarl.agents.policies.parameters import Parameters
+from metarl.agents.teachers import Teachers
 from metarl.baselines.references import reference_episodes
-from metarl.baselines.teachers import SpecialisedTeachers, adapted_teachers, is_expert, load_teachers, teacher_run
+from metarl.baselines.teachers import (
+    SpecialisedTeachers,
+    adapted_teachers,
+    is_expert,
+    load_teachers,
+    teacher_run,
+    teaching_of,
+)
 from metarl.console import format_number
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
@@ -104,7 +112,7 @@ class DistillationReport:
 
 def distillation_report(
     run: RunDirectory,
-    learner: Distillation,
+    learner: Learner,
     distribution: TaskDistribution,
     tasks: Task,
     batches: list[Episodes],
@@ -127,7 +135,8 @@ def distillation_report(
         UserError: the teachers cannot be read.
     """
     episodes = batches[0].reward.shape[1]
-    own_tasks = is_expert(learner.config.teacher)
+    teacher = teaching_of(run.config).teacher
+    own_tasks = is_expert(teacher)
 
     if own_tasks:
         # The evaluation's episodes are of other tasks: the student is sampled again, on those of its experts.
@@ -139,7 +148,7 @@ def distillation_report(
         ours = batches
     references = reference_episodes(distribution, tasks, episodes, generator)
 
-    report = _compare(learner, theirs, ours, references)
+    report = _compare(learner, teacher, theirs, ours, references)
     # The evaluation has counted the student's own batches on its tasks already.
     env_steps = theirs.env_steps + sum(reference.env_steps for reference in references.values())
     if own_tasks:
@@ -148,30 +157,35 @@ def distillation_report(
 
 
 def _compare(
-    learner: Distillation, theirs: SpecialisedTeachers, ours: list[Episodes], references: dict[str, Episodes]
+    learner: Learner,
+    teacher: str,
+    theirs: SpecialisedTeachers,
+    ours: list[Episodes],
+    references: dict[str, Episodes],
 ) -> DistillationReport:
     """Put the student's episodes beside those of its teachers on the same M tasks.
 
     Args:
         learner: the student.
+        teacher: the run or the algorithm that its teachers come from.
         theirs: the teachers with their episodes.
         ours: the student's episodes after k = 0 … K adaptation steps.
         references: those of the random policy, and of the oracle where the family has one.
     """
-    zero = _task_returns(references["random"])
+    of_random = _task_returns(references["random"])
     # Without an oracle the teachers are the best that is known of a task.
-    one = _task_returns(references.get("oracle", theirs.episodes))
+    of_best = _task_returns(references.get("oracle", theirs.episodes))
 
     return DistillationReport(
-        teacher=learner.config.teacher,
-        own_tasks=is_expert(learner.config.teacher),
+        teacher=teacher,
+        own_tasks=is_expert(teacher),
         num_tasks=num_tasks_of(theirs.teachers.tasks),
         teacher_parameters=_num_parameters(theirs.teachers.params),
         student_parameters=_num_parameters(learner.begin(1).params),
         teacher_return=float(_task_returns(theirs.episodes).mean()),
         student_return=[float(_task_returns(batch).mean()) for batch in ours],
-        teacher_score=_mean_score(theirs.episodes, zero, one),
-        student_score=[_mean_score(batch, zero, one) for batch in ours],
+        teacher_score=_mean_score(theirs.episodes, of_random, of_best),
+        student_score=[_mean_score(batch, of_random, of_best) for batch in ours],
         divergence=[_divergence(learner, theirs.teachers, batch) for batch in ours],
     )
 
@@ -199,12 +213,12 @@ def _task_returns(episodes: Episodes) -> np.ndarray:
     return np.asarray(episodes.returns.double().mean(dim=1).cpu().numpy())
 
 
-def _mean_score(episodes: Episodes, zero: np.ndarray, one: np.ndarray) -> float:
-    """Mean normalised score over tasks, of which (M,) returns `zero` score 0 and (M,) returns `one` score 1."""
-    return float(normalized(_task_returns(episodes), zero, one).mean())
+def _mean_score(episodes: Episodes, of_random: np.ndarray, of_best: np.ndarray) -> float:
+    """Mean normalised score over tasks: 0 is the return of the random policy, (M,), 1 that of the best one, (M,)."""
+    return float(normalized(_task_returns(episodes), of_random, of_best).mean())
 
 
-def _divergence(learner: Distillation, teachers: Teachers, batch: Episodes) -> float:
+def _divergence(learner: Learner, teachers: Teachers, batch: Episodes) -> float:
     """Mean KL(student ‖ teacher) over the steps of a student's batch; teacher i is that of task i."""
     all_teachers = torch.arange(len(batch.obs), device=batch.obs.device)
     student = learner.policy.distribution(batch.behaviour)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.agents.distillation import DistillationConfig, Teachers
 from metarl.agents.policies.cnn import make_policy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, shapes_of
+from metarl.agents.teachers import TaughtConfig, Teachers, Teaching
 from metarl.console import counted, format_number
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
@@ -82,7 +82,7 @@ def check_teacher(config: TrainConfig) -> None:
     Raises:
         UserError: none given, no such run, not trained, or of another environment.
     """
-    if isinstance(config.learner, DistillationConfig) and not is_expert(config.learner.teacher):
+    if is_taught(config) and not is_expert(teaching_of(config).teacher):
         teacher_run(config).checkpoints.load(BEST)
 
 
@@ -92,17 +92,28 @@ def check_teachers_memory(config: TrainConfig, distribution: TaskDistribution) -
     Raises:
         UserError: names their number.
     """
-    learner = config.learner
-    if not isinstance(learner, DistillationConfig):
+    if not is_taught(config):
         return
 
-    network = PolicyConfig() if is_expert(learner.teacher) else teacher_run(config).config.learner.policy
+    asked = teaching_of(config)
+    network = PolicyConfig() if is_expert(asked.teacher) else teacher_run(config).config.learner.policy
     policy = make_policy(distribution.observation_space, distribution.action_space, network)
     # Each has an own policy, and its last episodes are kept until all are made.
-    needed = parameter_bytes(policy.num_parameters, learner.num_teachers)
-    needed += episode_bytes(distribution, learner.num_teachers * config.episodes)
-    what = f"num_teachers {learner.num_teachers} × episodes {config.episodes} × horizon {distribution.horizon}"
+    needed = parameter_bytes(policy.num_parameters, asked.num_teachers)
+    needed += episode_bytes(distribution, asked.num_teachers * config.episodes)
+    what = f"num_teachers {asked.num_teachers} × episodes {config.episodes} × horizon {distribution.horizon}"
     require_memory(needed, what, "--num-teachers or --episodes", config.device)
+
+
+def is_taught(config: TrainConfig) -> bool:
+    """Whether the agent learns from teachers."""
+    return isinstance(config.learner, TaughtConfig)
+
+
+def teaching_of(config: TrainConfig) -> Teaching:
+    """The teachers that the configuration of an agent that `is_taught` asks for."""
+    assert isinstance(config.learner, TaughtConfig)
+    return config.learner.teaching
 
 
 def is_expert(teacher: str) -> bool:
@@ -116,7 +127,7 @@ def load_or_train_teachers(
     """The run's teachers, and the environment steps that they cost; trained now if they are not there or damaged.
 
     Args:
-        run: a run of the agent distill.
+        run: of an agent that learns from teachers.
         distribution: gives the tasks.
         say: shows a line of progress.
 
@@ -213,12 +224,11 @@ def adapted_teachers(run: RunDirectory, tasks: Task, episodes: int, generator: t
 def _train_teachers(run: RunDirectory, distribution: TaskDistribution) -> tuple[Teachers, TeachersSummary]:
     """Draw a run's training tasks and make a teacher for each of them."""
     config = run.config
-    learner = config.learner
-    assert isinstance(learner, DistillationConfig)
+    asked = teaching_of(config)
     generator = rollout_generator(torch.device(config.device), config.seed + SEED_OFFSET)
-    tasks = distribution.sample(learner.num_teachers, "train", generator)
+    tasks = distribution.sample(asked.num_teachers, "train", generator)
 
-    if is_expert(learner.teacher):
+    if is_expert(asked.teacher):
         made = _train_experts(run, distribution, tasks, generator)
         training_env_steps = 0
     else:
@@ -227,8 +237,8 @@ def _train_teachers(run: RunDirectory, distribution: TaskDistribution) -> tuple[
         training_env_steps = total_training_env_steps(parent)
 
     summary = TeachersSummary(
-        teacher=learner.teacher,
-        num_teachers=learner.num_teachers,
+        teacher=asked.teacher,
+        num_teachers=asked.num_teachers,
         training_env_steps=training_env_steps,
         env_steps=made.env_steps,
         return_mean=made.episodes.returns.double().mean().item(),
@@ -236,15 +246,15 @@ def _train_teachers(run: RunDirectory, distribution: TaskDistribution) -> tuple[
     )
 
     # Episodes are large, and kept only where the student learns on the states in them.
-    if learner.states == "teacher":
+    if asked.keep_episodes:
         return replace(made.teachers, episodes=made.episodes), summary
     return made.teachers, summary
 
 
 def total_training_env_steps(run: RunDirectory) -> int:
-    """Environment steps of a run's training, and for a distilled one of the training of its teachers' run as well."""
+    """Environment steps of a run's training, and where it was taught by a run of that one's training as well."""
     own = run.last_progress().env_steps
-    if isinstance(run.config.learner, DistillationConfig):
+    if is_taught(run.config):
         return own + read_summary(run).training_env_steps
     return own
 
@@ -258,7 +268,6 @@ def _train_experts(
     from metarl.envs.adapters.sb3 import make_sb3_vec_env
 
     config = run.config
-    assert isinstance(config.learner, DistillationConfig)
     jobs = _expert_jobs(run, tasks)
     files = [Path(job.directory) / MODEL_FILE for job in jobs]
     for file in files:
@@ -269,7 +278,7 @@ def _train_experts(
         pass  # their models are in the files; their curves are not needed
 
     env = make_sb3_vec_env(distribution, TRAINING_ENVS)
-    models = [load_model(config.learner.teacher, file, env) for file in files]
+    models = [load_model(teaching_of(config).teacher, file, env) for file in files]
     teachers = _teachers_of_models(models, distribution, tasks, config.device)
 
     on_tasks = distribution.bind(tasks, config.episodes)
@@ -283,17 +292,16 @@ def _expert_jobs(run: RunDirectory, tasks: Task) -> list["TaskJob"]:
     from metarl.baselines.sb3 import TaskJob
 
     config = run.config
-    learner = config.learner
-    assert isinstance(learner, DistillationConfig)
+    asked = teaching_of(config)
 
     jobs = []
-    for number in range(learner.num_teachers):
+    for number in range(asked.num_teachers):
         job = TaskJob(
-            algorithm=learner.teacher,
+            algorithm=asked.teacher,
             env=config.env,
             task={name: value[number].tolist() for name, value in tasks.items()},
             seed=config.seed,
-            schedule=(learner.expert_env_steps,),
+            schedule=(asked.expert_env_steps,),
             episodes=1,
             directory=str(run.path / EXPERTS / f"task-{number:03d}"),
             action_scale=config.action_scale,
@@ -332,12 +340,11 @@ def teacher_run(config: TrainConfig) -> RunDirectory:
     Raises:
         UserError: none is named, there is no such run, or it is of another environment.
     """
-    assert isinstance(config.learner, DistillationConfig)
-    teacher = config.learner.teacher
+    teacher = teaching_of(config).teacher
     if not teacher:
         raise UserError(
-            f"distill needs a teacher: --teacher RUN, or --teacher {' or '.join(EXPERT_ALGORITHMS)} for experts of "
-            "Stable-Baselines3"
+            f"{config.agent} needs a teacher: --teacher RUN, or --teacher {' or '.join(EXPERT_ALGORITHMS)} for "
+            "experts of Stable-Baselines3"
         )
 
     run = RunDirectory.open(teacher, config.run_dir)
@@ -386,7 +393,7 @@ def _check_teachers(teachers: Teachers, distribution: TaskDistribution) -> None:
         ValueError: names the tensor.
     """
     num_teachers = num_tasks_of(teachers.tasks) if teachers.tasks else 0
-    expected = {f"task.{name}": (num_teachers, *one.shape) for name, one in distribution.train.items()}
+    expected = {f"task.{name}": (num_teachers, *range_.shape) for name, range_ in distribution.train.items()}
     for name, shape in teachers.policy.shapes.items():
         expected[f"params.{name}"] = (num_teachers, *shape)
 

@@ -26,7 +26,7 @@ from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.errors import unknown
-from metarl.training.accelerate import compile_env
+from metarl.training.machine.accelerate import compile_env
 
 GYMNASIUM_IDS = {
     "cart-pole": "CartPole-v1",

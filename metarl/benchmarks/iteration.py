@@ -17,8 +17,8 @@ from metarl.envs.registry import FAMILIES, make_distribution
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import tasks_to_json
-from metarl.training.accelerate import use_graphs
-from metarl.training.memory import peak_memory_mb
+from metarl.training.machine.accelerate import use_graphs
+from metarl.training.machine.memory import peak_memory_mb
 from metarl.training.meta_iteration import Sampled, sample_iteration
 
 PLAIN_TASKS = 4

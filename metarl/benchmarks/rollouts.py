@@ -20,7 +20,7 @@ from metarl.envs.rollout import advance, begin, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
 from metarl.evaluation.memory import available_bytes
-from metarl.training.accelerate import use_graphs
+from metarl.training.machine.accelerate import use_graphs
 
 NUM_TASKS = 40
 EPISODES = {"cpu": (1, 4, 20, 100, 400), "cuda": (20, 100, 1_000, 4_000, 16_000, 64_000, 256_000)}
@@ -155,7 +155,8 @@ def _growing_rates(
 ) -> tuple[list[RolloutRate], str | None]:
     """Rates of ever larger batches until one does not fit, and why the last one could not be captured."""
     env = distribution.task_env
-    policy, params = learner.policy, learner.begin(NUM_TASKS).params
+    policy = learner.policy
+    params = learner.begin(NUM_TASKS).params
     device = generator.device
 
     def rate(episodes: int) -> float:

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from metarl.errors import TrainingError
 from metarl.evaluation.plots import figure_bytes
+from metarl.run.config import DEFAULT_AGENT
 from metarl.run.files import write_atomically
 
 TRAINED_ITERATIONS = 12
@@ -118,10 +119,11 @@ def write(points: Sequence[Point], env: str, out: Path) -> list[Path]:
     writer.writeheader()
     writer.writerows(rows)
 
-    table, picture = out / "scaling.csv", out / "scaling.png"
+    table = out / "scaling.csv"
+    figure = out / "scaling.png"
     write_atomically(table, text.getvalue().encode())
-    write_atomically(picture, figure_bytes(_figure(points, env)))
-    return [table, picture]
+    write_atomically(figure, figure_bytes(_figure(points, env)))
+    return [table, figure]
 
 
 def _figure(points: Sequence[Point], env: str) -> Figure:
@@ -193,7 +195,7 @@ def _measure_job(env: str, setting: Setting, num_threads: int) -> Point:
 
         layers = ("--hidden-sizes", str(setting.hidden_size), str(setting.hidden_size))
         job = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(setting.processes))
-        _run(*job, "-m", "metarl", "train", "maml", env, *_as_arguments(flags), *layers)
+        _run(*job, "-m", "metarl", "train", DEFAULT_AGENT, env, *_as_arguments(flags), *layers)
         lines = (Path(directory) / "job" / "metrics.jsonl").read_text().splitlines()
 
     finished = [json.loads(line)["seconds"] for line in lines]

@@ -13,7 +13,7 @@ from metarl.envs.task_env import TaskEnv
 from metarl.evaluation.memory import available_bytes
 from metarl.run.config import DEFAULT_AGENT, TrainConfig
 from metarl.run.presets import default_config
-from metarl.training.memory import iteration_bytes
+from metarl.training.machine.memory import iteration_bytes
 
 LONG = 3600.0
 """Seconds of stepping after which a line says how to take fewer steps."""

@@ -49,7 +49,7 @@ class Adapt(AdaptationSelection):
         pause: --env: seconds between two episodes, or 'enter' to wait for the Enter key while a robot is put back.
         env_timeout: --env: seconds that a step or a reset may take; one that takes longer has failed, and what was
             collected before it is saved; 0 = unlimited.
-        resume: --env: go on with what an interrupted command left in OUT.unfinished; the other flags are as then.
+        resume: --env: go on with what an interrupted command left in OUT.unfinished; give the same flags again.
     """
 
     out: str
@@ -230,10 +230,11 @@ def _read_task(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it holds no JSON object.
     """
+    text = read_text(file, named_by_user=True)
     try:
-        task = load_json(read_text(file, named_by_user=True))
+        task = load_json(text)
     except UserError as error:
-        raise UserError(f"task file {file} cannot be read: {error}") from None
+        raise UserError(f"task file {file}: {error}") from None
     if not isinstance(task, dict):
         raise UserError(f'task file {file} needs one JSON object like {{"goal": [0.3, 0.2]}}, got {task!r:.80}')
     return task

@@ -25,7 +25,7 @@ from metarl.evaluation.memory import environment_bytes, episode_bytes, parameter
 from metarl.run.config import DEFAULT_ENV
 from metarl.run.device import resolve_device
 from metarl.run.files import check_directory_writable
-from metarl.training import distributed
+from metarl.training.machine import distributed
 
 TOGETHER = ("iteration", "sb3", "envs")
 """What 'all' measures."""

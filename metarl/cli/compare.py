@@ -18,11 +18,9 @@ class Compare(CompareConfig):
 
     Attributes:
         json: print one JSON object and nothing else; progress goes to standard error.
-        trust: let runs import modules from the working directory, even if they were made somewhere else.
     """
 
     json: bool = False
-    trust: bool = False
 
     @property
     def config(self) -> CompareConfig:

@@ -58,7 +58,7 @@ class Evaluate(TaskSelection):
             check_directory_writable(Path(self.out))
 
         evaluated = [self._evaluate_one(run) for run in runs]
-        pooled = pool([one.evaluation for one in evaluated])
+        pooled = pool([result.evaluation for result in evaluated])
         title = f"{evaluated[0].title}, {len(runs)} seeds"
         scope = "other seeds" if pooled.exhaustive else "other seeds and other tasks"
         data = {

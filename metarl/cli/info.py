@@ -47,16 +47,21 @@ class Envs:
         return 0
 
 
+_ROOM_FOR_A_SUMMARY = 20
+"""Columns."""
+
+
 def _list_families(console: Console) -> None:
-    """A line for each family, as wide as the terminal."""
+    """A line for each family, as wide as the terminal; two where that leaves no room for a summary."""
     from metarl.envs.registry import FAMILIES
 
     column = max(map(len, FAMILIES)) + 2
+    room = console.width - column
     for family in FAMILIES.values():
-        say(
-            console,
-            family.name.ljust(column) + textwrap.shorten(family.summary, console.width - column, placeholder=" …"),
-        )
+        if room < _ROOM_FOR_A_SUMMARY:
+            say(console, f"{family.name}\n  {family.summary}")
+        else:
+            say(console, family.name.ljust(column) + textwrap.shorten(family.summary, room, placeholder=" …"))
 
     missing: dict[str, list[str]] = {}
     for family in FAMILIES.values():

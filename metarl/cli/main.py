@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
+from metarl.cli.flags.before_parsing import RUN, RUNS, require_runs
 from metarl.cli.flags.reading import not_understood, read_flags, with_plain_help
 from metarl.console import outputs_that_may_close, reserved_output
 from metarl.errors import (
@@ -43,36 +44,43 @@ class Command(NamedTuple):
     Attributes:
         location: "module:Class" of the dataclass whose fields are the flags and whose `execute` runs the command.
         summary: first sentence of its docstring.
+        runs: where it names trained runs, see `metarl.cli.flags.before_parsing`.
         needs_torch: whether it computes with PyTorch.
     """
 
     location: str
     summary: str
+    runs: tuple[str, ...] = ()
     needs_torch: bool = True
 
 
 COMMANDS = {
-    "train": Command("metarl.cli.train:Train", "Meta-train an agent."),
+    "train": Command("metarl.cli.train:Train", "Meta-train an agent.", ("--resume", "--start-from")),
     "evaluate": Command(
         "metarl.cli.evaluate:Evaluate",
         "Measure how a trained agent adapts to tasks it never saw: its return after k = 0 … K adaptation steps.",
+        (RUNS,),
     ),
     "adapt": Command(
         "metarl.cli.adapt:Adapt",
         "Adapt a trained agent to one task and write the policy: parameters, model card, torch.export and ONNX "
         "programs.",
+        (RUN,),
     ),
     "render": Command(
         "metarl.cli.render:Render",
         "Show adaptation: the policy before and after each adaptation step side by side, as a video or a picture.",
+        (RUN,),
     ),
     "report": Command(
         "metarl.cli.report:Report",
         "Write a run's report: one HTML page with its settings, curves, tables and pictures, that loads nothing else.",
+        (RUN,),
     ),
     "compare": Command(
         "metarl.cli.compare:Compare",
         "Compare trained runs with baselines on the same held-out tasks, counted in the same environment steps.",
+        (RUNS,),
     ),
     "envs": Command(
         "metarl.cli.info:Envs", "List the families of tasks, or show one: parameters, units, ranges and splits."
@@ -114,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, reason in outputs.reasons.items():
             code = code or _fail(f"{name} could not be written: {reason}", EXIT_TRAINING_FAILED)
     if _is_job():
-        from metarl.training import distributed
+        from metarl.training.machine import distributed
 
         distributed.leave(code)
     return code
@@ -175,6 +183,8 @@ def _dispatch(arguments: list[str]) -> int:
     if "--trust" in arguments:
         os.environ["METARL_TRUST"] = "1"
 
+    require_runs(arguments[1:], COMMANDS[name].runs)
+
     # In this order: a library must not be looked for among the user's modules.
     command = parse(arguments)
     with _torch_prepared() if COMMANDS[name].needs_torch else contextlib.nullcontext():
@@ -223,7 +233,7 @@ def _torch_prepared() -> Iterator[None]:
     import torch
 
     from metarl.envs.spaces.precision import own_torch_settings
-    from metarl.training.memory import keep_freed_memory
+    from metarl.training.machine.memory import keep_freed_memory
 
     torch.set_num_threads(1)  # learners spread chunks of tasks over the cores instead
     keep_freed_memory()
@@ -235,7 +245,7 @@ def _is_job() -> bool:
     """Whether torchrun started this process as one of several; PyTorch is imported only under torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
-    from metarl.training import distributed
+    from metarl.training.machine import distributed
 
     return distributed.is_job()
 
@@ -297,8 +307,8 @@ def completion_script(shell: str) -> str:
     forms["train"] = flags_in_groups(default_train([]))
     every_command: Any = None
     for name, form in forms.items():
-        one: Any = Annotated[form, tyro.conf.subcommand(name)]
-        every_command = one if every_command is None else every_command | one
+        command: Any = Annotated[form, tyro.conf.subcommand(name)]
+        every_command = command if every_command is None else every_command | command
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):

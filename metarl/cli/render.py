@@ -19,8 +19,9 @@ from metarl.evaluation.memory import require_memory_of_evaluation
 from metarl.rendering.captions import return_text, task_text
 from metarl.rendering.draw import (
     Pace,
+    ShownAdaptation,
+    draw_episodes,
     draw_heat_map,
-    draw_pictures,
     draw_trajectories,
     fixed_parameters,
     has_plane,
@@ -105,13 +106,13 @@ class Render(TaskSelection):
         steps, episodes = self._budget(config, learner)
         title = _title(config)
         require_memory_of_evaluation(distribution, num_tasks_of(tasks), episodes, steps, "--episodes or --steps")
-        adaptation = (distribution, learner, tasks, steps, episodes, generator)
+        shown = ShownAdaptation(distribution, learner, tasks, steps, episodes)
 
         if is_still(self.out) and has_plane(distribution):
-            batches = draw_trajectories(self.out, *adaptation)
+            batches = draw_trajectories(self.out, shown, generator)
         else:
             task_label = "the task" if self.task else f"{self.split} task"
-            batches = draw_pictures(self.out, title, task_label, *adaptation, Pace(self.fps, self.every))
+            batches = draw_episodes(self.out, title, task_label, shown, generator, Pace(self.fps, self.every))
 
         evaluation = summarize(batches, pooled=learner.sampling.pooled)
         data = {"tasks": tasks_to_json(tasks), "return": evaluation.returns.T.tolist(), **evaluation.to_json()}
@@ -131,7 +132,8 @@ class Render(TaskSelection):
         require_memory_of_evaluation(distribution, num_tasks, episodes, steps, "--grid, --episodes or --steps")
 
         title = f"{_title(config)}: return over the task space, {counted(episodes, 'episode')} a step"
-        heat = draw_heat_map(self.out, title, distribution, learner, grid, steps, episodes, generator)
+        shown = ShownAdaptation(distribution, learner, grid.tasks, steps, episodes)
+        heat = draw_heat_map(self.out, title, shown, grid, generator)
 
         lines = [f"{title}, {counted(num_tasks, 'task')}"]
         if grid.fixed:
@@ -163,7 +165,8 @@ def _title(config: TrainConfig) -> str:
 
 def _weakest(heat: HeatMap, distribution: TaskDistribution) -> str:
     """The task with the lowest return after adaptation, in the training range where the grid has tasks of it."""
-    worst, grid = heat.weakest, heat.grid
+    worst = heat.weakest
+    grid = heat.grid
     varied = [name for name in distribution.train if name not in grid.fixed]
     task = {name: grid.tasks[name][worst : worst + 1] for name in varied}
 

@@ -16,8 +16,9 @@ from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
 from metarl.baselines.teachers import check_teacher, check_teachers_memory
 from metarl.cli.evaluate import Evaluate
+from metarl.cli.flags.before_parsing import value_of
 from metarl.cli.flags.groups import flags_in_groups
-from metarl.cli.flags.values import leading_agent_and_env, parse_options, parse_seeds, value_of
+from metarl.cli.flags.values import leading_agent_and_env, parse_options, parse_seeds
 from metarl.console import counted, say, shell_command
 from metarl.envs.checks.contract import check_task_env
 from metarl.envs.registry import base_name, env_label, is_env_file, with_options
@@ -25,17 +26,18 @@ from metarl.envs.task_env import TaskEnv
 from metarl.errors import EXIT_INTERRUPTED, TrainingError, UserError, what_happened
 from metarl.run.build import build, observations_state, restore_learner
 from metarl.run.checkpoint import BEST
-from metarl.run.config import TrainConfig, from_yaml
+from metarl.run.config import TrainConfig, from_yaml, require_whole
 from metarl.run.device import resolve_device
+from metarl.run.find_run import CONFIG_FILE, Trust
 from metarl.run.presets import default_config
 from metarl.run.reproduce import settings_to_start_from
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import METRICS_FILE, RunDirectory, require_as_trained
 from metarl.run.schema import read_text
-from metarl.training import distributed
-from metarl.training.accelerate import compile_env
 from metarl.training.curriculum import make_curriculum
 from metarl.training.logs.run_log import RunLog, check_logger, where_to_watch
-from metarl.training.memory import check_memory
+from metarl.training.machine import distributed
+from metarl.training.machine.accelerate import compile_env
+from metarl.training.machine.memory import check_memory
 from metarl.training.trainer import Trainer, resolve
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))
@@ -70,7 +72,7 @@ The learner's own flags follow in boxes that its configuration makes: learner, p
 
 
 @dataclass(frozen=True)
-class Train(TrainConfig):
+class Train(TrainConfig, Trust):
     """Meta-train an agent. AGENT and ENV come before the flags; the flags' defaults depend on them and on --preset.
 
     Attributes:
@@ -80,8 +82,6 @@ class Train(TrainConfig):
         env_file: a YAML file that describes the environment and its tasks, in place of ENV.
         set: an option of the environment, such as env.horizon=50, in place of its default; may be given several times.
             `metarl envs ENV` lists them.
-        trust: let the run of --resume or --teacher import modules from the working directory, even if it was made
-            somewhere else.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
@@ -91,7 +91,6 @@ class Train(TrainConfig):
     seeds: str = ""
     env_file: str = ""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="env.NAME=VALUE")] = ()
-    trust: bool = False
 
     @property
     def config(self) -> TrainConfig:
@@ -105,7 +104,10 @@ class Train(TrainConfig):
 
     def execute(self, console: Console) -> int:
         """Train, evaluate on held-out tasks, and say what to do next; under torchrun as one process of several."""
-        return self._train_seeds(console) if self.seeds else self.train(console)[0]
+        if self.seeds:
+            return self._train_seeds(console)
+        code, _ = self.train(console)
+        return code
 
     def _train_seeds(self, console: Console) -> int:
         """One run after the other for each of the seeds; the first that is stopped or fails is the last."""
@@ -218,12 +220,16 @@ def _check_before_writing(config: TrainConfig) -> None:
     """
     check_teacher(config)
     check_logger(config.logger)
+
     generator = torch.Generator(config.device)
     distribution, learner = build(config, generator)
     if config.start_from:
         _check_start(RunDirectory.open(config.start_from, config.run_dir), config, learner)
+
     check_memory(config, distribution, learner)
     check_teachers_memory(config, distribution)
+
+    # A user's own methods, tried on as many tasks as training will have.
     if isinstance(distribution.env, TaskEnv):
         check_task_env(distribution.env, distribution.sample(config.num_tasks, "train", generator), config.episodes)
     make_curriculum(config, learner)
@@ -333,9 +339,13 @@ def _settings_in(file: str, arguments: list[str]) -> TrainConfig:
     if not file or not path.is_file():
         raise UserError(f"--config needs a file such as a run's config.yaml; there is none at {file!r}")
     try:
-        config = from_yaml(read_text(path, named_by_user=True))
+        text = read_text(path, named_by_user=True)
+        config = from_yaml(text)
+        require_whole(text, config)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    if path.name == CONFIG_FILE and (path.parent / METRICS_FILE).is_file():
+        require_as_trained(path, text)
 
     given = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     own = [config.agent, config.env]

@@ -134,7 +134,8 @@ class Comparer:
 
     def _measure(self, label: str) -> Curve:
         """The curve of one agent, by its kind."""
-        plan, directory = self._plan, self._directory
+        plan = self._plan
+        directory = self._directory
         if label in plan.pools:
             return measure_runs(plan, directory, label, plan.pools[label])
 

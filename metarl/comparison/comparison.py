@@ -285,11 +285,10 @@ class Comparison:
             "notes": list(self.notes),
             **({"optimum": list(self.optimum)} if self.optimum else {}),
             **self.metadata,
-            # "duels" and "races": the words of earlier versions, which other programs may read.
             "equal_env_steps": self.equal_env_steps,
             "agents": [summary.to_json() for summary in self.summaries],
-            "duels": [asdict(pair) for pair in self.pairwise_comparisons],
-            "races": [asdict(efficiency) for efficiency in self.sample_efficiencies],
+            "pairwise_comparisons": [asdict(pair) for pair in self.pairwise_comparisons],
+            "sample_efficiencies": [asdict(efficiency) for efficiency in self.sample_efficiencies],
             "curves": [curve.to_json() for curve in self.curves],
         }
         return _finite(data)  # type: ignore[no-any-return]

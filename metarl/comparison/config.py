@@ -7,6 +7,7 @@ import tyro
 
 from metarl.envs.task_distribution import FROZEN_SIZE
 from metarl.errors import UserError, require_at_least
+from metarl.run.find_run import RunAccess
 
 REFERENCES = ("random", "untrained", "oracle")
 SB3_BASELINES = ("ppo", "a2c", "sac", "td3", "ddpg", "dqn", "ppo-pretrained")
@@ -22,7 +23,7 @@ QUICK_BUDGET = 10_000
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(RunAccess):
     """Compare trained runs with baselines on the same held-out tasks, counted in the same environment steps.
 
     Attributes:
@@ -41,10 +42,9 @@ class CompareConfig:
         steps: K, adaptation steps of the meta-learners; by default as many as each was trained for.
         quick: a first look: fewer tasks and steps, and baselines trained here get a fifth of the meta-training.
         device: of the meta-learners: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
-        num_threads: CPU threads, and processes for SB3; 0 takes one per core.
+        num_threads: CPU threads, and processes for SB3; 0 = one per core.
         sb3_settings: arguments for Stable-Baselines3 on the new tasks, as JSON: '{"ppo": {"gamma": 0.9}}'.
         out: directory of the comparison; by default run_dir/comparison-ENV. Work done there before is not done again.
-        run_dir: where runs are looked for by name.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
@@ -56,11 +56,9 @@ class CompareConfig:
     episodes: int = 20
     steps: int | None = None
     quick: bool = False
-    device: str = "auto"
     num_threads: int = 0
     sb3_settings: str = ""
     out: str = ""
-    run_dir: str = "runs"
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""

@@ -2,7 +2,7 @@
 
 runs/comparison-<env>/
 settings.json        what is compared
-cells/               one JSON file per measurement (see metarl.comparison.measurements), written when it is done
+measurements/        one JSON file per measurement (see metarl.comparison.measurements), written when it is done
 trained/             run directories of the baselines that were meta-trained here
 sb3/                 models of Stable-Baselines3 as zips, each with SB3's log as progress.csv
 comparison*          data and figures; see metarl.comparison.report
@@ -16,11 +16,18 @@ from pathlib import Path
 from metarl.comparison.measurements import MeasurementStore
 from metarl.comparison.plan import Plan
 from metarl.errors import UserError
-from metarl.run.files import is_empty_directory, new_directory, write_atomically
+from metarl.run.files import is_empty_directory, new_directory, require_own_directories, write_atomically
 from metarl.run.run_directory import as_file_name
 from metarl.run.schema import read_text
 
 SETTINGS_FILE = "settings.json"
+MEASUREMENTS = "measurements"
+EARLIER_MEASUREMENTS = "cells"
+"""What an earlier version called the directory of measurements."""
+
+TRAINED = "trained"
+MODELS = "sb3"
+TENSORBOARD = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,12 @@ class ComparisonDirectory:
         """The directory in which this comparison was begun, or a new one; --out is taken as it is.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or a part of it is a link.
         """
         settings = json.dumps(plan.settings(), indent=1)
         path = Path(plan.config.out) if plan.config.out else _find_place(plan, settings)
 
+        require_own_directories(path, (MEASUREMENTS, EARLIER_MEASUREMENTS, TRAINED, MODELS, TENSORBOARD))
         try:
             _write_settings(path, settings)
         except OSError as error:
@@ -51,13 +59,14 @@ class ComparisonDirectory:
 
     @property
     def measurements(self) -> MeasurementStore:
-        """What was measured so far."""
-        return MeasurementStore(self.path / "cells")
+        """What was measured so far; in a directory of an earlier version it lies under that one's name."""
+        earlier = self.path / EARLIER_MEASUREMENTS
+        return MeasurementStore(earlier if earlier.is_dir() else self.path / MEASUREMENTS)
 
     @property
     def trained(self) -> Path:
         """Where baselines are meta-trained: a directory of runs."""
-        return self.path / "trained"
+        return self.path / TRAINED
 
     def sb3_model(self, label: str, seed: int, what: str) -> Path:
         """Directory of one model of Stable-Baselines3.
@@ -67,7 +76,7 @@ class ComparisonDirectory:
             seed: of the model.
             what: the task that it learns, or its pretraining.
         """
-        return self.path / "sb3" / f"{label}-seed{seed}" / what
+        return self.path / MODELS / f"{label}-seed{seed}" / what
 
 
 def _write_settings(path: Path, settings: str) -> None:

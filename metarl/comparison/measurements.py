@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class MeasurementStore:
     """Measurements by agent and by everything that decides their content.
 
     Args:
-        directory: one JSON file per measurement; the key "cell" in them holds it.
+        directory: one JSON file per measurement.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -49,12 +49,12 @@ class MeasurementStore:
             data = read_json(self._path(label, settings), _MeasurementFile)
         except UserError:
             return None
-        measurement: Measurement = data["cell"]
-        return measurement if _is_whole(measurement) else None
+        measurement: Measurement | None = data.get("measurement", data.get("cell"))
+        return measurement if measurement is not None and _is_whole(measurement) else None
 
     def save(self, label: str, settings: dict[str, Any], measurement: Measurement) -> None:
         """Write a measurement with its settings, atomically."""
-        data = {"agent": label, "settings": settings, "cell": dataclasses.asdict(measurement)}
+        data = {"agent": label, "settings": settings, "measurement": dataclasses.asdict(measurement)}
         write_atomically(self._path(label, settings), json.dumps(data).encode())
 
     def load_or_measure(self, label: str, settings: dict[str, Any], measure: Callable[[], Measurement]) -> Measurement:
@@ -73,7 +73,8 @@ class MeasurementStore:
 class _MeasurementFile(TypedDict):
     """What the file of a measurement holds, besides the agent's label and the settings."""
 
-    cell: Measurement
+    measurement: NotRequired[Measurement]
+    cell: NotRequired[Measurement]  # its name in files of earlier versions
 
 
 def _is_whole(measurement: Measurement) -> bool:
@@ -91,16 +92,16 @@ def _is_whole(measurement: Measurement) -> bool:
 def concatenate_tasks(measurements: Sequence[Measurement]) -> Measurement:
     """One measurement of all the tasks of several, in their order; each has the same number of points."""
     return Measurement(
-        env_steps=np.mean([one.env_steps for one in measurements], axis=0).tolist(),
-        returns=np.concatenate([one.returns for one in measurements], axis=1).tolist(),
-        evaluation_env_steps=sum(one.evaluation_env_steps for one in measurements),
-        errors=_concatenate([one.errors for one in measurements]),
+        env_steps=np.mean([measurement.env_steps for measurement in measurements], axis=0).tolist(),
+        returns=np.concatenate([measurement.returns for measurement in measurements], axis=1).tolist(),
+        evaluation_env_steps=sum(measurement.evaluation_env_steps for measurement in measurements),
+        errors=_concatenate([measurement.errors for measurement in measurements]),
     )
 
 
 def _concatenate(errors: Sequence[Sequence[Sequence[float]] | None]) -> Sequence[Sequence[float]] | None:
     """Those of all tasks, P lists; None where they are not known of each."""
-    known = [one for one in errors if one is not None]
+    known = [error for error in errors if error is not None]
     if len(known) < len(errors):
         return None
     joined: list[list[float]] = np.concatenate(known, axis=1).tolist()
@@ -126,14 +127,14 @@ def make_curve(
         episodes: E of each mean return where the tasks are all that there are, and their errors count; None where they
             are a sample of more.
     """
-    errors = None if episodes is None else np.array([one.errors for one in seeds])
+    errors = None if episodes is None else np.array([measurement.errors for measurement in seeds])
     return Curve(
         label=label,
         kind=kind,
         training_env_steps=training_env_steps,
-        env_steps=np.mean([one.env_steps for one in seeds], axis=0),
-        returns=np.array([one.returns for one in seeds]),
-        evaluation_env_steps=sum(one.evaluation_env_steps for one in seeds),
+        env_steps=np.mean([measurement.env_steps for measurement in seeds], axis=0),
+        returns=np.array([measurement.returns for measurement in seeds]),
+        evaluation_env_steps=sum(measurement.evaluation_env_steps for measurement in seeds),
         validation_env_steps=validation_env_steps,
         errors=errors,
         episodes=episodes or 1,

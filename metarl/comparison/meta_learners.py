@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from metarl.agents.distillation import DistillationConfig
 from metarl.agents.learner import Learner
+from metarl.agents.teachers import TaughtConfig
 from metarl.baselines.references import reference_episodes
 from metarl.baselines.strategies import StrategyLearner
 from metarl.baselines.teachers import total_training_env_steps
@@ -39,13 +39,14 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
     measurements = [_measure_run(plan, directory, label, run) for run in runs]
     spent = [total_training_env_steps(run) for run in runs]
     validation = [run.last_progress().evaluation_env_steps for run in runs]
-    training, chosen = round(float(np.mean(spent))), round(float(np.mean(validation)))
+    training = round(float(np.mean(spent)))
+    chosen = round(float(np.mean(validation)))
     return make_curve(label, "meta-learner", training, measurements, chosen, plan.episodes_that_err)
 
 
 def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:
     def trained() -> Learner:
-        return load_learner(run, BEST, plan.device)[1]
+        return load_learner(run, BEST, plan.device).learner
 
     return _measure_adaptation(plan, directory, label, {"checkpoint": checkpoint_digest(run)}, trained)
 
@@ -114,8 +115,9 @@ def train_baseline(plan: Plan, directory: ComparisonDirectory, agent: str, seed:
 def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, seed: int) -> TrainConfig:
     """The agent's default preset, for as many environment steps as the plan allows."""
     config = default_config(agent, plan.env)
-    if isinstance(config.learner, DistillationConfig):
-        config = dataclasses.replace(config, learner=_taught_by_first_run(plan, config, config.learner))
+    if isinstance(config.learner, TaughtConfig):
+        learner = config.learner.taught_by(str(plan.runs[0].path), _affordable_teachers(plan, config))
+        config = dataclasses.replace(config, learner=learner)
 
     config = dataclasses.replace(
         config,
@@ -131,15 +133,13 @@ def _training_config(plan: Plan, directory: ComparisonDirectory, agent: str, see
     return resolve(config)
 
 
-def _taught_by_first_run(plan: Plan, config: TrainConfig, learner: DistillationConfig) -> DistillationConfig:
-    """As many teachers as leave the student at least half of the environment steps."""
-    first = plan.runs[0]
-    steps = load_learner(first)[1].adaptation_steps
+def _affordable_teachers(plan: Plan, config: TrainConfig) -> int:
+    """As many adapted policies of the first run as leave the student at least half of the environment steps."""
+    steps = load_learner(plan.runs[0]).learner.adaptation_steps
 
     # Adapting one teacher takes an episode batch per step, and one more batch shows the student what it does.
     cost = (steps + 1) * config.episodes * plan.distribution.horizon
-    affordable = max(1, plan.training_env_steps // (2 * cost))
-    return dataclasses.replace(learner, teacher=str(first.path), num_teachers=min(learner.num_teachers, affordable))
+    return max(1, plan.training_env_steps // (2 * cost))
 
 
 # ---------------------------------------------------------------------- references
@@ -155,7 +155,7 @@ def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> M
     config = plan.runs[0].config
 
     def initial() -> Learner:
-        return build(config, torch.Generator(plan.device).manual_seed(seed))[1]
+        return build(config, torch.Generator(plan.device).manual_seed(seed)).learner
 
     agent = {"learner": dataclasses.asdict(config.learner), "seed": seed}
     return _measure_adaptation(plan, directory, "untrained", agent, initial)
@@ -165,7 +165,7 @@ def measure_strategy(plan: Plan, directory: ComparisonDirectory, name: str) -> C
     """A classical strategy in trials of as many episodes as the first run's agent has batches."""
     steps = plan.config.steps
     if steps is None:
-        steps = load_learner(plan.runs[0], BEST, plan.device)[1].adaptation_steps
+        steps = load_learner(plan.runs[0], BEST, plan.device).learner.adaptation_steps
 
     def strategy() -> Learner:
         return StrategyLearner(name, plan.distribution.env, steps, rollout_generator(torch.device(plan.device), seed=1))

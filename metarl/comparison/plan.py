@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.agents.registry import AGENTS, find_agent, is_agent
+from metarl.agents.teachers import TaughtConfig
 from metarl.baselines.strategies import STRATEGIES, why_it_cannot_play
 from metarl.baselines.teachers import can_teach
 from metarl.comparison.config import (
@@ -300,11 +301,18 @@ def check_baselines(requested: Sequence[str], subject: RunDirectory, distributio
         if requested != DEFAULT_BASELINES:
             raise UserError(f"{subject.config.env} has no oracle; leave it out of --baselines")
         chosen.remove("oracle")
-    if "distill" in chosen and not can_teach(subject.config):
+    for name in filter(_is_student, list(chosen)):
+        if can_teach(subject.config):
+            continue
         if requested != DEFAULT_BASELINES:
-            raise UserError(f"{subject.config.agent} cannot teach a student; leave distill out of --baselines")
-        chosen.remove("distill")
+            raise UserError(f"{subject.config.agent} cannot teach a student; leave {name} out of --baselines")
+        chosen.remove(name)
     return chosen
+
+
+def _is_student(name: str) -> bool:
+    """Whether it is an agent that learns from teachers."""
+    return is_agent(name) and issubclass(find_agent(name).config_class, TaughtConfig)
 
 
 def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, dict[str, Any]]:
@@ -327,8 +335,22 @@ def check_sb3_settings(text: str, distribution: TaskDistribution) -> dict[str, d
     for label, changes in settings.items():
         if label not in SB3_BASELINES:
             raise unknown("baseline", label, SB3_BASELINES)
+        _check_sb3_numbers(label, changes)
         _try_sb3_settings(label, changes, distribution)
     return settings
+
+
+def _check_sb3_numbers(label: str, changes: dict[str, Any]) -> None:
+    """Refuse numbers that an algorithm takes, and fails of when it has collected its first steps.
+
+    Raises:
+        UserError: names the argument.
+    """
+    for name, value in changes.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"sb3_settings of {label}: {name} must be finite, got {value}")
+        if name in ("n_epochs", "batch_size") and not (type(value) is int and value >= 1):
+            raise UserError(f"sb3_settings of {label}: {name} must be a whole number of at least 1, got {value!r:.60}")
 
 
 def _try_sb3_settings(label: str, changes: dict[str, Any], distribution: TaskDistribution) -> None:

@@ -10,13 +10,12 @@ from rich import box
 from rich.table import Table
 
 from metarl.comparison.comparison import OPTIMUM, Comparison, PairwiseComparison, SampleEfficiency, Summary
+from metarl.comparison.directory import TENSORBOARD
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.console import counted, format_number
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
-
-TENSORBOARD = "tensorboard"
 
 DECIMALS = ".2f"
 """How the numbers of the headlines are written."""
@@ -87,9 +86,9 @@ def headlines(comparison: Comparison) -> list[str]:
     subject = comparison.subject
     last_step = len(subject.env_steps) - 1
     efficiencies = [
-        _efficiency_line(one, comparison)
-        for one in comparison.sample_efficiencies
-        if one.meta_learner == subject.label and one.adaptation_step == last_step
+        _efficiency_line(efficiency, comparison)
+        for efficiency in comparison.sample_efficiencies
+        if efficiency.meta_learner == subject.label and efficiency.adaptation_step == last_step
     ]
     pairs = [_pairwise_line(pair, comparison.equal_env_steps) for pair in comparison.pairwise_comparisons]
 
@@ -156,7 +155,8 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
 
 
 def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> str:
-    env_steps, needed = efficiency.env_steps, efficiency.needed
+    env_steps = efficiency.env_steps
+    needed = efficiency.needed
     reached = format_number(efficiency.target, ".2f")
     target = f"the {reached} that {efficiency.meta_learner} has after {env_steps:,.0f} steps on a new task"
     if not needed.value < float("inf"):

@@ -156,9 +156,11 @@ class LiveRecord:
         try:
             tensors = read_tensors(read_file(file))
             generator.set_state(tensors.pop(_GENERATOR))
+
             behaviour = {}
             for name in [name for name in tensors if name.startswith(_BEHAVIOUR)]:
                 behaviour[name.removeprefix(_BEHAVIOUR)] = tensors.pop(name)
+
             _require_one_episode(tensors | behaviour)
             return Episodes(**tensors, behaviour=behaviour).to(generator.device)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:

@@ -105,7 +105,7 @@ class MetaPolicy:
             action_limit: share of the range of actions, around its middle, that the policy may use now and later.
             pause: seconds between two episodes, "enter" for the Enter key, or a function that waits.
             record: a directory that takes each episode and policy as it comes; None: nothing is saved on the way.
-            resume: whether to go on with what the directory holds; the arguments must be those of then.
+            resume: whether to go on with what the directory holds; the other arguments must be the same as before.
             timeout: seconds that a step or a reset may take; one that takes longer has failed; 0 = unlimited.
 
         Raises:
@@ -203,7 +203,8 @@ class MetaPolicy:
         noise_scale: float = 1.0,
     ) -> AdaptationBudget:
         """The budget asked for, with what the run was trained with where nothing was."""
-        learner, agent = self._learner, self.run.config.agent
+        learner = self._learner
+        agent = self.run.config.agent
         if learner.adapts_in_memory != isinstance(learner.policy, ObservingPolicy):
             raise UserError(
                 f"{agent} makes no policy that runs alone: a policy with observe must learn in separate trials "

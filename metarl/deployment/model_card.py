@@ -214,7 +214,8 @@ def _code_of_parts(space: Space[Any], code: str) -> list[str]:
         case Discrete():
             return [f"numpy.eye({space.n})[int({code}) - {space.start}]"]
         case MultiDiscrete():
-            counts, first = space.nvec.ravel().tolist(), space.start.ravel().tolist()
+            counts = space.nvec.ravel().tolist()
+            first = space.start.ravel().tolist()
             return [f"*(numpy.eye(n)[i] for n, i in zip({counts}, numpy.ravel({code}) - {first}))"]
     return [f"numpy.ravel({code})"]
 
@@ -256,5 +257,5 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _numbers(value: Any) -> str:
     """A number, or nested lists of numbers, as --task takes them: "0.3,0.2"."""
     if isinstance(value, list):
-        return ",".join(_numbers(one) for one in value)
+        return ",".join(_numbers(number) for number in value)
     return f"{value:g}"

@@ -336,7 +336,7 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
     if shapes_of(params) != policy.shapes:
         raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
     try:
-        # Policies of before know no scale: what they do must stay as it was.
+        # Policies of earlier versions know no scale: what they do must stay as it was.
         action_scale = description.pop("action_scale", OWN_UNITS)
         loaded = SpecialisedPolicy(policy, params, **spaces, card=description, action_scale=action_scale)  # type: ignore[arg-type]
         loaded.remember(Path(path) / MEMORY_FILE)

@@ -194,7 +194,8 @@ def specialise(
         what = f"k = {kept}, deterministic"
         deterministic = play(without_noise(learner.policy), policies[kept], budget.measure_episodes, what)
 
-    params, memory = _shared(policies[kept].params), _of_one_trial(policies[kept].memory)
+    params = _shared(policies[kept].params)
+    memory = _of_one_trial(policies[kept].memory)
     return AdaptationResult(params, memory, kept, batches, deterministic, budget)
 
 

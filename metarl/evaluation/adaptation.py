@@ -39,6 +39,7 @@ def adaptation_loop(
     sample: Sampler,
     last_batch: bool = True,
     generator: torch.Generator | None = None,
+    start: Adapted | None = None,
 ) -> Adaptation:
     """Adapt to M tasks: K times sample a batch and adapt on it. Leaves the learner bit-identical.
 
@@ -49,11 +50,12 @@ def adaptation_loop(
         sample: called once for each batch; `adapted.steps` tells it which k is due.
         last_batch: whether to sample one more batch, with the policies after the last step.
         generator: draws what is random in the adaptation itself.
+        start: policies that have taken steps already; None: the meta-trained ones.
 
     Returns:
         K + 1 batches, or K without the last one, and the adapted policies.
     """
-    adapted = learner.begin(num_tasks, generator)
+    adapted = learner.begin(num_tasks, generator) if start is None else start
     batches: list[Episodes] = []
 
     for _ in range(steps):
@@ -145,9 +147,19 @@ class _Trial(NamedTuple):
     batch: Episodes
 
 
-def choose_rate_factors(
-    learner: Learner, env: BatchedEnv, steps: int, generator: torch.Generator
-) -> tuple[tuple[float, ...], int]:
+class ChosenRates(NamedTuple):
+    """Which sizes of adaptation steps turned out best.
+
+    Attributes:
+        factors: what the given rate of each step is multiplied by; (): nothing.
+        env_steps: environment steps that finding out took.
+    """
+
+    factors: tuple[float, ...]
+    env_steps: int
+
+
+def choose_rate_factors(learner: Learner, env: BatchedEnv, steps: int, generator: torch.Generator) -> ChosenRates:
     """Choose the size of one adaptation step after the other by the return that follows it.
 
     A factor replaces the one before it only where the return is higher by more than its noise, task by task. All are
@@ -158,9 +170,6 @@ def choose_rate_factors(
         env: bound to validation tasks.
         steps: K ≥ 1.
         generator: drives the rollouts; all factors meet the same random numbers.
-
-    Returns:
-        the factors, and the environment steps that were taken.
     """
     learner.rate_factors = ()
     given = adapt_in(env, learner, steps, generator).batches
@@ -176,17 +185,22 @@ def choose_rate_factors(
     changed = any(factor != 1 for factor in now.factors)
     better = changed and exceeds_by_more_than_noise(_returns(now.batch), _returns(given[-1]))
     learner.rate_factors = now.factors if better else ()
-    return learner.rate_factors, spent
+    return ChosenRates(learner.rate_factors, spent)
 
 
 def _try_factor(learner: Learner, env: BatchedEnv, now: _Trial, factor: float, generator: torch.Generator) -> _Trial:
     """One more adaptation step of this size; the generator is left as it was."""
     learner.rate_factors = (*now.factors, factor)
-    start = generator.get_state()
-    adapted = learner.adapt(now.adapted, now.batch, generator)
-    batch = collect(env, learner.policy, adapted, generator)
-    generator.set_state(start)
-    return _Trial(learner.rate_factors, adapted, batch)
+    roll_out = rollouts_in(env, learner, generator)
+
+    def sample(adapted: Adapted) -> Episodes:
+        # All factors adapt on the episodes that are there.
+        return now.batch if adapted is now.adapted else roll_out(adapted)
+
+    before = generator.get_state()
+    done = adaptation_loop(learner, env.batch_shape[0], 1, sample, generator=generator, start=now.adapted)
+    generator.set_state(before)
+    return _Trial(learner.rate_factors, done.adapted, done.batches[-1])
 
 
 def _best_of(trials: list[_Trial]) -> _Trial:

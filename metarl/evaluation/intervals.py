@@ -48,7 +48,7 @@ class Estimate:
 
     def text(self, spec: str) -> str:
         """The value with its interval in brackets, each number by a format specification such as ".2f"."""
-        value, low, high = (format_number(one, spec) for one in (self.value, self.low, self.high))
+        value, low, high = (format_number(number, spec) for number in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
     @property

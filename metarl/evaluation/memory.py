@@ -108,7 +108,7 @@ def environment_bytes(distribution: TaskDistribution, num_envs: int) -> int:
     obs_size = math.prod(distribution.observation_space.shape)
     actions = distribution.action_space
     action_size = 1 if isinstance(actions, Discrete) else math.prod(actions.shape or (1,))
-    task_size = sum(math.prod(one.shape) for one in distribution.train.values())
+    task_size = sum(math.prod(range_.shape) for range_ in distribution.train.values())
     # A state is about as large as what is observed of it; a step makes the next one beside it.
     return 2 * FLOAT * num_envs * (2 * obs_size + action_size + task_size + 3)
 

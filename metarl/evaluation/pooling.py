@@ -68,20 +68,20 @@ def pool(evaluations: Sequence[Evaluation]) -> PooledEvaluation:
     Raises:
         ValueError: they differ in their number of tasks, steps or episodes.
     """
-    shapes = {(one.returns.shape, one.episodes_per_step, one.pooled) for one in evaluations}
+    shapes = {(evaluation.returns.shape, evaluation.episodes_per_step, evaluation.pooled) for evaluation in evaluations}
     if len(shapes) != 1:
         raise ValueError("seeds can be pooled only where each has as many tasks, adaptation steps and episodes")
 
-    counts = [one.successes for one in evaluations if one.successes is not None]
+    counts = [evaluation.successes for evaluation in evaluations if evaluation.successes is not None]
     shares = None
     if len(counts) == len(evaluations):
         shares = np.stack(counts) / evaluations[0].episodes_per_step
 
-    by_seed = np.stack([one.returns for one in evaluations])
+    by_seed = np.stack([evaluation.returns for evaluation in evaluations])
     return PooledEvaluation(
         returns=by_seed.mean(axis=0),
-        env_steps=np.mean([one.env_steps for one in evaluations], axis=0),
-        total_env_steps=sum(one.total_env_steps for one in evaluations),
+        env_steps=np.mean([evaluation.env_steps for evaluation in evaluations], axis=0),
+        total_env_steps=sum(evaluation.total_env_steps for evaluation in evaluations),
         episodes_per_step=evaluations[0].episodes_per_step,
         successes=np.sum(counts, axis=0) if shares is not None else None,
         exhaustive=evaluations[0].exhaustive,

@@ -349,9 +349,9 @@ def steps_to_reach(curve: Curve, target: Floats, noise: Noise | None = None) -> 
     points = range(len(curve.env_steps))
     differences = [difference(curve.returns[:, point], target, curve.noise_of(point), noise) for point in points]
 
-    value = _first_crossing(curve.env_steps, np.array([one.value for one in differences]))
-    low = _first_crossing(curve.env_steps, np.array([one.high for one in differences]))
-    high = _first_crossing(curve.env_steps, np.array([one.low for one in differences]))
+    value = _first_crossing(curve.env_steps, np.array([gap.value for gap in differences]))
+    low = _first_crossing(curve.env_steps, np.array([gap.high for gap in differences]))
+    high = _first_crossing(curve.env_steps, np.array([gap.low for gap in differences]))
     return Estimate(value, min(low, value), max(high, value))
 
 

@@ -1,9 +1,10 @@
-"""Adaptation as a video, as a still picture, and as a heat map of the return over the task space."""
+"""Adaptation as a video, as a still image, and as a heat map of the return over the task space."""
 
 import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -30,7 +31,7 @@ MOST_FRAMES = 250
 
 
 def is_still(out: str) -> bool:
-    """Whether a file name asks for a picture rather than a video."""
+    """Whether a file name asks for a still image rather than a video."""
     return out.lower().endswith(STILL)
 
 
@@ -61,24 +62,31 @@ def has_plane(distribution: TaskDistribution) -> bool:
     return distribution.env.plane_path(observation) is not None
 
 
-def draw_trajectories(
-    out: str,
-    distribution: TaskDistribution,
-    learner: Learner,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> list[Episodes]:
+@dataclass(frozen=True)
+class ShownAdaptation:
+    """What is adapted to be shown.
+
+    Attributes:
+        distribution: the family of the tasks.
+        learner: adapts; left bit-identical.
+        tasks: M tasks.
+        steps: K, adaptation steps.
+        episodes: E, episodes per task and step.
+    """
+
+    distribution: TaskDistribution
+    learner: Learner
+    tasks: Task
+    steps: int
+    episodes: int
+
+
+def draw_trajectories(out: str, shown: ShownAdaptation, generator: torch.Generator) -> list[Episodes]:
     """Adapt to tasks and draw the trajectories before and after each adaptation step in the family's plane.
 
     Args:
         out: file to write: .png.
-        distribution: the family of the tasks; it has a plane.
-        learner: adapts.
-        tasks: M tasks.
-        steps: K, adaptation steps.
-        episodes: E, episodes per task and step.
+        shown: what is adapted.
         generator: draws the rollouts.
 
     Returns:
@@ -88,120 +96,96 @@ def draw_trajectories(
         UserError: the file cannot be written.
     """
     path = checked_output(out)  # before the work, so that a bad path costs nothing
-    batches = adapt_in(distribution.bind(tasks, episodes), learner, steps, generator).batches
+    env = shown.distribution.bind(shown.tasks, shown.episodes)
+    batches = adapt_in(env, shown.learner, shown.steps, generator).batches
 
-    figure = plots.trajectories(distribution, tasks, batches, num_tasks_of(tasks))
+    figure = plots.trajectories(shown.distribution, shown.tasks, batches, num_tasks_of(shown.tasks))
     assert figure is not None
     write_atomically(path, plots.figure_bytes(figure))
     return batches
 
 
-def draw_pictures(
-    out: str,
-    title: str,
-    task_label: str,
-    distribution: TaskDistribution,
-    learner: Learner,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-    pace: Pace,
+def draw_episodes(
+    out: str, title: str, task_label: str, shown: ShownAdaptation, generator: torch.Generator, pace: Pace
 ) -> list[Episodes]:
     """Adapt to tasks and show the first episode of each before and after each adaptation step, side by side.
 
     Args:
-        out: file to write: .mp4 or .gif, a video; .png, a few pictures of each episode.
+        out: file to write: .mp4 or .gif, a video; .png, a few images of each episode.
         title: of the page: agent and environment.
         task_label: what a task is called; tasks are numbered where there are several.
-        distribution: as in `draw_trajectories`, and so are the next five.
-        learner: adapts.
-        tasks: M tasks.
-        steps: K.
-        episodes: E.
-        generator: draws the rollouts; the pictures take no random numbers.
+        shown: what is adapted.
+        generator: draws the rollouts; the images take no random numbers.
         pace: of a video.
 
+    Returns:
+        The episodes after k = 0 … K adaptation steps.
+
     Raises:
-        UserError: the family draws no pictures, or the file cannot be written.
+        UserError: the family draws no images, or the file cannot be written.
     """
     path = checked_output(out)  # before the work, so that a bad path costs nothing
-    stride = pace.stride(distribution)
-    size = image_size(STRIP_LENGTH if is_still(out) else steps + 1)
-    rows, batches = record(task_label, distribution, learner, tasks, steps, episodes, generator, size, stride)
+    stride = pace.stride(shown.distribution)
+    size = image_size(STRIP_LENGTH if is_still(out) else shown.steps + 1)
+    recording = record(task_label, shown, generator, size, stride)
 
     if is_still(out):
-        image = strip(f"{title}: before and after each adaptation step", rows, stride)
+        image = strip(f"{title}: before and after each adaptation step", recording.rows, stride)
         write_atomically(path, still_bytes(image))
     else:
-        video = Video(title, rows, distribution.horizon, stride)
-        write_video(path, video, pace.frames_per_second(distribution))
-    return batches
+        video = Video(title, recording.rows, shown.distribution.horizon, stride)
+        write_video(path, video, pace.frames_per_second(shown.distribution))
+    return recording.batches
 
 
-def record(
-    task_label: str,
-    distribution: TaskDistribution,
-    learner: Learner,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-    size: int,
-    stride: int,
-) -> tuple[list[Row], list[Episodes]]:
+class Recording(NamedTuple):
+    """Images of an adaptation.
+
+    Attributes:
+        rows: one for each task.
+        batches: the episodes after k = 0 … K adaptation steps.
+    """
+
+    rows: list[Row]
+    batches: list[Episodes]
+
+
+def record(task_label: str, shown: ShownAdaptation, generator: torch.Generator, size: int, stride: int) -> Recording:
     """Adapt to tasks and record the first episode of each before and after each adaptation step.
 
     Args:
-        task_label: as in `draw_pictures`, and so are those up to `generator`.
-        distribution: the family of the tasks.
-        learner: adapts.
-        tasks: M tasks.
-        steps: K.
-        episodes: E.
+        task_label: what a task is called; tasks are numbered where there are several.
+        shown: what is adapted.
         generator: draws the rollouts.
         size: longer side of the images, pixels.
         stride: environment steps from one image to the next.
 
-    Returns:
-        A row for each task, and the episodes after k = 0 … K adaptation steps.
-
     Raises:
-        UserError: the family draws no pictures.
+        UserError: the family draws no images.
     """
-    with _environments_with_pictures(distribution, tasks, episodes) as env:
-        camera = Camera(env, distribution.env, size, stride)
-        batches = adapt_in(camera, learner, steps, generator).batches
-    return video_rows(tasks, batches, camera, task_label, learner.sampling.pooled), batches
+    with _environments_with_images(shown) as env:
+        camera = Camera(env, shown.distribution.env, size, stride)
+        batches = adapt_in(camera, shown.learner, shown.steps, generator).batches
+
+    rows = video_rows(shown.tasks, batches, camera, task_label, shown.learner.sampling.pooled)
+    return Recording(rows, batches)
 
 
-def draw_heat_map(
-    out: str,
-    title: str,
-    distribution: TaskDistribution,
-    learner: Learner,
-    grid: TaskGrid,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> HeatMap:
+def draw_heat_map(out: str, title: str, shown: ShownAdaptation, grid: TaskGrid, generator: torch.Generator) -> HeatMap:
     """Adapt to every task of a grid and draw the return before and after adaptation over the task space.
 
     Args:
         out: file to write: .png.
-        title: of the picture.
-        distribution: the family of the tasks.
-        learner: adapts.
-        grid: the tasks.
-        steps: K, adaptation steps.
-        episodes: E, episodes per task and step.
+        title: of the figure.
+        shown: what is adapted; its tasks are those of the grid.
+        grid: where they lie in the task space.
         generator: draws the rollouts.
 
     Raises:
         UserError: the file cannot be written.
     """
     path = checked_output(out)  # before the work, so that a bad path costs nothing
-    heat = heat_map.heat_map(learner, distribution, grid, steps, episodes, generator)
+    heat = heat_map.heat_map(shown.learner, shown.distribution, grid, shown.steps, shown.episodes, generator)
     write_atomically(path, plots.figure_bytes(heat_map.draw(heat, title, fixed_parameters(grid))))
     return heat
 
@@ -212,17 +196,18 @@ def fixed_parameters(grid: TaskGrid) -> str:
 
 
 @contextlib.contextmanager
-def _environments_with_pictures(distribution: TaskDistribution, tasks: Task, episodes: int) -> Iterator[RenderableEnv]:
-    """Environments that draw pictures, M tasks × E episodes; closed at the end.
+def _environments_with_images(shown: ShownAdaptation) -> Iterator[RenderableEnv]:
+    """Environments that draw images, M tasks × E episodes; closed at the end.
 
     Raises:
-        UserError: the family draws no pictures.
+        UserError: the family draws no images.
     """
+    distribution = shown.distribution
     try:
-        env = distribution.env.bind_for_rendering(tasks, episodes)
+        env = distribution.env.bind_for_rendering(shown.tasks, shown.episodes)
     except ValueError as error:
         raise UserError(
-            f"{distribution.name} cannot be filmed: {error}; 'metarl render --heat-map' needs no pictures"
+            f"{distribution.name} cannot be rendered: {error}; 'metarl render --heat-map' needs no images"
         ) from None
     try:
         yield env

@@ -79,7 +79,8 @@ def task_grid(distribution: TaskDistribution, over: tuple[str, ...], fixed: Task
     # Every parameter takes as many columns of coordinates as it has axes.
     columns = iter(mesh)
     varied: Task = {}
-    inside, trained = np.ones(mesh[0].size, bool), np.ones(mesh[0].size, bool)
+    inside = np.ones(mesh[0].size, bool)
+    trained = np.ones(mesh[0].size, bool)
     for name, allowed in ranges.items():
         coordinates = [next(columns).ravel() for _ in range(_num_axes(allowed[0]))]
         varied[name] = _values(allowed[0], coordinates)

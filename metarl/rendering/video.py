@@ -1,4 +1,4 @@
-"""Videos and film strips: tasks below each other, the policy before and after each adaptation step side by side."""
+"""Videos and strips of frames: tasks below each other, the policy after each adaptation step side by side."""
 
 import math
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ import numpy as np
 from metarl.envs.registry import env_label
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import rollout_generator
-from metarl.rendering.draw import has_plane, record
+from metarl.rendering.draw import ShownAdaptation, has_plane, record
 from metarl.rendering.encode import still_bytes
 from metarl.rendering.video import STRIP_LENGTH, Row, image_size, strip
 from metarl.run.build import load_learner
@@ -57,11 +57,9 @@ def behaviour_of(run: RunDirectory, device: str) -> Behaviour | None:
     generator = rollout_generator(resolve_device(device), seed=0)
     tasks = distribution.sample(NUM_TASKS, "test", generator)
     stride = math.ceil(distribution.horizon / FRAMES)
-    steps, episodes = learner.adaptation_steps, run.config.episodes
+    shown = ShownAdaptation(distribution, learner, tasks, learner.adaptation_steps, run.config.episodes)
     try:
-        rows, batches = record(
-            "test task", distribution, learner, tasks, steps, episodes, generator, image_size(STRIP_LENGTH), stride
-        )
+        rows, batches = record("test task", shown, generator, image_size(STRIP_LENGTH), stride)
     # The page is whole without them.
     except (UserError, ValueError) as error:
         print(f"metarl: no frames of behaviour: {error}", file=sys.stderr)

@@ -70,10 +70,10 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     data: dict[str, Any] = read_json(path, EvaluationForm)
     try:
         _require_lengths(data)
-        if "distillation" in data:
-            kept = data["distillation"]
+        if DistillationReport.name in data:
+            kept = data[DistillationReport.name]
             known = {name: kept[name] for name in DistillationReport.__dataclass_fields__ if name in kept}
-            parse(known, DistillationReport, "distillation")
+            parse(known, DistillationReport, DistillationReport.name)
     except SchemaError as error:
         raise UserError(f"{path}: {error}") from None
     return data
@@ -105,7 +105,7 @@ def _require_lengths(data: dict[str, Any]) -> None:
         _require_length(f"interpretation.{name}", found[name], points - 1)
         for number, row in enumerate(found[name]):
             _require_length(f"interpretation.{name}[{number}]", row, parameters)
-            if [one is None for one in row] != [one is None for one in found["relative_change_mean"][number]]:
+            if [value is None for value in row] != [value is None for value in found["relative_change_mean"][number]]:
                 raise SchemaError(f"interpretation.{name}[{number}]", "has no value where the mean has one")
 
 

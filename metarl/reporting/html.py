@@ -1,6 +1,7 @@
 """A run on one self-contained HTML page, to look at, keep and send."""
 
 import base64
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ class Section:
     @property
     def kept(self) -> list[str]:
         """How close a distilled student comes to its teachers, as sentences; empty for other agents."""
-        data = self.data.get("distillation")
+        data = self.data.get(DistillationReport.name)
         return DistillationReport.from_json(data).lines() if data else []
 
     @property
@@ -114,7 +115,7 @@ def check_page(out: Path) -> None:
 
 def recorded_labels(run: RunDirectory) -> list[str]:
     """The splits, and "task", of which the run has an evaluation, in the order of the page."""
-    return [label for label in LABELS if (run.path / evaluation_file(label)).is_file()]
+    return [label for label in LABELS if os.path.lexists(run.path / evaluation_file(label))]
 
 
 def section_of(run: RunDirectory, label: str, num_tasks: int | None, device: str) -> Section:
@@ -137,7 +138,7 @@ def recorded_section(run: RunDirectory, label: str) -> Section | None:
         UserError: the file is not an evaluation.
     """
     path = run.path / evaluation_file(label)
-    if not path.is_file():
+    if not os.path.lexists(path):  # what is there and no file is named when it is read
         return None
     data = read_evaluation(path)
     figures = _recorded_figures(run, label)
@@ -176,7 +177,7 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         CheckpointError, UserError, ValueError: the run cannot be evaluated in this way.
     """
     path = run.path / evaluation_file(label)
-    before = read_evaluation(path) if path.is_file() else {}
+    before = read_evaluation(path) if os.path.lexists(path) else {}
 
     # Settings that no earlier evaluation gives are those of `metarl evaluate`.
     evaluated = evaluate_run(

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarl.agents.distillation import Distillation
-from metarl.agents.learner import Section
+from metarl.agents.learner import Learner, Section
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
 from metarl.console import counted, format_number
@@ -285,8 +284,8 @@ def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int
     if not task:
         return distribution.sample(num_tasks, split, generator)
 
-    one = distribution.parse_task(task)
-    return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in one.items()}
+    parsed = distribution.parse_task(task)
+    return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in parsed.items()}
 
 
 @dataclass(frozen=True)
@@ -299,8 +298,8 @@ class _Evaluated:
     batches: list[Episodes]
     generator: torch.Generator
 
-    def comparison_with_teachers(self, student: Distillation) -> DistillationReport | None:
-        """What a distilled student keeps of its teachers; None where the teacher is gone."""
+    def comparison_with_teachers(self, student: Learner) -> DistillationReport | None:
+        """What a student keeps of its teachers; None where the teacher is gone."""
         try:
             return distillation_report(self.run, student, self.distribution, self.tasks, self.batches, self.generator)
         except UserError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import UserError, did_you_mean
-from metarl.run.reference_runs import reference_run, reference_runs
+from metarl.run.find_run import reference_run, reference_runs
 
 MOST_RUNS = 40
 """TensorBoard selects none of its runs where there are more: every chart is empty then."""
@@ -57,7 +57,8 @@ def log_directory(runs: Sequence[str], run_dir: str) -> Iterator[tuple[Path, str
     """
     if runs:
         boards = [board for run in runs for board in boards_of(_find(run, run_dir))]
-        whole, left_out = None, 0
+        whole = None
+        left_out = 0
     else:
         whole = _directory_of_runs(run_dir)
         boards = boards_below(whole)
@@ -112,7 +113,7 @@ def boards_of(path: Path) -> list[Board]:
         UserError: it holds no events.
     """
     name = path.resolve().name
-    boards = [Board(one.directory, f"{name}/{one.name}".removesuffix("/.")) for one in boards_below(path)]
+    boards = [Board(board.directory, f"{name}/{board.name}".removesuffix("/.")) for board in boards_below(path)]
     if not boards:
         raise UserError(f"{path} holds nothing for TensorBoard: no events.out.tfevents file lies in it")
     return boards

@@ -1,7 +1,9 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
 import json
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -24,7 +26,7 @@ from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_sta
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.files import read_file, write_atomically
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import SOURCES, RunDirectory
 from metarl.run.schema import load_json, read_text
 
 OBSERVATION_FILE = "observation_space.json"
@@ -33,11 +35,34 @@ OBSERVATION_FILE = "observation_space.json"
 RATE_FACTORS = "rate_factors"
 """Among the tensors of the best checkpoint: `Learner.rate_factors`, (K,), once they were chosen; none: (0,)."""
 
-SOURCES = "source"
-"""In a run of a user's own environment: the source files that it was trained with."""
+
+class Built(NamedTuple):
+    """What a configuration describes.
+
+    Attributes:
+        distribution: the tasks.
+        learner: as it is before any training.
+    """
+
+    distribution: TaskDistribution
+    learner: Learner
 
 
-def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribution, Learner]:
+class LoadedRun(NamedTuple):
+    """What a run holds.
+
+    Attributes:
+        distribution: the tasks.
+        learner: with the parameters of the checkpoint.
+        checkpoint: as it was read.
+    """
+
+    distribution: TaskDistribution
+    learner: Learner
+    checkpoint: Checkpoint
+
+
+def build(config: TrainConfig, generator: torch.Generator) -> Built:
     """Task distribution and untrained learner of a configuration.
 
     Args:
@@ -56,7 +81,7 @@ def build(config: TrainConfig, generator: torch.Generator) -> tuple[TaskDistribu
         distribution.env.physics_determinism = config.physics_determinism
     if isinstance(distribution.env, GymnasiumFamily):
         distribution.env.set_timeout(config.env_timeout)
-    return distribution, make_learner(config, distribution, generator)
+    return Built(distribution, make_learner(config, distribution, generator))
 
 
 def make_learner(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> Learner:
@@ -73,10 +98,10 @@ def make_learner(config: TrainConfig, distribution: TaskDistribution, generator:
 
 
 def _require_memory(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> None:
-    """Refuse a network that does not fit, before it is made.
+    """Refuse a network that does not fit, or not as often as a task's adaptation steps change it, before it is made.
 
     Raises:
-        UserError: names its size.
+        UserError: names its size, or the number of steps.
     """
     settings = getattr(config.learner, "policy", None)
     if not isinstance(settings, PolicyConfig):
@@ -84,6 +109,11 @@ def _require_memory(config: TrainConfig, distribution: TaskDistribution, generat
     policy = make_policy(distribution.observation_space, distribution.action_space, settings)
     what = f"{policy.num_parameters:,} parameters of hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
     require_memory(parameter_bytes(policy.num_parameters, 0), what, "--hidden-sizes", generator.device)
+
+    # Learners make rates for each step when they are made.
+    steps = getattr(config.learner, "adaptation_steps", 0)
+    what = f"{policy.num_parameters:,} parameters in {steps} adaptation_steps"
+    require_memory(parameter_bytes(policy.num_parameters, steps), what, "--adaptation-steps", generator.device)
 
 
 def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:
@@ -129,9 +159,7 @@ class _TakenAsTheyAre(ObservationNormalizer):
         """See ObservationNormalizer.activate; it stays inactive."""
 
 
-def load_learner(
-    run: RunDirectory, which: str = BEST, device: str = "cpu"
-) -> tuple[TaskDistribution, Learner, Checkpoint]:
+def load_learner(run: RunDirectory, which: str = BEST, device: str = "cpu") -> LoadedRun:
     """The task distribution and the learner of a run, with the parameters of one of its checkpoints.
 
     Args:
@@ -147,7 +175,7 @@ def load_learner(
     restore_observations(run, distribution)
     warn_of_changed_sources(run, distribution)
     restore_learner(learner, checkpoint, run.checkpoints.path_of(which))
-    return distribution, learner, checkpoint
+    return LoadedRun(distribution, learner, checkpoint)
 
 
 def restore_learner(learner: Learner, checkpoint: Checkpoint, path: Path) -> None:
@@ -198,13 +226,13 @@ def keep_observations(run: RunDirectory, distribution: TaskDistribution) -> None
 
 
 def restore_observations(run: RunDirectory, distribution: TaskDistribution) -> None:
-    """Show a run's policy what it was trained on, in that order; runs from before this was kept are left as they are.
+    """Show a run's policy what it was trained on, in that order; old runs, which kept nothing, are left as they are.
 
     Raises:
         UserError: the file is damaged, or the environment has other fields by now.
     """
     file = run.path / OBSERVATION_FILE
-    if not (isinstance(distribution.env, GymnasiumFamily) and file.is_file()):
+    if not (isinstance(distribution.env, GymnasiumFamily) and os.path.lexists(file)):
         return
     try:
         space = space_from_json(load_json(read_text(file)))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize_tensors
@@ -149,6 +150,18 @@ def _require_file(path: Path) -> None:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from None
 
 
+class NewestCheckpoint(NamedTuple):
+    """The newest regular checkpoint of a run that can be read.
+
+    Attributes:
+        checkpoint: as it was read.
+        problems: what was wrong with newer ones, a line each.
+    """
+
+    checkpoint: Checkpoint
+    problems: list[str]
+
+
 class CheckpointStore:
     """The checkpoints of one run: the last KEEP, named by iteration, and the best on the validation split."""
 
@@ -212,8 +225,8 @@ class CheckpointStore:
         offered = ", ".join([BEST, LAST, *map(str, kept)]) if kept else "none"
         raise CheckpointError(f"{self.directory} has no checkpoint {which!r}; it has {offered}")
 
-    def load_newest_good(self) -> tuple[Checkpoint, list[str]]:
-        """The newest regular checkpoint that can be read, and what was wrong with newer ones.
+    def load_newest_good(self) -> NewestCheckpoint:
+        """The newest regular checkpoint that can be read.
 
         Raises:
             CheckpointError: none can be read.
@@ -221,7 +234,7 @@ class CheckpointStore:
         problems: list[str] = []
         for iteration in self.iterations():
             try:
-                return self._read(iteration), problems
+                return NewestCheckpoint(self._read(iteration), problems)
             except CheckpointError as error:
                 problems.append(str(error))
 

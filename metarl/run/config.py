@@ -12,8 +12,8 @@ import numpy as np
 import tyro
 import yaml
 
-from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import find_agent
+from metarl.envs.external.yaml_file import UniqueKeysLoader
 from metarl.envs.registry import env_label
 from metarl.envs.spaces.action_map import DEFAULT_SCALE, LARGEST_SCALE, OWN_UNITS
 from metarl.envs.task_distribution import FROZEN_SIZE
@@ -58,8 +58,8 @@ class TrainConfig:
         curriculum_fresh: share of new tasks in each meta-iteration.
         curriculum_correction: weight tasks by p/q, so that the expected meta-gradient is that of 'uniform'.
         action_scale: span s of actions where a Box space has no bounds, in the environment's units: a policy's [-1, 1]
-            becomes [-s, s], or 2 s beside the one bound that there is. Finite bounds need none. 0 is what runs of
-            before did: torch environments got a policy's actions without stretching.
+            becomes [-s, s], or 2 s beside the one bound that there is. Finite bounds need none. 0 = what old
+            runs did: torch environments got a policy's actions without stretching.
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
         cuda_graphs: 'auto' runs rollouts, adaptation and updates as CUDA graphs on a GPU; 'off' runs them one operation
             at a time, with the same numbers up to rounding.
@@ -102,7 +102,7 @@ class TrainConfig:
     start_from: str = ""
     name: str = ""
     run_dir: str = "runs"
-    learner: Any = field(default_factory=MAMLConfig)
+    learner: Any = field(default_factory=lambda: find_agent(DEFAULT_AGENT).config_class())
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
@@ -157,12 +157,42 @@ def from_yaml(text: str) -> TrainConfig:
         UserError: it is not a training configuration; the message names what is wrong.
     """
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date, or a number of thousands of digits
+        data = yaml.load(text, UniqueKeysLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date, a number of thousands of digits, a key twice
         raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError("not YAML: nested too deep") from None
     return from_plain(data)
+
+
+_HEADER = ("agent", "env", "preset", "seed", "device")
+"""What a run's config.yaml begins with; nobody writes the device by hand, which a new run does not take from it."""
+
+
+def require_whole(text: str, config: TrainConfig) -> None:
+    """Refuse the beginning of a run's config.yaml, which would be a valid configuration of other settings.
+
+    A file that was written by hand, or by a run of an earlier version, may leave out whatever has a default.
+
+    Args:
+        text: the file's.
+        config: what it says.
+
+    Raises:
+        UserError: its end is missing; says from where on.
+    """
+    if not text.endswith("\n"):
+        raise UserError("its last line does not end, as where a file was cut off; if it is whole, add a line break")
+
+    data = yaml.load(text, UniqueKeysLoader)
+    if tuple(data)[: len(_HEADER)] != _HEADER:
+        return
+    last = dataclasses.fields(config.learner)[-1].name
+    if last not in data.get("learner", {}):
+        raise UserError(
+            f"it begins as a run's config.yaml does, and was cut off before learner.{last}; to leave settings out on "
+            "purpose, remove the line of 'device' as well"
+        )
 
 
 def from_plain(data: Any) -> TrainConfig:
@@ -179,7 +209,7 @@ def from_plain(data: Any) -> TrainConfig:
     except ValueError as error:
         raise UserError(str(error)) from None
     learner = parse(data.get("learner", {}), agent.config_class, "learner")
-    # A run of before there were these: what its policy does and sees must stay as it was.
+    # A run of an earlier version lacks these: what its policy does and sees must stay as it was.
     data = {"action_scale": OWN_UNITS, "normalize_obs": "off"} | data
     return typing.cast(TrainConfig, parse(data | {"learner": learner}, TrainConfig))
 
@@ -242,7 +272,7 @@ def differences(text: str, trained_with: dict[str, Any]) -> list[str]:
     Raises:
         UserError: what was recorded is no configuration.
     """
-    there = _flatten(yaml.safe_load(text))
+    there = _flatten(yaml.load(text, UniqueKeysLoader))
     lacking = [name for name in _flatten(trained_with) if name not in there]
     found, wanted = _compared(from_yaml(text)), _compared(from_plain(trained_with))
 

@@ -12,7 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,6 +99,23 @@ def what_stands_at(path: Path) -> str:
         return _OTHER_KINDS.get(stat.S_IFMT(path.lstat().st_mode), "")
     except OSError:
         return ""
+
+
+def require_own_directories(path: Path, names: Iterable[str]) -> None:
+    """Refuse links in the place of directories: files would be written to, and removed from, where they lead.
+
+    Args:
+        path: a directory, which may itself be a link.
+        names: directories in it, looked at with all that lie below.
+
+    Raises:
+        UserError: names the link.
+    """
+    for name in names:
+        below = [Path(root, one) for root, directories, _ in os.walk(path / name) for one in directories]
+        for directory in (path / name, *below):
+            if directory.is_symlink():
+                raise UserError(f"{directory} is {_OTHER_KINDS[stat.S_IFLNK]}; copy what it leads to, as `cp -rL` does")
 
 
 def check_writable(path: Path) -> None:

@@ -34,7 +34,7 @@ from typing import Any, TypedDict
 
 from metarl.console import shell_command
 from metarl.envs.registry import env_label, is_env_file, modules_named_by
-from metarl.errors import UserError, did_you_mean, unknown
+from metarl.errors import UserError
 from metarl.run.checkpoint import BEST, LAST, CheckpointStore, Progress, is_whole, read_checkpoint
 from metarl.run.config import TrainConfig, differences, from_plain, from_yaml, to_plain, to_yaml
 from metarl.run.device import cpu_name, device_name, resolve_device
@@ -43,18 +43,19 @@ from metarl.run.files import (
     naming,
     open_file,
     remove_abandoned,
+    require_own_directories,
     temporary_directory,
     what_stands_at,
     write_atomically,
 )
-from metarl.run.reference_runs import reference_run, reference_runs
+from metarl.run.find_run import CHECKPOINTS, CONFIG_FILE, find_run
 from metarl.run.schema import SchemaError, load_json, parse, parse_json, read_json, read_text
 
-CONFIG_FILE = "config.yaml"
 METADATA_FILE = "metadata.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
-CHECKPOINTS = "checkpoints"
+SOURCES = "source"
+"""In a run of a user's own environment: the source files that it was trained with."""
 
 _WRITTEN = (
     CONFIG_FILE,
@@ -126,6 +127,7 @@ class RunDirectory:
         """
         parent = Path(config.run_dir)
         temporary = temporary_directory(parent / run_stem(config))
+
         try:
             parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(parent)
@@ -180,19 +182,7 @@ class RunDirectory:
         Raises:
             UserError: there is none, or it is not a run.
         """
-        candidates = (Path(run), Path(parent) / run, reference_run(run))
-        path = next((path for path in candidates if path is not None and path.is_dir()), None)
-        if path is None:
-            own = _run_names(Path(parent))
-            shipped = [name for name in _run_names(reference_runs()) if _has_policy(reference_runs() / name)]
-            if own:
-                raise unknown("run", run, [*own, *shipped])
-            raise UserError(
-                f"there is no run {run!r}{did_you_mean(run, shipped)}, neither here nor in {parent}/; "
-                "train one with: metarl train, "
-                f"or take one that is shipped: {', '.join(shipped)}"
-            )
-
+        path = find_run(run, parent)
         opened = cls(path, _read_config(path))
         opened._use_own_env_file()
         opened._require_trust()
@@ -257,7 +247,7 @@ class RunDirectory:
         """
         self._check_kinds_of_files()
         if self.checkpoints.iterations():
-            newest, _ = self.checkpoints.load_newest_good()
+            newest = self.checkpoints.load_newest_good().checkpoint
             self._check_no_metrics_lost(newest.progress.iteration)
             return
 
@@ -281,6 +271,7 @@ class RunDirectory:
         Raises:
             UserError: names what is something else.
         """
+        require_own_directories(self.path, (CHECKPOINTS, SOURCES))
         for pattern in _WRITTEN:
             for path in sorted(self.path.glob(pattern)):
                 found = what_stands_at(path)
@@ -432,7 +423,21 @@ def _read_config(path: Path) -> TrainConfig:
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
-    for source, trained_with in _recorded_configs(path):
+    require_as_trained(file, text)
+    return config
+
+
+def require_as_trained(file: Path, text: str) -> None:
+    """Refuse a configuration that is not the one which its run was trained with.
+
+    Args:
+        file: in the run; where it lies in no run, nothing is known of it.
+        text: the file's, a valid configuration.
+
+    Raises:
+        UserError: names what differs.
+    """
+    for source, trained_with in _recorded_configs(file.parent):
         try:
             different = differences(text, trained_with)
         except ValueError as error:
@@ -445,7 +450,6 @@ def _read_config(path: Path) -> TrainConfig:
             f"{file} is not the one that this run was trained with, by {source}: {'; '.join(different)}. Restore it, "
             f"or remove it: the run is then opened with what {source.name} says"
         )
-    return config
 
 
 def _config_of_checkpoints(path: Path) -> TrainConfig:
@@ -470,7 +474,7 @@ def _recorded_configs(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield file, parse_json(text, dict[str, Any])
 
     # Before the first checkpoint, what the run began with.
-    if not store.iterations() and (path / METADATA_FILE).is_file():
+    if not store.iterations() and os.path.lexists(path / METADATA_FILE):
         config = read_json(path / METADATA_FILE, Metadata).get("config")
         if config:
             yield path / METADATA_FILE, config
@@ -490,17 +494,6 @@ def _metrics_row(line: str) -> dict[str, Any]:
             raise SchemaError(name, f"must be a number, got {value!r:.60}")
     assert isinstance(row, dict)
     return row
-
-
-def _run_names(parent: Path) -> list[str]:
-    """Names of the runs in a directory."""
-    names = (path.parent.name for path in parent.glob(f"*/{CONFIG_FILE}"))
-    return sorted(name for name in names if not name.startswith("."))  # not one that is being made
-
-
-def _has_policy(path: Path) -> bool:
-    """Whether a run comes with a checkpoint, and not only with its results."""
-    return (path / CHECKPOINTS / "best.safetensors").is_file()
 
 
 def run_stem(config: TrainConfig) -> str:

@@ -93,10 +93,12 @@ def load_json(text: str) -> Any:
     """JSON as plain data.
 
     Raises:
-        UserError: it is not JSON, or nested so deep that nobody meant it.
+        UserError: it is not JSON, gives a name twice, or is nested so deep that nobody meant it.
     """
+    from metarl.envs.task_space import named_once  # imports PyTorch, which the command line does without for long
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=named_once)
     except RecursionError:
         raise UserError("not JSON: nested too deep") from None
     except ValueError as error:
@@ -126,9 +128,10 @@ def parse(value: Any, form: Any, field: str = "") -> Any:
     if typing.is_typeddict(form):
         return _typed_dict(value, form, field)
 
-    origin, arguments = typing.get_origin(form), typing.get_args(form)
+    origin = typing.get_origin(form)
+    arguments = typing.get_args(form)
     if origin is typing.Literal:
-        if not any(type(value) is type(one) and value == one for one in arguments):
+        if not any(type(value) is type(allowed) and value == allowed for allowed in arguments):
             raise _other(field, value, f"one of {', '.join(map(str, arguments))}")
         return value
     if origin in (typing.Union, types.UnionType):
@@ -197,12 +200,12 @@ def _dataclass(value: Any, form: Any, field: str) -> Any:
         return value
     _require_mapping(value, field)
 
-    fields = {one.name: one for one in dataclasses.fields(form) if one.init}
+    fields = {known.name: known for known in dataclasses.fields(form) if known.init}
     unknown = [name for name in value if name not in fields]
     if unknown:
         raise SchemaError(field, f"{form.__name__} has no field {_short(unknown)}")
-    for name, one in fields.items():
-        has_default = one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+    for name, known in fields.items():
+        has_default = known.default is not dataclasses.MISSING or known.default_factory is not dataclasses.MISSING
         if name not in value and not has_default:
             raise SchemaError(_under(field, name), "is missing")
 

@@ -88,11 +88,13 @@ def _watch(stop: StopRequest, ended: threading.Event, say: Callable[[], object])
             return
     say()
 
-    seen, since = env_at_work(), time.monotonic()
+    seen = env_at_work()
+    since = time.monotonic()
     while not ended.wait(_LOOK_EVERY):
         found = env_at_work()
         if found is None or found != seen:
-            seen, since = found, time.monotonic()
+            seen = found
+            since = time.monotonic()
         elif time.monotonic() - since >= HANGS_AFTER:
             stop.reason = f"environment {found[0]} did not get on for {HANGS_AFTER:g} s"
             # To the thread that waits, so that its system call ends.

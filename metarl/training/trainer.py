@@ -6,61 +6,56 @@ import math
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from metarl.agents.distillation import Teachers
 from metarl.agents.gradients.processes import ProcessLostError, sum_over_processes
+from metarl.agents.teachers import Teachers
 from metarl.baselines.teachers import load_or_train_teachers
 from metarl.console import say
 from metarl.envs.checks.live_env import warn_where_repeats_differ
 from metarl.envs.external.worker_pool import EnvironmentFailedError
 from metarl.envs.registry import env_label
-from metarl.envs.rollout import Episodes
 from metarl.envs.spaces.action_map import missing_bounds_warning
-from metarl.envs.task_space import Task, num_tasks_of
+from metarl.envs.task_space import Task
 from metarl.errors import TrainingError, what_happened
-from metarl.evaluation.adaptation import adaptation_episodes, choose_rate_factors, rollout_generator
-from metarl.evaluation.evaluation import Evaluation, summarize
+from metarl.evaluation.adaptation import rollout_generator
+from metarl.evaluation.evaluation import Evaluation
 from metarl.run.build import (
     RATE_FACTORS,
     build,
-    curriculum_state,
     keep_observations,
     keep_sources,
-    learner_state,
-    make_learner,
-    observations_state,
     restore_learner,
     restore_observations,
     warn_of_changed_sources,
 )
-from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress
+from metarl.run.checkpoint import BEST, Checkpoint, NewestCheckpoint, Progress
 from metarl.run.config import TrainConfig, to_json
 from metarl.run.device import resolve_device
 from metarl.run.run_directory import RunDirectory
-from metarl.training import distributed
-from metarl.training.accelerate import compile_env, first_use, use_graphs
 from metarl.training.curriculum import make_curriculum
-from metarl.training.logs.run_log import (
-    CURRICULUM_TASKS,
-    EVAL_ADAPTATION,
-    EVAL_TRAJECTORIES,
-    MetaIteration,
-    RunLog,
-)
-from metarl.training.memory import out_of_memory
-from metarl.training.meta_iteration import first_look, run_meta_iteration
+from metarl.training.first_look import first_look
+from metarl.training.logs.run_log import MetaIteration, RunLog
+from metarl.training.machine import distributed
+from metarl.training.machine.accelerate import compile_env, first_use, use_graphs
+from metarl.training.machine.memory import out_of_memory
+from metarl.training.meta_iteration import run_meta_iteration
 from metarl.training.progress import Reporter, make_reporter
+from metarl.training.state import TrainingState
 from metarl.training.stopping import StopRequest, stop_requests
+from metarl.training.validation import (
+    choose_rates,
+    draw_curriculum,
+    draw_validation,
+    validate,
+    validation_generator,
+    with_rates,
+)
 
 FIRST_LOOK_SEED_OFFSET = 3_000_000
 """The first look at the observations draws from seed + this, so that it changes nothing else."""
-
-VALIDATION_SEED_OFFSET = 1_000_000
-"""Validation draws from seed + this, each time the same tasks and noise, so that its curve compares with itself."""
 
 Log = RunLog | None
 """None in the processes of a job that do not write."""
@@ -114,6 +109,7 @@ class Trainer:
         if self.config.compile_env:
             compile_env(self.distribution, self.generator.device)
         self.curriculum = make_curriculum(self.config, self.learner)
+        self.state = TrainingState(self.learner, self.curriculum, self.generator)
 
         if self.config.start_from and not self.run.checkpoints.iterations():
             self._take_policy(RunDirectory.open(self.config.start_from, self.config.run_dir))
@@ -258,6 +254,7 @@ class Trainer:
             self._share_done(),
             self.generator,
         )
+
         self.progress = dataclasses.replace(
             self.progress,
             iteration=self.progress.iteration + 1,
@@ -286,8 +283,11 @@ class Trainer:
         try:
             yield
         except BaseException as error:
-            self._restore(self._whole)
+            # What an iteration left half done is given up.
+            self.state.restore(self._whole)
+            self.progress = self._whole.progress
             saved = self._try_to_save()
+
             if isinstance(error, KeyboardInterrupt):
                 why = f" ({error})" if str(error) else ""
                 raise KeyboardInterrupt(f"interrupted in {self._doing}{why}; {saved}") from error
@@ -348,25 +348,15 @@ class Trainer:
         """Evaluate on the validation split, keep the best checkpoint, and show the result."""
         self._doing = f"validation after iteration {self.progress.iteration}"
         start = time.perf_counter()
-        # A generator of its own: how often a run is validated must not change what it learns.
-        generator = rollout_generator(self.generator.device, self.config.seed + VALIDATION_SEED_OFFSET)
-        tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
-        batches = self._adapt_to_validation(tasks, generator)
+        generator = validation_generator(self.config, self.generator.device)
+        validation = validate(self.config, self.learner, self.distribution, generator)
+        self._keep_best(validation.evaluation)
 
-        exhaustive = self.distribution.exhausts("validation", num_tasks_of(tasks))
-        evaluation = summarize(batches, exhaustive, self.learner.sampling.pooled)
-        self._keep_best(evaluation)
-
-        self._draw_validation(log, evaluation, tasks, batches)
-        self._draw_curriculum(log, generator)
-        reporter.evaluated(self.progress.iteration, evaluation)
-        log.validation(evaluation, seconds=time.perf_counter() - start)
-        return evaluation
-
-    def _adapt_to_validation(self, tasks: Task, generator: torch.Generator) -> list[Episodes]:
-        """Episodes on the validation tasks after k = 0 … K adaptation steps."""
-        steps = self.learner.adaptation_steps
-        return adaptation_episodes(self.learner, self.distribution, tasks, steps, self.config.episodes, generator)
+        draw_validation(log, self.config, self.distribution, validation, self.progress)
+        draw_curriculum(log, self.curriculum, self.config.num_tasks, self.distribution, self.progress, generator)
+        reporter.evaluated(self.progress.iteration, validation.evaluation)
+        log.validation(validation.evaluation, seconds=time.perf_counter() - start)
+        return validation.evaluation
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         """Count the evaluation, and save the best checkpoint if its score is the best so far."""
@@ -397,48 +387,14 @@ class Trainer:
 
     def _with_rates(self, best: Checkpoint) -> Checkpoint:
         """The best checkpoint with the rates that are best on validation tasks, and with the steps that this took."""
-        # A learner of its own: the one that trains stays as it is, and its graphs know the given rates only.
         self._doing = "choosing the rates of adaptation"
-        learner = make_learner(self.config, self.distribution, torch.Generator(self.generator.device))
-        restore_learner(learner, best, self.run.checkpoints.path(BEST))
-        seed = self.config.seed + VALIDATION_SEED_OFFSET
-        generator = rollout_generator(self.generator.device, seed)
-        tasks = self.distribution.sample(self.config.eval_tasks, "validation", generator)
-        env = self.distribution.bind(tasks, self.config.episodes)
-        factors, spent = choose_rate_factors(learner, env, learner.adaptation_steps, generator)
+        chosen = choose_rates(self.run, best, self.distribution, self.generator.device)
 
-        given = ", ".join(f"{factor:g}" for factor in factors) or "1 each"
+        given = ", ".join(f"{factor:g}" for factor in chosen.factors) or "1 each"
         say(self.console, f"rates of adaptation, chosen on validation tasks: {given} of the given ones")
-        tensors = {**best.tensors, RATE_FACTORS: torch.tensor(factors, dtype=torch.float64)}
-        counted = self.progress.evaluation_env_steps + spent
-        progress = dataclasses.replace(best.progress, evaluation_env_steps=counted)
-        with_rates = dataclasses.replace(best, tensors=tensors, progress=progress)
-        self.run.checkpoints.save_best(with_rates)
-        return with_rates
-
-    def _draw_validation(self, log: RunLog, evaluation: Evaluation, tasks: Task, batches: list[Episodes]) -> None:
-        """Figures of the adaptation curve and, where the family has such, of trajectories."""
-        from metarl.evaluation import plots  # matplotlib is slow to import
-
-        config = self.config
-        title = f"{config.agent} on {env_label(config.env)}, {config.eval_tasks} validation tasks"
-        log.figure(EVAL_ADAPTATION, plots.adaptation_curve(evaluation, title), self.progress)
-
-        trajectories = plots.trajectories(self.distribution, tasks, batches)
-        if trajectories is not None:
-            log.figure(EVAL_TRAJECTORIES, trajectories, self.progress)
-
-    def _draw_curriculum(self, log: RunLog, generator: torch.Generator) -> None:
-        """Figure of the tasks that the curriculum replays, where there is something to replay."""
-        replay = self.curriculum.replay(self.config.num_tasks)
-        if replay is None:
-            return
-
-        from metarl.training.curriculum_plots import PLOTTED_TASKS, task_densities  # matplotlib is slow to import
-
-        tasks, probability = replay
-        uniform = self.distribution.sample(PLOTTED_TASKS, "train", generator)
-        log.figure(CURRICULUM_TASKS, task_densities(tasks, probability, uniform), self.progress)
+        best = with_rates(best, chosen, self.progress.evaluation_env_steps + chosen.env_steps)
+        self.run.checkpoints.save_best(best)
+        return best
 
     # ------------------------------------------------------------------ logging
 
@@ -473,12 +429,13 @@ class Trainer:
         checkpoint, problems = newest
         for problem in problems:
             say(self.console, f"warning: {problem}; going on from the one before")
-        self._restore_from(self.run.checkpoints.path(checkpoint.progress.iteration), checkpoint)
+        self.state.restore_file(self.run.checkpoints.path(checkpoint.progress.iteration), checkpoint)
+        self.progress = checkpoint.progress
         if not self.run.has_metrics():
             say(self.console, f"warning: {self.run.path} has no metrics; they begin anew where training goes on")
         self._rewind_metrics(checkpoint.progress.iteration)
 
-    def _newest_checkpoint(self) -> tuple[Checkpoint, list[str]] | None:
+    def _newest_checkpoint(self) -> NewestCheckpoint | None:
         """The checkpoint to resume and what was wrong with newer ones; None where the run begins."""
         self.run.check_can_resume()
         return self.run.checkpoints.load_newest_good() if self.run.checkpoints.iterations() else None
@@ -490,38 +447,7 @@ class Trainer:
 
     def _checkpoint(self) -> Checkpoint:
         """The whole state, as copies."""
-        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
-        statistics = self.learner.policy.observations.state_dict()
-        tensors |= {f"observations.{name}": value for name, value in statistics.items()}
-        tensors |= {f"curriculum.{name}": value for name, value in self.curriculum.state_dict().items()}
-        tensors["generator"] = self.generator.get_state()
-        return Checkpoint(tensors, self.progress, self._recorded_config)
-
-    def _restore_from(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Restore what a file holds.
-
-        Raises:
-            CheckpointError: it is not the state of this training; names the file and the tensor.
-        """
-        restore_learner(self.learner, checkpoint, path)
-        try:
-            self.curriculum.load_state_dict(curriculum_state(checkpoint))
-        except ValueError as error:
-            raise CheckpointError(f"checkpoint {path}: curriculum: {error}") from None
-
-        try:
-            self.generator.set_state(checkpoint.tensors["generator"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"checkpoint {path}: generator: {what_happened(error)}") from None
-        self.progress = checkpoint.progress
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Inverse of `_checkpoint`."""
-        self.learner.load_state_dict(learner_state(checkpoint))
-        self.learner.policy.observations.load_state_dict(observations_state(checkpoint))
-        self.curriculum.load_state_dict(curriculum_state(checkpoint))
-        self.generator.set_state(checkpoint.tensors["generator"])
-        self.progress = checkpoint.progress
+        return self.state.checkpoint(self.progress, self._recorded_config)
 
     @property
     def _writes(self) -> bool:

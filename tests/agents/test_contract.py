@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from metarl.agents.distillation import Teachers
 from metarl.agents.learner import Adapted, Agent, Learner, MetaBatch, Section
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import expand_to_tasks
 from metarl.agents.registry import AGENTS
+from metarl.agents.teachers import Teachers
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution

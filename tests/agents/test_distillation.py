@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.agents.distillation import Distillation, DistillationConfig, Teachers
+from metarl.agents.distillation import Distillation, DistillationConfig
 from metarl.agents.learner import MetaBatch
 from metarl.agents.maml import MAML
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, expand_to_tasks
+from metarl.agents.teachers import Teachers
 from metarl.envs.rollout import Episodes
 from tests.helpers.agent_builders import ACTION_SPACES, OBSERVATION_SPACE, TINY, random_episodes, seeded
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from metarl.envs.cores import num_cores
-from metarl.training.distributed import local_cores
+from metarl.training.machine.distributed import local_cores
 
 COUNT = "from metarl.envs.cores import num_cores; print(num_cores())"
 

@@ -80,12 +80,12 @@ def test_the_controller_of_the_robot_could_import_nothing_else(package: str, pla
         assert f"import of {package} halted" in process.communicate()[1]
 
 
-def test_a_class_is_shown_a_page_a_film_and_a_picture(place: Path) -> None:
+def test_a_class_is_shown_a_page_a_video_and_a_figure(place: Path) -> None:
     small = TINY | {"hidden_sizes": [4]}
     files = classroom_story.show("point-navigation/finn", classroom_story.GOAL, place / "class", **small)
-    assert [file.name for file in files] == ["report.html", "film.gif", "paths.png"]
+    assert [file.name for file in files] == ["report.html", "video.gif", "paths.png"]
     assert "<img" in files[0].read_text(encoding="utf-8")
 
-    with Image.open(files[1]) as film:
-        assert film.n_frames > 50  # type: ignore[attr-defined]
+    with Image.open(files[1]) as video:
+        assert video.n_frames > 50  # type: ignore[attr-defined]
     assert RunDirectory.open("maml-point-navigation-finn-seed0").config.iterations == TINY["iterations"]

@@ -23,8 +23,8 @@ from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
 from metarl.run.presets import default_config
-from metarl.training.accelerate import CAPTURES, use_graphs
 from metarl.training.curriculum import make_curriculum
+from metarl.training.machine.accelerate import CAPTURES, use_graphs
 from metarl.training.meta_iteration import run_meta_iteration, sample_iteration
 
 ENV = "point-navigation/finn"

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.agents.distillation import Distillation, Teachers
+from metarl.agents.distillation import Distillation
 from metarl.agents.gradients.trust_region import TrustRegionConfig
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.reference import RandomPolicy
 from metarl.agents.registry import AGENTS
+from metarl.agents.teachers import Teachers
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import advance, begin
 from metarl.evaluation.adaptation import adapt_to_tasks

@@ -47,8 +47,8 @@ class RecurrentConfig:
         cell: the memory: "gru" and "lstm" are vectors that each step rewrites; "fast-weights" is a table with a row for
             each observation and action, of which each step rewrites the row that it comes from.
         memory_steps: the units remember 1 to this many steps at first, each another number; of fast weights, steps in
-            the same row; 0: all about one step.
-        memory_rows: fast weights: rows that observations share; 0: as many as an observation has numbers, at most 64.
+            the same row; 0 = all about one step.
+        memory_rows: fast weights: rows that observations share; 0 = as many as an observation has numbers, at most 64.
         input_gain: factor on the initial weights of a recurrent unit's inputs.
     """
 
@@ -154,7 +154,7 @@ class MemoryPolicy:
             action: (N, T, A), or (N, T) integers, taken at each step.
             reward: (N, T), earned at each step.
             begins: (N, T), 1 where an episode begins.
-            truncation: steps after which no gradient flows back through the memory; 0: it flows through all.
+            truncation: steps after which no gradient flows back through the memory; 0 = it flows through all.
 
         Returns:
             Distributions (N, T, …) and values (N, T), in units of the scale that the learner gives them.

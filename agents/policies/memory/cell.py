@@ -44,7 +44,7 @@ class Cell(Protocol):
             inputs: what the inputs contribute to the gates, (T, N, G·U).
             weight: (U, G·U).
             bias: (G·U,).
-            truncation: steps after which no gradient flows back through the memory; 0: it flows through all.
+            truncation: steps after which no gradient flows back through the memory; 0 = it flows through all.
         """
         ...
 
@@ -76,8 +76,8 @@ def init_cell(
         units: U.
         generator: draws them.
         input_gain: factor on the weights from the input.
-        memory_steps: the units remember between 1 and so many steps at first; 0: as is usual. Source: Tallec & Ollivier
-            2018, "Can recurrent neural networks warp time?".
+        memory_steps: the units remember between 1 and so many steps at first; 0 = as is usual. Source: Tallec &
+            Ollivier 2018, "Can recurrent neural networks warp time?".
     """
     params = init_linear(f"{name}.input", inputs, cell.num_gates * units, generator)
     params[f"{name}.input.weight"].mul_(input_gain)

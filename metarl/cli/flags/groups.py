@@ -78,4 +78,4 @@ def _fields_of(defaults: Any, fields: Iterable[str]) -> list[tuple[str, Any, Any
 
 def _help_texts(config_class: type[Any]) -> tuple[type[Any], ...]:
     """Classes to inherit from that have nothing but the docstrings in which the parser looks for help texts."""
-    return tuple(type("Help", (), {"__doc__": one.__doc__}) for one in config_class.__mro__ if one is not object)
+    return tuple(type("Help", (), {"__doc__": base.__doc__}) for base in config_class.__mro__ if base is not object)

@@ -8,24 +8,19 @@ import tyro
 from metarl.errors import UserError, require_at_least
 from metarl.run.checkpoint import BEST
 from metarl.run.config import MAX_SEED
+from metarl.run.find_run import RunAccess
 from metarl.run.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSelection:
+class RunSelection(RunAccess):
     """Which run, and where to compute.
 
     Attributes:
         run: a run's directory, or its name below run_dir.
-        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
-        run_dir: where runs are looked for by name.
-        trust: let the run import modules from the working directory, even if it was made somewhere else.
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    device: str = "auto"
-    run_dir: str = "runs"
-    trust: bool = False
 
     def open_run(self) -> RunDirectory:
         """Open the run.

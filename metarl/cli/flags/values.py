@@ -1,9 +1,9 @@
-"""Values of flags that are more than a number or a word, and what is read before the parser is."""
+"""Values of flags that are more than a number or a word."""
 
-import itertools
 import re
 from collections.abc import Iterable
 
+from metarl.cli.flags.before_parsing import leading_words
 from metarl.errors import UserError
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, MAX_SEED
 
@@ -52,16 +52,7 @@ def parse_options(items: Iterable[str]) -> dict[str, str]:
 
 def leading_agent_and_env(arguments: list[str]) -> tuple[str, str]:
     """AGENT and ENV where they stand before the flags, else their defaults."""
-    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    leading = leading_words(arguments[:2])
     agent = leading[0] if leading else DEFAULT_AGENT
     env = leading[1] if len(leading) > 1 else DEFAULT_ENV
     return agent, env
-
-
-def value_of(flag: str, arguments: list[str]) -> str | None:
-    """Value of '--flag VALUE' or '--flag=VALUE', None where it is not given; the parser takes '_' for '-' as well."""
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        name, equals, value = argument.partition("=")
-        if name.replace("_", "-") == flag:
-            return value if equals else following
-    return None

@@ -21,7 +21,7 @@ from metarl.benchmarks.tables import PHASES, iteration_table
 from metarl.cli import bench as bench_command
 from metarl.cli.main import main
 from metarl.errors import TrainingError
-from metarl.training.accelerate import CAPTURES
+from metarl.training.machine.accelerate import CAPTURES
 from tests.helpers.captured_steps import recorded
 
 

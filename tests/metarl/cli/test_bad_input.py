@@ -14,6 +14,14 @@ pytest_plugins = ["tests.helpers.run_fixtures"]
     [
         (["evaluate", RUN, "--task", '{"goal":' * 3000], "is not valid JSON: nested too deep"),
         (["evaluate", RUN, "--task", '{"goal": ' + "9" * 5000 + "}"], "is not valid JSON"),
+        (["evaluate", RUN, "--task", '{"goal": [true, 0]}'], "task parameter 'goal' must be numbers, got [True, 0]"),
+        (["evaluate", RUN, "--task", '{"goal": [1, 0], "goal": [0, 1]}'], "the name 'goal' comes twice"),
+        (["compare", RUN, "--sb3-settings", '{"ppo": {"gamma": 0.9, "gamma": 0.5}}'], "the name 'gamma' comes twice"),
+        (["compare", RUN, "--sb3-settings", '{"ppo": {"gamma": NaN}}'], "ppo: gamma must be finite, got nan"),
+        (
+            ["compare", RUN, "--sb3-settings", '{"ppo": {"n_epochs": 0}}'],
+            "n_epochs must be a whole number of at least 1",
+        ),
         (["compare", RUN, "--sb3-settings", "[" * 3000], "sb3_settings: not JSON: nested too deep"),
         (["evaluate", RUN, "--episodes", "nan"], "--episodes: must be a whole number, got 'nan'"),
         (["evaluate", RUN, "--num-tasks", "1.5"], "--num-tasks: must be a whole number, got '1.5'"),

@@ -24,7 +24,7 @@ from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TRAINING_FAILED
 from metarl.run.build import build
 from metarl.run.config import MAX_SEED
 from metarl.run.presets import default_config, presets_for
-from metarl.training.memory import check_memory
+from metarl.training.machine.memory import check_memory
 from tests.helpers.workbench import (
     ENV,
     EPISODES,
@@ -471,6 +471,12 @@ def test_environments_take_a_line_each_in_a_narrow_terminal(
     families = capsys.readouterr().out.splitlines()[: len(FAMILIES)]
     assert [line.split()[0] for line in families] == list(FAMILIES)
     assert max(map(len, families)) <= 80
+
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main(["envs"]) == 0
+    printed = capsys.readouterr().out.splitlines()[: 2 * len(FAMILIES)]
+    assert printed[::2] == list(FAMILIES)
+    assert [line.strip() for line in printed[1::2]] == [family.summary for family in FAMILIES.values()]
 
 
 def test_agents_and_presets_fit_into_a_narrow_terminal(

@@ -145,8 +145,8 @@ def test_each_setting_of_an_agent_is_a_flag_with_its_own_help(agent: str, help_o
             "train maml pendulum --hiden-sizes 8",
             "metarl train has no flag --hiden-sizes (did you mean --hidden-sizes?)",
         ),
-        ("evaluate run --step=3", "metarl evaluate has no flag --step (did you mean --steps?)"),
-        ("report run --zzz", "metarl report has no flag --zzz"),
+        ("evaluate maml-point-navigation --step=3", "metarl evaluate has no flag --step (did you mean --steps?)"),
+        ("report maml-point-navigation --zzz", "metarl report has no flag --zzz"),
     ],
 )
 def test_a_mistyped_flag_is_named_with_the_one_that_is_meant(

@@ -51,6 +51,49 @@ def test_help_and_version_do_without_the_parser() -> None:
     assert {"tyro", "rich"}.isdisjoint(modules_after("--help") | modules_after("--version"))
 
 
+REFUSED_RUNS = (
+    "evaluate no-such-run --split ood",
+    "evaluate maml-point-navigation no-such-run",
+    "adapt no-such-run --task goal=0,0 --out policy",
+    "render no-such-run --out adaptation.mp4",
+    "report no-such-run",
+    "compare maml-point-navigation no-such-run",
+    "train --resume no-such-run",
+    "train --start-from=no-such-run",
+    "tensorboard no-such-run",
+)
+
+REFUSALS = """\
+import sys
+from metarl.cli.main import main
+for line in sys.argv[1:]:
+    assert main(line.split()) == 2, line
+print(*sys.modules)
+"""
+
+
+def test_a_run_that_does_not_exist_is_answered_without_pytorch(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", REFUSALS, *REFUSED_RUNS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(REFUSED_RUNS)
+    assert all("'no-such-run'" in line for line in lines), lines
+    assert set(done.stdout.split()).isdisjoint(HEAVY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_on_a_run_is_among_those_that_are_refused() -> None:
+    named = {name for name, command in COMMANDS.items() if command.runs} | {"tensorboard"}
+    assert {line.split()[0] for line in REFUSED_RUNS} == named
+
+
+def test_a_run_is_looked_for_where_the_flags_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "first" / "config.yaml").parent.mkdir()
+    (tmp_path / "first" / "config.yaml").touch()
+    assert main(["report", "frist", "--run-dir", str(tmp_path)]) == 2
+    assert "did you mean 'first'" in capsys.readouterr().err
+
+
 def test_a_command_that_computes_is_imported_alone() -> None:
     imported = modules_after("envs", "point-dynamics")
     assert {"torch", "metarl.cli.info"} <= imported
@@ -97,7 +140,7 @@ def test_only_train_runs_on_several_processes(
     for variable, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(variable, value)
     left: list[int] = []
-    monkeypatch.setattr("metarl.training.distributed.leave", left.append)
+    monkeypatch.setattr("metarl.training.machine.distributed.leave", left.append)
     main(["agents"])
     assert left == [2]
     expected = "only 'metarl train' runs on several processes; start the others without torchrun"

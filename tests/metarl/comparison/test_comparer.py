@@ -293,7 +293,7 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
     compare(baselines="random oracle")
     assert (DIRECTORY.with_name(DIRECTORY.name + "-2") / "comparison.json").is_file()
     compare("--out", str(DIRECTORY), baselines="random oracle")
-    assert len(list((DIRECTORY / "cells").glob("maml-*.json"))) == 1
+    assert len(list((DIRECTORY / "measurements").glob("maml-*.json"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,11 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
     [
         (signal.SIGINT, Moment("metarl.training.meta_iteration.sample_iteration", call=1)),
         (signal.SIGHUP, Moment("metarl.baselines.sb3.learn_task", call=2)),
-        (signal.SIGUSR1, Moment("metarl.comparison.measurements.MeasurementStore.save", call=3, after=True)),
+        pytest.param(
+            signal.SIGUSR1,
+            Moment("metarl.comparison.measurements.MeasurementStore.save", call=3, after=True),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["while a baseline is trained", "between two tasks of SB3", "after a measurement"],
 )
@@ -318,7 +322,7 @@ def test_an_interrupted_comparison_ends_as_one_that_was_not(
 
 def test_a_measurement_that_cannot_be_read_is_measured_again(workplace: Path) -> None:
     first = compare(baselines="random")
-    for file in (DIRECTORY / "cells").iterdir():
+    for file in (DIRECTORY / "measurements").iterdir():
         file.write_text(file.read_text()[:30])
     assert without_seconds(compare(baselines="random")) == without_seconds(first)
 
@@ -400,6 +404,14 @@ def test_a_run_without_a_checkpoint_is_refused(workplace: Path, capsys: pytest.C
     shutil.rmtree(workplace / "runs" / RUN / "checkpoints")
     assert main(["compare", RUN]) == EXIT_BAD_INPUT
     assert "checkpoint" in complaint(capsys)
+
+
+def test_a_run_that_holds_only_its_best_policy_is_compared_and_teaches(workplace: Path) -> None:
+    """As every reference run does; baselines get the steps that its metrics count."""
+    for path in (workplace / "runs" / RUN / "checkpoints").glob("iteration-*"):
+        path.unlink()
+    curves = curves_of(compare("--quick", baselines="distill"))
+    assert sorted(curves) == ["distill", "maml"]
 
 
 def without_oracle() -> TaskDistribution:

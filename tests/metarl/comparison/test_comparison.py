@@ -239,7 +239,7 @@ def test_json_holds_everything_and_nothing_that_is_not_a_number() -> None:
     data = json.loads(json.dumps(make(slow, RANDOM, ORACLE).to_json(), allow_nan=False))
     assert data["runs"] == ["runs/a"]
     assert data["evaluation_env_steps"] == 4 * 7
-    assert data["races"][0]["needed"]["value"] is None
+    assert data["sample_efficiencies"][0]["needed"]["value"] is None
     assert [curve["label"] for curve in data["curves"]] == ["maml", "ppo", "random", "oracle"]
     np.testing.assert_array_equal(data["curves"][0]["returns"], SUBJECT.returns)
 

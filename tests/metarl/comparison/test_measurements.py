@@ -1,5 +1,6 @@
 """Measurements on disk: found again under their own settings and no others, made once, put together by tasks."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ MEASUREMENT = Measurement(
 
 @pytest.fixture
 def store(tmp_path: Path) -> MeasurementStore:
-    return MeasurementStore(tmp_path / "cells")
+    return MeasurementStore(tmp_path / "measurements")
 
 
 def the_file(store: MeasurementStore) -> Path:
@@ -97,8 +98,8 @@ def test_saving_again_replaces_the_measurement_and_leaves_one_file(store: Measur
         b"null",
         b"[]",
         b"{}",
-        b'{"cell": 3}',
-        b'{"cell": {"env_steps": [0.0], "returns": [[1.0]]}}',
+        b'{"measurement": 3}',
+        b'{"measurement": {"env_steps": [0.0], "returns": [[1.0]]}}',
         b'{"cell": {"env_steps": [0.0], "returns": [[1.0]], "evaluation_env_steps": 0, "more": 1}}',
         b"\xff\xfe\x00",
     ],
@@ -107,6 +108,14 @@ def test_a_file_that_holds_no_measurement_counts_as_none(store: MeasurementStore
     store.save("ppo", SETTINGS, MEASUREMENT)
     the_file(store).write_bytes(content)
     assert store.load("ppo", SETTINGS) is None
+
+
+def test_a_file_of_an_earlier_version_is_read(store: MeasurementStore) -> None:
+    store.save("ppo", SETTINGS, MEASUREMENT)
+    data = json.loads(the_file(store).read_text())
+    data["cell"] = data.pop("measurement")
+    the_file(store).write_text(json.dumps(data))
+    assert store.load("ppo", SETTINGS) == MEASUREMENT
 
 
 def test_a_truncated_file_counts_as_none_wherever_it_ends(store: MeasurementStore) -> None:

@@ -66,9 +66,9 @@ def test_a_measurement_is_found_under_the_name_of_before(workplace: Path) -> Non
     plan = plan_of(CONFIG)
     directory = ComparisonDirectory.open(plan)
     directory.measurements.save("random", plan.protocol(), Measurement([0.0], [[1.0, 2.0]], 5))
-    (file,) = (DIRECTORY / "cells").iterdir()
+    (file,) = (DIRECTORY / "measurements").iterdir()
     assert file.name == "random-b3ac227a487d32c2.json"
-    assert set(json.loads(file.read_text())) == {"agent", "settings", "cell"}
+    assert set(json.loads(file.read_text())) == {"agent", "settings", "measurement"}
 
 
 def test_quick_is_fewer_tasks_and_steps(workplace: Path) -> None:

@@ -298,7 +298,7 @@ def test_a_failing_environment_leaves_nothing(robot: Path, capsys: pytest.Captur
         ("--task goal=0,1;wind=3", "point-navigation/pearl needs ['goal']"),
         ("--task {}", "needs ['goal']"),
         ("--task-file missing.json", "missing.json cannot be read"),
-        ("--task-file my_robot.py", "my_robot.py cannot be read"),
+        ("--task-file my_robot.py", "my_robot.py: not JSON"),
         ("--task-file list.json", "needs one JSON object"),
         ("--env my_robot:blind", "observes Box(-5.0, 5.0, (3,), float32), but the policy was trained on Box("),
         ("--env my_robot:switched", "takes actions Discrete(2), but the policy was trained on Box"),

@@ -103,4 +103,4 @@ def test_rates_that_overshoot_are_lowered_until_the_return_is_better() -> None:
 def test_rates_that_make_no_difference_stay_as_they_are() -> None:
     learner = overshooting(inner_lr=1e-9)
     env = DISTRIBUTION.bind(DISTRIBUTION.sample(6, "validation"), EPISODES)
-    assert choose_rate_factors(learner, env, STEPS, torch.Generator().manual_seed(1))[0] == ()
+    assert choose_rate_factors(learner, env, STEPS, torch.Generator().manual_seed(1)).factors == ()

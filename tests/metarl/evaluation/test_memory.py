@@ -35,6 +35,8 @@ COMMANDS = {
     "bench": (["bench", "iteration", "--episodes", HUGE], "--episodes"),
     "bench rollouts": (["bench", "rollouts", "--hidden-size", "10000000"], "--hidden-size"),
     "hidden sizes": (["train", "maml", ENV, "--hidden-sizes", "100000000", "100000000"], "--hidden-sizes"),
+    "tasks": (["train", "maml", ENV, "--num-tasks", HUGE], "--num-tasks"),
+    "steps": (["train", "maml", ENV, "--adaptation-steps", HUGE], "--adaptation-steps"),
     "eval tasks": (train_arguments(Path("runs"), "--name", "new", "--episodes", HUGE), "--episodes"),
     "teachers": (["train", "distill", ENV, "--teacher", RUN, "--num-teachers", HUGE], "--num-teachers"),
     "experts": (["train", "distill", ENV, "--teacher", "ppo", "--num-teachers", HUGE], "--num-teachers"),

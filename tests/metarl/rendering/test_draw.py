@@ -139,9 +139,9 @@ def test_the_camera_sees_every_state_of_the_first_episode_and_changes_nothing() 
     distribution.env.plane_view = None  # no trail: the picture is the family's own
     tasks, policy = distribution.sample(3, "test"), RandomPolicy(distribution.action_space)
     camera = Camera(distribution.env.bind_for_rendering(tasks, 2), distribution.env, size=256)
-    filmed = collect(camera, policy, {}, torch.Generator().manual_seed(1))
+    rendered = collect(camera, policy, {}, torch.Generator().manual_seed(1))
     plain = collect(distribution.bind(tasks, 2), policy, {}, torch.Generator().manual_seed(1))
-    assert torch.equal(filmed.obs, plain.obs)
+    assert torch.equal(rendered.obs, plain.obs)
     assert len({clip.steps for clip in camera.clips[0]}) > 1, "all episodes are of one length: nothing is shown"
     for m, clip in enumerate(camera.clips[0]):
         steps = int(plain.mask[m, 0].sum())
@@ -154,7 +154,7 @@ def test_the_camera_sees_every_state_of_the_first_episode_and_changes_nothing() 
             np.testing.assert_array_equal(frame, expected)
 
 
-def test_long_episodes_are_filmed_at_intervals_and_at_their_end() -> None:
+def test_long_episodes_are_rendered_at_intervals_and_at_their_end() -> None:
     distribution = early_ending()
     tasks, policy = distribution.sample(3, "test"), RandomPolicy(distribution.action_space)
     family = distribution.env
@@ -427,7 +427,7 @@ def test_a_family_without_pictures_is_refused_but_has_its_map(
     for out in ("film.gif", "still.png"):
         capsys.readouterr()
         assert main(["render", str(run), "--out", str(tmp_path / out)]) == EXIT_BAD_INPUT
-        assert "cannot be filmed: it has no render_image()" in complaint(capsys)
+        assert "cannot be rendered: it has no render_image()" in complaint(capsys)
     assert files_under(tmp_path) == before
     assert main(["render", str(run), "--heat-map", "--grid", "3", "--out", str(tmp_path / "map.png")]) == 0
 

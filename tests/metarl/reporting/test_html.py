@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import os
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -406,3 +408,15 @@ def test_damaged_files_are_one_line(
     assert main(["report", RUN]) == EXIT_BAD_INPUT
     assert named in complaint(capsys)
     assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+def test_what_stands_in_the_place_of_an_evaluation_is_named(
+    make: Callable[[Path], object], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no other evaluation takes its place."""
+    file = workplace / "runs" / RUN / "evaluation-test.json"
+    file.unlink()
+    make(file)
+    assert main(["report", RUN]) == EXIT_BAD_INPUT
+    assert "evaluation-test.json cannot be read: is a" in complaint(capsys)

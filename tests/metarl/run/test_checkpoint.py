@@ -164,8 +164,8 @@ def test_store_says_which_checkpoints_it_has(which: str, store: CheckpointStore)
 def test_newest_good_checkpoint_is_found(store: CheckpointStore) -> None:
     for iteration in (1, 2, 3):
         store.save(at(iteration))
-    assert store.load_newest_good()[0].progress.iteration == 3
-    assert store.load_newest_good()[1] == []
+    assert store.load_newest_good().checkpoint.progress.iteration == 3
+    assert store.load_newest_good().problems == []
     three, two, one = (store.directory / f"iteration-000000{i}.safetensors" for i in (3, 2, 1))
     three.write_bytes(b"")
     two.write_bytes(two.read_bytes()[:-1])

@@ -13,7 +13,7 @@ from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.registry import AGENTS
 from metarl.cli.main import main
 from metarl.errors import UserError
-from metarl.run.config import TrainConfig, differences, flat_items, from_yaml, to_json, to_yaml
+from metarl.run.config import TrainConfig, differences, flat_items, from_yaml, require_whole, to_json, to_yaml
 from metarl.run.presets import default_config, presets_for
 
 CHANGED = TrainConfig(
@@ -153,3 +153,24 @@ def test_what_a_runs_configuration_lost_is_told_from_what_is_newer_than_the_run(
     assert differences(lost, {name: value for name, value in recorded.items() if name != "env_timeout"}) == []
     assert differences(lost, recorded) == ["it lacks env_timeout"]
     assert differences("".join(lines).replace("seed: 3", "seed: 4"), recorded) == ["seed is 4, and was 3"]
+
+
+def test_the_beginning_of_a_run_s_configuration_is_no_configuration() -> None:
+    """Wherever it is cut, but where a user could have written it: after AGENT, ENV, the preset or the seed."""
+    text = to_yaml(default_config("maml", "point-navigation/finn"))
+    lines = text.splitlines(keepends=True)
+    require_whole(text, from_yaml(text))
+
+    cuts = ["".join(lines[:count]) for count in range(5, len(lines))]
+    cuts += ["".join(lines[:2])[:-1], "".join(lines[:2])[:-2], text[:-1]]
+    for cut in cuts:
+        with pytest.raises(UserError):
+            require_whole(cut, from_yaml(cut))
+
+    by_hand = "agent: reptile\nenv: cart-pole\nseed: 3\niterations: 5\nlearner: {outer_lr: 0.1}\n"
+    require_whole(by_hand, from_yaml(by_hand))
+
+
+def test_a_setting_given_twice_is_none() -> None:
+    with pytest.raises(UserError, match="the key 'seed' comes twice"):
+        from_yaml("agent: maml\nseed: 3\nseed: 4\n")

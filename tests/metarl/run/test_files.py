@@ -16,6 +16,7 @@ from metarl.run.files import (
     open_file,
     read_file,
     remove_abandoned,
+    require_own_directories,
     temporary_directory,
     write_atomically,
 )
@@ -130,3 +131,13 @@ def test_what_is_no_file_is_neither_read_nor_written(
 def test_a_device_is_not_read() -> None:
     with pytest.raises(OSError, match="is a device, not a file"):
         read_file(Path("/dev/zero"))
+
+
+def test_a_directory_that_is_a_link_is_not_one_to_write_into(tmp_path: Path) -> None:
+    (tmp_path / "cells" / "deep").mkdir(parents=True)
+    require_own_directories(tmp_path, ("cells", "absent"))
+
+    link = tmp_path / "cells" / "deep" / "elsewhere"
+    link.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="elsewhere is a symbolic link, which is not followed"):
+        require_own_directories(tmp_path, ("cells",))

@@ -71,7 +71,7 @@ def test_alias_has_the_presets_of_what_it_stands_for() -> None:
         assert presets_for("maml", alias) == presets_for("maml", name)
         config = default_config("maml", alias)
         assert config.env == alias
-        assert build(config, torch.Generator())[0].name == name
+        assert build(config, torch.Generator()).distribution.name == name
 
 
 def test_environment_of_the_user_has_a_default_preset() -> None:

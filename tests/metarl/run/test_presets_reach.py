@@ -60,6 +60,6 @@ def test_meta_learner_needs_fewer_steps_on_a_new_task_than_ppo(tmp_path: Path) -
     baselines = ["--baselines", "ppo", "random", "oracle", "--budget", "20000"]
     assert main(["compare", str(tmp_path / "run"), *baselines, *out]) == 0
     comparison = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
-    race = comparison["races"][-1]
-    assert (race["baseline"], race["adaptation_step"]) == ("ppo", 3)
-    assert race["needed"]["low"] > race["env_steps"]
+    efficiency = comparison["sample_efficiencies"][-1]
+    assert (efficiency["baseline"], efficiency["adaptation_step"]) == ("ppo", 3)
+    assert efficiency["needed"]["low"] > efficiency["env_steps"]

@@ -15,7 +15,7 @@ from metarl.cli.main import main
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from metarl.run.presets import default_config
-from metarl.training.memory import iteration_bytes
+from metarl.training.machine.memory import iteration_bytes
 from tests.helpers.camera import SIZE
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
@@ -102,7 +102,7 @@ import torch
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from metarl.training.curriculum import make_curriculum
-from metarl.training.memory import iteration_bytes
+from metarl.training.machine.memory import iteration_bytes
 from metarl.training.meta_iteration import run_meta_iteration
 
 torch.set_num_threads(1)

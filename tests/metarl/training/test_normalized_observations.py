@@ -15,7 +15,7 @@ from metarl.run.build import build, load_learner, may_normalize
 from metarl.run.checkpoint import LAST, read_checkpoint
 from metarl.run.config import TrainConfig, from_yaml, to_yaml
 from metarl.run.run_directory import RunDirectory
-from metarl.training.meta_iteration import first_look
+from metarl.training.first_look import first_look
 from tests.helpers.workbench import metrics_of, same_tensors
 
 pytest_plugins = ["tests.helpers.run_fixtures"]

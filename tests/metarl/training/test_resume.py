@@ -47,7 +47,7 @@ MOMENTS = {
     "right after the second checkpoint": Moment(SAVE, 2, after=True),
     "within the second iteration": Moment(UPDATE, 2),
     "while a checkpoint is written": Moment("os.fsync", 6),
-    "within a validation": Moment("metarl.training.trainer.summarize", 3),
+    "within a validation": Moment("metarl.training.validation.summarize", 3),
     "between metrics and checkpoint": Moment(SAVE, 3),
     "after the last checkpoint": Moment("metarl.reporting.run_evaluation.adaptation_episodes", 1),
 }
@@ -332,7 +332,14 @@ def last_row_lost(run: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(rows[:-1]))
 
 
+def checkpoints_elsewhere(run: Path) -> None:
+    """Training would remove the oldest of them."""
+    (run / "checkpoints").rename(run / "elsewhere")
+    (run / "checkpoints").symlink_to(run / "elsewhere")
+
+
 ODD = {
+    "link as directory": (checkpoints_elsewhere, "checkpoints is a symbolic link, which is not followed"),
     "cut configuration": (cut_config, "config.yaml is not the one that this run was trained with"),
     "cut at once": (cut_config_before_the_first_checkpoint, "by {run}/metadata.json: it lacks learner.outer"),
     "edited configuration": (another_seed, "seed is 1, and was 0. Restore it, or remove it"),

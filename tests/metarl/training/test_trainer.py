@@ -145,7 +145,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path, monkeypa
     def summary(batches: list[Episodes], *more: Any) -> Evaluation:
         return replace(summarize(batches, *more), returns=np.array([[-9.0], [next(scores)]]))
 
-    monkeypatch.setattr("metarl.training.trainer.summarize", summary)
+    monkeypatch.setattr("metarl.training.validation.summarize", summary)
     run = train(tmp_path, "--iterations", "5")
     progress = read_checkpoint(run / "checkpoints" / "best.safetensors").progress
     assert (progress.iteration, progress.best_validation) == (2, -3.0)
@@ -160,8 +160,8 @@ def test_rates_chosen_when_training_ends_belong_to_the_best_policy(tmp_path: Pat
     factors = best.tensors["rate_factors"].tolist()
     assert len(factors) == 1 and factors[0] < 1
     directory = RunDirectory.open(str(run))
-    assert load_learner(directory)[1].rate_factors == tuple(factors)
-    assert load_learner(directory, "last")[1].rate_factors == ()
+    assert load_learner(directory).learner.rate_factors == tuple(factors)
+    assert load_learner(directory, "last").learner.rate_factors == ()
 
     last = checkpoint_file(run, ITERATIONS)
     progress = read_checkpoint(last).progress

@@ -8,10 +8,9 @@ import sys
 import torch
 
 from metarl.agents.gradients.advantages import BASELINE_CHUNK_STEPS
-from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, task_slices
+from metarl.agents.gradients.parallel import CPU_CHUNK_STEPS, GPU_CHUNK_STEPS, tasks_of_chunk
 from metarl.agents.gradients.processes import num_processes
 from metarl.agents.learner import Learner
-from metarl.agents.maml import MAMLConfig
 from metarl.agents.policies.cnn import CNNPolicy
 from metarl.agents.policies.observations import GRID
 from metarl.envs.spaces.observation import FlatImage
@@ -98,7 +97,7 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
 
     The batches, all of them, with what is computed of each step; the copy that is made while one of them is collected;
     the adapted parameters; and what is held for some tasks at a time: the baseline's features, the network's
-    activations, and the derivatives that are kept for Fisher products.
+    activations, and what the learner's update keeps beside its batches.
     """
     num_tasks = max(1, config.num_tasks // num_processes())
     own = dataclasses.replace(config, num_tasks=num_tasks)
@@ -121,18 +120,8 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
     if isinstance(learner.policy, CNNPolicy):
         at_a_time += FIRST_CONVOLUTION
     graphs = GRAPH_COPIES * kept if config.device.startswith("cuda") and config.cuda_graphs == "auto" else 0
-    return kept + one_batch + policies + at_a_time + graphs + _fisher_bytes(own, distribution, learner)
-
-
-def _fisher_bytes(config: TrainConfig, distribution: TaskDistribution, learner: Learner) -> int:
-    """Bytes of the derivatives that are kept from one Fisher product to the next; 0 without a trust region."""
-    agent = config.learner
-    if not isinstance(agent, MAMLConfig) or agent.outer != "trpo":
-        return 0
-    steps = config.num_tasks * max(1, round(agent.fvp_fraction * config.episodes)) * distribution.horizon
-    arrays = 4 * learner.sampling.support + 2
-    everything: int = FLOAT * steps * arrays * sum(learner.policy.sizes[1:-1])
-    return min(everything, int(agent.fvp_memory * 1e6))
+    of_update = learner.kept_bytes(num_tasks, config.episodes, distribution.horizon)
+    return kept + one_batch + policies + at_a_time + graphs + of_update
 
 
 def _baseline_bytes(config: TrainConfig, distribution: TaskDistribution) -> int:
@@ -160,10 +149,9 @@ def _network_bytes(config: TrainConfig, distribution: TaskDistribution, learner:
 
 
 def _tasks_at_once(config: TrainConfig, per_task: int, size: int, cpu_steps: int) -> int:
-    """Tasks in a chunk: see `task_slices`."""
-    obs = torch.empty((config.num_tasks, 1, per_task, size), device="meta")
-    slices = task_slices(obs, 0, GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps)
-    return min(int(slices[0].stop), config.num_tasks)
+    """Tasks in a chunk: see `tasks_of_chunk`."""
+    chunk_steps = GPU_CHUNK_STEPS if config.device.startswith("cuda") else cpu_steps
+    return min(tasks_of_chunk(per_task, size, chunk_steps), config.num_tasks)
 
 
 def peak_memory_mb(device: torch.device) -> float:

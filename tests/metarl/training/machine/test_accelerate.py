@@ -14,7 +14,7 @@ from metarl.agents.maml import MAML, MAMLConfig
 from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.errors import UserError
-from metarl.training.accelerate import CAPTURES, compile_env, first_use, use_graphs
+from metarl.training.machine.accelerate import CAPTURES, compile_env, first_use, use_graphs
 from tests.helpers.captured_steps import recorded
 
 pytest_plugins = ["tests.helpers.run_fixtures"]

@@ -20,8 +20,8 @@ from metarl.envs.task_space import Task
 from metarl.evaluation.adaptation import adapt_to_tasks
 from metarl.run.build import build
 from metarl.run.run_directory import RunDirectory
-from metarl.training import distributed
 from metarl.training.curriculum import make_curriculum
+from metarl.training.machine import distributed
 from tests.helpers.workbench import ITERATIONS, RUN, same_tensors, tensors_of, train, train_arguments
 
 PROCESSES = 2

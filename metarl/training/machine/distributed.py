@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
+from metarl.agents.teachers import TaughtConfig
 from metarl.envs.cores import num_cores
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks
 from metarl.errors import TrainingError, UserError
@@ -64,8 +65,8 @@ def check_job(config: TrainConfig) -> None:
         return
     if config.num_tasks % num_processes():
         raise UserError(f"num_tasks must be a multiple of the {num_processes()} processes, got {config.num_tasks}")
-    if config.agent == "distill":
-        raise UserError("distill trains in one process, without torchrun: its teachers are made there")
+    if isinstance(config.learner, TaughtConfig):
+        raise UserError(f"{config.agent} trains in one process, without torchrun: its teachers are made there")
 
 
 @contextlib.contextmanager
@@ -119,7 +120,8 @@ def broadcast(make: Any) -> Any:
     if num_processes() == 1:
         return make()
 
-    result, refusal = None, None
+    result = None
+    refusal = None
     if rank() == 0:
         try:
             result = make()
