@@ -299,6 +299,12 @@ def test_every_set_of_agents_has_the_figures_that_show_something(
     headlines(comparison)
 
 
+def test_references_that_learn_on_the_task_are_as_plain_to_see_as_those_that_do_not() -> None:
+    learning = make_curve("psrl", "reference", [-50.0, -30.0], [0, 700])
+    _, psrl, random = plots.adaptation_curves(make(learning, RANDOM)).axes[0].lines
+    assert (psrl.get_alpha(), psrl.get_linewidth(), psrl.get_color()) == (None, random.get_linewidth(), plots.GREY)
+
+
 def test_lines_say_what_learns_and_when() -> None:
     """Adaptation in steps, Stable-Baselines3 in slopes, at most five bands, references as grey lines, all named."""
     reptile = [make_curve(f"reptile{n}", "meta-learner", [-50.0, -30.0], [0, 700]) for n in range(plots.MOST_BANDS)]

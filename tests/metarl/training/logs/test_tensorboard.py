@@ -236,9 +236,7 @@ def test_what_is_named_must_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-def test_a_browser_shows_curves_of_a_comparison_among_many_runs_figures_and_hyper_parameters(
-    address: str, tmp_path: Path
-) -> None:
+def test_a_browser_shows_curves_figures_and_hyper_parameters(address: str, tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as tab:
         tab.open(f"{address}/#timeseries")
         agents = [f"{COMPARISON}/{name}" for name in ("maml", "ppo", "random", "oracle")]
