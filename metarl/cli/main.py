@@ -320,8 +320,8 @@ def _with_names(shell: str, script: str) -> str:
     """A script that completes names as well as flags: agents, families, presets, and the runs that are there."""
     from metarl.agents.registry import AGENTS
     from metarl.envs.registry import FAMILIES
+    from metarl.run.find_run import reference_runs
     from metarl.run.presets import presets_for
-    from metarl.run.reference_runs import reference_runs
 
     presets = {name for agent in AGENTS for env in ("", *FAMILIES) for name in presets_for(agent, env)}
     shipped = sorted(config.parent.name for config in reference_runs().glob("*/config.yaml"))

@@ -14,7 +14,7 @@ import pytest
 from metarl.cli import main as cli
 from metarl.cli.info import Shell, completion_file
 from metarl.cli.main import COMMANDS, completion_script, main
-from metarl.run.reference_runs import reference_runs
+from metarl.run.find_run import reference_runs
 
 SHELLS = get_args(Shell)
 HEAVY = ("torch", "numpy", "gymnasium", "matplotlib", "scipy")
