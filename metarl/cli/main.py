@@ -320,10 +320,12 @@ def _with_names(shell: str, script: str) -> str:
     """A script that completes names as well as flags: agents, families, presets, and the runs that are there."""
     from metarl.agents.registry import AGENTS
     from metarl.envs.registry import FAMILIES
+    from metarl.run.find_run import reference_runs
     from metarl.run.presets import presets_for
 
     presets = {name for agent in AGENTS for env in ("", *FAMILIES) for name in presets_for(agent, env)}
-    names = {"AGENTS": AGENTS, "FAMILIES": FAMILIES, "PRESETS": sorted(presets)}
+    shipped = sorted(config.parent.name for config in reference_runs().glob("*/config.yaml"))
+    names = {"AGENTS": AGENTS, "FAMILIES": FAMILIES, "PRESETS": sorted(presets), "SHIPPED": shipped}
     text = (Path(__file__).parent / "completion" / f"names.{shell}").read_text(encoding="utf-8")
     for key, values in names.items():
         text = text.replace(f"@{key}@", " ".join(values))

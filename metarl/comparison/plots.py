@@ -58,13 +58,16 @@ def adaptation_curves(comparison: Comparison) -> Figure:
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, style: LineStyle, in_front: bool) -> None:
-    """A line with its band; faint and without one where it is not in front."""
+    """A line with its band; without one for references, and faint as well for learners that are not in front."""
     # Stable-Baselines3 learns all the time; what adapts after whole batches of episodes stays as it is in between.
     learns_all_the_time = curve.kind == "baseline"
     marker = "o" if curve.kind == "meta-learner" else ""
 
     (line,) = axes.plot(curve.env_steps, curve.mean, linestyle=style, marker=marker, markersize=4, color=colour)
     line.set_drawstyle("default" if learns_all_the_time else "steps-post")
+    if curve.kind == "reference":
+        line.set(linewidth=1.2)
+        return
     if not in_front:
         line.set(alpha=0.45, linewidth=1.0)
         return

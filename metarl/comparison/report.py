@@ -137,11 +137,11 @@ def _by_task(comparison: Comparison) -> list[str]:
 
 def write(comparison: Comparison, directory: Path) -> list[Path]:
     """Write comparison.json, comparison.csv, the figures as PNG and SVG, and TensorBoard events; returns the files."""
-    figures = {
-        "comparison": adaptation_curves(comparison),
-        "comparison-tasks": task_scatter(comparison),
-        "comparison-improvement": improvement(comparison),
-    }
+    figures = {"comparison": adaptation_curves(comparison)}
+    if len(comparison.curves) > 1:
+        figures["comparison-tasks"] = task_scatter(comparison)
+    if comparison.pairwise_comparisons:  # references alone are nothing to be better than
+        figures["comparison-improvement"] = improvement(comparison)
 
     files = {"comparison.json": json.dumps(comparison.to_json(), indent=1).encode(), "comparison.csv": _csv(comparison)}
     for stem, figure in figures.items():

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -53,9 +54,15 @@ def make_reporter(console: Console, start: int, env_steps: int) -> Reporter:
     return reporter(console, start, env_steps)
 
 
-def format_returns(returns: list[float]) -> str:
-    """'−39.1 → −25.0 → −13.9'."""
-    return " → ".join(format_number(value, ".1f") for value in returns)
+WIDTH = 36
+"""Columns that returns take at most: four numbers of three digits."""
+
+
+def format_returns(returns: list[float], width: int = WIDTH) -> str:
+    """'−39.1 → −25.0 → −13.9', or '−39.1 → … → −13.9' where there are too many for `width` columns."""
+    numbers = [format_number(value, ".1f") for value in returns]
+    whole = " → ".join(numbers)
+    return whole if len(whole) <= width else f"{numbers[0]} → … → {numbers[-1]}"
 
 
 class _Rate:
@@ -146,6 +153,13 @@ class NotebookReporter(PlainReporter):
         self._validation = f"  validation return {returns} (iteration {iteration})"
 
 
+_LONGEST_NAME = "validation return"
+_GAP = 2
+"""Columns after a name in the live display."""
+_ECHO = "^C"
+"""What the terminal itself writes after the last line when Ctrl-C is pressed: a wrapped line would not be erased."""
+
+
 class LiveReporter:
     """A progress bar with the current figures below it."""
 
@@ -155,6 +169,8 @@ class LiveReporter:
         )
         self._task = self._bar.add_task("train", total=None, completed=start)
         self._rate = _Rate(env_steps)
+        self._width = console.width - len(_ECHO)
+        self._room = max(1, self._width - len(_LONGEST_NAME) - _GAP)
         self._env_steps = env_steps
         self._train = "…"
         self._validation = "…"
@@ -174,28 +190,29 @@ class LiveReporter:
     def iteration(self, iteration: int, iterations: int, env_steps: int, returns: list[float]) -> None:
         """See Reporter.iteration."""
         self._env_steps = env_steps
-        self._train = format_returns(returns)
+        self._train = format_returns(returns, min(WIDTH, self._room))
         self._bar.update(self._task, completed=iteration, total=iterations)
         self._live.update(self._render())
 
     def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
         """See Reporter.evaluated."""
-        self._validation = f"{format_returns(evaluation.return_mean.tolist())}  (iteration {iteration})"
+        returns = format_returns(evaluation.return_mean.tolist(), min(WIDTH, self._room))
+        self._validation = f"{returns}  (iteration {iteration})"
         self._live.update(self._render())
 
-    def _render(self) -> Table:
+    def _render(self) -> Constrain:
         # No line wraps in 80 columns: a display whose height changes leaves its remains on the screen.
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True)
-        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid = Table.grid(padding=(0, _GAP))
+        grid.add_column(no_wrap=True, min_width=len(_LONGEST_NAME))
+        grid.add_column(no_wrap=True, overflow="ellipsis", max_width=self._room)
         grid.add_row("environment steps", f"{self._env_steps:,}  ({self._rate(self._env_steps):,.0f} per second)")
         grid.add_row("training return", self._train)
-        grid.add_row("validation return", self._validation)
+        grid.add_row(_LONGEST_NAME, self._validation)
 
         outer = Table.grid()
         outer.add_row(self._bar)
         outer.add_row(grid)
-        return outer
+        return Constrain(outer, self._width)
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:

@@ -444,9 +444,9 @@ if [ "$_prog_basename" != "metarl" ]; then
 fi
 
 
-# Names that the parser does not know: agents, families, presets, and the runs in runs/.
+# Names that the parser does not know: agents, families, presets, the runs in runs/, and those of the project.
 _metarl_names() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" names="" config
+  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" names="" config shipped="half-cheetah-direction maml-cart-pole-mirrored maml-point-navigation point-navigation-finn promp-cart-pole-mirrored promp-point-navigation reptile-cart-pole-mirrored reptile-point-navigation rl2-grid-navigation rl2-hypernetwork-grid-navigation"
   local runs=""
   for config in runs/*/config.yaml runs/comparison-*/settings.json; do
     if [ -f "$config" ]; then
@@ -457,15 +457,16 @@ _metarl_names() {
 
   case "$prev" in
     --preset) names="default gru long maml-trpo one-step paper promp" ;;
-    --resume | --start-from | --teacher) names="$runs" ;;
+    --resume) names="$runs" ;;
+    --start-from | --teacher) names="$runs $shipped" ;;
   esac
   if [ -z "$names" ] && [[ "$cur" != -* ]]; then
     case "${COMP_WORDS[1]}:$COMP_CWORD" in
       train:2) names="maml reptile multitask distill rl2" ;;
       train:3) names="point-navigation/finn point-navigation/pearl point-navigation/pearl-sparse point-dynamics cart-pole cart-pole/mirrored pendulum pendulum/dynamics mountain-car mountain-car-continuous acrobot driving/lane-keeping driving/racing-line bandit/bernoulli bandit/bernoulli/n10-k5 bandit/bernoulli/n100-k5 bandit/gaussian tabular-mdp grid-navigation dark-key-door maze half-cheetah-direction half-cheetah-direction/promp half-cheetah-velocity/finn half-cheetah-velocity/promp half-cheetah-dynamics ant-direction ant-direction/circle ant-velocity ant-goal humanoid-direction hopper-dynamics walker2d-dynamics frozen-lake highway minigrid/crossing minigrid/four-rooms metaworld/ml1-reach metaworld/ml1-push metaworld/ml1-pick-place metaworld/ml10" ;;
       envs:2 | check:2) names="point-navigation/finn point-navigation/pearl point-navigation/pearl-sparse point-dynamics cart-pole cart-pole/mirrored pendulum pendulum/dynamics mountain-car mountain-car-continuous acrobot driving/lane-keeping driving/racing-line bandit/bernoulli bandit/bernoulli/n10-k5 bandit/bernoulli/n100-k5 bandit/gaussian tabular-mdp grid-navigation dark-key-door maze half-cheetah-direction half-cheetah-direction/promp half-cheetah-velocity/finn half-cheetah-velocity/promp half-cheetah-dynamics ant-direction ant-direction/circle ant-velocity ant-goal humanoid-direction hopper-dynamics walker2d-dynamics frozen-lake highway minigrid/crossing minigrid/four-rooms metaworld/ml1-reach metaworld/ml1-push metaworld/ml1-pick-place metaworld/ml10" ;;
-      evaluate:* | compare:* | tensorboard:*) [[ "$prev" != --* ]] && names="$runs" ;;
-      adapt:2 | render:2 | report:2) names="$runs" ;;
+      evaluate:* | compare:* | tensorboard:*) [[ "$prev" != --* ]] && names="$runs $shipped" ;;
+      adapt:2 | render:2 | report:2) names="$runs $shipped" ;;
     esac
   fi
 

@@ -375,9 +375,9 @@ PYTHON_EOF
 
 typeset -A opt_args
 
-# Names that the parser does not know: agents, families, presets, and the runs in runs/.
+# Names that the parser does not know: agents, families, presets, the runs in runs/, and those of the project.
 _metarl_names() {
-  local -a names runs
+  local -a names runs shipped=(half-cheetah-direction maml-cart-pole-mirrored maml-point-navigation point-navigation-finn promp-cart-pole-mirrored promp-point-navigation reptile-cart-pole-mirrored reptile-point-navigation rl2-grid-navigation rl2-hypernetwork-grid-navigation)
   local config previous="${words[CURRENT-1]}"
   for config in runs/*/config.yaml(N) runs/comparison-*/settings.json(N); do
     runs+=("${config:h:t}")
@@ -385,15 +385,16 @@ _metarl_names() {
 
   case "$previous" in
     --preset) names=(default gru long maml-trpo one-step paper promp) ;;
-    --resume | --start-from | --teacher) names=($runs) ;;
+    --resume) names=($runs) ;;
+    --start-from | --teacher) names=($runs $shipped) ;;
   esac
   if (( ! $#names )) && [[ "${words[CURRENT]}" != -* ]]; then
     case "${words[2]}:$CURRENT" in
       train:3) names=(maml reptile multitask distill rl2) ;;
       train:4) names=(point-navigation/finn point-navigation/pearl point-navigation/pearl-sparse point-dynamics cart-pole cart-pole/mirrored pendulum pendulum/dynamics mountain-car mountain-car-continuous acrobot driving/lane-keeping driving/racing-line bandit/bernoulli bandit/bernoulli/n10-k5 bandit/bernoulli/n100-k5 bandit/gaussian tabular-mdp grid-navigation dark-key-door maze half-cheetah-direction half-cheetah-direction/promp half-cheetah-velocity/finn half-cheetah-velocity/promp half-cheetah-dynamics ant-direction ant-direction/circle ant-velocity ant-goal humanoid-direction hopper-dynamics walker2d-dynamics frozen-lake highway minigrid/crossing minigrid/four-rooms metaworld/ml1-reach metaworld/ml1-push metaworld/ml1-pick-place metaworld/ml10) ;;
       envs:3 | check:3) names=(point-navigation/finn point-navigation/pearl point-navigation/pearl-sparse point-dynamics cart-pole cart-pole/mirrored pendulum pendulum/dynamics mountain-car mountain-car-continuous acrobot driving/lane-keeping driving/racing-line bandit/bernoulli bandit/bernoulli/n10-k5 bandit/bernoulli/n100-k5 bandit/gaussian tabular-mdp grid-navigation dark-key-door maze half-cheetah-direction half-cheetah-direction/promp half-cheetah-velocity/finn half-cheetah-velocity/promp half-cheetah-dynamics ant-direction ant-direction/circle ant-velocity ant-goal humanoid-direction hopper-dynamics walker2d-dynamics frozen-lake highway minigrid/crossing minigrid/four-rooms metaworld/ml1-reach metaworld/ml1-push metaworld/ml1-pick-place metaworld/ml10) ;;
-      evaluate:* | compare:* | tensorboard:*) [[ "$previous" != --* ]] && names=($runs) ;;
-      adapt:3 | render:3 | report:3) names=($runs) ;;
+      evaluate:* | compare:* | tensorboard:*) [[ "$previous" != --* ]] && names=($runs $shipped) ;;
+      adapt:3 | render:3 | report:3) names=($runs $shipped) ;;
     esac
   fi
 

@@ -14,6 +14,7 @@ import pytest
 from metarl.cli import main as cli
 from metarl.cli.info import Shell, completion_file
 from metarl.cli.main import COMMANDS, completion_script, main
+from metarl.run.find_run import reference_runs
 
 SHELLS = get_args(Shell)
 HEAVY = ("torch", "numpy", "gymnasium", "matplotlib", "scipy")
@@ -197,6 +198,9 @@ NAMES = [
     ("train maml pendulum --preset one", "one-step"),
     ("train --start-from ru", "run"),
     ("report ru", "run"),
+    ("evaluate half-ch", "half-cheetah-direction"),
+    ("render point-", "point-navigation-finn"),
+    ("train --start-from half-ch", "half-cheetah-direction"),
 ]
 
 
@@ -240,13 +244,23 @@ def test_tcsh_has_rules_for_names(place_with_a_run: Path) -> None:
     rules = completion_file("tcsh").read_text(encoding="utf-8").splitlines()
     numbers = {
         start: next(number for number, rule in enumerate(rules) if rule.strip().startswith(f"'{start}"))
-        for start in ("c/--/", "n/--preset/(default ", "n@{--resume,", "n/train/(maml ", "N/train/(point-nav", "p/*/")
+        for start in (
+            "c/--/",
+            "n/--preset/(def",
+            "n@--resume@",
+            "n@{--start",
+            "n/train/(maml ",
+            "N/train/(point",
+            "p/*/",
+        )
     }
     assert list(numbers.values()) == sorted(numbers.values())
 
-    runs = re.search("`(.*)`", rules[numbers["n@{--resume,"]])
-    assert runs is not None
-    assert printed_by("sh", runs[1], place_with_a_run).split() == ["run"]
+    shipped = sorted(config.parent.name for config in reference_runs().glob("*/config.yaml"))
+    for start, expected in (("n@--resume@", ["run"]), ("n@{--start", ["run", *shipped])):
+        runs = re.search("`(.*)`", rules[numbers[start]])
+        assert runs is not None
+        assert printed_by("sh", runs[1], place_with_a_run).split() == expected
     if shutil.which("tcsh"):
         assert printed_by("tcsh", f"source {completion_file('tcsh')}", place_with_a_run) == ""
 

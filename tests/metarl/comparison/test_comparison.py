@@ -277,12 +277,32 @@ def test_tensorboard_shows_the_curves_and_the_figures_once(tmp_path: Path) -> No
     assert images == ["comparison/comparison", "comparison/comparison-tasks", "comparison/comparison-improvement"]
 
 
-@pytest.mark.parametrize("others", [(), (RANDOM, ORACLE), (make_curve("far", "baseline", [-900.0, -40.0], [0, 100]),)])
-def test_every_set_of_agents_can_be_drawn(others: tuple[Curve, ...], tmp_path: Path) -> None:
+FAR = make_curve("far", "baseline", [-900.0, -40.0], [0, 100])
+
+
+@pytest.mark.parametrize(
+    ("others", "figures"),
+    [
+        ((), ["comparison"]),
+        ((RANDOM, ORACLE), ["comparison", "comparison-tasks"]),
+        ((FAR,), ["comparison", "comparison-improvement", "comparison-tasks"]),
+    ],
+)
+def test_every_set_of_agents_has_the_figures_that_show_something(
+    others: tuple[Curve, ...], figures: list[str], tmp_path: Path
+) -> None:
     comparison = make(*others)
     write(comparison, tmp_path)
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == figures
+    assert sorted(events_of(tmp_path / "tensorboard/figures").Tags()["images"]) == [f"comparison/{n}" for n in figures]
     Console(record=True).print(table(comparison))
     headlines(comparison)
+
+
+def test_references_that_learn_on_the_task_are_as_plain_to_see_as_those_that_do_not() -> None:
+    learning = make_curve("psrl", "reference", [-50.0, -30.0], [0, 700])
+    _, psrl, random = plots.adaptation_curves(make(learning, RANDOM)).axes[0].lines
+    assert (psrl.get_alpha(), psrl.get_linewidth(), psrl.get_color()) == (None, random.get_linewidth(), plots.GREY)
 
 
 def test_lines_say_what_learns_and_when() -> None:

@@ -36,6 +36,14 @@ def test_file_gets_plain_lines() -> None:
     assert "\x1b" not in "".join(lines)
 
 
+def test_lines_stay_short_where_a_trial_has_many_episodes() -> None:
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with make_reporter(console, start=0, env_steps=0) as reporter:
+        reporter.iteration(5, 5, 10_000, [9.2, 12.5, 10.9, 12.4, 11.6, 12.2, 12.4, 11.6, 11.6, 13.2])
+    assert isinstance(console.file, io.StringIO)
+    assert "train return 9.2 → … → 13.2  0 s left" in console.file.getvalue()
+
+
 def test_notebook_gets_few_lines_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), width=200)
     monkeypatch.setattr(console, "is_jupyter", True)
@@ -63,6 +71,21 @@ def test_terminal_gets_a_live_display() -> None:
 @pytest.mark.parametrize(("terminal", "kind"), [(True, LiveReporter), (False, PlainReporter)])
 def test_kind_of_output_decides(terminal: bool, kind: type) -> None:
     assert isinstance(make_reporter(Console(force_terminal=terminal), 0, 0), kind)
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_of_too_many_returns_the_first_and_the_last_are_shown(width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    with make_reporter(console, start=0, env_steps=0) as reporter:
+        assert isinstance(reporter, LiveReporter)
+        reporter.iteration(4, 5, 8_000, [11.0 + k for k in range(10)])
+        reporter.evaluated(98_000_000, EVALUATION)
+        drawn = console.render_lines(reporter._render(), pad=False)
+    lines = ["".join(part.text for part in line) for line in drawn]
+    assert lines[2].split(maxsplit=2)[2].strip() == "11.0 → … → 20.0"
+    assert "validation return  −39.0 → −11.0" in lines[3]
+    # The terminal writes ^C after the last line: if that wrapped, a line of the bar would stay.
+    assert max(map(len, lines)) <= width - len("^C")
 
 
 def test_the_live_display_fits_80_columns_and_is_gone_after_an_interruption() -> None:

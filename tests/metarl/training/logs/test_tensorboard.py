@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -43,12 +44,21 @@ def comparison(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def address(trained_run: Path, comparison: Path) -> Iterator[str]:
-    """Where `metarl tensorboard` serves the finished run and its comparison."""
+def runs(trained_run: Path, comparison: Path) -> Path:
+    """The runs of a user who has just compared: more than can be shown, the finished run and its comparison newest."""
+    place = comparison.parent
+    shutil.copytree(trained_run, place / RUN)
+    for number in range(MOST_RUNS):
+        make_events(place / f"old{number}", age=number)
+    return place
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path) -> Iterator[str]:
+    """Where `metarl tensorboard`, no run named, serves the finished run and its comparison."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    named = [str(trained_run), str(comparison)]
-    command = [sys.executable, "-m", "metarl", "tensorboard", *named, "--port", str(port)]
+    command = [sys.executable, "-m", "metarl", "tensorboard", "--run-dir", str(runs), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         address, end = f"http://localhost:{port}", time.monotonic() + 120
@@ -82,7 +92,9 @@ def get(address: str, path: str, post: object = None, **query: object) -> Any:
 def test_the_server_has_every_curve_with_its_points(address: str, trained_run: Path) -> None:
     # A run for each agent of the comparison, and none for each task of a baseline.
     agents = [f"{COMPARISON}/{name}" for name in ("figures", "maml", "oracle", "ppo", "random")]
-    assert sorted(get(address, "runs")) == [*agents, RUN]
+    shown = get(address, "runs")
+    assert len(shown) <= MOST_RUNS
+    assert sorted(name for name in shown if not name.startswith("old")) == [*agents, RUN]
     tags, rows = get(address, "plugin/scalars/tags")[RUN], metrics_of(trained_run)
     curves = {tag for row in rows for tag in row if "/" in tag}
     assert (
@@ -227,7 +239,9 @@ def test_what_is_named_must_be_there(tmp_path: Path) -> None:
 def test_a_browser_shows_curves_figures_and_hyper_parameters(address: str, tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as tab:
         tab.open(f"{address}/#timeseries")
-        shown = tab.wait_for(RUN, "eval/gain", "eval/return_k0", "eval/return_k1", "eval/adaptation", pictures=1)
+        agents = [f"{COMPARISON}/{name}" for name in ("maml", "ppo", "random", "oracle")]
+        curves = ["comparison/return", "eval/gain", "eval/return_k0", "eval/return_k1"]
+        shown = tab.wait_for(RUN, *agents, *curves, "eval/adaptation", pictures=1)
         assert tab.evaluate("location.search").startswith("?smoothing=0")
         assert tab.evaluate("document.querySelectorAll('line-chart').length") > 0, "all runs are deselected"
         assert "No dashboards are active" not in shown
