@@ -24,6 +24,9 @@ from metarl.envs.task_space import Task, select_tasks
 from metarl.evaluation.evaluation import Evaluation
 
 EPISODES_SHOWN = 5
+MOST_TASKS_DRAWN = 100
+"""Faint lines of single tasks in a figure: more of them hide its mean."""
+
 REFERENCE_STYLES = {"oracle": "--", "random": ":"}
 """Line styles of the policies that need no adaptation."""
 
@@ -175,11 +178,11 @@ def _apart(heights: list[float], gap: float) -> list[float]:
 
 def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     """Return against episodes of experience on a new task: mean with its 95% interval, and each task faintly."""
-    figure = Figure(figsize=(6, 4))
-    set_margins(figure, left=0.75, right=0.1, bottom=0.5, top=0.35)
+    figure = Figure(figsize=(6, 4.6))
+    set_margins(figure, left=0.75, right=0.1, bottom=1.05, top=0.35)
     axes = figure.subplots()
     episodes = np.arange(len(evaluation.returns)) * evaluation.episodes_informing
-    axes.plot(episodes, evaluation.returns, color="tab:blue", alpha=0.08, linewidth=0.8)
+    axes.plot(episodes, evaluation.returns[:, :MOST_TASKS_DRAWN], color="tab:blue", alpha=0.08, linewidth=0.8)
 
     _references(axes, evaluation, episodes)
     if evaluation.optimum:
@@ -195,8 +198,9 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
     group_thousands(axes.xaxis, axes.yaxis)
     axes.set_title(title, fontsize="small")
     axes.margins(x=0.14)
-    axes.legend(loc="best")
     axes.grid(alpha=0.3)
+    # Below the axes, where it hides no curve.
+    figure.legend(loc="lower center", ncols=3, frameon=False, fontsize="small")
     return figure
 
 
