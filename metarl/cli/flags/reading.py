@@ -46,25 +46,46 @@ def read_flags(form: Any, program: str, arguments: list[str]) -> Any:
             raise
         message = _message_of(complaint.getvalue())
         if message.startswith("Unrecognized"):
-            message = _mistyped_flag(form, program, arguments) or message
+            message = _mistyped_flag(message, form, program, arguments) or message
         raise not_understood(message) from None
 
 
-def _mistyped_flag(form: Any, program: str, arguments: list[str]) -> str:
-    """What to say of the first flag that the command does not have; "" where it has all of them."""
-    flags = [argument.partition("=")[0] for argument in itertools.takewhile(lambda one: one != "--", arguments)]
-    # The parser tells its flags in no other way than by its help text.
+def _mistyped_flag(message: str, form: Any, program: str, arguments: list[str]) -> str:
+    """What to say of the first flag that the command does not have; "" where it has all of them.
+
+    Args:
+        message: the parser's, "Unrecognized options: --nme, x".
+        form: the command's flags.
+        program: the command, "metarl train".
+        arguments: what was given.
+    """
+    unknown = message.partition(": ")[2].split(", ")
+    for argument in itertools.takewhile(lambda one: one != "--", arguments):
+        if argument.startswith("--") and argument in unknown:
+            flag = argument.partition("=")[0]
+            near = _flag_that_is_meant(flag, _flags_of(form, program))
+            hint = f" (did you mean {near}?)" if near else ""
+            return f"{program} has no flag {flag}{hint}"
+    return ""
+
+
+def _flags_of(form: Any, program: str) -> list[str]:
+    """A command's flags, which the parser tells in no other way than by its help text."""
     help_text = io.StringIO()
     with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
         read_flags(form, program, ["--help"])
-    known = re.findall(r"(?m)^[│| ]*(--[a-z0-9-]+)", help_text.getvalue())
 
-    for flag in flags:
-        if flag.startswith("--") and flag.replace("_", "-") not in known:
-            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            return f"{program} has no flag {flag}{hint}"
-    return ""
+    # In wide terminals boxes stand side by side, so that a flag need not begin the line.
+    return re.findall(r"(?m)(?:^|[│|]|  ) *(--[a-z0-9-]+)", help_text.getvalue())
+
+
+def _flag_that_is_meant(flag: str, known: list[str]) -> str:
+    """The nearest of the known flags, or ""; one that shares a word may be further: --eval-every, --eval-interval."""
+    words = set(flag.strip("-").split("-"))
+    akin = [other for other in known if words & set(other.strip("-").split("-"))]
+    near = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
+    near = near or difflib.get_close_matches(flag, akin, n=1, cutoff=0.65)
+    return near[0] if near else ""
 
 
 def not_understood(message: str) -> UserError:

@@ -147,11 +147,18 @@ def test_each_setting_of_an_agent_is_a_flag_with_its_own_help(agent: str, help_o
         ),
         ("evaluate maml-point-navigation --step=3", "metarl evaluate has no flag --step (did you mean --steps?)"),
         ("report maml-point-navigation --zzz", "metarl report has no flag --zzz"),
+        (
+            "train maml pendulum --name x --iterations 3 --eval-every 5",
+            "metarl train has no flag --eval-every (did you mean --eval-interval?)",
+        ),
     ],
 )
+@pytest.mark.parametrize("columns", ["80", "250"])
 def test_a_mistyped_flag_is_named_with_the_one_that_is_meant(
-    arguments: str, hint: str, capsys: pytest.CaptureFixture[str]
+    arguments: str, hint: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also where the terminal is so wide that the parser sets the boxes of its help text side by side."""
+    monkeypatch.setenv("COLUMNS", columns)
     assert main(arguments.split()) == EXIT_BAD_INPUT
     assert complaint(capsys) == f"metarl: {hint} (see metarl --help)\n"
 
