@@ -107,7 +107,7 @@ class Run:
             device: "auto", "cpu", "cuda" or "cuda:N".
 
         Returns:
-            `.evaluation.return_mean` (K + 1,) and `.return_ci95`, `.figures()`, `.to_json()`.
+            `.evaluation.return_mean` (K + 1,) and `.return_ci95`, `.figures`, `.to_json()`.
 
         Raises:
             UserError, ValueError: a value that is not allowed; the message says what is.

@@ -190,7 +190,7 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         seed=before.get("seed", 0),
         device=device,
     )
-    return Section(label, evaluated.to_json(), evaluated.pictures, recorded=False, drawings=evaluated.figures)
+    return Section(label, evaluated.to_json(), evaluated.images, recorded=False, drawings=evaluated.figures)
 
 
 def write_figures(run: RunDirectory, sections: list[Section], directory: Path) -> list[Path]:

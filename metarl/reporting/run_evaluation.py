@@ -139,6 +139,7 @@ class RunEvaluation:
             "tasks": tasks_to_json(self.tasks),
             "returns": self.evaluation.returns.tolist(),
         }
+
         if self.interpretation:
             data["interpretation"] = self.interpretation.to_json()
         if self.section:
@@ -172,7 +173,7 @@ class RunEvaluation:
         return figures
 
     @cached_property
-    def pictures(self) -> dict[str, bytes]:
+    def images(self) -> dict[str, bytes]:
         """The figures as PNG files; each is drawn once."""
         from metarl.evaluation.plots import figure_bytes  # matplotlib is slow to import
 
@@ -183,11 +184,11 @@ class RunEvaluation:
         label = self.split or "task"
 
         # An earlier evaluation may have had figures that this one has not.
-        for name in FIGURES.keys() - self.pictures.keys():
+        for name in FIGURES.keys() - self.images.keys():
             (directory / figure_file(name, label)).unlink(missing_ok=True)
 
-        for name, picture in self.pictures.items():
-            write_atomically(directory / figure_file(name, label), picture)
+        for name, png in self.images.items():
+            write_atomically(directory / figure_file(name, label), png)
         write_atomically(directory / evaluation_file(label), json.dumps(self.to_json(), indent=1).encode())
 
 
