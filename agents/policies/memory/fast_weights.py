@@ -8,7 +8,7 @@
 
 The last line lets it learn in a task as Q-learning does: a row takes up the reward and what the rows of the next
 observation hold. What a step paid is written once, where it belongs, instead of going through all units of a vector
-for the rest of the trial: on tabular MDPs and bandits this learns in a twentieth of the steps of a GRU.
+for the rest of the trial: on tabular MDPs and bandits this learns in a tenth of the steps of a GRU.
 
 Heads see y of each action, the mean and the maximum of y over actions, the observation, and which action it is. One
 head serves all actions of a Discrete space; of other spaces there is one column, A = 1, and the head gives the

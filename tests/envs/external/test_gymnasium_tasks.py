@@ -232,7 +232,7 @@ def test_the_seed_can_be_the_task() -> None:
     [
         ("raise", "RuntimeError: the arm came off", 0),
         pytest.param("raise", "RuntimeError: the arm came off", 2, marks=pytest.mark.slow),
-        ("exit", "exit code 3", 2),
+        ("exit", "exit code 3", 1),
     ],
 )
 def test_a_failing_environment_is_reported_with_its_task(num_workers: int, how: str, reason: str) -> None:

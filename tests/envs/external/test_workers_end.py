@@ -66,7 +66,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's table of processes")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_none_is_left(number: signal.Signals, tmp_path: Path) -> None:
     """SIGKILL of the parent alone; SIGTERM to all of them."""
     (tmp_path / "workers_end.py").write_text(SCRIPT)

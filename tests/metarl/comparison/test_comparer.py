@@ -301,7 +301,11 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
     [
         (signal.SIGINT, Moment("metarl.training.meta_iteration.sample_iteration", call=1)),
         (signal.SIGHUP, Moment("metarl.baselines.sb3.learn_task", call=2)),
-        (signal.SIGUSR1, Moment("metarl.comparison.measurements.MeasurementStore.save", call=3, after=True)),
+        pytest.param(
+            signal.SIGUSR1,
+            Moment("metarl.comparison.measurements.MeasurementStore.save", call=3, after=True),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["while a baseline is trained", "between two tasks of SB3", "after a measurement"],
 )

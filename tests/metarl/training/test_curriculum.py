@@ -294,7 +294,7 @@ def test_without_a_curriculum_training_is_the_plain_loop(tmp_path: Path, without
 @pytest.mark.parametrize(
     ("agent", "update", "curriculum"),
     [
-        ("maml", "metarl.agents.maml.MAML.update", "hard-first"),
+        pytest.param("maml", "metarl.agents.maml.MAML.update", "hard-first", marks=pytest.mark.slow),
         pytest.param("reptile", "metarl.agents.reptile.Reptile.update", "learning-progress", marks=pytest.mark.slow),
         pytest.param("multitask", "metarl.agents.multitask.Multitask.update", "hard-first", marks=pytest.mark.slow),
     ],
@@ -314,6 +314,33 @@ def test_killed_and_resumed_ends_as_uninterrupted(
     assert one["curriculum.task.goal"].shape == (6, 2)
     assert one["curriculum.visits"].max() > 1
     assert metrics_of(places[1] / RUN) == metrics_of(whole)
+
+
+def test_stopped_by_an_error_and_resumed_ends_as_uninterrupted(
+    tmp_path: Path, without_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--curriculum", "hard-first", *SMALL_CURRICULUM, "--iterations", "5"]
+    whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
+    train(whole, *flags)
+    stopped.mkdir()
+
+    calls: list[None] = []
+    update = MAML.update
+
+    def fail_at_the_fourth(*arguments: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 4:
+            raise OSError("the disk is gone")
+        return update(*arguments)
+
+    monkeypatch.setattr(MAML, "update", fail_at_the_fourth)
+    assert main(train_arguments(stopped, *flags)) == 1
+    assert main(["train", "--resume", str(stopped / RUN)]) == 0
+
+    one, other = (tensors_of(place / RUN, 5) for place in (whole, stopped))
+    assert same_tensors(one, other)
+    assert one["curriculum.visits"].max() > 1
+    assert metrics_of(stopped / RUN) == metrics_of(whole / RUN)
 
 
 def test_a_curriculum_takes_no_environment_steps_and_changes_what_is_learned(
