@@ -115,6 +115,7 @@ class MAMLConfig:
             not_negative=("inner_kl_penalty", "exploration_credit", "fvp_memory", "task_chunk"),
             probabilities=("gamma", "gae_lambda"),
         )
+
         if not 0 < self.fvp_fraction <= 1:
             raise ValueError(f"fvp_fraction must be above 0 and at most 1, got {self.fvp_fraction}")
 

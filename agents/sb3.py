@@ -320,7 +320,7 @@ class SB3Policy:
         scale: what the model sees of observations; None: they as they are.
     """
 
-    def __init__(self, model: BaseAlgorithm, scale: "ObservationScale | None" = None) -> None:
+    def __init__(self, model: BaseAlgorithm, scale: ObservationScale | None = None) -> None:
         self.model = model
         self._scale = scale
 

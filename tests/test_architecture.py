@@ -194,6 +194,18 @@ def test_nothing_is_folded_into_its_own_kind(name: str, kind: type[ast.AST] | tu
             assert not inner, ast.unparse(outer)
 
 
+MAX_LINES = 46
+MAY_BE_LONG = {"metarl.deployment.meta_policy.adapt": "what users call; each of its 13 arguments is explained"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_function_is_too_long_to_be_read_on_one_screen(name: str) -> None:
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and f"{name}.{node.name}" not in MAY_BE_LONG:
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MAX_LINES, node.name
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_room_is_too_full(package: str) -> None:
     inside = [name for name in FILES if name.rpartition(".")[0] == package]

@@ -100,9 +100,9 @@ def _of_seeds(
 ) -> tuple[TaskDistribution, list[Finding]]:
     """The environment with the seeds of its resets for tasks."""
     seeds = {SEED: Integers(0, 2**24)}
-    distribution = GymnasiumTasks(
-        name, seeds, horizon=limit or DEFAULT_HORIZON, seed_parameter=SEED, make=make, num_workers=0
-    )
+    horizon = limit or DEFAULT_HORIZON
+    distribution = GymnasiumTasks(name, seeds, horizon=horizon, seed_parameter=SEED, make=make, num_workers=0)
+
     arguments = _number_arguments(distribution.family)
     could_be = f", such as its arguments {', '.join(arguments)}" if arguments else ""
     found = [
@@ -114,6 +114,7 @@ def _of_seeds(
             {"arguments": arguments},
         )
     ]
+
     if limit is None:
         found.append(
             Finding(
@@ -131,5 +132,7 @@ def _number_arguments(env: GymnasiumFamily) -> list[str]:
     live = env.spec.build(env.spec.fixed)
     parameters = inspect.signature(type(live.unwrapped).__init__).parameters.values()
     close_or_warn(live, env.spec.env_id)
-    numbers = [one for one in parameters if isinstance(one.default, int | float)]
-    return [one.name for one in numbers if not isinstance(one.default, bool)]
+
+    # Python counts booleans among the whole numbers.
+    numbers = [parameter for parameter in parameters if isinstance(parameter.default, int | float)]
+    return [parameter.name for parameter in numbers if not isinstance(parameter.default, bool)]

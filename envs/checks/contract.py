@@ -176,12 +176,15 @@ class _Trial:
 
         for name, leaf in first.items():
             of_leaf = f" of {name!r}" if name else ""
-            wanted = (tuple(leaf.shape), leaf.dtype)
-            got = (tuple(second[name].shape), second[name].dtype)
-            for what, one, other in zip(("shape", "dtype"), wanted, got, strict=True):
-                if one != other:
+            following = second[name]
+            kept = (
+                ("shape", tuple(leaf.shape), tuple(following.shape)),
+                ("dtype", leaf.dtype, following.dtype),
+            )
+            for what, wanted, got in kept:
+                if wanted != got:
                     raise ContractError(
-                        f"{self.label}.transition must keep the {what}{of_leaf} that initial gives: {one}, got {other}"
+                        f"{self.label}.transition must keep the {what}{of_leaf} that initial gives: {wanted}, got {got}"
                     )
 
     def _require_observation(self, method: str, obs: Any) -> None:

@@ -197,5 +197,6 @@ def _redrawn(trial: Trial) -> list[str]:
     """Attributes that reset() overwrites after the task has set them."""
     if not isinstance(trial.env, GymnasiumFamily):
         return []
-    one, other = task_values(trial.tasks)[:2]
-    return live_env.redrawn_attributes(trial.env.spec, one, other)
+
+    first, second = task_values(trial.tasks)[:2]
+    return live_env.redrawn_attributes(trial.env.spec, first, second)

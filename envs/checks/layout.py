@@ -26,7 +26,8 @@ def action_lines(action_map: ActionMap) -> list[str]:
         return [f"{one_line(action_map.policy)} → {one_line(action_map.native)}"]
 
     rounded = ", rounded to whole numbers" if action_map.whole else ""
-    lines = [f"{_span(*one)} → {_span(*other)}{rounded}" for one, other in _ends(action_map, action_map.policy)]
+    ends = _ends(action_map, action_map.policy)
+    lines = [f"{_span(*of_policy)} → {_span(*of_env)}{rounded}" for of_policy, of_env in ends]
     if len(set(lines)) == 1:
         count = f", each of {len(lines)}" if len(lines) > 1 else ""
         return [lines[0] + count]
@@ -58,8 +59,10 @@ def _ends(action_map: ActionMap, policy: Box) -> list[tuple[tuple[float, float],
     high = policy.high.reshape(-1)
     to_low = action_map(low).reshape(-1)
     to_high = action_map(high).reshape(-1)
-    pairs = zip(low.tolist(), high.tolist(), to_low.tolist(), to_high.tolist(), strict=True)
-    return [((one, other), (to_one, to_other)) for one, other, to_one, to_other in pairs]
+
+    of_policy = zip(low.tolist(), high.tolist(), strict=True)
+    of_env = zip(to_low.tolist(), to_high.tolist(), strict=True)
+    return list(zip(of_policy, of_env, strict=True))
 
 
 def _span(low: float, high: float) -> str:

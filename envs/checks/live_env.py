@@ -38,6 +38,7 @@ def returned_values(spec: EnvSpec, task: TaskValues) -> Finding:
     """
     env = ExternalEnv(spec, task)
     actions = random_actions(env.action_space, (1, 1), STEPS, seed=0)[0, 0].numpy()
+
     method = "reset"
     try:
         env.reset(seed=_seed(spec, task))
@@ -53,6 +54,7 @@ def returned_values(spec: EnvSpec, task: TaskValues) -> Finding:
         return Finding("shapes", "fault", f"{method} fails: {reason}", "training would stop there: mend it")
     finally:
         env.close()
+
     return Finding("shapes", "ok", "observations are as the observation space says, rewards are single numbers")
 
 
@@ -74,8 +76,8 @@ def changes_when_repeated(spec: EnvSpec, task: TaskValues) -> str:
     finally:
         env.close()
 
-    for step, (one, other) in enumerate(zip(first, second, strict=False)):
-        pairs: list[tuple[str, Any, Any]] = [("observation", one[0], other[0]), ("reward", one[1], other[1])]
+    for step, ((obs, reward), (obs_again, reward_again)) in enumerate(zip(first, second, strict=False)):
+        pairs: list[tuple[str, Any, Any]] = [("observation", obs, obs_again), ("reward", reward, reward_again)]
         for what, value, again in pairs:
             # Running statistics move numbers by far more than physics engines round them.
             if np.allclose(value, again, rtol=1e-3, atol=1e-5, equal_nan=True):
@@ -92,6 +94,7 @@ def normalised_rewards(spec: EnvSpec, task: TaskValues) -> list[Finding]:
     close_or_warn(env, spec.env_id)
     if not names:
         return []
+
     return [
         Finding(
             "rewards",
@@ -158,22 +161,24 @@ def redrawn_attributes(spec: EnvSpec, task: TaskValues, other: TaskValues) -> li
     if spec.seed_parameter:
         return []
 
-    one, two = _live(spec, task), _live(spec, other)
+    env, env_other = _live(spec, task), _live(spec, other)
     try:
-        before, before_other = _numbers(one), _numbers(two)
-        one.reset(seed=0)
-        two.reset(seed=0)
-        after, after_other = _numbers(one), _numbers(two)
-        one.reset(seed=0)
-        again = _numbers(one)
+        before, before_other = _numbers(env), _numbers(env_other)
+        env.reset(seed=0)
+        env_other.reset(seed=0)
+        after, after_other = _numbers(env), _numbers(env_other)
+
+        env.reset(seed=0)
+        again = _numbers(env)
     finally:
-        close_or_warn(one, spec.env_id)
-        close_or_warn(two, spec.env_id)
+        close_or_warn(env, spec.env_id)
+        close_or_warn(env_other, spec.env_id)
 
     redrawn = []
     for name in before:
         if not all(name in numbers for numbers in (before_other, after, after_other, again)):
             continue
+
         carries_task = not _equal(before[name], before_other[name])
         overwritten = not _equal(before[name], after[name])
         # Without a seed it is another one each time; with one, it is the same for every task.
@@ -210,5 +215,5 @@ def _numbers(env: gymnasium.Env[Any, Any]) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    return bool(np.array_equal(one, other))
+def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    return bool(np.array_equal(first, second))

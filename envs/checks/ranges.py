@@ -48,6 +48,7 @@ def observations(trial: Trial, trace: Trace, fields: Sequence[Field]) -> list[Fi
     low, high = seen.amin(dim=0), seen.amax(dim=0)
     numbers = {"low": low.tolist(), "high": high.tolist()}
     text = f"within {_interval(low.min(), high.max())}"
+
     # A pixel has no name, and one that does not change is no news.
     if isinstance(trial.distribution.observation_space, FlatImage):
         pixels = f"pixels {text}; training scales 0 … 255 to 0 … 1"

@@ -145,10 +145,10 @@ def _draw(
     return (low + (high - low) * share).astype(np.float32)
 
 
-def first_difference(one: Trace, other: Trace) -> str:
+def first_difference(trace: Trace, other: Trace) -> str:
     """What differs first between two rollouts, and at which step; empty where they are equal in every bit."""
     steps: list[tuple[int, str]] = []
-    for name, first in _comparisons(one, other).items():
+    for name, first in _comparisons(trace, other).items():
         if first is not None:
             steps.append((first, name))
     if not steps:
@@ -158,14 +158,14 @@ def first_difference(one: Trace, other: Trace) -> str:
     return f"{name} at step {step}" if step else f"{name} at the reset"
 
 
-def _comparisons(one: Trace, other: Trace) -> dict[str, int | None]:
+def _comparisons(trace: Trace, other: Trace) -> dict[str, int | None]:
     """The first step at which each of observations, rewards and ends differs; steps that neither took do not count."""
-    counted = one.taken & other.taken
+    counted = trace.taken & other.taken
     at_reset = torch.ones_like(counted[..., :1])
 
-    obs = _differ(one.obs, other.obs).any(dim=-1) & torch.cat([at_reset, counted], dim=-1)
-    reward = _differ(one.reward, other.reward) & counted
-    ended = (one.ended != other.ended) & counted
+    obs = _differ(trace.obs, other.obs).any(dim=-1) & torch.cat([at_reset, counted], dim=-1)
+    reward = _differ(trace.reward, other.reward) & counted
+    ended = (trace.ended != other.ended) & counted
     return {
         "observation": _first(obs, first_step=0),
         "reward": _first(reward, first_step=1),
@@ -173,9 +173,9 @@ def _comparisons(one: Trace, other: Trace) -> dict[str, int | None]:
     }
 
 
-def _differ(one: Tensor, other: Tensor) -> Tensor:
+def _differ(values: Tensor, others: Tensor) -> Tensor:
     """Where two numbers differ; two that are not numbers are equal."""
-    return (one != other) & ~(one.isnan() & other.isnan())
+    return (values != others) & ~(values.isnan() & others.isnan())
 
 
 def _first(differs: Tensor, first_step: int) -> int | None:

@@ -159,25 +159,25 @@ def _kind_of(value: Any) -> str:
 # Spaces of the tasks
 
 
-def same_layout(one: Space[Any], other: Space[Any]) -> bool:
+def same_layout(space: Space[Any], other: Space[Any]) -> bool:
     """Whether observations of both are the same fields: names, shapes, and kinds of numbers (whole ones, or not).
 
     Bounds, the number of bits, and the order of the keys of a Dict may differ.
     """
-    if isinstance(one, Dict) and isinstance(other, Dict):
-        same_keys = one.spaces.keys() == other.spaces.keys()
-        return same_keys and all(same_layout(part, other[key]) for key, part in one.spaces.items())
+    if isinstance(space, Dict) and isinstance(other, Dict):
+        same_keys = space.spaces.keys() == other.spaces.keys()
+        return same_keys and all(same_layout(part, other[key]) for key, part in space.spaces.items())
 
-    if isinstance(one, Tuple) and isinstance(other, Tuple):
-        if len(one.spaces) != len(other.spaces):
+    if isinstance(space, Tuple) and isinstance(other, Tuple):
+        if len(space.spaces) != len(other.spaces):
             return False
-        return all(same_layout(*pair) for pair in zip(one.spaces, other.spaces, strict=True))
+        return all(same_layout(*pair) for pair in zip(space.spaces, other.spaces, strict=True))
 
-    if isinstance(one, Box) and isinstance(other, Box):
+    if isinstance(space, Box) and isinstance(other, Box):
         # The bits of whole numbers decide whether they are an image, of which a policy sees each pixel's place.
-        same_kind = one.dtype.kind == other.dtype.kind and is_image(one) == is_image(other)
-        return one.shape == other.shape and same_kind
-    return one == other
+        same_kind = space.dtype.kind == other.dtype.kind and is_image(space) == is_image(other)
+        return space.shape == other.shape and same_kind
+    return space == other
 
 
 def require_same_spaces(
@@ -203,6 +203,7 @@ def require_same_spaces(
             "pad to the largest",
             where,
         )
+
     if expected[1] != found[1]:
         raise UnfitEnvError(
             f"its actions are {found[1]}, but those of the first task {expected[1]}; all tasks need the same: "
@@ -233,12 +234,12 @@ def envs_within(env: Any) -> list[Any]:
     found: list[Any] = []
     waiting = [env]
     while waiting and len(found) < _MOST_ENVS:
-        one = waiting.pop(0)
-        if any(one is other for other in found):
+        candidate = waiting.pop(0)
+        if any(candidate is other for other in found):
             continue
-        found.append(one)
+        found.append(candidate)
 
-        for _, value in _held_by(one):
+        for _, value in _held_by(candidate):
             if _is_env(value):
                 waiting.append(value)
             else:
@@ -286,7 +287,7 @@ def _running_statistics(holder: Any) -> list[tuple[str, Any]]:
         if _is_running_statistic(value):
             found.append((name, value))
             continue
-        inside = [(f"{name}.{inner}", one) for inner, one in _held_by(value) if _is_running_statistic(one)]
+        inside = [(f"{name}.{part}", held) for part, held in _held_by(value) if _is_running_statistic(held)]
         found += [pair for pair in inside if not _is_frozen(pair[1])]
     return found
 

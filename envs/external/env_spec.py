@@ -142,15 +142,15 @@ class ExternalEnv(SingleEnv):
     @property
     def live_classes(self) -> tuple[type, ...]:
         """Classes of the live environment: of its wrappers, of those that it holds, and its own."""
-        return tuple(dict.fromkeys(type(one) for one in envs_within(self._env)))
+        return tuple(dict.fromkeys(type(env) for env in envs_within(self._env)))
 
     @property
     def stated_units(self) -> dict[str, str]:
         """Path of a field → its unit, by an attribute `units` of a wrapper or of the environment, or its metadata."""
-        for one in envs_within(self._env):
-            metadata = getattr(one, "metadata", None)
+        for env in envs_within(self._env):
+            metadata = getattr(env, "metadata", None)
             in_metadata = metadata.get("units") if isinstance(metadata, Mapping) else None
-            own = vars(one).get("units", getattr(type(one), "units", None))
+            own = vars(env).get("units", getattr(type(env), "units", None))
 
             # An attribute of this name may be something else, the soldiers of a game for instance.
             for units in (own, in_metadata):

@@ -127,19 +127,20 @@ class GymnasiumFamily(EnvFamily):
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < ONE_PER_CORE:
             raise ValueError(f"num_workers must be a whole number of at least 0, got {num_workers!r}")
 
-        one = self.single()
         # Every process and every task is held to the spaces of this first environment.
-        self.spec = replace(spec, spaces=one.native_spaces)
-        self.observation_space = one.observation_space
-        self.action_space = one.action_space
-        self._native_action_space = one.native_spaces[1]
-        self.render_fps = one.metadata.get("render_fps") or EnvFamily.render_fps
-        self._can_render = "rgb_array" in one.metadata.get("render_modes", ())
-        self.live_classes = one.live_classes
-        self._field_units = one.stated_units
-        one.close()
+        first = self.single()
+        self.spec = replace(spec, spaces=first.native_spaces)
+        self.observation_space = first.observation_space
+        self.action_space = first.action_space
+        self._native_action_space = first.native_spaces[1]
+        self.render_fps = first.metadata.get("render_fps") or EnvFamily.render_fps
+        self._can_render = "rgb_array" in first.metadata.get("render_modes", ())
+        self.live_classes = first.live_classes
+        self._field_units = first.stated_units
+        first.close()
+
         if units is not None:
-            self._field_units = units_of_fields(units, one.native_spaces[0])
+            self._field_units = units_of_fields(units, first.native_spaces[0])
 
         self._num_workers = num_cores() if num_workers == ONE_PER_CORE else num_workers
         self._timeout = 0.0

@@ -76,8 +76,8 @@ def _require_size(data: Any) -> None:
 
     numbers = data.get("shape") if data.get("kind") == "Box" else [data.get("n")]
     if data.get("kind") == "MultiDiscrete" and isinstance(data.get("nvec"), list):
-        numbers = [sum(one for one in data["nvec"] if isinstance(one, int))]
-    sizes = [one for one in numbers if isinstance(one, int)] if isinstance(numbers, list) else []
+        numbers = [sum(count for count in data["nvec"] if isinstance(count, int))]
+    sizes = [number for number in numbers if isinstance(number, int)] if isinstance(numbers, list) else []
     if any(size < 0 for size in sizes) or math.prod(sizes) > _MOST_NUMBERS:
         raise ValueError(f"not a space: {data.get('kind')!r:.40} of the size {sizes!r:.80}")
 

@@ -86,7 +86,7 @@ def _modules_of(distribution: TaskDistribution) -> Iterator[str]:
     env: EnvFamily = distribution.env
     yield from _modules_of_class(type(env))
     ranges: list[Range] = list(distribution.train.values())
-    yield from (type(one).__module__ for one in ranges)
+    yield from (type(range_).__module__ for range_ in ranges)
 
     if isinstance(env, GymnasiumFamily):
         spec = env.spec
@@ -102,7 +102,7 @@ def _modules_of(distribution: TaskDistribution) -> Iterator[str]:
 
 def _modules_of_class(kind: type) -> Iterator[str]:
     """Where a class and those that it is derived from are defined."""
-    yield from (one.__module__ for one in kind.__mro__)
+    yield from (base.__module__ for base in kind.__mro__)
 
 
 def _modules_of_id(env_id: str) -> Iterator[str]:

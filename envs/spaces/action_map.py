@@ -17,6 +17,7 @@ As far as the space reaches. An element of whole numbers gives each number in it
 none outside it.
 """
 
+import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -452,9 +453,10 @@ def _rounded_inwards(bound: NDArray[Any], dtype: np.dtype[Any], inwards: float) 
     """A bound in another dtype, the next number inside the space where that has no such number."""
     with np.errstate(over="ignore"):
         rounded = bound.astype(dtype)
+
     # Compared as Python's numbers, which are exact.
-    pairs = zip(rounded.tolist(), bound.tolist(), strict=True)
-    outside = np.array([(one < other) if inwards > 0 else (one > other) for one, other in pairs], bool)
+    outside_of = operator.lt if inwards > 0 else operator.gt
+    outside = np.array(list(map(outside_of, rounded.tolist(), bound.tolist())), bool)
     return np.where(outside, np.nextafter(rounded, np.asarray(inwards, dtype)), rounded)
 
 

@@ -90,7 +90,7 @@ def _part(space: Space[Any], path: str) -> "_Entries | _Numbers":
     """What reads a space, or a part of one."""
     inner = inner_spaces(space)
     if inner is not None:
-        return _Entries(space, path, [(key, _part(one, path_to(path, key))) for key, one in inner])
+        return _Entries(space, path, [(key, _part(entry, path_to(path, key))) for key, entry in inner])
     if isinstance(space, Box):
         return _Numbers(space, path) if space.dtype.kind == "f" else _WholeNumbers(space, path)
     if isinstance(space, MultiBinary):

@@ -34,9 +34,11 @@ def own_torch_settings() -> Iterator[None]:
         # Leaving inference mode turns gradients on; the grad mode is a setting of its own where there was none.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+
         # A device mode costs time at each call of torch, so that there is none where none is needed.
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+
         torch.set_default_dtype(float_dtype())
         try:
             yield

@@ -52,7 +52,7 @@ def _text(unit: Any, name: str, space: Space[Any]) -> str:
     if isinstance(unit, str):
         return unit
     of = f" of {name!r}" if name else ""
-    if not isinstance(unit, list | tuple) or not all(isinstance(one, str) for one in unit):
+    if not isinstance(unit, list | tuple) or not all(isinstance(text, str) for text in unit):
         raise ValueError(f"units{of} must be a text, or a list with one text for each number, got {unit!r}")
 
     count = 1
@@ -62,7 +62,7 @@ def _text(unit: Any, name: str, space: Space[Any]) -> str:
         raise ValueError(f"units{of} must be a text, since it is a {type(space).__name__} and no Box, got {unit!r}")
     if len(unit) != count:
         raise ValueError(f"units{of} must be a text or a list of {count}, one for each number, got {len(unit)}")
-    return ", ".join(one or "–" for one in unit) if any(unit) else ""
+    return ", ".join(text or "–" for text in unit) if any(unit) else ""
 
 
 def _no_such_field(name: Any, paths: list[str]) -> str:

@@ -33,7 +33,7 @@ from metarl.envs.spaces.precision import own_torch_settings
 from metarl.errors import interruptible, unknown
 from metarl.reporting.behaviour import behaviour_of
 from metarl.reporting.html import REPORT_FILE, check_page, recorded_labels, section_of, write_page
-from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run
+from metarl.reporting.run_evaluation import EvaluationSettings, RunEvaluation, evaluate_run
 from metarl.run.checkpoint import BEST
 from metarl.run.config import DEFAULT_AGENT, DEFAULT_ENV, TrainConfig, with_settings
 from metarl.run.presets import default_config
@@ -107,14 +107,13 @@ class Run:
             device: "auto", "cpu", "cuda" or "cuda:N".
 
         Returns:
-            `.evaluation.return_mean` (K + 1,) and `.return_ci95`, `.figures()`, `.to_json()`.
+            `.evaluation.return_mean` (K + 1,) and `.return_ci95`, `.figures`, `.to_json()`.
 
         Raises:
             UserError, ValueError: a value that is not allowed; the message says what is.
         """
         with _settings_of_commands():
-            return evaluate_run(
-                self._directory,
+            settings = EvaluationSettings(
                 split=split,
                 task=task,
                 num_tasks=num_tasks,
@@ -124,6 +123,7 @@ class Run:
                 checkpoint=checkpoint,
                 device=device,
             )
+            return evaluate_run(self._directory, settings)
 
     def adapt(
         self, to: str | Mapping[str, Any] | LiveGymEnv, *, checkpoint: str = BEST, **how: Any

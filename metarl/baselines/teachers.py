@@ -31,6 +31,7 @@ from metarl.run.build import load_learner
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, Progress, read_checkpoint, write_checkpoint
 from metarl.run.config import TrainConfig
 from metarl.run.files import what_stands_at, write_atomically
+from metarl.run.find_run import EXPERT_ALGORITHMS
 from metarl.run.run_directory import RunDirectory
 from metarl.run.schema import read_json
 
@@ -42,9 +43,6 @@ if TYPE_CHECKING:  # slow to import, and not always needed
 TEACHERS_FILE = "teachers.safetensors"
 SUMMARY_FILE = "teachers.json"
 EXPERTS = "experts"
-
-EXPERT_ALGORITHMS = ("ppo", "a2c")
-"""Algorithms of Stable-Baselines3 whose policies are stochastic ones like ours."""
 
 SEED_OFFSET = 2_000_000
 """The generator of the teachers' tasks and episodes is seeded with the run's seed plus this."""

@@ -15,7 +15,13 @@ from metarl.envs.registry import env_label
 from metarl.envs.task_space import tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation.pooling import pool
-from metarl.reporting.run_evaluation import RunEvaluation, evaluate_run, evaluation_file, figure_file
+from metarl.reporting.run_evaluation import (
+    EvaluationSettings,
+    RunEvaluation,
+    evaluate_run,
+    evaluation_file,
+    figure_file,
+)
 from metarl.run.files import check_directory_writable, write_atomically
 from metarl.run.run_directory import RunDirectory
 from metarl.training.progress import evaluation_table, success_table
@@ -105,8 +111,7 @@ class Evaluate(TaskSelection):
         return evaluated
 
     def _evaluate_one(self, run: RunDirectory) -> RunEvaluation:
-        return evaluate_run(
-            run,
+        settings = EvaluationSettings(
             split=self.split,
             task=self.task,
             num_tasks=self.num_tasks,
@@ -116,6 +121,7 @@ class Evaluate(TaskSelection):
             checkpoint=self.checkpoint,
             device=self.device,
         )
+        return evaluate_run(run, settings)
 
     @staticmethod
     def show(evaluated: RunEvaluation, console: Console) -> None:

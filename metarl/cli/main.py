@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
-from metarl.cli.flags.before_parsing import RUN, RUNS, require_runs
+from metarl.cli.flags.before_parsing import RUN, RUNS, TEACHER, require_runs
 from metarl.cli.flags.reading import not_understood, read_flags, with_plain_help
 from metarl.console import outputs_that_may_close, reserved_output
 from metarl.errors import (
@@ -55,7 +55,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("metarl.cli.train:Train", "Meta-train an agent.", ("--resume", "--start-from")),
+    "train": Command("metarl.cli.train:Train", "Meta-train an agent.", ("--resume", "--start-from", TEACHER)),
     "evaluate": Command(
         "metarl.cli.evaluate:Evaluate",
         "Measure how a trained agent adapts to tasks it never saw: its return after k = 0 … K adaptation steps.",

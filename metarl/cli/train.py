@@ -271,7 +271,7 @@ def _finish(run: RunDirectory, trainer: Trainer, console: Console) -> None:
     # As `metarl evaluate RUN` does, so that the command gives the same numbers.
     final = Evaluate(run=str(run.path), num_tasks=run.config.test_tasks, out=str(run.path))
     evaluated = final.evaluate(run)
-    RunLog.test(run, evaluated.evaluation, evaluated.pictures, evaluated.checkpoint.progress)
+    RunLog.test(run, evaluated.evaluation, evaluated.images, evaluated.checkpoint.progress)
     final.show(evaluated, console)
 
     say(console, "next:")

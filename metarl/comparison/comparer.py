@@ -112,11 +112,13 @@ class Comparer:
         scaled = [label for label, runs in plan.pools.items() if may_normalize(runs[0].config, plan.distribution)]
         if not (raw and scaled):
             return []
+
         if scaled[0] == plan.labels[0]:
             return [
                 f"where {scaled[0]} normalises observations (--normalize-obs), {', '.join(raw)} of Stable-Baselines3 "
                 "sees them normalised by the same statistics of meta-training"
             ]
+
         return [
             f"{', '.join(scaled)} may normalise observations by statistics of meta-training (--normalize-obs), but "
             f"{', '.join(raw)} of Stable-Baselines3 sees them as they are: a part of the difference may be the scale"

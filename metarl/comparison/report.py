@@ -149,8 +149,8 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
 
     for name, content in files.items():
         write_atomically(directory / name, content)
-    pictures = {stem: files[f"{stem}.png"] for stem in figures}
-    _write_events(comparison, pictures, directory / TENSORBOARD)
+    images = {stem: files[f"{stem}.png"] for stem in figures}
+    _write_events(comparison, images, directory / TENSORBOARD)
     return [directory / name for name in files]
 
 
@@ -219,11 +219,11 @@ def _csv(comparison: Comparison) -> bytes:
     return buffer.getvalue().encode()
 
 
-def _write_events(comparison: Comparison, pictures: dict[str, bytes], directory: Path) -> None:
+def _write_events(comparison: Comparison, images: dict[str, bytes], directory: Path) -> None:
     """TensorBoard: a run per agent with its curve, and one with the table and the figures; in place of earlier ones."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
-    from metarl.training.logs.tensorboard import add_picture
+    from metarl.training.logs.tensorboard import add_image
 
     for old in directory.glob("*/events.*"):
         old.unlink()
@@ -238,6 +238,6 @@ def _write_events(comparison: Comparison, pictures: dict[str, bytes], directory:
                 writer.add_scalar("comparison/return", mean, round(env_steps))
 
     with SummaryWriter(str(directory / "figures")) as writer:
-        for name, picture in pictures.items():
-            add_picture(writer, f"comparison/{name}", for_screen(picture))
+        for name, png in images.items():
+            add_image(writer, f"comparison/{name}", for_screen(png))
         writer.add_text("comparison/headlines", "\n\n".join(headlines(comparison)))

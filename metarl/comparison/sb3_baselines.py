@@ -120,8 +120,8 @@ def _measure_jobs(
     # What an earlier, interrupted comparison measured is taken as it is.
     store = directory.measurements
     done: dict[int, Measurement] = {}
-    for index, one in enumerate(settings):
-        measurement = store.load(label, one)
+    for index, settings_of_job in enumerate(settings):
+        measurement = store.load(label, settings_of_job)
         if measurement is not None:
             done[index] = measurement
 

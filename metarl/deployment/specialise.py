@@ -143,6 +143,35 @@ class AdaptationResult:
         }
 
 
+@dataclass(frozen=True)
+class _Player:
+    """Plays episodes of the task, and reports each batch of them; see `specialise`."""
+
+    learner: Learner
+    source: EpisodeSource
+    noise_scale: float
+    generator: torch.Generator
+    report: ReportLine
+
+    def play(self, policy: ActingPolicy, adapted: Adapted, count: int, what: str) -> Episodes:
+        """Episodes (1, count, …) of a policy, which the report calls `what`."""
+        episodes = self.source(policy, _side_by_side(adapted, count), count, self.generator)
+        self.report(_progress_line(what, episodes))
+        return episodes
+
+    def explore(self, adapted: Adapted, count: int) -> Episodes:
+        """Episodes (1, count, …) with exploration noise, in which the learner can adapt.
+
+        Raises:
+            UserError: see `check_carries_memory`.
+        """
+        policy = _with_noise(self.learner.policy, self.noise_scale)
+        episodes = self.play(policy, adapted, count, f"k = {adapted.steps}")
+        if self.learner.adapts_in_memory:
+            check_carries_memory(self.learner, adapted, episodes)
+        return _at_full_noise(episodes, self.noise_scale)
+
+
 def specialise(
     learner: Learner,
     source: EpisodeSource,
@@ -161,38 +190,29 @@ def specialise(
         report: takes a line after each batch.
         save_policy: takes the policy after each adaptation step, before its first episode.
     """
+    player = _Player(learner, source, budget.noise_scale, generator, report)
     policies: list[Adapted] = []
 
     def add_policy(adapted: Adapted) -> None:
         policies.append(adapted)
         save_policy(adapted.steps, _shared(adapted.params))
 
-    def play(policy: ActingPolicy, adapted: Adapted, count: int, what: str) -> Episodes:
-        episodes = source(policy, _side_by_side(adapted, count), count, generator)
-        report(_progress_line(what, episodes))
-        return episodes
-
-    def explore(adapted: Adapted, count: int) -> Episodes:
-        episodes = play(_with_noise(learner.policy, budget.noise_scale), adapted, count, f"k = {adapted.steps}")
-        if learner.adapts_in_memory:
-            check_carries_memory(learner, adapted, episodes)
-        return _at_full_noise(episodes, budget.noise_scale)
-
     def sample(adapted: Adapted) -> Episodes:
         add_policy(adapted)
-        return explore(adapted, budget.episodes)
+        return player.explore(adapted, budget.episodes)
 
     batches, adapted = adaptation_loop(learner, num_tasks=1, steps=budget.steps, sample=sample, last_batch=False)
     add_policy(adapted)
 
     # What only measures comes after all adaptation, so that its size does not change the policy.
     if budget.measure_episodes:
-        batches.append(explore(adapted, budget.measure_episodes))
+        batches.append(player.explore(adapted, budget.measure_episodes))
     kept = _step_to_keep(batches, budget)
+
     deterministic = None
     if budget.measure_episodes:
         what = f"k = {kept}, deterministic"
-        deterministic = play(without_noise(learner.policy), policies[kept], budget.measure_episodes, what)
+        deterministic = player.play(without_noise(learner.policy), policies[kept], budget.measure_episodes, what)
 
     params = _shared(policies[kept].params)
     memory = _of_one_trial(policies[kept].memory)

@@ -58,9 +58,9 @@ _PATHS = matplotlib.colormaps["Blues"]
 """Colours of episodes: dark on white, and light where a page inverts its pictures for its dark mode."""
 
 
-def for_screen(picture: bytes) -> bytes:
+def for_screen(png: bytes) -> bytes:
     """A figure's PNG with as many pixels as a screen has: TensorBoard leaves out pixels where it shrinks pictures."""
-    image = Image.open(io.BytesIO(picture))
+    image = Image.open(io.BytesIO(png))
     width, height = (max(1, round(side * SCREEN_DPI / DPI)) for side in image.size)
 
     buffer = io.BytesIO()

@@ -88,25 +88,33 @@ def task_grid(distribution: TaskDistribution, over: tuple[str, ...], fixed: Task
         inside &= contained.any(axis=0)
         trained &= contained[0]
 
-    # A disc does not fill its square: cells outside of every range have no task.
-    held = {name: value.cpu() for name, value in fixed.items() if name not in ranges}
-    num_tasks = int(inside.sum())
-    tasks: Task = {}
-    for name in fixed:
-        if name in varied:
-            tasks[name] = varied[name][torch.from_numpy(inside)]
-        else:
-            tasks[name] = held[name].expand(num_tasks, *held[name].shape[1:])
-
     first, *_ = (allowed[0] for allowed in ranges.values())
     return TaskGrid(
         axes=tuple(axes),
-        tasks=tasks,
+        tasks=_tasks_of_cells(fixed, varied, inside),
         cells=inside.reshape(mesh[0].shape),
         trained=trained[inside],
         radius=first.radius if isinstance(first, Ball) else None,
         fixed={name: value for name, value in fixed.items() if name not in ranges},
     )
+
+
+def _tasks_of_cells(fixed: Task, varied: Task, inside: NDArray[np.bool_]) -> Task:
+    """The tasks of the cells that have one: a disc does not fill its square.
+
+    Args:
+        fixed: one task, leaves (1, …), with every parameter in its place.
+        varied: the parameters that vary, leaves (cells, …).
+        inside: which cells lie in a range, (cells,).
+    """
+    num_tasks = int(inside.sum())
+    tasks: Task = {}
+    for name, value in fixed.items():
+        if name in varied:
+            tasks[name] = varied[name][torch.from_numpy(inside)]
+        else:
+            tasks[name] = value.cpu().expand(num_tasks, *value.shape[1:])
+    return tasks
 
 
 def _ranges_to_vary(distribution: TaskDistribution, over: tuple[str, ...]) -> dict[str, list[Range]]:

@@ -31,12 +31,12 @@ class Behaviour:
     """Frames of episodes on two tasks, before adaptation and after its last step.
 
     Attributes:
-        picture: a PNG.
+        png: the file, as bytes.
         is_photograph: whether it loses its sense where a page inverts its pictures for its dark mode.
         env_steps: environment steps that it took.
     """
 
-    picture: bytes
+    png: bytes
     is_photograph: bool
     env_steps: int
 

@@ -20,7 +20,7 @@ from metarl.evaluation.plots import figure_bytes
 from metarl.reporting.behaviour import Behaviour
 from metarl.reporting.evaluation_file import read_evaluation
 from metarl.reporting.learning_curves import learning_curves
-from metarl.reporting.run_evaluation import FIGURES, evaluate_run, evaluation_file, figure_file
+from metarl.reporting.run_evaluation import FIGURES, EvaluationSettings, evaluate_run, evaluation_file, figure_file
 from metarl.run.checkpoint import BEST
 from metarl.run.config import flat_items
 from metarl.run.files import check_writable, read_file, write_atomically
@@ -180,8 +180,7 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
     before = read_evaluation(path) if os.path.lexists(path) else {}
 
     # Settings that no earlier evaluation gives are those of `metarl evaluate`.
-    evaluated = evaluate_run(
-        run,
+    settings = EvaluationSettings(
         split=label if label != "task" else "test",
         task=before.get("task") or "",
         num_tasks=num_tasks or before.get("num_tasks", run.config.test_tasks),
@@ -190,7 +189,8 @@ def new_section(run: RunDirectory, label: str, num_tasks: int | None, device: st
         seed=before.get("seed", 0),
         device=device,
     )
-    return Section(label, evaluated.to_json(), evaluated.pictures, recorded=False, drawings=evaluated.figures)
+    evaluated = evaluate_run(run, settings)
+    return Section(label, evaluated.to_json(), evaluated.images, recorded=False, drawings=evaluated.figures)
 
 
 def write_figures(run: RunDirectory, sections: list[Section], directory: Path) -> list[Path]:

@@ -139,6 +139,7 @@ class RunEvaluation:
             "tasks": tasks_to_json(self.tasks),
             "returns": self.evaluation.returns.tolist(),
         }
+
         if self.interpretation:
             data["interpretation"] = self.interpretation.to_json()
         if self.section:
@@ -172,7 +173,7 @@ class RunEvaluation:
         return figures
 
     @cached_property
-    def pictures(self) -> dict[str, bytes]:
+    def images(self) -> dict[str, bytes]:
         """The figures as PNG files; each is drawn once."""
         from metarl.evaluation.plots import figure_bytes  # matplotlib is slow to import
 
@@ -183,11 +184,11 @@ class RunEvaluation:
         label = self.split or "task"
 
         # An earlier evaluation may have had figures that this one has not.
-        for name in FIGURES.keys() - self.pictures.keys():
+        for name in FIGURES.keys() - self.images.keys():
             (directory / figure_file(name, label)).unlink(missing_ok=True)
 
-        for name, picture in self.pictures.items():
-            write_atomically(directory / figure_file(name, label), picture)
+        for name, png in self.images.items():
+            write_atomically(directory / figure_file(name, label), png)
         write_atomically(directory / evaluation_file(label), json.dumps(self.to_json(), indent=1).encode())
 
 
@@ -201,58 +202,65 @@ def figure_file(name: str, label: str) -> str:
     return f"{name}-{label}.png"
 
 
-def evaluate_run(
-    run: RunDirectory,
-    split: str = "test",
-    task: str = "",
-    num_tasks: int = 100,
-    steps: int | None = None,
-    episodes: int | None = None,
-    seed: int = 0,
-    checkpoint: str = BEST,
-    device: str = "auto",
-) -> RunEvaluation:
-    """Adapt a run's policy to tasks; the run is only read.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What a run's policy is evaluated on, and how.
 
-    Args:
-        run: the run.
+    Attributes:
         split: where the tasks come from.
         task: adapt to this one task instead, num_tasks times over.
         num_tasks: M.
-        steps: K; by default as many as it was trained for.
-        episodes: E per task and step; by default as many as it was trained with.
+        steps: K; None: as many as it was trained for.
+        episodes: E per task and step; None: as many as it was trained with.
         seed: of the rollouts.
         checkpoint: "best", "last" or an iteration.
         device: as in `resolve_device`.
+    """
+
+    split: str = "test"
+    task: str = ""
+    num_tasks: int = 100
+    steps: int | None = None
+    episodes: int | None = None
+    seed: int = 0
+    checkpoint: str = BEST
+    device: str = "auto"
+
+
+def evaluate_run(run: RunDirectory, settings: EvaluationSettings) -> RunEvaluation:
+    """Adapt a run's policy to tasks; the run is only read.
 
     Raises:
         CheckpointError, UserError, ValueError: no such checkpoint, split, task or device.
     """
-    distribution, learner, loaded = load_learner(run, checkpoint, device)
-    generator = rollout_generator(resolve_device(device), seed)
-    steps = learner.adaptation_steps if steps is None else steps
-    episodes = episodes or run.config.episodes
+    distribution, learner, loaded = load_learner(run, settings.checkpoint, settings.device)
+    device = resolve_device(settings.device)
+    generator = rollout_generator(device, settings.seed)
+    steps = learner.adaptation_steps if settings.steps is None else settings.steps
+    episodes = settings.episodes or run.config.episodes
+    num_tasks = settings.num_tasks
 
     # Kept beside the episodes are the policies that the interpretation compares.
     policies = parameter_bytes(getattr(learner.policy, "num_parameters", 0), (steps + 1) * num_tasks)
     lower = "--num-tasks, --episodes or --steps"
     require_memory_of_evaluation(distribution, num_tasks, episodes, steps, lower, generator.device, besides=policies)
-    tasks = _tasks(distribution, split, task, num_tasks, generator)
+
+    tasks = _tasks(distribution, settings, generator)
     batches = adaptation_episodes(learner, distribution, tasks, steps, episodes, generator)
     return RunEvaluation(
         run=run,
         checkpoint=loaded,
         distribution=distribution,
         tasks=tasks,
-        split=None if task else split,
-        task=task or None,
-        seed=seed,
+        split=None if settings.task else settings.split,
+        task=settings.task or None,
+        seed=settings.seed,
         batches=batches,
-        interpretation=interpret(learner, distribution, tasks, split, batches) if steps else None,
+        interpretation=interpret(learner, distribution, tasks, settings.split, batches) if steps else None,
         pooled=learner.sampling.pooled,
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
         section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
-        references=_references(distribution, tasks, episodes, resolve_device(device), seed),
+        references=_references(distribution, tasks, episodes, device, settings.seed),
     )
 
 
@@ -279,13 +287,14 @@ def _by_task(tasks: Task, evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _tasks(distribution: TaskDistribution, split: str, task: str, num_tasks: int, generator: torch.Generator) -> Task:
+def _tasks(distribution: TaskDistribution, settings: EvaluationSettings, generator: torch.Generator) -> Task:
     """Tasks of the split, or as many copies of the one task, on the generator's device."""
-    if not task:
-        return distribution.sample(num_tasks, split, generator)
+    count = settings.num_tasks
+    if not settings.task:
+        return distribution.sample(count, settings.split, generator)
 
-    parsed = distribution.parse_task(task)
-    return {name: value.expand(num_tasks, *value.shape[1:]).to(generator.device) for name, value in parsed.items()}
+    parsed = distribution.parse_task(settings.task)
+    return {name: value.expand(count, *value.shape[1:]).to(generator.device) for name, value in parsed.items()}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from metarl.errors import UserError, did_you_mean, unknown
 CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
+EXPERT_ALGORITHMS = ("ppo", "a2c")
+"""What --teacher may name instead of a run: algorithms of Stable-Baselines3 with stochastic policies like ours."""
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -67,7 +70,8 @@ class Trust:
     """What runs of somebody else may do.
 
     Attributes:
-        trust: let a run import modules from the working directory, even if it was made somewhere else.
+        trust: let the runs that are named import modules from the working directory, even if they were made somewhere
+            else.
     """
 
     trust: bool = False

@@ -444,6 +444,8 @@ def require_as_trained(file: Path, text: str) -> None:
             different = [f"{source} does not say what it was trained with: {error}"]
         if not different:
             break
+
+        # What a damaged checkpoint says counts for nothing.
         if source.name != METADATA_FILE and not is_whole(source):
             continue
         raise UserError(

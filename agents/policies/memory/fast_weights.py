@@ -38,8 +38,11 @@ from metarl.envs.spaces.precision import float_dtype
 MAX_ROWS = 64
 """Rows where their number is not given, whatever observations are like."""
 
-_SHARPNESS = 8.0
+SHARPNESS = 8.0
 """Initial weights of addresses: an observation that is one of several, as 0s and a 1, has a row of its own."""
+
+MIN_TIMESCALE_OVER_ONE = 0.05
+"""Least τ − 1 of a gate that is to change wholly at each write: with 0 its bias would be infinite."""
 
 
 class FastWeightPolicy(MemoryPolicy):
@@ -63,14 +66,20 @@ class FastWeightPolicy(MemoryPolicy):
         self.num_columns = self.num_outputs if isinstance(action_space, Discrete) else 1
 
         numbers = config.recurrent_size
-        self._seen = self.num_observations + (2 * numbers if self.num_columns > 1 else numbers)
-        of_one_action = self._seen + (numbers + self.num_columns if self.num_columns > 1 else 0)
-        outputs = 1 if self.num_columns > 1 else self.num_outputs
+        self._num_over_actions = 2 * numbers if self.num_columns > 1 else numbers
+        value_inputs = self.num_observations + self._num_over_actions
+
+        # One head serves every Discrete action: it also sees that action's row and which action it is.
+        policy_inputs, policy_outputs = value_inputs, self.num_outputs
+        if self.num_columns > 1:
+            policy_inputs, policy_outputs = value_inputs + numbers + self.num_columns, 1
+
         self.heads = {
-            "policy": Head("policy", (of_one_action, *config.hidden_sizes, outputs)),
-            "value": Head("value", (self._seen, *config.hidden_sizes, 1)),
+            "policy": Head("policy", (policy_inputs, *config.hidden_sizes, policy_outputs)),
+            "value": Head("value", (value_inputs, *config.hidden_sizes, 1)),
         }
 
+        # How large the layers are, for estimates of memory: the table counts as one of them.
         table = self.num_rows * self.num_columns * numbers
         hidden = (self.num_columns * size for size in config.hidden_sizes)
         self.sizes = (self.num_observations, table, *hidden, self.num_outputs)
@@ -80,8 +89,9 @@ class FastWeightPolicy(MemoryPolicy):
     def init(self, generator: torch.Generator) -> Parameters:
         """See MemoryPolicy.init: Xavier-uniform weights, no biases but those that say how fast rows change."""
         numbers = self.config.recurrent_size
-        inputs = 2 * self.num_observations + self.num_outputs + 2 + numbers
-        inputs += 2 * numbers if self.num_columns > 1 else numbers
+        # As in `_write_and_read`: two observations, action, reward, begin; the old row; the next observation's rows.
+        inputs = 2 * self.num_observations + self.num_outputs + 2
+        inputs += numbers + self._num_over_actions
 
         params: Parameters = {"address.weight": self._initial_addresses(generator)}
         params["address.bias"] = params["address.weight"].new_zeros(self.num_rows)
@@ -96,12 +106,11 @@ class FastWeightPolicy(MemoryPolicy):
 
     def _initial_addresses(self, generator: torch.Generator) -> Tensor:
         """Weights from observations to rows, (O, R): one row for each number of an observation, others at random."""
-        size, rows = self.num_observations, self.num_rows
-        shape = (size, rows)
-        weight = torch.randn(shape, generator=generator, dtype=float_dtype(), device=generator.device)
-        weight *= _SHARPNESS / math.sqrt(size)
-        if size <= rows:
-            weight[:, :size] = _SHARPNESS * torch.eye(size)
+        size = self.num_observations
+        weight = torch.randn((size, self.num_rows), generator=generator, dtype=float_dtype(), device=generator.device)
+        weight *= SHARPNESS / math.sqrt(size)
+        if size <= self.num_rows:
+            weight[:, :size] = SHARPNESS * torch.eye(size)
         return weight
 
     def _initial_gates(self, generator: torch.Generator) -> Tensor:
@@ -111,7 +120,7 @@ class FastWeightPolicy(MemoryPolicy):
         if not self.config.memory_steps:
             return torch.zeros_like(uniform)
         timescale = self.config.memory_steps**uniform
-        return -(timescale - 1).clamp(min=0.05).log()
+        return -(timescale - 1).clamp(min=MIN_TIMESCALE_OVER_ONE).log()
 
     # ------------------------------------------------------------------ the memory
 
@@ -119,41 +128,42 @@ class FastWeightPolicy(MemoryPolicy):
         """k, the share of each row, (*batch, R)."""
         return torch.softmax(linear(obs, params, "address"), dim=-1)
 
-    def _step(
+    def _write_and_read(
         self,
         params: Parameters,
         table: Tensor,
+        recalled: Tensor,
         inputs: Tensor,
         column: Tensor,
-        before: Tensor,
-        now: Tensor,
-        recalled: Tensor,
+        key_before: Tensor,
+        key_now: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Write what the last step brought, and read what is known of the observation now.
 
         Args:
             params: P.
             table: S_{t−1}, (*batch, R, A · V).
+            recalled: y_{t−1}, (*batch, A, V).
             inputs: [o_t, a_{t−1}, r_{t−1}, begin_t, o_{t−1}], (*batch, I).
             column: 1 at the action that was taken, 0 everywhere before the first step, (*batch, A).
-            before: k_{t−1}, (*batch, R).
-            now: k_t, (*batch, R).
-            recalled: y_{t−1}, (*batch, A, V).
+            key_before: k_{t−1}, (*batch, R).
+            key_now: k_t, (*batch, R).
 
         Returns:
             S_t, and y_t, (*batch, A, V).
         """
         old = (recalled * column.unsqueeze(-1)).sum(dim=-2)
-        following = (now.unsqueeze(-2) @ table).reshape(recalled.shape)
-        seen = torch.cat([inputs, old, self._over_actions(following)], dim=-1)
+        unwritten = (key_now.unsqueeze(-2) @ table).reshape(recalled.shape)
+        write_inputs = torch.cat([inputs, old, self._over_actions(unwritten)], dim=-1)
 
-        value = torch.tanh(linear(seen, params, "write.value"))
-        gate = torch.sigmoid(linear(seen, params, "write.gate"))
+        value = torch.tanh(linear(write_inputs, params, "write.value"))
+        gate = torch.sigmoid(linear(write_inputs, params, "write.gate"))
         change = column.unsqueeze(-1) * (gate * (value - old)).unsqueeze(-2)
+        table = table + key_before.unsqueeze(-1) * change.flatten(-2).unsqueeze(-2)
 
-        table = table + before.unsqueeze(-1) * change.flatten(-2).unsqueeze(-2)
-        shared = (before * now).sum(dim=-1)[..., None, None]
-        return table, following + shared * change
+        # y_t = k_t S_t without a second pass over the table: of the change, k_t sees as much as the two keys share.
+        overlap = (key_before * key_now).sum(dim=-1)[..., None, None]
+        return table, unwritten + overlap * change
 
     def _over_actions(self, recalled: Tensor) -> Tensor:
         """Mean and maximum of y (*batch, A, V) over actions, (*batch, 2 V); y itself where there is one column."""
@@ -177,15 +187,15 @@ class FastWeightPolicy(MemoryPolicy):
 
         inputs = self._inputs(params, obs, memory["action"], memory["reward"], 1 - memory["running"])
         inputs = torch.cat([inputs, memory["observation"]], dim=-1)
-        batch, columns = obs.shape[:-1], (self.num_columns, self.config.recurrent_size)
-        table, recalled = self._step(
+        batch = obs.shape[:-1]
+        table, recalled = self._write_and_read(
             params,
-            memory["table"].reshape(*batch, self.num_rows, -1),
-            inputs,
-            memory["column"],
-            self._address(params, memory["observation"]),
-            self._address(params, obs),
-            memory["recalled"].reshape(*batch, *columns),
+            table=memory["table"].reshape(*batch, self.num_rows, -1),
+            recalled=memory["recalled"].reshape(*batch, self.num_columns, self.config.recurrent_size),
+            inputs=inputs,
+            column=memory["column"],
+            key_before=self._address(params, memory["observation"]),
+            key_now=self._address(params, obs),
         )
 
         output, _ = self._output(params, recalled, obs)
@@ -194,8 +204,8 @@ class FastWeightPolicy(MemoryPolicy):
 
     def observe(self, memory: Memory, action: Tensor, reward: Tensor, terminated: Tensor) -> Memory:
         """See MemoryPolicy.observe."""
-        seen = super().observe(memory, action, reward, terminated)
-        return seen | {"column": self._column(action, reward)}
+        memory = super().observe(memory, action, reward, terminated)
+        return memory | {"column": self._column(action, reward)}
 
     def _blank(self, obs: Tensor) -> Memory:
         """The memory at the beginning of a trial: zeros."""
@@ -224,7 +234,9 @@ class FastWeightPolicy(MemoryPolicy):
         inputs = torch.cat([inputs, step_before(obs)], dim=-1)
 
         column = step_before(self._column(action, reward))
-        now, before = self._address(params, obs), self._address(params, step_before(obs))
+        key_before = self._address(params, step_before(obs))
+        key_now = self._address(params, obs)
+
         trials, steps = reward.shape
         table = obs.new_zeros((trials, self.num_rows, self.num_columns * self.config.recurrent_size))
         recalled = obs.new_zeros((trials, self.num_columns, self.config.recurrent_size))
@@ -233,8 +245,8 @@ class FastWeightPolicy(MemoryPolicy):
         for time in range(steps):
             if is_cut(time, truncation):
                 table, recalled = table.detach(), recalled.detach()
-            of_step = (inputs[:, time], column[:, time], before[:, time], now[:, time])
-            table, recalled = self._step(params, table, *of_step, recalled)
+            of_step = (inputs[:, time], column[:, time], key_before[:, time], key_now[:, time])
+            table, recalled = self._write_and_read(params, table, recalled, *of_step)
             read.append(recalled)
 
         output, value = self._output(params, torch.stack(read, dim=1), obs)
@@ -244,13 +256,13 @@ class FastWeightPolicy(MemoryPolicy):
 
     def _output(self, params: Parameters, recalled: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers that say how likely actions are, (*batch, outputs), and values, (*batch,), from y (*batch, A, V)."""
-        seen = torch.cat([self._over_actions(recalled), obs], dim=-1)
-        value = self.heads["value"].apply(params, seen).squeeze(-1)
+        common = torch.cat([self._over_actions(recalled), obs], dim=-1)
+        value = self.heads["value"].apply(params, common).squeeze(-1)
         if self.num_columns == 1:
-            return self.heads["policy"].apply(params, seen), value
+            return self.heads["policy"].apply(params, common), value
 
-        actions = self.num_columns
-        which = torch.eye(actions, dtype=seen.dtype, device=seen.device).expand(*seen.shape[:-1], actions, actions)
-        around = seen.unsqueeze(-2).expand(*seen.shape[:-1], actions, seen.shape[-1])
-        of_actions = torch.cat([recalled, around, which], dim=-1)
+        batch, actions = obs.shape[:-1], self.num_columns
+        one_hot = torch.eye(actions, dtype=obs.dtype, device=obs.device).expand(*batch, actions, actions)
+        common = common.unsqueeze(-2).expand(*batch, actions, common.shape[-1])
+        of_actions = torch.cat([recalled, common, one_hot], dim=-1)
         return self.heads["policy"].apply(params, of_actions).squeeze(-1), value

@@ -3,11 +3,14 @@
 import itertools
 from collections.abc import Sequence
 
-from metarl.run.find_run import RunAccess, find_run
+from metarl.run.find_run import EXPERT_ALGORITHMS, RunAccess, find_run
 
 RUN = "RUN"
 RUNS = "RUN …"
 """Where a command's runs stand: the first word, or every word before the first flag. A flag stands for itself."""
+
+TEACHER = "--teacher"
+"""A flag that names a run, or an algorithm."""
 
 
 def require_runs(arguments: Sequence[str], where: Sequence[str]) -> None:
@@ -31,7 +34,8 @@ def require_runs(arguments: Sequence[str], where: Sequence[str]) -> None:
         elif place == RUNS:
             named += words
         else:
-            named.append(value_of(place, arguments))
+            value = value_of(place, arguments)
+            named.append(None if place == TEACHER and value in EXPERT_ALGORITHMS else value)
 
     parent = value_of("--run-dir", arguments) or RunAccess.run_dir
     for run in filter(None, named):

@@ -26,7 +26,7 @@ class Backend(Protocol):
         """
         ...
 
-    def picture(self, tag: str, picture: bytes, progress: Progress) -> None:
+    def image(self, tag: str, png: bytes, progress: Progress) -> None:
         """Show a PNG file."""
         ...
 

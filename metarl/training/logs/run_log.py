@@ -190,7 +190,7 @@ class RunLog:
         """Write a figure."""
         from metarl.evaluation.plots import SCREEN_DPI, figure_bytes  # matplotlib is slow to import
 
-        self._backend.picture(tag, figure_bytes(figure, dpi=SCREEN_DPI), progress)
+        self._backend.image(tag, figure_bytes(figure, dpi=SCREEN_DPI), progress)
 
     def write(self, progress: Progress) -> None:
         """Write the row to the backend and to metrics.jsonl, and begin the next one."""
@@ -206,13 +206,13 @@ class RunLog:
         self._row = {}
 
     @staticmethod
-    def test(run: RunDirectory, evaluation: Evaluation, pictures: Mapping[str, bytes], progress: Progress) -> None:
+    def test(run: RunDirectory, evaluation: Evaluation, images: Mapping[str, bytes], progress: Progress) -> None:
         """Put the evaluation on the test split beside what was logged of training, in place of an earlier one.
 
         Args:
             run: the run.
             evaluation: what it found.
-            pictures: its figures by name, as PNG files.
+            images: its figures by name, as PNG files.
             progress: that of the evaluated checkpoint; its environment steps are the x-axis.
         """
         from metarl.evaluation.plots import for_screen  # matplotlib is slow to import
@@ -223,8 +223,8 @@ class RunLog:
         row[TEST_GAIN] = float(evaluation.gains.mean())
 
         backend: Backend = BACKENDS[run.config.logger].of_test(run.path, run.last_progress().iteration)
-        for name, picture in pictures.items():
-            backend.picture(f"{TEST_FIGURE}{name.replace('-', '_')}", for_screen(picture), progress)
+        for name, png in images.items():
+            backend.image(f"{TEST_FIGURE}{name.replace('-', '_')}", for_screen(png), progress)
         backend.row(row, progress)
         backend.close()
 

@@ -80,9 +80,9 @@ class TensorBoardBackend:
         layout = {title: ["Multiline", [f"^{tag}\\d+$"]] for title, tag in charts.items()}
         self._writer.add_custom_scalars({"adaptation": layout})
 
-    def picture(self, tag: str, picture: bytes, progress: Progress) -> None:
-        """See Backend.picture."""
-        add_picture(self._writer, tag, picture, progress.env_steps)
+    def image(self, tag: str, png: bytes, progress: Progress) -> None:
+        """See Backend.image."""
+        add_image(self._writer, tag, png, progress.env_steps)
 
     def row(self, row: Mapping[str, float], progress: Progress) -> None:
         """See Backend.row."""
@@ -111,15 +111,15 @@ def _show_first(experiment: Summary, settings: Collection[str]) -> None:
     plugin.content = data.SerializeToString()
 
 
-def add_picture(writer: SummaryWriter, tag: str, picture: bytes, step: int | None = None) -> None:
+def add_image(writer: SummaryWriter, tag: str, png: bytes, step: int | None = None) -> None:
     """Write a PNG file as it is; torch's `add_figure` would draw the figure, decode and encode it once more.
 
     Args:
         writer: where to.
         tag: its name.
-        picture: the file's content; width and height stand at its beginning.
+        png: the file's content; width and height stand at its beginning.
         step: the x-axis.
     """
-    width, height = struct.unpack(">II", picture[16:24])
-    image = Summary.Image(width=width, height=height, colorspace=_RGBA, encoded_image_string=picture)
+    width, height = struct.unpack(">II", png[16:24])
+    image = Summary.Image(width=width, height=height, colorspace=_RGBA, encoded_image_string=png)
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -47,7 +47,7 @@ class WandbBackend:
     def __init__(self, run: Any, step: int | None = None) -> None:
         self._run = run
         self._step = step
-        self._pictures: dict[str, bytes] = {}
+        self._images: dict[str, bytes] = {}
 
     @classmethod
     def open(cls, run: Path, resumed_from: Progress | None) -> "WandbBackend":
@@ -105,9 +105,9 @@ class WandbBackend:
     def charts(self, charts: Mapping[str, str]) -> None:
         """See Backend.charts: charts are laid out in the browser there."""
 
-    def picture(self, tag: str, picture: bytes, progress: Progress) -> None:
-        """See Backend.picture; it is sent with the row."""
-        self._pictures[tag] = picture
+    def image(self, tag: str, png: bytes, progress: Progress) -> None:
+        """See Backend.image; it is sent with the row."""
+        self._images[tag] = png
 
     def row(self, row: Mapping[str, float], progress: Progress) -> None:
         """See Backend.row."""
@@ -115,9 +115,9 @@ class WandbBackend:
         from PIL import Image
 
         values: dict[str, Any] = {**row, X_AXIS: progress.env_steps}
-        for tag, picture in self._pictures.items():
-            values[tag] = wandb.Image(Image.open(io.BytesIO(picture)))
-        self._pictures = {}
+        for tag, png in self._images.items():
+            values[tag] = wandb.Image(Image.open(io.BytesIO(png)))
+        self._images = {}
         self._run.log(values, step=progress.iteration if self._step is None else self._step)
 
     def close(self) -> None:

@@ -60,6 +60,7 @@ REFUSED_RUNS = (
     "compare maml-point-navigation no-such-run",
     "train --resume no-such-run",
     "train --start-from=no-such-run",
+    "train distill --teacher no-such-run",
     "tensorboard no-such-run",
 )
 
