@@ -191,6 +191,7 @@ def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
         "num_tasks": 1000,
         "test_tasks": 1000,
     }
+    of_ten_pulls = {**one_episode, "learner.policy.memory_steps": 10, "iterations": 300, "num_tasks": 2000}
     of_a_grid = {"learner.trial_episodes": 4, "learner.gamma": 0.97, "iterations": 300, "num_tasks": 300}
     of_a_robot = {
         "learner.policy.hypernetwork": True,
@@ -206,7 +207,10 @@ def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
     pulls = "a trial is one episode of pulls"
     return {
         **{("rl2", env): _long_trials(pulls, one_episode) for env in _LONG_BANDITS},
-        ("rl2", "bandit/bernoulli/n10-k5"): _changed_default(_RL2_PRESETS, pulls, small),
+        ("rl2", "bandit/bernoulli/n10-k5"): {
+            **_changed_default(_RL2_PRESETS, pulls, small),
+            "fast-weights": _long_trials(pulls, of_ten_pulls)["default"],
+        },
         ("rl2", "tabular-mdp"): _long_trials(
             "trials of 10 episodes", {"learner.trial_episodes": 10, "learner.gamma": 0.97}
         ),
