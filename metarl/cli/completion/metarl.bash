@@ -446,7 +446,7 @@ fi
 
 # Names that the parser does not know: agents, families, presets, the runs in runs/, and those of the project.
 _metarl_names() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" names="" config shipped="half-cheetah-direction maml-cart-pole-mirrored maml-point-navigation point-navigation-finn promp-cart-pole-mirrored promp-point-navigation reptile-cart-pole-mirrored reptile-point-navigation rl2-grid-navigation rl2-hypernetwork-grid-navigation"
+  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" names="" config shipped="half-cheetah-direction maml-cart-pole-mirrored maml-point-navigation point-navigation-finn promp-cart-pole-mirrored promp-point-navigation reptile-cart-pole-mirrored reptile-point-navigation rl2-bandit rl2-grid-navigation rl2-hypernetwork-grid-navigation rl2-tabular-mdp"
   local runs=""
   for config in runs/*/config.yaml runs/comparison-*/settings.json; do
     if [ -f "$config" ]; then
@@ -456,7 +456,7 @@ _metarl_names() {
   done
 
   case "$prev" in
-    --preset) names="default gru long maml-trpo one-step paper promp" ;;
+    --preset) names="default fast-weights gru long maml-trpo one-step paper promp" ;;
     --resume) names="$runs" ;;
     --start-from | --teacher) names="$runs $shipped" ;;
   esac

@@ -377,14 +377,14 @@ typeset -A opt_args
 
 # Names that the parser does not know: agents, families, presets, the runs in runs/, and those of the project.
 _metarl_names() {
-  local -a names runs shipped=(half-cheetah-direction maml-cart-pole-mirrored maml-point-navigation point-navigation-finn promp-cart-pole-mirrored promp-point-navigation reptile-cart-pole-mirrored reptile-point-navigation rl2-grid-navigation rl2-hypernetwork-grid-navigation)
+  local -a names runs shipped=(half-cheetah-direction maml-cart-pole-mirrored maml-point-navigation point-navigation-finn promp-cart-pole-mirrored promp-point-navigation reptile-cart-pole-mirrored reptile-point-navigation rl2-bandit rl2-grid-navigation rl2-hypernetwork-grid-navigation rl2-tabular-mdp)
   local config previous="${words[CURRENT-1]}"
   for config in runs/*/config.yaml(N) runs/comparison-*/settings.json(N); do
     runs+=("${config:h:t}")
   done
 
   case "$previous" in
-    --preset) names=(default gru long maml-trpo one-step paper promp) ;;
+    --preset) names=(default fast-weights gru long maml-trpo one-step paper promp) ;;
     --resume) names=($runs) ;;
     --start-from | --teacher) names=($runs $shipped) ;;
   esac

@@ -20,7 +20,7 @@ class Interrupting:
 
 
 sys.meta_path.insert(0, Interrupting())
-sys.argv = ["metarl", "evaluate", "nothing"]
+sys.argv = ["metarl", "evaluate", "rl2-grid-navigation"]
 runpy.run_module("metarl", run_name="__main__", alter_sys=True)
 """
 
