@@ -59,7 +59,12 @@ def run(tmp_path: Path, script: str, by_file: bool = True) -> tuple[list[str], s
 @pytest.mark.parametrize(
     ("script", "by_file", "cause"),
     [
-        (REGISTERED_UNDER_THE_GUARD, True, "NameNotFound: Environment `Mine` doesn't exist"),
+        pytest.param(
+            REGISTERED_UNDER_THE_GUARD,
+            True,
+            "NameNotFound: Environment `Mine` doesn't exist",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             NO_GUARD,
             True,

@@ -156,6 +156,7 @@ def test_pretrained_starts_from_one_model_and_scratch_from_another(everything: t
     assert before["ppo"] != before["ppo-pretrained"]
 
 
+@pytest.mark.slow
 def test_several_processes_find_the_same(workplace: Path) -> None:
     one = compare(baselines="ppo")
     several = compare("--num-threads", "2", "--out", "runs/several", baselines="ppo")
@@ -299,7 +300,11 @@ def test_other_settings_get_another_directory_and_an_explicit_one_is_extended(wo
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGINT, Moment("metarl.training.meta_iteration.sample_iteration", call=1)),
+        pytest.param(
+            signal.SIGINT,
+            Moment("metarl.training.meta_iteration.sample_iteration", call=1),
+            marks=pytest.mark.slow,
+        ),
         (signal.SIGHUP, Moment("metarl.baselines.sb3.learn_task", call=2)),
         pytest.param(
             signal.SIGUSR1,

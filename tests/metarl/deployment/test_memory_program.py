@@ -95,7 +95,7 @@ def run_program(run: Any, directory: Path, steps: Steps, names: list[str]) -> li
     return actions
 
 
-@pytest.mark.parametrize(("cell", "seed"), [("lstm", 7), ("fast-weights", 10)])
+@pytest.mark.parametrize(("cell", "seed"), [pytest.param("lstm", 7, marks=pytest.mark.slow), ("fast-weights", 10)])
 def test_programs_and_predict_play_the_trial_of_the_rollouts(tmp_path: Path, cell: str, seed: int) -> None:
     """Episodes that end early, discrete actions, normalised observations, several states (the README has a GRU)."""
     learner, distribution = made("cart-pole/mirrored", seed=seed, cell=cell)

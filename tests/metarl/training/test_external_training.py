@@ -154,7 +154,10 @@ def test_the_order_of_the_observations_goes_with_the_run_and_the_policy(
     assert "but the run was trained on Dict('speed'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("how", "workers", "reason"), [("raise", 0, "the arm came off"), ("exit", 1, "exit code 3")])
+@pytest.mark.parametrize(
+    ("how", "workers", "reason"),
+    [("raise", 0, "the arm came off"), pytest.param("exit", 1, "exit code 3", marks=pytest.mark.slow)],
+)
 def test_a_dying_environment_ends_the_run_with_a_checkpoint(
     place: Path, capsys: pytest.CaptureFixture[str], how: str, workers: int, reason: str
 ) -> None:
