@@ -161,7 +161,16 @@ class MemoryPolicy:
         """
         raise NotImplementedError
 
+    def _remembered(self) -> dict[str, int]:
+        """What the network remembers, by name, and how many numbers each is."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ what all have in common
+
+    def _blank(self, obs: Tensor) -> Memory:
+        """The memory at the beginning of a trial: zeros."""
+        sizes = self._remembered() | {"action": self.num_outputs, "reward": 1, "running": 1}
+        return {name: obs.new_zeros((*obs.shape[:-1], size)) for name, size in sizes.items()}
 
     def observe(self, memory: Memory, action: Tensor, reward: Tensor, terminated: Tensor) -> Memory:
         """The memory after a step: what was done and earned."""
@@ -215,6 +224,14 @@ class MemoryPolicy:
         scale = params[REWARD_SCALE]
         scale = scale.reshape(-1, *(1,) * (reward.ndim - 1)) if scale.ndim else scale
         return torch.cat([obs, action, reward / scale, begins], dim=-1)
+
+    def _inputs_of_trials(
+        self, params: Parameters, obs: Tensor, action: Tensor, reward: Tensor, begins: Tensor
+    ) -> Tensor:
+        """x of all steps of N trials, (N, T, I), for the arguments of `unroll`."""
+        last_action = step_before(self._encode(action, reward))
+        last_reward = step_before(reward.unsqueeze(-1))
+        return self._inputs(params, obs, last_action, last_reward, begins.unsqueeze(-1))
 
     def _distribution_of(self, params: Parameters, output: Tensor) -> Distribution:
         if not self.gaussian:

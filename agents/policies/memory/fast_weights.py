@@ -207,19 +207,15 @@ class FastWeightPolicy(MemoryPolicy):
         memory = super().observe(memory, action, reward, terminated)
         return memory | {"column": self._column(action, reward)}
 
-    def _blank(self, obs: Tensor) -> Memory:
-        """The memory at the beginning of a trial: zeros."""
+    def _remembered(self) -> dict[str, int]:
+        """See MemoryPolicy._remembered."""
         row = self.num_columns * self.config.recurrent_size
-        sizes = {
+        return {
             "table": self.num_rows * row,
             "recalled": row,
             "observation": self.num_observations,
             "column": self.num_columns,
-            "action": self.num_outputs,
-            "reward": 1,
-            "running": 1,
         }
-        return {name: obs.new_zeros((*obs.shape[:-1], size)) for name, size in sizes.items()}
 
     # ------------------------------------------------------------------ whole trials
 
@@ -228,9 +224,7 @@ class FastWeightPolicy(MemoryPolicy):
     ) -> tuple[Distribution, Tensor]:
         """See MemoryPolicy.unroll."""
         obs = self.observations(obs)
-        last_action = step_before(self._encode(action, reward))
-        last_reward = step_before(reward.unsqueeze(-1))
-        inputs = self._inputs(params, obs, last_action, last_reward, begins.unsqueeze(-1))
+        inputs = self._inputs_of_trials(params, obs, action, reward, begins)
         inputs = torch.cat([inputs, step_before(obs)], dim=-1)
 
         column = step_before(self._column(action, reward))

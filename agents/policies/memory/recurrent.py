@@ -18,7 +18,6 @@ from metarl.agents.policies.memory.base import (
     MemoryPolicy,
     RecurrentConfig,
     as_shared,
-    step_before,
 )
 from metarl.agents.policies.memory.cell import Cell, init_cell, init_linear, linear, step_cell, unroll_cell
 from metarl.agents.policies.memory.gru import GRU
@@ -101,11 +100,9 @@ class RecurrentPolicy(MemoryPolicy):
         output = self._head("policy", params, state[0], obs)
         return self._distribution_of(params, output), memory | dict(zip(self.cell.states, state, strict=True))
 
-    def _blank(self, obs: Tensor) -> Memory:
-        """The memory at the beginning of a trial: zeros."""
-        sizes = dict.fromkeys(self.cell.states, self.config.recurrent_size)
-        sizes |= {"action": self.num_outputs, "reward": 1, "running": 1}
-        return {name: obs.new_zeros((*obs.shape[:-1], size)) for name, size in sizes.items()}
+    def _remembered(self) -> dict[str, int]:
+        """See MemoryPolicy._remembered."""
+        return dict.fromkeys(self.cell.states, self.config.recurrent_size)
 
     # ------------------------------------------------------------------ whole trials
 
@@ -114,9 +111,7 @@ class RecurrentPolicy(MemoryPolicy):
     ) -> tuple[Distribution, Tensor]:
         """See MemoryPolicy.unroll."""
         obs = self.observations(obs)
-        before = (self._encode(action, reward), reward.unsqueeze(-1))
-        last_action, last_reward = (step_before(values) for values in before)
-        inputs = self._inputs(params, obs, last_action, last_reward, begins.unsqueeze(-1))
+        inputs = self._inputs_of_trials(params, obs, action, reward, begins)
 
         hidden = {
             name: unroll_cell(self.cell, f"{name}.{self.cell.name}", params, inputs, truncation)
