@@ -72,7 +72,7 @@ def observation_scale(plan: Plan) -> ObservationScale | None:
 
     None where it takes them as they are.
     """
-    learner = load_learner(plan.runs[0], BEST)[1]
+    learner = load_learner(plan.runs[0], BEST).learner
     normalizer = learner.policy.observations
     return ObservationScale.of(normalizer) if normalizer.active else None
 
