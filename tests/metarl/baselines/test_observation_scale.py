@@ -65,7 +65,7 @@ def test_the_last_observation_of_an_episode_is_normalised_too() -> None:
 def test_it_is_what_the_networks_of_a_run_see(monkeypatch: pytest.MonkeyPatch) -> None:
     normalizer = ObservationNormalizer(3)
     learner = SimpleNamespace(policy=SimpleNamespace(observations=normalizer))
-    monkeypatch.setattr(sb3_baselines, "load_learner", lambda run, which: (None, learner, None))
+    monkeypatch.setattr(sb3_baselines, "load_learner", lambda run, which: SimpleNamespace(learner=learner))
     plan: Any = SimpleNamespace(runs=["one"])
     assert observation_scale(plan) is None
 
