@@ -57,7 +57,7 @@ class TrustRegionUpdate:
             return candidate_value - value, kl
 
         full_step, curvature = self.objective.pool.run(
-            self._natural_step, meta, list(batches), trajectory, flat_gradient
+            self._natural_step, meta, list(batches), trajectory, flat_gradient, fuse=False
         )
         step = line_search(flatten(meta.values()), full_step, curvature, evaluate, self.config)
         if step.accepted:

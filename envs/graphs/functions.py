@@ -1,5 +1,6 @@
 """Functions of tensors as CUDA graphs, each captured once for each shape of its arguments."""
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.envs.graphs.capture import Capture, first_line, is_capturing
+from metarl.envs.graphs.fuse import CannotFuse, Fused
 
 Result = TypeVar("Result")
 
@@ -28,22 +30,26 @@ class FunctionGraphs:
     Args:
         capture: how a function is captured.
         device: where the tensors lie.
-        say: is told in a line what cannot be captured, and why.
+        say: is told in a line what cannot be captured or fused, and why.
+        fuse: whether a function's operations become a few kernels.
     """
 
-    def __init__(self, capture: Capture, device: torch.device, say: Callable[[str], None]) -> None:
+    def __init__(self, capture: Capture, device: torch.device, say: Callable[[str], None], fuse: bool = False) -> None:
         self._capture = capture
+        self._fuse = fuse
         self._device = device
         self._say = say
         self._kept: OrderedDict[Any, FunctionGraph] = OrderedDict()
         self._refused: set[str] = set()
 
-    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    def run(self, function: Callable[..., Result], *arguments: Any, fuse: bool = True) -> Result:
         """What `function(*arguments)` returns, in tensors of its own.
 
         Args:
             function: a method or function that draws nothing and does not wait for the device.
             arguments: trees of tensors (tuples, lists, dicts, registered dataclasses) and hashable values.
+            fuse: whether its operations may become a few kernels, where that is done at all; no where it is a long
+                loop, whose compilation would take longer than it saves.
         """
         name = function.__qualname__
         leaves, structure = pytree.tree_flatten(arguments)
@@ -53,7 +59,7 @@ class FunctionGraphs:
         key = (function, str(structure), *(_kind(leaf) for leaf in leaves))
         if key not in self._kept:
             try:
-                self._kept[key] = FunctionGraph(function, arguments, self._capture, torch.Generator(self._device))
+                self._kept[key] = self._graph(function, arguments, fuse and self._fuse)
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -67,6 +73,15 @@ class FunctionGraphs:
         result: Result = self._kept[key](*arguments)
         return result
 
+    def _graph(self, function: Callable[..., Any], arguments: tuple[Any, ...], fuse: bool) -> "FunctionGraph":
+        """The function's graph, of plain operations where they cannot be fused."""
+        generator = torch.Generator(self._device)
+        try:
+            return FunctionGraph(function, arguments, self._capture, generator, fuse)
+        except CannotFuse as error:
+            self._say(f"{function.__qualname__} is not fused: {error}")
+            return FunctionGraph(function, arguments, self._capture, generator)
+
 
 class FunctionGraph:
     """One function captured on arguments of one shape, with the tensors that it reads and writes.
@@ -76,17 +91,27 @@ class FunctionGraph:
         arguments: trees of tensors and other values; any of the same structure and shapes may be given later.
         capture: how it is captured.
         generator: lies on the arguments' device.
+        fuse: whether its operations become a few kernels first.
 
     Raises:
         RuntimeError: the function cannot be captured.
+        CannotFuse: it cannot be fused.
     """
 
     def __init__(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...], capture: Capture, generator: torch.Generator
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        capture: Capture,
+        generator: torch.Generator,
+        fuse: bool = False,
     ) -> None:
         leaves, structure = pytree.tree_flatten(arguments)
         self._inputs = [_copy(leaf) for leaf in leaves]
+        self._held = [_Held() for _ in leaves]
         own = pytree.tree_unflatten(self._inputs, structure)
+        if fuse:
+            function = Fused(function, own, generator)
         outputs, self._structure = pytree.tree_flatten(function(*own))  # shows what it returns
         self._outputs = [_copy(leaf) for leaf in outputs]
 
@@ -97,9 +122,31 @@ class FunctionGraph:
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in tensors of its own."""
-        write_leaves(pytree.tree_leaves(arguments), self._inputs)
+        leaves = pytree.tree_leaves(arguments)
+        changed = [place for place, leaf in enumerate(leaves) if not self._held[place].is_still(leaf)]
+        write_leaves([leaves[place] for place in changed], [self._inputs[place] for place in changed])
         self._replay()
         return pytree.tree_unflatten([_own(leaf) for leaf in self._outputs], self._structure)
+
+
+class _Held:
+    """Which tensor an input was last copied from: one that is given again, unchanged, need not be copied again.
+
+    PyTorch counts the changes of a tensor, but not those by a fused optimizer: parameters are always copied.
+    """
+
+    def __init__(self) -> None:
+        self._source: weakref.ref[Tensor] | None = None
+        self._version = 0
+
+    def is_still(self, leaf: Any) -> bool:
+        """Whether it is this tensor, with the same numbers; from now on it is."""
+        if not isinstance(leaf, Tensor):
+            return True
+        known = self._source is not None and self._source() is leaf
+        same = known and self._version == leaf._version and not leaf.requires_grad
+        self._source, self._version = weakref.ref(leaf), leaf._version
+        return same
 
 
 def write_leaves(sources: list[Any], targets: list[Any]) -> None:
