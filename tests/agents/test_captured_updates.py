@@ -23,6 +23,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("maml", {"estimator": "dice", "objective_steps": "all+0", "adaptation_steps": 2, "fvp_fraction": 1.0}),
     ("reptile", {}),
     ("multitask", {}),
+    ("rl2", {"minibatches": 2, "entropy_annealing": "linear"}),
 ]
 
 
