@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.envs.graphs.capture import Capture, cuda_graph, first_line
 from metarl.envs.graphs.functions import FunctionGraph
-from metarl.envs.graphs.fuse import CannotFuse, Fused
+from metarl.envs.graphs.fuse import CannotFuseError, Fused
 from metarl.envs.rollout import (
     ActingPolicy,
     Advance,
@@ -80,7 +80,7 @@ class RolloutGraphs:
             return None
         try:
             return self._collect(env, params, generator, memory)
-        except CannotFuse as error:
+        except CannotFuseError as error:
             if self._say is None:
                 raise
             self._fuse = False
@@ -251,7 +251,7 @@ class FusedAdvance:
         """See `advance`.
 
         Raises:
-            CannotFuse: see there.
+            CannotFuseError: see there.
         """
 
         def step(

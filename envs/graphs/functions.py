@@ -3,14 +3,15 @@
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.envs.graphs.capture import Capture, first_line, is_capturing
-from metarl.envs.graphs.fuse import CannotFuse, Fused
+from metarl.envs.graphs.fuse import CannotFuseError, Fused
 
 Result = TypeVar("Result")
 
@@ -40,10 +41,14 @@ class FunctionGraphs:
         self._device = device
         self._say = say
         self._kept: OrderedDict[Any, FunctionGraph] = OrderedDict()
+        self._parts: dict[Any, Callable[..., Any]] = {}
+        self._building: Literal["no", "parts", "whole"] = "no"  # a graph, and what of it is fused at once
         self._refused: set[str] = set()
 
     def run(self, function: Callable[..., Result], *arguments: Any, fuse: bool = True) -> Result:
         """What `function(*arguments)` returns, in tensors of its own.
+
+        Called from a function that is being captured itself, it becomes a part of that one's graph.
 
         Args:
             function: a method or function that draws nothing and does not wait for the device.
@@ -52,11 +57,13 @@ class FunctionGraphs:
                 loop, whose compilation would take longer than it saves.
         """
         name = function.__qualname__
-        leaves, structure = pytree.tree_flatten(arguments)
-        if is_capturing() or name in self._refused or _numbers(leaves) > MAX_NUMBERS:
+        leaves: list[Any] = []
+        key = function, _kind(arguments, leaves)
+        if self._building != "no" or is_capturing():
+            return self._part(key, function, arguments, fuse)
+        if name in self._refused or _numbers(leaves) > MAX_NUMBERS:
             return function(*arguments)
 
-        key = (function, str(structure), *(_kind(leaf) for leaf in leaves))
         if key not in self._kept:
             try:
                 self._kept[key] = self._graph(function, arguments, fuse and self._fuse)
@@ -70,17 +77,34 @@ class FunctionGraphs:
                 self._kept.popitem(last=False)
 
         self._kept.move_to_end(key)
-        result: Result = self._kept[key](*arguments)
+        result: Result = self._kept[key].run(leaves)
+        return result
+
+    def _part(self, key: Any, function: Callable[..., Result], arguments: tuple[Any, ...], fuse: bool) -> Result:
+        """What a function returns that is called by one which is being captured: fused, where that one is not."""
+        if not fuse or self._building != "parts":
+            return function(*arguments)
+
+        if key not in self._parts and not is_capturing():  # its compilation cannot be captured
+            try:
+                self._parts[key] = Fused(function, arguments)
+            except CannotFuseError as error:
+                self._parts[key] = function
+                self._say(f"{function.__qualname__} is not fused: {error}")
+        result: Result = self._parts.get(key, function)(*arguments)
         return result
 
     def _graph(self, function: Callable[..., Any], arguments: tuple[Any, ...], fuse: bool) -> "FunctionGraph":
         """The function's graph, of plain operations where they cannot be fused."""
         generator = torch.Generator(self._device)
+        self._building = "whole" if fuse or not self._fuse else "parts"
         try:
             return FunctionGraph(function, arguments, self._capture, generator, fuse)
-        except CannotFuse as error:
+        except CannotFuseError as error:
             self._say(f"{function.__qualname__} is not fused: {error}")
             return FunctionGraph(function, arguments, self._capture, generator)
+        finally:
+            self._building = "no"
 
 
 class FunctionGraph:
@@ -95,7 +119,7 @@ class FunctionGraph:
 
     Raises:
         RuntimeError: the function cannot be captured.
-        CannotFuse: it cannot be fused.
+        CannotFuseError: it cannot be fused.
     """
 
     def __init__(
@@ -122,7 +146,10 @@ class FunctionGraph:
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in tensors of its own."""
-        leaves = pytree.tree_leaves(arguments)
+        return self.run(pytree.tree_leaves(arguments))
+
+    def run(self, leaves: list[Any]) -> Any:
+        """What the function returns for arguments with these leaves."""
         changed = [place for place, leaf in enumerate(leaves) if not self._held[place].is_still(leaf)]
         write_leaves([leaves[place] for place in changed], [self._inputs[place] for place in changed])
         self._replay()
@@ -170,6 +197,20 @@ def _numbers(leaves: list[Any]) -> int:
     return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def _kind(leaf: Any) -> Any:
-    """What tells graphs apart: shape and type of a tensor, and every other value itself."""
-    return (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
+def _kind(tree: Any, leaves: list[Any]) -> Any:
+    """What tells graphs apart: the structure of a tree, shape and type of each tensor, and every other value itself.
+
+    Its leaves are appended in pytree's order; pytree, which would take ten times as long, takes apart new kinds alone.
+    """
+    if isinstance(tree, Tensor):
+        leaves.append(tree)
+        return tree.shape, tree.dtype
+    if isinstance(tree, dict):
+        return dict, tuple([(name, _kind(value, leaves)) for name, value in tree.items()])
+    if isinstance(tree, (tuple, list)):
+        return type(tree), tuple([_kind(item, leaves) for item in tree])
+    if type(tree) in pytree.SUPPORTED_NODES:  # a registered dataclass, of which None is no leaf
+        values = [getattr(tree, field.name) for field in fields(tree)]
+        return type(tree), tuple([None if value is None else _kind(value, leaves) for value in values])
+    leaves.append(tree)
+    return tree

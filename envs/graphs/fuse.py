@@ -51,7 +51,7 @@ _TENSOR = object()
 """Stands for a tensor among what a function returns."""
 
 
-class CannotFuse(RuntimeError):
+class CannotFuseError(RuntimeError):
     """A function cannot be traced or compiled; the message says why."""
 
 
@@ -68,7 +68,7 @@ class Fused:
         generator: what the function draws from; None where it draws nothing.
 
     Raises:
-        CannotFuse: the function cannot be traced or compiled.
+        CannotFuseError: the function cannot be traced or compiled.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Fused:
         except Exception as error:  # tracing and compiling fail in many ways, none of which is documented
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise CannotFuse(first_line(error)) from error
+            raise CannotFuseError(first_line(error)) from error
 
     @torch.no_grad()
     def __call__(self, *arguments: Any) -> Any:

@@ -11,10 +11,11 @@ from metarl.agents.policies.mlp import MLPPolicy
 from metarl.envs.graphs import fuse
 from metarl.envs.graphs.capture import between_graphs
 from metarl.envs.graphs.functions import FunctionGraphs
-from metarl.envs.graphs.fuse import THIN, CannotFuse, Fused
+from metarl.envs.graphs.fuse import THIN, CannotFuseError, Fused
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.envs.task_distribution import TaskDistribution
+from tests.helpers.captured_steps import again
 from tests.helpers.family_play import rng
 from tests.helpers.torch_families import TORCH_FAMILIES
 
@@ -30,11 +31,6 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 
     monkeypatch.setattr(fuse, "_kernels", keep)
     return traced
-
-
-def again(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
-    """A Capture that calls the function again."""
-    return function
 
 
 def drawing(generator: torch.Generator) -> Callable[..., Any]:
@@ -118,7 +114,7 @@ def test_what_cannot_be_traced_is_refused() -> None:
         (calls_another_library, "calls another library"),
         (draws_from_numbers, "draws from numbers that are computed"),
     ):
-        with pytest.raises(CannotFuse, match=reason):
+        with pytest.raises(CannotFuseError, match=reason):
             Fused(function, (torch.ones(2),), rng(1))
 
 
