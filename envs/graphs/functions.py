@@ -1,6 +1,5 @@
 """Functions of tensors as CUDA graphs, each captured once for each shape of its arguments."""
 
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
@@ -132,7 +131,6 @@ class FunctionGraph:
     ) -> None:
         leaves, structure = pytree.tree_flatten(arguments)
         self._inputs = [_copy(leaf) for leaf in leaves]
-        self._held = [_Held() for _ in leaves]
         own = pytree.tree_unflatten(self._inputs, structure)
         if fuse:
             function = Fused(function, own, generator)
@@ -150,30 +148,9 @@ class FunctionGraph:
 
     def run(self, leaves: list[Any]) -> Any:
         """What the function returns for arguments with these leaves."""
-        changed = [place for place, leaf in enumerate(leaves) if not self._held[place].is_still(leaf)]
-        write_leaves([leaves[place] for place in changed], [self._inputs[place] for place in changed])
+        write_leaves(leaves, self._inputs)
         self._replay()
         return pytree.tree_unflatten([_own(leaf) for leaf in self._outputs], self._structure)
-
-
-class _Held:
-    """Which tensor an input was last copied from: one that is given again, unchanged, need not be copied again.
-
-    PyTorch counts the changes of a tensor, but not those by a fused optimizer: parameters are always copied.
-    """
-
-    def __init__(self) -> None:
-        self._source: weakref.ref[Tensor] | None = None
-        self._version = 0
-
-    def is_still(self, leaf: Any) -> bool:
-        """Whether it is this tensor, with the same numbers; from now on it is."""
-        if not isinstance(leaf, Tensor):
-            return True
-        known = self._source is not None and self._source() is leaf
-        same = known and self._version == leaf._version and not leaf.requires_grad
-        self._source, self._version = weakref.ref(leaf), leaf._version
-        return same
 
 
 def write_leaves(sources: list[Any], targets: list[Any]) -> None:

@@ -21,21 +21,30 @@ OPTIONS: dict[str, Any] = {"deterministic": True}
 
 
 THIN = 8
-"""Rows, columns or terms up to which a product of matrices is fused with what is around it; a library multiplies those
-that are larger in all three."""
+"""Terms, rows or columns up to which a product of matrices is fused with what is around it: the compiler makes a sum of
+it. A library multiplies matrices that are larger in all three."""
+
+FEW_NUMBERS = 2**23
+"""Numbers in a matrix that has many terms up to which that pays, as measured on an H200."""
 
 
 def _thin_product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right as a sum of products, which can be fused; NotImplemented where a library is faster."""
-    if min(left.shape[-2], left.shape[-1], right.shape[-1]) > THIN:
+    terms = left.shape[-1]
+    thin = min(left.shape[-2], right.shape[-1]) <= THIN and max(left.numel(), right.numel()) <= FEW_NUMBERS
+    if terms > THIN and not thin:
         return NotImplemented
     return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(dim=-2)
 
 
 def _thin_product_added(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """beta · added + alpha · left @ right, likewise."""
+    """beta · added + alpha · left @ right, likewise; the library would first copy an added bias to every row."""
     product = _thin_product(left, right)
-    return product if product is NotImplemented else beta * added + alpha * product
+    if product is NotImplemented:
+        if added.shape[-2:] == (left.shape[-2], right.shape[-1]):
+            return NotImplemented
+        product = left @ right
+    return beta * added + alpha * product
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
