@@ -32,15 +32,13 @@ class AdamState(NamedTuple):
         from torch.optim.adam import adam  # imports PyTorch's compiler, which takes two seconds
 
         after = AdamState(*(map_parameters(torch.clone, part) for part in self))
-        parameters, means, squares, steps = ([part[name] for name in self.parameters] for part in after)
-        gradients = [gradient[name] for name in self.parameters]
         adam(
-            parameters,
-            gradients,
-            means,
-            squares,
-            [],
-            steps,
+            list(after.parameters.values()),
+            [gradient[name] for name in self.parameters],
+            list(after.means.values()),
+            list(after.squares.values()),
+            [],  # squares of amsgrad
+            list(after.steps.values()),
             fused=True,
             amsgrad=False,
             beta1=0.9,
@@ -120,16 +118,15 @@ class MetaOptimizer:
     def adam_state(self) -> AdamState:
         """The parameters and Adam's moments themselves, zeros before its first step."""
         for leaf in self.parameters.values():
-            moments = self._moments[leaf]
-            if not moments:
-                moments["step"] = torch.zeros((), dtype=torch.float32, device=self._count_device(leaf))
-                moments |= {"exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf)}
+            if not self._moments[leaf]:
+                count = torch.zeros((), dtype=torch.float32, device=self._count_device(leaf))
+                zeros = {"exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf)}
+                self._moments[leaf] = zeros | {"step": count}
 
-        means, squares, steps = (
-            {name: self._moments[leaf][moment] for name, leaf in self.parameters.items()}
-            for moment in ("exp_avg", "exp_avg_sq", "step")
-        )
-        return AdamState(self.parameters, means, squares, steps)
+        def moments(kind: str) -> Parameters:
+            return {name: self._moments[leaf][kind] for name, leaf in self.parameters.items()}
+
+        return AdamState(self.parameters, moments("exp_avg"), moments("exp_avg_sq"), moments("step"))
 
     def take(self, state: AdamState) -> None:
         """Write what some steps have made of the parameters and of Adam's moments."""

@@ -85,13 +85,16 @@ class FunctionGraphs:
             return function(*arguments)
 
         if key not in self._parts and not is_capturing():  # its compilation cannot be captured
+            self._building = "whole"
             try:
                 self._parts[key] = Fused(function, arguments)
             except CannotFuseError as error:
                 self._parts[key] = function
                 self._say(f"{function.__qualname__} is not fused: {error}")
-        result: Result = self._parts.get(key, function)(*arguments)
-        return result
+            finally:
+                self._building = "parts"
+        part: Callable[..., Result] = self._parts.get(key, function)
+        return part(*arguments)
 
     def _graph(self, function: Callable[..., Any], arguments: tuple[Any, ...], fuse: bool) -> "FunctionGraph":
         """The function's graph, of plain operations where they cannot be fused."""

@@ -28,7 +28,7 @@ FEW_NUMBERS = 2**23
 """Numbers in a matrix that has many terms up to which that pays, as measured on an H200."""
 
 
-def _thin_product(left: Tensor, right: Tensor) -> Tensor:
+def _thin_product(left: Tensor, right: Tensor) -> Any:
     """left @ right as a sum of products, which can be fused; NotImplemented where a library is faster."""
     terms = left.shape[-1]
     thin = min(left.shape[-2], right.shape[-1]) <= THIN and max(left.numel(), right.numel()) <= FEW_NUMBERS
@@ -37,7 +37,7 @@ def _thin_product(left: Tensor, right: Tensor) -> Tensor:
     return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(dim=-2)
 
 
-def _thin_product_added(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+def _thin_product_added(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
     """beta · added + alpha · left @ right, likewise; the library would first copy an added bias to every row."""
     product = _thin_product(left, right)
     if product is NotImplemented:
@@ -47,7 +47,7 @@ def _thin_product_added(added: Tensor, left: Tensor, right: Tensor, *, beta: flo
     return beta * added + alpha * product
 
 
-DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.mm.default: _thin_product,
     torch.ops.aten.bmm.default: _thin_product,
     torch.ops.aten.addmm.default: _thin_product_added,
@@ -130,7 +130,7 @@ def _compile(
     return _kernels(make_fx(traced, DECOMPOSITIONS)(*noise, *tensors), [*noise, *tensors])
 
 
-def _kernels(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., list[Tensor]]:
+def _kernels(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., list[Tensor]]:
     """What computes a graph of operations, in as few kernels as the compiler finds."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # float32 is what was asked for

@@ -173,9 +173,11 @@ def _growing_rates(
     refused: list[str] = []
 
     def rate_of_graphs(episodes: int, fuse: bool) -> float | None:
-        use_graphs(distribution, learner, device, refused.append, fuse)
+        said: list[str] = []
+        use_graphs(distribution, learner, device, said.append, fuse)
         measured = None if env.rollout_graphs is None else rate(episodes)
-        return None if refused else measured  # what is refused is measured without graphs
+        refused.extend(said)
+        return None if said else measured  # what is refused is measured without graphs
 
     rates: list[RolloutRate] = []
     for episodes in EPISODES[device.type]:
