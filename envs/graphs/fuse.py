@@ -133,7 +133,7 @@ def _compile(
 def _kernels(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., list[Tensor]]:
     """What computes a graph of operations, in as few kernels as the compiler finds."""
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # float32 is what was asked for
+        warnings.filterwarnings("ignore", module=r"torch\._inductor")  # advice to its own developers, and on tf32
         compiled: Callable[..., list[Tensor]] = torch._inductor.compile(graph, inputs, options=OPTIONS)
     return compiled
 
