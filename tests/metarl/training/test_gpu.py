@@ -13,6 +13,7 @@ from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.training.meta_iteration import sample_iteration
 from tests.helpers.workbench import RUN, same_tensors, tensors_of, train, train_arguments
+from tests.metarl.training.machine.test_distributed import torchrun
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"))
 FAMILIES = [
@@ -99,3 +100,11 @@ def test_a_run_repeats_itself_and_resumes(graphs: str, device: str, tmp_path: Pa
     shorter = tensors_of(tmp_path / "parts" / RUN, 2)
     assert main(train_arguments(tmp_path / "whole", *flags, "--iterations", "2")) == 0
     assert same_tensors(shorter, tensors_of(tmp_path / "whole" / RUN, 2))
+
+
+@on_a_gpu
+def test_two_processes_share_a_gpu(device: str, tmp_path: Path) -> None:
+    """By gloo, where nccl would want a GPU for each; they train what one process trains on the same tasks."""
+    done = torchrun(tmp_path, "--device", device, "--outer", "ppo")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 3 iterations") == 1
