@@ -37,8 +37,8 @@ class BackwardPass:
 
     Attributes:
         deltas: derivative of u · outputs by each layer's weighted sums z, (M, units, N).
-        curvatures: of each hidden layer, the derivative of u · outputs by its activations f(z) times f″/f′, which is
-            −2 tanh(z) for tanh: how its delta changes with its activations; None where f″ is 0.
+        curvatures: of each hidden layer, the derivative of u · outputs by its activations f(z), times tanh(z). As
+            f″/f′ is −2 tanh(z), −2 of it is how the layer's delta changes with its activations; None where f″ is 0.
     """
 
     deltas: list[Tensor]
@@ -55,7 +55,7 @@ class ForwardPass:
         vjp:       ∂W = δ xᵀ,    ∂b = δ,    previous δ = Wᵀ δ · f′(z)
         hvp:       the derivative of the vjp's lines along a direction
 
-    Holds 2 · hidden units numbers for every observation. No method builds a graph.
+    Holds 2 · hidden units numbers for every observation, f(z) and, once it is asked for, f′(z). No method builds a graph.
 
     Source: Pearlmutter 1994, "Fast Exact Multiplication by the Hessian" (the R operator).
 
@@ -70,7 +70,7 @@ class ForwardPass:
 
     def __init__(self, policy: MLPPolicy, params: Parameters, obs: Tensor) -> None:
         assert policy.written_out and policy.config.activation in ("tanh", "relu")  # these have derivatives here
-        self._activate_ = INPLACE_ACTIVATIONS[policy.config.activation]
+        self._activation = INPLACE_ACTIVATIONS[policy.config.activation]
         self._curved = policy.config.activation == "tanh"
 
         self._batch_shape = obs.shape[:-1]
@@ -78,7 +78,7 @@ class ForwardPass:
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
         # Of each layer: the observations, then the hidden activations.
         self._inputs = [self._as_rows(policy.observations(obs))]
-        self._derivatives: list[Tensor] = []  # of each hidden layer: f′(z)
+        self._derivatives: dict[int, Tensor] = {}  # of each hidden layer: f′(z), where it was asked for
 
         with torch.no_grad():
             last_sums = self._as_columns(self._forward(params))
@@ -91,20 +91,31 @@ class ForwardPass:
                 self.outputs[LOG_STD] = log_std.clamp(min=MIN_LOG_STD)[:, None, None]
 
     def _forward(self, params: Parameters) -> Tensor:
-        """The last layer's sums, (M, outputs, N); keeps each layer's inputs and derivatives."""
+        """The last layer's sums, (M, outputs, N); keeps each layer's inputs."""
+        last = len(self._names) - 1
         for layer, (_, bias) in enumerate(self._names):
-            sums = torch.baddbmm(params[bias].unsqueeze(-1), self._weights[layer], self._inputs[-1])
-            if layer < len(self._names) - 1:
-                activations = self._activate_(sums)
-                self._inputs.append(activations)
-                self._derivatives.append(self._derivative(activations))
-        return sums
+            weight, offset = self._weights[layer], params[bias].unsqueeze(-1)
+            if layer == last:
+                return torch.baddbmm(offset, weight, self._inputs[-1])
 
-    def _derivative(self, activations: Tensor) -> Tensor:
-        """f′(z) from f(z): 1 − tanh², or 1 where relu lets through."""
-        if self._curved:
-            return activations.square().neg_().add_(1)
-        return (activations > 0).to(activations.dtype)
+            # A factor on the weights is one on the sums, and there are fewer of them.
+            factor = self._activation.factor(weight)
+            if factor != 1:
+                weight, offset = weight * factor, offset * factor
+            sums = torch.baddbmm(offset, weight, self._inputs[-1])
+            self._inputs.append(self._activation.of_multiple_(sums))
+        raise AssertionError("a network has a last layer")
+
+    def _derivative(self, layer: int) -> Tensor:
+        """f′(z) of a hidden layer from f(z): 1 − tanh², or 1 where relu lets through."""
+        if layer not in self._derivatives:
+            activations = self._inputs[layer + 1]
+            if self._curved:
+                squares = activations.square()
+                self._derivatives[layer] = torch.sub(squares.new_ones(()), squares, out=squares)
+            else:
+                self._derivatives[layer] = (activations > 0).to(activations.dtype)
+        return self._derivatives[layer]
 
     @staticmethod
     def _as_rows(values: Tensor) -> Tensor:
@@ -127,8 +138,8 @@ class ForwardPass:
                 sums = torch.baddbmm(vector[bias].unsqueeze(-1), vector[weight].mT, self._inputs[layer])
                 if layer > 0:
                     sums.baddbmm_(self._weights[layer], tangents.activations[-1])
-                if layer < len(self._derivatives):
-                    tangents.activations.append(sums.mul_(self._derivatives[layer]))
+                if layer < len(self._names) - 1:
+                    tangents.activations.append(sums.mul_(self._derivative(layer)))
 
             tangent = {self._output: self._as_columns(sums)}
             if LOG_STD in vector:
@@ -162,12 +173,12 @@ class ForwardPass:
                     break
 
                 by_activations = torch.bmm(self._weights[layer].mT, delta)
-                derivative = self._derivatives[layer - 1]
+                derivative = self._derivative(layer - 1)
                 if kept is None:
                     delta = by_activations.mul_(derivative)
                 else:
                     delta = by_activations * derivative
-                    curvature = by_activations.mul_(self._inputs[layer]).mul_(-2) if self._curved else None
+                    curvature = by_activations.mul_(self._inputs[layer]) if self._curved else None
                     kept.curvatures.insert(0, curvature)
 
             self._vjp_log_std(cotangent, gradient)
@@ -200,10 +211,10 @@ class ForwardPass:
                 # The change of Wᵀ δ · f′(z): of δ, of W, and of f′.
                 delta = torch.bmm(self._weights[layer].mT, delta)
                 delta.baddbmm_(tangents.vector[weight], backward_pass.deltas[layer])
-                delta.mul_(self._derivatives[layer - 1])
+                delta.mul_(self._derivative(layer - 1))
                 curvature = backward_pass.curvatures[layer - 1]
                 if curvature is not None:
-                    delta.addcmul_(curvature, tangent)
+                    delta.addcmul_(curvature, tangent, value=-2)
 
             self._vjp_log_std(cotangent, gradient)
         return gradient
