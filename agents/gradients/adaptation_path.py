@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.forward_pass import ForwardPass, Outputs, network_at
 from metarl.agents.gradients.inner_rates import Rates
-from metarl.agents.gradients.objectives import Batch, Objective
+from metarl.agents.gradients.objectives import Batch, Objective, by_outputs
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, tasks_of
 
@@ -17,8 +17,8 @@ from metarl.agents.policies.parameters import Parameters, concatenate, map_param
 class ObjectiveAt:
     """An objective of each task at given parameters: its gradient, and products with its Hessian.
 
-    The network's derivatives are written out (`ForwardPass`). Those of the objective by the few numbers that the
-    network puts out for each step are autograd's, so that any objective will do.
+    The network's derivatives are written out (`ForwardPass`), and so are those of the usual objectives by the few
+    numbers that the network puts out for each step (`by_outputs`).
 
     Attributes:
         network: the policy's network at the parameters.
@@ -38,19 +38,13 @@ class ObjectiveAt:
     ) -> None:
         self.network = network_at(policy, params, batch.obs)
 
-        self._outputs = as_leaves(self.network.outputs)
-        with torch.enable_grad():
-            values = objective(batch, policy.distribution(self._outputs))
-            total = values.sum()  # each task gets its own gradient
-            self._by_outputs = torch.autograd.grad(total, list(self._outputs.values()), create_graph=second_order)
-        self.values = values.detach()
-
-        cotangent = {name: leaf.detach() for name, leaf in zip(self._outputs, self._by_outputs, strict=True)}
+        self._by_outputs = by_outputs(policy, batch, objective, self.network.outputs, second_order)
+        self.values = self._by_outputs.values
         if second_order:
             assert isinstance(self.network, ForwardPass)
-            self.gradient, self._backward_pass = self.network.backward(cotangent)
+            self.gradient, self._backward_pass = self.network.backward(self._by_outputs.gradient)
         else:
-            self.gradient = self.network.vjp(cotangent)
+            self.gradient = self.network.vjp(self._by_outputs.gradient)
 
     def hvp(self, vector: Parameters, cotangent: Outputs | None = None) -> Parameters:
         """Hessian-vector product H v of each task's objective; H v + Jᵀ u where a cotangent u is given.
@@ -60,15 +54,7 @@ class ObjectiveAt:
         assert isinstance(self.network, ForwardPass)
         tangent, tangents = self.network.jvp(vector)
 
-        # ∇²L J v, by differentiating ∇L, of which autograd has kept the graph.
-        products = torch.autograd.grad(
-            self._by_outputs,
-            list(self._outputs.values()),
-            [tangent[name] for name in self._outputs],
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        change = dict(zip(self._outputs, products, strict=True))
+        change = self._by_outputs.hvp(tangent)  # ∇²L J v
 
         # Jᵀ is linear in what it is applied to: one product serves both.
         if cotangent is not None:
@@ -211,11 +197,6 @@ class AdaptationPath:
 def gradient_step(params: Parameters, gradient: Parameters, rates: Rates) -> Parameters:
     """θ + α ∇J for the parameters that have a rate."""
     return params | {name: params[name] + rate * gradient[name] for name, rate in rates.items()}
-
-
-def as_leaves(outputs: Outputs) -> Outputs:
-    """The same numbers, by which autograd can differentiate."""
-    return map_parameters(lambda output: output.detach().requires_grad_(), outputs)
 
 
 def _scaled(gradient: Parameters, rates: Rates) -> Parameters:

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from metarl.agents.policies.activations import INPLACE_ACTIVATIONS
 from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD
+from metarl.agents.policies.log_prob import Outputs
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters, map_parameters
-
-Outputs = dict[str, Tensor]
-"""What a distribution over actions is made of: mean (M, E, H, A) and log_std (M, 1, 1, A), or logits (M, E, H, n)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ class ForwardPass:
         vjp:       ∂W = δ xᵀ,    ∂b = δ,    previous δ = Wᵀ δ · f′(z)
         hvp:       the derivative of the vjp's lines along a direction
 
-    Holds 2 · hidden units numbers for every observation, f(z) and, once it is asked for, f′(z). No method builds a graph.
+    Holds 2 · hidden units numbers for every observation: f(z) and, once it is asked for, f′(z). No method builds a
+    graph.
 
     Source: Pearlmutter 1994, "Fast Exact Multiplication by the Hessian" (the R operator).
 
@@ -120,11 +119,11 @@ class ForwardPass:
     @staticmethod
     def _as_rows(values: Tensor) -> Tensor:
         """(M, E, H, n) -> (M, n, N), a row for each unit: the products with few in- or outputs are fast that way."""
-        return values.flatten(1, 2).mT.contiguous()
+        return values.movedim(-1, 1).flatten(2).contiguous()
 
     def _as_columns(self, values: Tensor) -> Tensor:
-        """Inverse of `_as_rows`."""
-        return values.mT.reshape(*self._batch_shape, -1)
+        """Inverse of `_as_rows`, as a view."""
+        return values.unflatten(-1, self._batch_shape[1:]).movedim(1, -1)
 
     def jvp(self, vector: Parameters) -> tuple[Outputs, Tangents]:
         """J v: the outputs' derivative along v.
