@@ -58,7 +58,7 @@ class ObjectiveAt:
 
         # Jᵀ is linear in what it is applied to: one product serves both.
         if cotangent is not None:
-            change = map_parameters(torch.add, change, cotangent)
+            change = _sums(change, cotangent)
         return self.network.hvp(self._backward_pass, tangents, change)
 
 
@@ -184,24 +184,37 @@ class AdaptationPath:
             cotangent = supports[step]
             rates = self._rates[step]
             step_gradient = self.trajectory.gradients[step]
-            by_rates.insert(0, {name: step_gradient[name] * gradient[name] for name in rates})
+            by_rates.insert(0, _products(step_gradient, {name: gradient[name] for name in rates}))
 
             if self._second_order:
                 change = objective_at.hvp(_scaled(gradient, rates), cotangent)
-                gradient = map_parameters(torch.add, gradient, change)
+                gradient = _sums(gradient, change)
             elif cotangent is not None:
-                gradient = map_parameters(torch.add, gradient, objective_at.network.vjp(cotangent))
+                gradient = _sums(gradient, objective_at.network.vjp(cotangent))
         return gradient, by_rates
 
 
 def gradient_step(params: Parameters, gradient: Parameters, rates: Rates) -> Parameters:
     """θ + α ∇J for the parameters that have a rate."""
-    return params | {name: params[name] + rate * gradient[name] for name, rate in rates.items()}
+    return params | _sums(_products(gradient, rates), params)
 
 
 def _scaled(gradient: Parameters, rates: Rates) -> Parameters:
     """α g; 0 for the parameters that have no rate, since the step leaves them as they are."""
-    scaled: dict[str, Tensor] = {}
+    scaled = _products(gradient, rates)
     for name, leaf in gradient.items():
-        scaled[name] = leaf * rates[name] if name in rates else torch.zeros_like(leaf)
+        if name not in rates:
+            scaled[name] = torch.zeros_like(leaf)
     return scaled
+
+
+def _products(left: Parameters, right: Rates) -> Parameters:
+    """Leaf by leaf, for those that the second one has; one call, since the leaves are many and small."""
+    leaves, factors = [left[name] for name in right], list(right.values())
+    return dict(zip(right, torch._foreach_mul(leaves, factors), strict=True))
+
+
+def _sums(left: Parameters, right: Parameters) -> Parameters:
+    """Likewise, for the leaves of the first one."""
+    others = [right[name] for name in left]
+    return dict(zip(left, torch._foreach_add(list(left.values()), others), strict=True))
