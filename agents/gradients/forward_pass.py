@@ -77,7 +77,6 @@ class ForwardPass:
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
         # Of each layer: the observations, then the hidden activations.
         self._inputs = [self._as_rows(policy.observations(obs))]
-        self._derivatives: dict[int, Tensor] = {}  # of each hidden layer: f′(z), where it was asked for
 
         with torch.no_grad():
             last_sums = self._as_columns(self._forward(params))
@@ -105,16 +104,19 @@ class ForwardPass:
             self._inputs.append(self._activation.of_multiple_(sums))
         raise AssertionError("a network has a last layer")
 
-    def _derivative(self, layer: int) -> Tensor:
-        """f′(z) of a hidden layer from f(z): 1 − tanh², or 1 where relu lets through."""
-        if layer not in self._derivatives:
-            activations = self._inputs[layer + 1]
-            if self._curved:
-                squares = activations.square()
-                self._derivatives[layer] = torch.sub(squares.new_ones(()), squares, out=squares)
-            else:
-                self._derivatives[layer] = (activations > 0).to(activations.dtype)
-        return self._derivatives[layer]
+    def _through_activation(self, values: Tensor, layer: int, out: Tensor | None = None) -> Tensor:
+        """f′(z) · values of a hidden layer, from f(z): 1 − tanh², or 1 where relu lets through.
+
+        In one operation, so that f′(z) is nowhere kept.
+        """
+        activations = self._inputs[layer + 1]
+        if self._curved:
+            if out is None:
+                return torch.ops.aten.tanh_backward(values, activations)
+            return torch.ops.aten.tanh_backward.grad_input(values, activations, grad_input=out)
+        if out is None:
+            return torch.ops.aten.threshold_backward(values, activations, 0)
+        return torch.ops.aten.threshold_backward.grad_input(values, activations, 0, grad_input=out)
 
     @staticmethod
     def _as_rows(values: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class ForwardPass:
                 if layer > 0:
                     sums.baddbmm_(self._weights[layer], tangents.activations[-1])
                 if layer < len(self._names) - 1:
-                    tangents.activations.append(sums.mul_(self._derivative(layer)))
+                    tangents.activations.append(self._through_activation(sums, layer, out=sums))
 
             tangent = {self._output: self._as_columns(sums)}
             if LOG_STD in vector:
@@ -172,11 +174,10 @@ class ForwardPass:
                     break
 
                 by_activations = torch.bmm(self._weights[layer].mT, delta)
-                derivative = self._derivative(layer - 1)
                 if kept is None:
-                    delta = by_activations.mul_(derivative)
+                    delta = self._through_activation(by_activations, layer - 1, out=by_activations)
                 else:
-                    delta = by_activations * derivative
+                    delta = self._through_activation(by_activations, layer - 1)
                     curvature = by_activations.mul_(self._inputs[layer]) if self._curved else None
                     kept.curvatures.insert(0, curvature)
 
@@ -210,7 +211,7 @@ class ForwardPass:
                 # The change of Wᵀ δ · f′(z): of δ, of W, and of f′.
                 delta = torch.bmm(self._weights[layer].mT, delta)
                 delta.baddbmm_(tangents.vector[weight], backward_pass.deltas[layer])
-                delta.mul_(self._derivative(layer - 1))
+                self._through_activation(delta, layer - 1, out=delta)
                 curvature = backward_pass.curvatures[layer - 1]
                 if curvature is not None:
                     delta.addcmul_(curvature, tangent, value=-2)
