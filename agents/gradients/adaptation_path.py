@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.forward_pass import ForwardPass, Outputs, network_at
 from metarl.agents.gradients.inner_rates import Rates
 from metarl.agents.gradients.objectives import Batch, Objective, by_outputs
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, tasks_of
+from metarl.agents.policies.parameters import Parameters, concatenate, tasks_of
 
 
 class ObjectiveAt:
