@@ -245,7 +245,7 @@ class MAML(GradientLearner[MAMLConfig]):
 
     def batches(self, support: list[Episodes], query: Episodes) -> list[Batch]:
         """Support batches and query made ready; with exploration credit, what the support batches earned for it."""
-        batches = [self.batch(episodes) for episodes in (*support, query)]
+        batches = self.pool.map(self.batch, (*support, query))
         if self.config.exploration_credit == 0:
             return batches
 
