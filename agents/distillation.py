@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.advantages import advantages_of
-from metarl.agents.gradients.objectives import Batch, as_seen_by, clipped_surrogate, mean_over_steps
+from metarl.agents.gradients.objectives import Batch, Objective, as_seen_by, clipped_surrogate, mean_over_steps
 from metarl.agents.learner import Agent, Evaluated, Lab, MetaBatch, Sampling, Section
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.policies.distributions import ActionDistribution
@@ -177,7 +177,11 @@ class Distillation(MAML):
 
     # ------------------------------------------------------------------ objective
 
-    def surrogate(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
+    def surrogate(self) -> Objective:
+        """See MAML.surrogate."""
+        return self._nearness
+
+    def _nearness(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
         """Minus the divergence of each task, in this batch's states and those that its actions lead to, (M,)."""
         assert isinstance(batch, DistillationBatch)
         total = -mean_over_steps(batch, self._divergence(batch, distribution))

@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from torch import Tensor
-
 from metarl.agents.gradients.adaptation_path import ObjectiveAt, gradient_step
 from metarl.agents.gradients.inner_rates import RateSchedule
-from metarl.agents.gradients.objectives import Batch, clipped_surrogate, likelihood_ratio
+from metarl.agents.gradients.objectives import Batch, ClippedSurrogate, Objective, likelihood_ratio
 from metarl.agents.learner import GradientLearner, GradientLearnerConfig
-from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
@@ -84,14 +81,13 @@ class PolicyGradientAdaptation:
         epochs = self.config.inner_epochs if self.config.inner_objective == "ppo" else 1
 
         for _ in range(epochs):
-            gradient = ObjectiveAt(self.policy, params, batch, self._surrogate).gradient
+            gradient = ObjectiveAt(self.policy, params, batch, self._objective).gradient
             params = gradient_step(params, gradient, rates)
         return params
 
-    def _surrogate(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
-        if self.config.inner_objective == "ppo":
-            return clipped_surrogate(batch, distribution, self.config.inner_clip)
-        return likelihood_ratio(batch, distribution)
+    @property
+    def _objective(self) -> Objective:
+        return ClippedSurrogate(self.config.inner_clip) if self.config.inner_objective == "ppo" else likelihood_ratio
 
 
 class FixedRateLearnerConfig(GradientLearnerConfig, Protocol):

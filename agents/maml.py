@@ -13,8 +13,9 @@ from metarl.agents.gradients.meta_objective import MetaObjective
 from metarl.agents.gradients.objectives import (
     INNER_OBJECTIVES,
     Batch,
+    ClippedSurrogate,
+    Objective,
     OuterObjective,
-    clipped_surrogate,
     exploration_credit,
     likelihood_ratio,
     mean_over_steps,
@@ -24,7 +25,6 @@ from metarl.agents.gradients.processes import mean_over_tasks
 from metarl.agents.gradients.trust_region import TrustRegionConfig
 from metarl.agents.learner import Agent, GradientLearner, MetaBatch, Sampling
 from metarl.agents.policies.cnn import require_written_out
-from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.parameters import Parameters
 from metarl.agents.policies.validation import check_values
@@ -167,7 +167,7 @@ class MAML(GradientLearner[MAMLConfig]):
         config = self.config
         return OuterObjective(
             self.policy,
-            self.surrogate,
+            self.surrogate(),
             every_step=config.objective_steps != "last",
             before_adaptation=config.objective_steps == "all+0",
             inner_kl_penalty=config.inner_kl_penalty if config.outer == "ppo" else 0.0,
@@ -245,18 +245,20 @@ class MAML(GradientLearner[MAMLConfig]):
 
     def batches(self, support: list[Episodes], query: Episodes) -> list[Batch]:
         """Support batches and query made ready; with exploration credit, what the support batches earned for it."""
-        batches = [self.pool.run(self.batch, episodes) for episodes in (*support, query)]
+        episodes = (*support, query)
+        if self.pool.graphs is None:
+            batches = self.pool.map(self.batch, episodes)
+        else:
+            batches = [self.pool.run(self.batch, part) for part in episodes]
         if self.config.exploration_credit == 0:
             return batches
 
         credit = exploration_credit(query)
         return [replace(batch, credit=credit) for batch in batches]
 
-    def surrogate(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
-        """What the outer objective rewards on one batch, of each task, (M,). A subclass may reward something else."""
-        if self.config.outer == "ppo":
-            return clipped_surrogate(batch, distribution, self.config.clip)
-        return likelihood_ratio(batch, distribution)
+    def surrogate(self) -> Objective:
+        """What the outer objective rewards on one batch. A subclass may reward something else."""
+        return ClippedSurrogate(self.config.clip) if self.config.outer == "ppo" else likelihood_ratio
 
 
 AGENT = Agent("maml", MAMLConfig, MAML)

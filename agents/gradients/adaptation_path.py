@@ -4,21 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.forward_pass import ForwardPass, Outputs, network_at
 from metarl.agents.gradients.inner_rates import Rates
-from metarl.agents.gradients.objectives import Batch, Objective
+from metarl.agents.gradients.objectives import Batch, Objective, by_outputs
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import Parameters, concatenate, map_parameters, tasks_of
+from metarl.agents.policies.parameters import Parameters, concatenate, tasks_of
 
 
 class ObjectiveAt:
     """An objective of each task at given parameters: its gradient, and products with its Hessian.
 
-    The network's derivatives are written out (`ForwardPass`). Those of the objective by the few numbers that the
-    network puts out for each step are autograd's, so that any objective will do.
+    The network's derivatives are written out (`ForwardPass`), and so are those of the usual objectives by the few
+    numbers that the network puts out for each step (`by_outputs`).
 
     Attributes:
         network: the policy's network at the parameters.
@@ -38,19 +37,13 @@ class ObjectiveAt:
     ) -> None:
         self.network = network_at(policy, params, batch.obs)
 
-        self._outputs = as_leaves(self.network.outputs)
-        with torch.enable_grad():
-            values = objective(batch, policy.distribution(self._outputs))
-            total = values.sum()  # each task gets its own gradient
-            self._by_outputs = torch.autograd.grad(total, list(self._outputs.values()), create_graph=second_order)
-        self.values = values.detach()
-
-        cotangent = {name: leaf.detach() for name, leaf in zip(self._outputs, self._by_outputs, strict=True)}
+        self._by_outputs = by_outputs(policy, batch, objective, self.network.outputs, second_order)
+        self.values = self._by_outputs.values
         if second_order:
             assert isinstance(self.network, ForwardPass)
-            self.gradient, self._backward_pass = self.network.backward(cotangent)
+            self.gradient, self._backward_pass = self.network.backward(self._by_outputs.gradient)
         else:
-            self.gradient = self.network.vjp(cotangent)
+            self.gradient = self.network.vjp(self._by_outputs.gradient)
 
     def hvp(self, vector: Parameters, cotangent: Outputs | None = None) -> Parameters:
         """Hessian-vector product H v of each task's objective; H v + Jᵀ u where a cotangent u is given.
@@ -60,19 +53,11 @@ class ObjectiveAt:
         assert isinstance(self.network, ForwardPass)
         tangent, tangents = self.network.jvp(vector)
 
-        # ∇²L J v, by differentiating ∇L, of which autograd has kept the graph.
-        products = torch.autograd.grad(
-            self._by_outputs,
-            list(self._outputs.values()),
-            [tangent[name] for name in self._outputs],
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        change = dict(zip(self._outputs, products, strict=True))
+        change = self._by_outputs.hvp(tangent)  # ∇²L J v
 
         # Jᵀ is linear in what it is applied to: one product serves both.
         if cotangent is not None:
-            change = map_parameters(torch.add, change, cotangent)
+            change = _sums(change, cotangent)
         return self.network.hvp(self._backward_pass, tangents, change)
 
 
@@ -198,29 +183,37 @@ class AdaptationPath:
             cotangent = supports[step]
             rates = self._rates[step]
             step_gradient = self.trajectory.gradients[step]
-            by_rates.insert(0, {name: step_gradient[name] * gradient[name] for name in rates})
+            by_rates.insert(0, _products(step_gradient, {name: gradient[name] for name in rates}))
 
             if self._second_order:
                 change = objective_at.hvp(_scaled(gradient, rates), cotangent)
-                gradient = map_parameters(torch.add, gradient, change)
+                gradient = _sums(gradient, change)
             elif cotangent is not None:
-                gradient = map_parameters(torch.add, gradient, objective_at.network.vjp(cotangent))
+                gradient = _sums(gradient, objective_at.network.vjp(cotangent))
         return gradient, by_rates
 
 
 def gradient_step(params: Parameters, gradient: Parameters, rates: Rates) -> Parameters:
     """θ + α ∇J for the parameters that have a rate."""
-    return params | {name: params[name] + rate * gradient[name] for name, rate in rates.items()}
-
-
-def as_leaves(outputs: Outputs) -> Outputs:
-    """The same numbers, by which autograd can differentiate."""
-    return map_parameters(lambda output: output.detach().requires_grad_(), outputs)
+    return params | _sums(_products(gradient, rates), params)
 
 
 def _scaled(gradient: Parameters, rates: Rates) -> Parameters:
     """α g; 0 for the parameters that have no rate, since the step leaves them as they are."""
-    scaled: dict[str, Tensor] = {}
+    scaled = _products(gradient, rates)
     for name, leaf in gradient.items():
-        scaled[name] = leaf * rates[name] if name in rates else torch.zeros_like(leaf)
+        if name not in rates:
+            scaled[name] = torch.zeros_like(leaf)
     return scaled
+
+
+def _products(left: Parameters, right: Rates) -> Parameters:
+    """Leaf by leaf, for those that the second one has; one call, since the leaves are many and small."""
+    leaves, factors = [left[name] for name in right], list(right.values())
+    return dict(zip(right, torch._foreach_mul(leaves, factors), strict=True))
+
+
+def _sums(left: Parameters, right: Parameters) -> Parameters:
+    """Likewise, for the leaves of the first one."""
+    others = [right[name] for name in left]
+    return dict(zip(left, torch._foreach_add(list(left.values()), others), strict=True))

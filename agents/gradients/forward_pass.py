@@ -11,11 +11,9 @@ from torch import Tensor
 
 from metarl.agents.policies.activations import INPLACE_ACTIVATIONS
 from metarl.agents.policies.distributions import LOG_STD, MIN_LOG_STD
+from metarl.agents.policies.log_prob import Outputs
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters, map_parameters
-
-Outputs = dict[str, Tensor]
-"""What a distribution over actions is made of: mean (M, E, H, A) and log_std (M, 1, 1, A), or logits (M, E, H, n)."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class BackwardPass:
 
     Attributes:
         deltas: derivative of u · outputs by each layer's weighted sums z, (M, units, N).
-        curvatures: of each hidden layer, the derivative of u · outputs by its activations f(z) times f″/f′, which is
-            −2 tanh(z) for tanh: how its delta changes with its activations; None where f″ is 0.
+        curvatures: of each hidden layer, the derivative of u · outputs by its activations f(z), times tanh(z). As
+            f″/f′ is −2 tanh(z), −2 of it is how the layer's delta changes with its activations; None where f″ is 0.
     """
 
     deltas: list[Tensor]
@@ -55,7 +53,8 @@ class ForwardPass:
         vjp:       ∂W = δ xᵀ,    ∂b = δ,    previous δ = Wᵀ δ · f′(z)
         hvp:       the derivative of the vjp's lines along a direction
 
-    Holds 2 · hidden units numbers for every observation. No method builds a graph.
+    Holds 2 · hidden units numbers for every observation: f(z) and, once it is asked for, f′(z). No method builds a
+    graph.
 
     Source: Pearlmutter 1994, "Fast Exact Multiplication by the Hessian" (the R operator).
 
@@ -70,7 +69,7 @@ class ForwardPass:
 
     def __init__(self, policy: MLPPolicy, params: Parameters, obs: Tensor) -> None:
         assert policy.written_out and policy.config.activation in ("tanh", "relu")  # these have derivatives here
-        self._activate_ = INPLACE_ACTIVATIONS[policy.config.activation]
+        self._activation = INPLACE_ACTIVATIONS[policy.config.activation]
         self._curved = policy.config.activation == "tanh"
 
         self._batch_shape = obs.shape[:-1]
@@ -78,7 +77,6 @@ class ForwardPass:
         self._weights = [params[weight].mT for weight, _ in self._names]  # (M, out, in)
         # Of each layer: the observations, then the hidden activations.
         self._inputs = [self._as_rows(policy.observations(obs))]
-        self._derivatives: list[Tensor] = []  # of each hidden layer: f′(z)
 
         with torch.no_grad():
             last_sums = self._as_columns(self._forward(params))
@@ -91,29 +89,43 @@ class ForwardPass:
                 self.outputs[LOG_STD] = log_std.clamp(min=MIN_LOG_STD)[:, None, None]
 
     def _forward(self, params: Parameters) -> Tensor:
-        """The last layer's sums, (M, outputs, N); keeps each layer's inputs and derivatives."""
+        """The last layer's sums, (M, outputs, N); keeps each layer's inputs."""
+        last = len(self._names) - 1
         for layer, (_, bias) in enumerate(self._names):
-            sums = torch.baddbmm(params[bias].unsqueeze(-1), self._weights[layer], self._inputs[-1])
-            if layer < len(self._names) - 1:
-                activations = self._activate_(sums)
-                self._inputs.append(activations)
-                self._derivatives.append(self._derivative(activations))
-        return sums
+            weight, offset = self._weights[layer], params[bias].unsqueeze(-1)
+            if layer == last:
+                return torch.baddbmm(offset, weight, self._inputs[-1])
 
-    def _derivative(self, activations: Tensor) -> Tensor:
-        """f′(z) from f(z): 1 − tanh², or 1 where relu lets through."""
+            # A factor on the weights is one on the sums, and there are fewer of them.
+            factor = self._activation.factor(weight)
+            if factor != 1:
+                weight, offset = weight * factor, offset * factor
+            sums = torch.baddbmm(offset, weight, self._inputs[-1])
+            self._inputs.append(self._activation.of_multiple_(sums))
+        raise AssertionError("a network has a last layer")
+
+    def _through_activation(self, values: Tensor, layer: int, out: Tensor | None = None) -> Tensor:
+        """f′(z) · values of a hidden layer, from f(z): 1 − tanh², or 1 where relu lets through.
+
+        In one operation, so that f′(z) is nowhere kept.
+        """
+        activations = self._inputs[layer + 1]
         if self._curved:
-            return activations.square().neg_().add_(1)
-        return (activations > 0).to(activations.dtype)
+            if out is None:
+                return torch.ops.aten.tanh_backward(values, activations)
+            return torch.ops.aten.tanh_backward.grad_input(values, activations, grad_input=out)
+        if out is None:
+            return torch.ops.aten.threshold_backward(values, activations, 0)
+        return torch.ops.aten.threshold_backward.grad_input(values, activations, 0, grad_input=out)
 
     @staticmethod
     def _as_rows(values: Tensor) -> Tensor:
         """(M, E, H, n) -> (M, n, N), a row for each unit: the products with few in- or outputs are fast that way."""
-        return values.flatten(1, 2).mT.contiguous()
+        return values.movedim(-1, 1).flatten(2).contiguous()
 
     def _as_columns(self, values: Tensor) -> Tensor:
-        """Inverse of `_as_rows`."""
-        return values.mT.reshape(*self._batch_shape, -1)
+        """Inverse of `_as_rows`, as a view."""
+        return values.unflatten(-1, self._batch_shape[1:]).movedim(1, -1)
 
     def jvp(self, vector: Parameters) -> tuple[Outputs, Tangents]:
         """J v: the outputs' derivative along v.
@@ -127,8 +139,8 @@ class ForwardPass:
                 sums = torch.baddbmm(vector[bias].unsqueeze(-1), vector[weight].mT, self._inputs[layer])
                 if layer > 0:
                     sums.baddbmm_(self._weights[layer], tangents.activations[-1])
-                if layer < len(self._derivatives):
-                    tangents.activations.append(sums.mul_(self._derivatives[layer]))
+                if layer < len(self._names) - 1:
+                    tangents.activations.append(self._through_activation(sums, layer, out=sums))
 
             tangent = {self._output: self._as_columns(sums)}
             if LOG_STD in vector:
@@ -162,12 +174,11 @@ class ForwardPass:
                     break
 
                 by_activations = torch.bmm(self._weights[layer].mT, delta)
-                derivative = self._derivatives[layer - 1]
                 if kept is None:
-                    delta = by_activations.mul_(derivative)
+                    delta = self._through_activation(by_activations, layer - 1, out=by_activations)
                 else:
-                    delta = by_activations * derivative
-                    curvature = by_activations.mul_(self._inputs[layer]).mul_(-2) if self._curved else None
+                    delta = self._through_activation(by_activations, layer - 1)
+                    curvature = by_activations.mul_(self._inputs[layer]) if self._curved else None
                     kept.curvatures.insert(0, curvature)
 
             self._vjp_log_std(cotangent, gradient)
@@ -200,10 +211,10 @@ class ForwardPass:
                 # The change of Wᵀ δ · f′(z): of δ, of W, and of f′.
                 delta = torch.bmm(self._weights[layer].mT, delta)
                 delta.baddbmm_(tangents.vector[weight], backward_pass.deltas[layer])
-                delta.mul_(self._derivatives[layer - 1])
+                self._through_activation(delta, layer - 1, out=delta)
                 curvature = backward_pass.curvatures[layer - 1]
                 if curvature is not None:
-                    delta.addcmul_(curvature, tangent)
+                    delta.addcmul_(curvature, tangent, value=-2)
 
             self._vjp_log_std(cotangent, gradient)
         return gradient

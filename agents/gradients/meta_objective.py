@@ -1,14 +1,14 @@
 """MAML's outer objective as a function of the meta-parameters: its value, gradient and Fisher products."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from metarl.agents.gradients.adaptation_path import AdaptationPath, Trajectory, as_leaves
+from metarl.agents.gradients.adaptation_path import AdaptationPath, Trajectory
 from metarl.agents.gradients.forward_pass import Outputs
 from metarl.agents.gradients.inner_rates import InnerRates, without_rates
-from metarl.agents.gradients.objectives import Batch, Objective, mean_kl
+from metarl.agents.gradients.objectives import Batch, Objective, OuterObjective, mean_kl
 from metarl.agents.gradients.parallel import ChunkPool
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
 from metarl.agents.policies.distributions import ActionDistribution
@@ -28,7 +28,7 @@ class MetaObjective:
         policy: the policy.
         inner_rates: α.
         inner_objective: J_inner.
-        outer_objective: J_outer, policies after 0 … K steps and batches -> (M,).
+        outer_objective: J_outer.
         second_order: whether derivatives see how an inner step's gradient depends on θ_k.
         pool: handles the chunks of tasks.
     """
@@ -38,7 +38,7 @@ class MetaObjective:
         policy: MLPPolicy,
         inner_rates: InnerRates,
         inner_objective: Objective,
-        outer_objective: Callable[[Sequence[ActionDistribution], Sequence[Batch]], Tensor],
+        outer_objective: OuterObjective,
         second_order: bool,
         pool: ChunkPool,
     ) -> None:
@@ -93,32 +93,15 @@ class MetaObjective:
         def differentiate_chunk(tasks: slice) -> tuple[Tensor, Trajectory]:
             chunk = [batch.tasks(tasks) for batch in batches]
             path = self.path(meta, chunk, self.second_order)
-            value, cotangents = self._by_outputs(path.outputs, chunk, num_tasks)
+            values, cotangents = self.outer_objective.differentiate(path.outputs, chunk)
             gradient = self.vjp(meta, path, cotangents)
-            return torch.cat([value.reshape(1), gradient]), path.trajectory
+            return torch.cat([values.sum().reshape(1), gradient]) / num_tasks, path.trajectory
 
         chunks = self.pool.map(differentiate_chunk, self.pool.chunks(batches[-1].obs))
         values_and_gradients, trajectories = zip(*chunks, strict=True)
 
         total = sum_over_processes(torch.stack(values_and_gradients).sum(dim=0))
         return total, Trajectory.concatenate(trajectories)
-
-    def _by_outputs(
-        self, path_outputs: Sequence[Outputs], batches: Sequence[Batch], num_tasks: int
-    ) -> tuple[Tensor, list[Outputs | None]]:
-        """These tasks' share of J, and its gradient by the network's outputs on each batch; None where it has none."""
-        outputs = [as_leaves(output) for output in path_outputs]
-        policies = [self.policy.distribution(output) for output in outputs]
-        share = self.outer_objective(policies, batches).sum() / num_tasks
-
-        leaves = [leaf for output in outputs for leaf in output.values()]
-        gradients = iter(torch.autograd.grad(share, leaves, allow_unused=True))
-        cotangents: list[Outputs | None] = []
-        for output in outputs:
-            cotangent = {name: next(gradients) for name in output}
-            unused = any(gradient is None for gradient in cotangent.values())
-            cotangents.append(None if unused else cotangent)
-        return share.detach(), cotangents
 
     def fisher_product(
         self,

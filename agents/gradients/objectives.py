@@ -1,8 +1,10 @@
 """Objectives of policy gradients, one number for each task, (M,), all to be maximised."""
 
+import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch.utils import _pytree as pytree
 from metarl.agents.gradients.advantages import advantages_of
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes
 from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.log_prob import LogProb, Outputs, kl_vjp, log_prob_of
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import map_parameters
 from metarl.envs.rollout import Episodes
@@ -47,11 +50,11 @@ class Batch:
         """Fit the baseline, compute advantages, and evaluate the behaviour policy."""
         return cls(
             obs=episodes.obs,
-            action=episodes.action,
+            action=_in_rows(episodes.action) if policy.gaussian else episodes.action,
             advantage=advantages_of(as_seen_by(policy, episodes), gamma, gae_lambda, normalized),
             weight=episodes.mask / episodes.mask.sum(dim=(1, 2), keepdim=True),
             old_log_prob=policy.distribution(episodes.behaviour).log_prob(episodes.action),
-            behaviour=episodes.behaviour,
+            behaviour=map_parameters(_in_rows, episodes.behaviour) if policy.gaussian else episodes.behaviour,
             credit=episodes.reward.new_zeros(len(episodes.reward)),
             importance=episodes.reward.new_ones(len(episodes.reward)),
         )
@@ -86,6 +89,14 @@ class Batch:
 pytree.register_dataclass(Batch)  # so that functions of batches can be captured
 
 
+def _in_rows(values: Tensor) -> Tensor:
+    """(M, E, H, A) with the steps of each number side by side in memory, as the network puts out means.
+
+    With two actions, operations on them and on what the network puts out are three times as fast that way.
+    """
+    return values.movedim(-1, 1).contiguous().movedim(1, -1)
+
+
 def as_seen_by(policy: MLPPolicy, episodes: Episodes) -> Episodes:
     """Episodes with what the baseline sees in place of the observations: normalised ones, a few numbers of images."""
     seen = policy.observations.summary(episodes.obs)
@@ -106,15 +117,40 @@ def mean_kl(policy: MLPPolicy, batch: Batch, distribution: ActionDistribution) -
     return mean_over_steps(batch, policy.distribution(batch.behaviour).kl(distribution))
 
 
-def score_function(batch: Batch, distribution: ActionDistribution) -> Tensor:
+class StepObjective(ABC):
+    """E[h(log π(a|o))]: the mean over steps of a function of each action's log-probability, with its derivatives."""
+
+    @abstractmethod
+    def value(self, batch: Batch, log_prob: Tensor) -> Tensor:
+        """h of each step, (M, E, H)."""
+
+    @abstractmethod
+    def derivatives(self, batch: Batch, log_prob: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """h, h′ and h″ of each step, (M, E, H); None for an h″ that is 0. Where h bends, h″ is that of its sides."""
+
+    def __call__(self, batch: Batch, distribution: ActionDistribution) -> Tensor:
+        """The objective of each task, (M,)."""
+        return mean_over_steps(batch, self.value(batch, distribution.log_prob(batch.action)))
+
+
+@dataclass(frozen=True)
+class ScoreFunction(StepObjective):
     """E[log π(a|o) · A]: the plain surrogate; its second derivative drops the credit to pre-update sampling.
 
     Source: Williams 1992, REINFORCE; the inner objective of Finn et al. 2017.
     """
-    return mean_over_steps(batch, distribution.log_prob(batch.action) * batch.advantage)
+
+    def value(self, batch: Batch, log_prob: Tensor) -> Tensor:
+        """See StepObjective.value."""
+        return log_prob * batch.advantage
+
+    def derivatives(self, batch: Batch, log_prob: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See StepObjective.derivatives."""
+        return self.value(batch, log_prob), batch.advantage, None
 
 
-def likelihood_ratio(batch: Batch, distribution: ActionDistribution) -> Tensor:
+@dataclass(frozen=True)
+class LikelihoodRatio(StepObjective):
     """E[π(a|o)/π_old(a|o) · A]: the low-variance curvature (LVC) surrogate when differentiated twice.
 
     The denominator is the policy that collected the batch, a constant; at the parameters of collection the value
@@ -122,8 +158,48 @@ def likelihood_ratio(batch: Batch, distribution: ActionDistribution) -> Tensor:
 
     Source: Rothfuss et al. 2019, "ProMP", equation 4.
     """
-    ratio = torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob)
-    return mean_over_steps(batch, ratio * batch.advantage)
+
+    def value(self, batch: Batch, log_prob: Tensor) -> Tensor:
+        """See StepObjective.value."""
+        return torch.exp(log_prob - batch.old_log_prob) * batch.advantage
+
+    def derivatives(self, batch: Batch, log_prob: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See StepObjective.derivatives: the exponential is its own derivative."""
+        value = self.value(batch, log_prob)
+        return value, value, value
+
+
+@dataclass(frozen=True)
+class ClippedSurrogate(StepObjective):
+    """E[min(ρ A, clip(ρ, 1−ε, 1+ε) A)], ρ = π/π_old.
+
+    Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7.
+
+    Attributes:
+        clip: ε.
+    """
+
+    clip: float
+
+    def value(self, batch: Batch, log_prob: Tensor) -> Tensor:
+        """See StepObjective.value."""
+        value, clipped = self._both_sides(batch, log_prob)
+        return torch.minimum(value, clipped)
+
+    def derivatives(self, batch: Batch, log_prob: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See StepObjective.derivatives: nothing moves where the clipped side counts."""
+        value, clipped = self._both_sides(batch, log_prob)
+        moves = torch.where(value <= clipped, value, 0.0)
+        return torch.minimum(value, clipped), moves, moves
+
+    def _both_sides(self, batch: Batch, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+        ratio = torch.exp(log_prob - batch.old_log_prob)
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+        return ratio * batch.advantage, clipped * batch.advantage
+
+
+score_function = ScoreFunction()
+likelihood_ratio = LikelihoodRatio()
 
 
 def dice(batch: Batch, distribution: ActionDistribution) -> Tensor:
@@ -140,13 +216,8 @@ def dice(batch: Batch, distribution: ActionDistribution) -> Tensor:
 
 
 def clipped_surrogate(batch: Batch, distribution: ActionDistribution, clip: float) -> Tensor:
-    """E[min(ρ A, clip(ρ, 1−ε, 1+ε) A)], ρ = π/π_old.
-
-    Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7.
-    """
-    ratio = torch.exp(distribution.log_prob(batch.action) - batch.old_log_prob)
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    return mean_over_steps(batch, torch.minimum(ratio * batch.advantage, clipped * batch.advantage))
+    """See ClippedSurrogate."""
+    return ClippedSurrogate(clip)(batch, distribution)
 
 
 INNER_OBJECTIVES: dict[str, Objective] = {
@@ -155,6 +226,93 @@ INNER_OBJECTIVES: dict[str, Objective] = {
     "plain": score_function,
 }
 """Surrogates with the same first derivative at the parameters of collection and different second ones."""
+
+
+class ByOutputs(Protocol):
+    """An objective of each task as a function of what the network puts out, with its derivatives.
+
+    Attributes:
+        values: the objective of each task, (M,).
+        gradient: of each task's objective by the outputs.
+    """
+
+    values: Tensor
+    gradient: Outputs
+
+    def hvp(self, tangent: Outputs) -> Outputs:
+        """The Hessian by the outputs times a change of them."""
+        ...
+
+
+def by_outputs(
+    policy: MLPPolicy, batch: Batch, objective: Objective, outputs: Outputs, second_order: bool = False
+) -> ByOutputs:
+    """An objective's derivatives by the network's outputs: in closed form where it has one, or else by autograd.
+
+    Args:
+        policy: makes distributions of the outputs.
+        batch: M tasks.
+        objective: what is differentiated.
+        outputs: where.
+        second_order: whether `hvp` is to be called.
+    """
+    if isinstance(objective, StepObjective):
+        return _StepsByOutputs(batch, objective, log_prob_of(policy.distribution(outputs), batch.action))
+    return _AutogradByOutputs(policy, batch, objective, outputs, second_order)
+
+
+class _StepsByOutputs:
+    """See ByOutputs: with ℓ the log-probabilities, ∇ = h′ ∇ℓ, and ∇² = h″ ∇ℓ ∇ℓᵀ + h′ ∇²ℓ for each step."""
+
+    def __init__(self, batch: Batch, objective: StepObjective, log_prob: LogProb) -> None:
+        value, slope, curvature = objective.derivatives(batch, log_prob.value)
+        self._log_prob = log_prob
+        self._slope = batch.weight * slope
+        self._curvature = self._slope if curvature is slope else None
+        if curvature is not None and curvature is not slope:
+            self._curvature = batch.weight * curvature
+
+        self.values = mean_over_steps(batch, value)
+        self.gradient = log_prob.vjp(self._slope)
+
+    def hvp(self, tangent: Outputs) -> Outputs:
+        """See ByOutputs.hvp."""
+        if self._curvature is None:
+            change = torch.zeros_like(self._slope)
+        else:
+            change = self._curvature * self._log_prob.jvp(tangent)
+        return self._log_prob.vjp_along(self._slope, change, tangent)
+
+
+class _AutogradByOutputs:
+    """See ByOutputs: for any objective."""
+
+    def __init__(
+        self, policy: MLPPolicy, batch: Batch, objective: Objective, outputs: Outputs, second_order: bool
+    ) -> None:
+        self._outputs = as_leaves(outputs)
+        with torch.enable_grad():
+            values = objective(batch, policy.distribution(self._outputs))
+            total = values.sum()  # each task gets its own gradient
+            self._gradient = torch.autograd.grad(total, list(self._outputs.values()), create_graph=second_order)
+        self.values = values.detach()
+        self.gradient = {name: leaf.detach() for name, leaf in zip(self._outputs, self._gradient, strict=True)}
+
+    def hvp(self, tangent: Outputs) -> Outputs:
+        """See ByOutputs.hvp: differentiates the gradient, of which autograd has kept the graph."""
+        products = torch.autograd.grad(
+            self._gradient,
+            list(self._outputs.values()),
+            [tangent[name] for name in self._outputs],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self._outputs, products, strict=True))
+
+
+def as_leaves(outputs: Outputs) -> Outputs:
+    """The same numbers, by which autograd can differentiate."""
+    return map_parameters(lambda output: output.detach().requires_grad_(), outputs)
 
 
 @dataclass(frozen=True)
@@ -188,20 +346,93 @@ class OuterObjective:
     def __call__(self, policies: Sequence[ActionDistribution], batches: Sequence[Batch]) -> Tensor:
         """The objective of each task, (M,); both sequences have K + 1 items."""
         pairs = list(zip(batches, policies, strict=True))
-        improved = pairs[1:] if self.every_step else pairs[-1:]
-        if self.before_adaptation and len(pairs) > 1:
-            improved = [pairs[0], *improved]
-        total = _mean([self.surrogate(batch, acting) for batch, acting in improved])
-
         support = pairs[:-1]  # empty where an unadapted policy is improved
-        if support and self.inner_kl_penalty > 0:
-            divergences = [mean_kl(self.policy, batch, acting) for batch, acting in support]
-            total = total - self.inner_kl_penalty * _mean(divergences)
-        if support and self.exploration_credit > 0:
-            credits = [self.surrogate(batch.credited(), acting) for batch, acting in support]
-            total = total + self.exploration_credit * _mean(credits)
 
-        return batches[-1].importance * total
+        surrogates = [self.surrogate(*pairs[step]) for step in self._improved(len(support))]
+        divergences: list[Tensor] = []
+        credits: list[Tensor] = []
+        if self.inner_kl_penalty > 0:
+            divergences = [mean_kl(self.policy, batch, acting) for batch, acting in support]
+        if self.exploration_credit > 0:
+            credits = [self.surrogate(batch.credited(), acting) for batch, acting in support]
+        return batches[-1].importance * self._total(surrogates, divergences, credits)
+
+    def differentiate(
+        self, path_outputs: Sequence[Outputs], batches: Sequence[Batch]
+    ) -> tuple[Tensor, list[Outputs | None]]:
+        """The objective of each task, (M,), and its gradient by the network's outputs on each batch.
+
+        Args:
+            path_outputs: what the network puts out after 0 … K adaptation steps, each on its batch.
+            batches: K + 1 of them.
+
+        Returns:
+            the values, and the gradients; None where a batch has none.
+        """
+        if isinstance(self.surrogate, StepObjective):
+            return self._differentiate_steps(self.surrogate, path_outputs, batches)
+
+        outputs = [as_leaves(output) for output in path_outputs]
+        with torch.enable_grad():
+            values = self([self.policy.distribution(output) for output in outputs], batches)
+            leaves = [leaf for output in outputs for leaf in output.values()]
+            derivatives = iter(torch.autograd.grad(values.sum(), leaves, allow_unused=True))
+
+        gradients: list[Outputs | None] = []
+        for output in outputs:
+            gradient = {name: next(derivatives) for name in output}
+            unused = any(leaf is None for leaf in gradient.values())
+            gradients.append(None if unused else gradient)
+        return values.detach(), gradients
+
+    def _differentiate_steps(
+        self, surrogate: StepObjective, path_outputs: Sequence[Outputs], batches: Sequence[Batch]
+    ) -> tuple[Tensor, list[Outputs | None]]:
+        """See `differentiate`, in closed form."""
+        num_support = len(batches) - 1
+        improved = self._improved(num_support)
+        importance = batches[-1].importance
+        terms: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+
+        gradients: list[Outputs | None] = []
+        for step, (outputs, batch) in enumerate(zip(path_outputs, batches, strict=True)):
+            weight = batch.weight * importance[:, None, None]
+            acting = self.policy.distribution(outputs)
+            parts: list[Outputs] = []
+
+            of_step = [(batch, 1 / len(improved), terms[0])] if step in improved else []
+            if step < num_support and self.exploration_credit > 0:
+                of_step.append((batch.credited(), self.exploration_credit / num_support, terms[2]))
+            if of_step:
+                log_prob = log_prob_of(acting, batch.action)
+            for credited, factor, values in of_step:
+                value, slope, _ = surrogate.derivatives(credited, log_prob.value)
+                values.append(mean_over_steps(credited, value))
+                parts.append(log_prob.vjp(weight * slope * factor))
+
+            if step < num_support and self.inner_kl_penalty > 0:
+                terms[1].append(mean_kl(self.policy, batch, acting))
+                old = self.policy.distribution(batch.behaviour)
+                parts.append(kl_vjp(old, acting, weight * (-self.inner_kl_penalty / num_support)))
+
+            gradients.append(functools.reduce(_added, parts) if parts else None)
+        return importance * self._total(*terms), gradients
+
+    def _improved(self, num_support: int) -> list[int]:
+        """After which steps the policies' returns count."""
+        first = 0 if self.before_adaptation else 1
+        if self.every_step:
+            return list(range(min(first, num_support), num_support + 1))
+        return [0, num_support] if self.before_adaptation and num_support > 0 else [num_support]
+
+    def _total(self, surrogates: Sequence[Tensor], divergences: Sequence[Tensor], credits: Sequence[Tensor]) -> Tensor:
+        """The terms put together, (M,), without the importance."""
+        total = _mean(surrogates)
+        if divergences:
+            total = total - self.inner_kl_penalty * _mean(divergences)
+        if credits:
+            total = total + self.exploration_credit * _mean(credits)
+        return total
 
 
 def exploration_credit(query: Episodes) -> Tensor:
@@ -225,3 +456,7 @@ def exploration_credit(query: Episodes) -> Tensor:
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(dim=0)
+
+
+def _added(left: Outputs, right: Outputs) -> Outputs:
+    return map_parameters(torch.add, left, right)

@@ -183,23 +183,23 @@ class CategoricalProduct:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw one action each: (*batch, A) integers."""
-        return self._each_choice().sample(generator)
+        return self.each_choice().sample(generator)
 
     def mode(self) -> Tensor:
         """The most likely action: (*batch, A) integers."""
-        return self._each_choice().mode()
+        return self.each_choice().mode()
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Σ_a log p_a(x_a)."""
-        return self._each_choice().log_prob(action).sum(-1)
+        return self.each_choice().log_prob(action).sum(-1)
 
     def entropy(self) -> Tensor:
         """The sum of the choices' entropies: they are independent."""
-        return self._each_choice().entropy().sum(-1)
+        return self.each_choice().entropy().sum(-1)
 
     def kl(self, other: Any) -> Tensor:
         """The sum of the choices' divergences."""
-        return self._each_choice().kl(other._each_choice()).sum(-1)
+        return self.each_choice().kl(other.each_choice()).sum(-1)
 
     def tempered(self, temperature: float) -> "CategoricalProduct":
         """The logits over the temperature."""
@@ -207,18 +207,18 @@ class CategoricalProduct:
 
     def fisher_product(self, tangent: dict[str, Tensor]) -> dict[str, Tensor]:
         """The Fisher matrix has a block diag(p) − p pᵀ for each choice."""
-        rows = {"logits": self._rows(tangent["logits"], 0.0)}
-        return {"logits": self._flat(self._each_choice().fisher_product(rows)["logits"])}
+        rows = {"logits": self.rows(tangent["logits"], 0.0)}
+        return {"logits": self.flat(self.each_choice().fisher_product(rows)["logits"])}
 
     def parameters(self) -> dict[str, Tensor]:
         """See ActionDistribution.parameters."""
         return {"logits": self.logits}
 
-    def _each_choice(self) -> Categorical:
+    def each_choice(self) -> Categorical:
         """The choices as a batch of categoricals, logits (*batch, A, n)."""
-        return Categorical(self._rows(self.logits, IMPOSSIBLE))
+        return Categorical(self.rows(self.logits, IMPOSSIBLE))
 
-    def _rows(self, flat: Tensor, missing: float) -> Tensor:
+    def rows(self, flat: Tensor, missing: float) -> Tensor:
         """(*batch, Σ n_a) -> (*batch, A, n) with the largest n; `missing` fills the rows of fewer numbers."""
         largest = max(self.sizes)
         if min(self.sizes) == largest:
@@ -230,8 +230,8 @@ class CategoricalProduct:
         ]
         return torch.stack(rows, dim=-2)
 
-    def _flat(self, rows: Tensor) -> Tensor:
-        """Inverse of `_rows`."""
+    def flat(self, rows: Tensor) -> Tensor:
+        """Inverse of `rows`."""
         if min(self.sizes) == max(self.sizes):
             return rows.flatten(-2)
         return torch.cat([rows[..., choice, :size] for choice, size in enumerate(self.sizes)], dim=-1)

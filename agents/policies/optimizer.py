@@ -51,6 +51,13 @@ class AdamState(NamedTuple):
         return after
 
 
+BETAS = (0.9, 0.999)
+"""Adam's β₁ and β₂, torch's defaults."""
+
+EPSILON = 1e-8
+"""Adam's ε."""
+
+
 class MetaOptimizer:
     """Named tensors that are trained in place, by Adam or by assignment; one way to step, save and restore them.
 
@@ -67,10 +74,9 @@ class MetaOptimizer:
         self._moments: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
 
     @functools.cached_property
-    def _adam(self) -> torch.optim.Adam:
-        """Adam, made when it first steps: it imports PyTorch's compiler, which takes two seconds."""
-        # On a GPU the moments of all tensors move in one operation, and the count of steps lies there too.
-        adam = torch.optim.Adam(self.parameters.values(), fused=self._on_gpu or None)
+    def _fused_adam(self) -> torch.optim.Adam:
+        """On a GPU the moments of all tensors move in one operation, and the count of steps lies there too."""
+        adam = torch.optim.Adam(self.parameters.values(), fused=True)
         adam.state = self._moments
         return adam
 
@@ -82,10 +88,42 @@ class MetaOptimizer:
 
     def ascend(self, gradient: Parameters, lr: float) -> None:
         """One step of Adam up a gradient."""
-        self._adam.param_groups[0]["lr"] = lr
+        if not self._on_gpu:
+            for name, leaf in self.parameters.items():
+                self._adam_step(leaf, gradient[name], lr)
+            return
+
+        self._fused_adam.param_groups[0]["lr"] = lr
         for name, leaf in self.parameters.items():
             leaf.grad = -gradient[name]
-        self._adam.step()
+        self._fused_adam.step()
+
+    @torch.no_grad()
+    def _adam_step(self, leaf: Tensor, gradient: Tensor, lr: float) -> None:
+        """One step of one tensor, the same bits as torch.optim.Adam's.
+
+            m ← β₁ m + (1 − β₁) g,    v ← β₂ v + (1 − β₂) g²,    θ ← θ + lr · m̂ / (√v̂ + ε)
+
+        with m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ). Written out because torch's own optimizer imports PyTorch's
+        compiler at its first step, which takes a second or two.
+
+        Source: Kingma & Ba 2015, "Adam", algorithm 1.
+        """
+        moments = self._moments[leaf]
+        if not moments:
+            moments["step"] = torch.zeros((), dtype=torch.float32)
+            moments["exp_avg"] = torch.zeros_like(leaf)
+            moments["exp_avg_sq"] = torch.zeros_like(leaf)
+        mean, squares = moments["exp_avg"], moments["exp_avg_sq"]
+
+        moments["step"] += 1
+        mean.lerp_(-gradient, 1 - BETAS[0])
+        squares.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+
+        steps = float(moments["step"])
+        correction = 1 - BETAS[0] ** steps
+        spread = (squares.sqrt() / (1 - BETAS[1] ** steps) ** 0.5).add_(EPSILON)
+        leaf.addcdiv_(mean, spread, value=-lr / correction)
 
     def ascend_epochs(
         self, value_and_gradient: Callable[[], tuple[float, Parameters]], lr: float, epochs: int

@@ -66,9 +66,14 @@ class Interpretation:
 
 
 def interpret(
-    learner: Learner, distribution: TaskDistribution, tasks: Task, split: str, batches: list[Episodes]
+    learner: Learner,
+    distribution: TaskDistribution,
+    tasks: Task,
+    split: str,
+    batches: list[Episodes],
+    path: list[Parameters] | None = None,
 ) -> Interpretation | None:
-    """Repeat the adaptation that `batches` of `adaptation_episodes` come from; takes no environment step.
+    """Look at the adaptation that `batches` of `adaptation_episodes` come from; takes no environment step.
 
     Leaves the learner bit-identical.
 
@@ -80,8 +85,9 @@ def interpret(
         tasks: M tasks.
         split: the split of the tasks; its ranges scale their distance.
         batches: K + 1 batches, K ≥ 1.
+        path: task-batched parameters that sampled them, where they were kept; None repeats the adaptation.
     """
-    path = adaptation_path(learner, batches)
+    path = path or adaptation_path(learner, batches)
     before = path[0]
     after = path[-1]
     if batches[-1].memory is not None and all(torch.equal(before[name], after[name]) for name in before):

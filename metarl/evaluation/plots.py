@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import TICKDOWN, TICKLEFT
 from matplotlib.ticker import ScalarFormatter
+from matplotlib.transforms import Transform
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -108,6 +110,19 @@ def set_margins(figure: Figure, left: float, right: float, bottom: float, top: f
     )
 
 
+def set_title(axes: Axes, title: str, fontsize: float | str) -> None:
+    """Write a title directly above the axes, which have no ticks there.
+
+    Looking for ticks to keep clear of, as matplotlib does otherwise, takes half of the time of drawing.
+
+    Args:
+        axes: where.
+        title: what.
+        fontsize: in points, or as matplotlib names it.
+    """
+    axes.set_title(title, fontsize=fontsize, y=1.0)
+
+
 @dataclass(frozen=True)
 class LineEnd:
     """Where a line ends, and what is written there.
@@ -196,7 +211,7 @@ def adaptation_curve(evaluation: Evaluation, title: str) -> Figure:
 
     axes.set(xlabel="episodes of experience on the new task", ylabel="return", xticks=episodes)
     group_thousands(axes.xaxis, axes.yaxis)
-    axes.set_title(title, fontsize="small")
+    set_title(axes, title, fontsize="small")
     axes.margins(x=0.14)
     axes.grid(alpha=0.3)
     # Below the axes, where it hides no curve.
@@ -248,10 +263,11 @@ def trajectories(
             axes = grid[row, k]
             extents += _draw_task(axes, family, select_tasks(tasks, only), batch.tasks(only), num_episodes)
             value = format_number(batch.returns[row].mean().item(), ".1f")
-            axes.set_title(f"{_experience(k)}return {value}" if row == 0 else f"return {value}", fontsize=9)
+            set_title(axes, f"{_experience(k)}return {value}" if row == 0 else f"return {value}", fontsize=9)
 
     _set_view(grid[0, 0], np.max(extents, axis=0), family, _first(tasks))
     _label_plane(figure, grid, family)
+    _mark_inner_ticks(grid)
     figure.suptitle(
         f"{distribution.name}: a row for each task, {counted(num_episodes, 'episode')} in each picture", fontsize=11
     )
@@ -289,6 +305,7 @@ def _draw_task(axes: Axes, family: EnvFamily, task: Task, batch: Episodes, num_e
     # A wandering episode must not shrink the others: where both directions are free, the view follows most points.
     quantile = 0.9 if family.plane_axes is None else 1.0
     extents = []
+    starts: list[np.ndarray] = []
     colours = _PATHS(np.linspace(0.55, 0.95, EPISODES_SHOWN))
     for episode, colour in enumerate(colours[:num_episodes]):
         path = _path(family, batch, episode)
@@ -297,8 +314,9 @@ def _draw_task(axes: Axes, family: EnvFamily, task: Task, batch: Episodes, num_e
         # On a grid, episodes lie on the same lines: each is drawn a little beside the others.
         offset = 0.08 * family.plane_cell * (episode - (num_episodes - 1) / 2)
         axes.plot(path[:, 0] + offset, path[:, 1] + offset, color=colour, linewidth=0.9)
-        axes.plot(path[0, 0] + offset, path[0, 1] + offset, "o", color="black", markersize=3, zorder=3)
+        starts.append(path[0] + offset)
 
+    axes.plot(*np.transpose(starts), "o", color="black", markersize=3, zorder=3)
     goals = family.plane_goal(task)
     if goals is not None:
         extents.append(np.abs(goals[0].cpu().numpy()))
@@ -339,6 +357,43 @@ def _label_plane(figure: Figure, grid: np.ndarray, family: EnvFamily) -> None:
     if family.plane_axes is not None:
         figure.supxlabel(family.plane_axes[0], fontsize=9)
         figure.supylabel(family.plane_axes[1], fontsize=9)
+
+
+def _mark_inner_ticks(grid: np.ndarray) -> None:
+    """Draw the ticks that have no numbers, those inside the grid, as one line of marks for each axis.
+
+    A tick of matplotlib is five artists; those of a grid took two thirds of the time of drawing it.
+    """
+    outer = grid[-1, 0]
+    outer.apply_aspect()  # where the ticks lie depends on the size of the axes
+    (left, right), (bottom, top) = outer.get_xlim(), outer.get_ylim()
+    columns = [tick for tick in outer.get_xticks() if left <= tick <= right]
+    rows = [tick for tick in outer.get_yticks() if bottom <= tick <= top]
+
+    for axes in grid[:-1].flat:
+        _marks(axes, "x", columns, np.zeros(len(columns)), TICKDOWN, axes.get_xaxis_transform())
+        axes.xaxis.set_visible(False)
+    for axes in grid[:, 1:].flat:
+        _marks(axes, "y", np.zeros(len(rows)), rows, TICKLEFT, axes.get_yaxis_transform())
+        axes.yaxis.set_visible(False)
+
+
+def _marks(axes: Axes, axis: str, x: Any, y: Any, marker: Any, transform: Transform) -> None:
+    """Marks as matplotlib draws the ticks of an axis."""
+    look = {name: matplotlib.rcParams[f"{axis}tick.{name}"] for name in ("major.size", "major.width", "color")}
+    line = Line2D(
+        x,
+        y,
+        linestyle="",
+        marker=marker,
+        markersize=look["major.size"],
+        markeredgewidth=look["major.width"],
+        color=look["color"],
+        transform=transform,
+        clip_on=False,
+        zorder=axes.xaxis.get_zorder(),
+    )
+    axes.add_artist(line)
 
 
 def _path(family: EnvFamily, batch: Episodes, episode: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from metarl.agents.fine_tuning import AdaptationConfig
-from metarl.agents.gradients.adaptation_path import as_leaves
+from metarl.agents.gradients.objectives import as_leaves
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.policies.parameters import Parameters, flatten
 from metarl.envs.rollout import Episodes

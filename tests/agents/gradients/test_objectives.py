@@ -13,12 +13,12 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from metarl.agents.gradients.adaptation_path import as_leaves
 from metarl.agents.gradients.advantages import advantages_of
 from metarl.agents.gradients.objectives import (
     INNER_OBJECTIVES,
     Batch,
     OuterObjective,
+    as_leaves,
     clipped_surrogate,
     exploration_credit,
     likelihood_ratio,

@@ -53,3 +53,23 @@ def test_what_is_assigned_lands_in_the_same_tensors() -> None:
     held = optimizer.parameters["weight"]
     optimizer.assign({"weight": torch.tensor([5.0, 6.0]), "bias": torch.tensor(7.0)})
     assert held.tolist() == [5.0, 6.0]
+
+
+def test_on_a_cpu_adam_takes_the_steps_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = {"weight": torch.randn(7, 5, generator=generator), "bias": torch.randn((), generator=generator)}
+    optimizer = MetaOptimizer({name: leaf.clone() for name, leaf in start.items()})
+    expected = [leaf.clone().requires_grad_() for leaf in start.values()]
+    adam = torch.optim.Adam(expected)
+
+    for step in range(20):
+        found = {name: torch.randn(leaf.shape, generator=generator) for name, leaf in start.items()}
+        optimizer.ascend(found, lr=0.1 / (1 + step))
+
+        adam.param_groups[0]["lr"] = 0.1 / (1 + step)
+        for leaf, ascent in zip(expected, found.values(), strict=True):
+            leaf.grad = -ascent
+        adam.step()
+
+    for leaf, theirs in zip(optimizer.parameters.values(), expected, strict=True):
+        assert torch.equal(leaf, theirs)

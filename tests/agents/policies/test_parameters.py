@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.agents.gradients.adaptation_path import as_leaves
+from metarl.agents.gradients.objectives import as_leaves
 from metarl.agents.policies.parameters import expand_to_tasks, flatten, map_parameters, unflatten_like
 
 PARAMETERS = {"weight": torch.arange(6.0).reshape(2, 3), "scale": torch.tensor(7.0), "bias": torch.tensor([8.0, 9.0])}
