@@ -85,7 +85,8 @@ class Fused:
     ) -> None:
         self._generator = generator
         leaves, structure = pytree.tree_flatten(arguments)
-        tensors = _tensors(leaves)
+        tensors = [tensor.clone() for tensor in _tensors(leaves)]  # none that repeats its numbers without having them
+        self._strides = [tensor.stride() for tensor in tensors]
 
         def flat(random: _Random, tensors: list[Tensor]) -> list[Tensor]:
             """The function with nothing but tensors going in and out."""
@@ -111,7 +112,9 @@ class Fused:
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns."""
         noise = [draw(self._generator) for draw in self._draws]
-        made = iter(self._compiled(*noise, *_tensors(pytree.tree_leaves(arguments))))
+        given = _tensors(pytree.tree_leaves(arguments))
+        tensors = [_laid_out(tensor, strides) for tensor, strides in zip(given, self._strides, strict=True)]
+        made = iter(self._compiled(*noise, *tensors))
         leaves = [next(made) if leaf is _TENSOR else leaf for leaf in self._others]
         return pytree.tree_unflatten(leaves, self._structure)
 
@@ -136,6 +139,14 @@ def _kernels(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., li
         warnings.filterwarnings("ignore", module=r"torch\._inductor")  # advice to its own developers, and on tf32
         compiled: Callable[..., list[Tensor]] = torch._inductor.compile(graph, inputs, options=OPTIONS)
     return compiled
+
+
+def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The tensor with these strides, which its kernels are compiled for: itself, or a copy."""
+    if tensor.stride() == strides:
+        return tensor
+    copy = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return copy.copy_(tensor)
 
 
 def _tensors(leaves: list[Any]) -> list[Tensor]:

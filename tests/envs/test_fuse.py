@@ -79,6 +79,14 @@ def test_derivatives_within_a_function_are_traced(interpreted: list[torch.fx.Gra
     assert not any("backward" in str(node.target) for node in interpreted[0].graph.nodes)
 
 
+@pytest.mark.usefixtures("interpreted")
+def test_arguments_in_another_order_in_memory_are_copied() -> None:
+    """Those that it was made with repeat one row; the later ones are a transposed matrix."""
+    fused = Fused(torch.cumsum, (torch.ones(1, 3).expand(4, 3), 0))
+    values = torch.randn((3, 4), generator=rng(1)).mT
+    assert torch.equal(fused(values, 0), values.cumsum(0))
+
+
 @pytest.mark.parametrize("sizes", [(5, 2, 40), (40, 30, 2), (THIN, 64, 64), (THIN + 1, 64, 64)])
 @pytest.mark.parametrize("added", [False, True])
 def test_thin_products_become_sums(
