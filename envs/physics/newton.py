@@ -1,25 +1,29 @@
-"""MuJoCo's Newton solver for small robots as one kernel: a warp of the GPU's threads solves one world to the end."""
+"""MuJoCo's Newton solver for small robots as one kernel: a warp of the GPU's threads solves one world to the end.
+
+Imports MuJoCo Warp, which is an extra.
+"""
 
 import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
 
+import mujoco
 import numpy as np
 import warp as wp
-from mujoco_warp._src import forward as library_forward
+from mujoco_warp._src import forward as library_steps
 from mujoco_warp._src import solver as library_solver
 
 LANES = 32
-"""Threads that solve a world together on a GPU: they wait for each other without a barrier of their own."""
+"""Threads that solve a world together on a GPU: they go in step without a barrier of the whole block."""
 
 MAX_VELOCITIES = 32
 MAX_ROWS = 128
-"""The largest robot whose numbers fit next to each other into a multiprocessor's shared memory."""
+"""The largest robot whose numbers fit into the shared memory of a block."""
 
 # Accelerations x that minimise 1/2 (x - x0)' M (x - x0) + sum of 1/2 D min(0, J x - aref)^2, M x0 = forces: limits and
 # contacts push, and never pull. Written in C++, because its threads talk to each other in shared memory; on the CPU
-# one thread plays all lanes.
+# one thread plays all lanes. @NAMES stand for constants.
 _SOLVE = """
 #if defined(__CUDA_ARCH__)
     const int lanes = @LANES;
@@ -78,26 +82,26 @@ _SOLVE = """
         }
     };
 
-    const int rows = wp::min(*wp::address(num_rows, world), @ROWS);
-    const float* world_M = wp::address(inertia, world, 0);
-    const float* world_J = wp::address(jacobian, world, 0, 0);
-    const int J_stride = jacobian.strides[1] / (int)sizeof(float);
+    const int rows = wp::min(*wp::address(problem.num_rows, world), @ROWS);
+    const float* world_M = wp::address(problem.inertia, world, 0);
+    const float* world_J = wp::address(problem.jacobian, world, 0, 0);
+    const int J_stride = problem.jacobian.strides[1] / (int)sizeof(float);
 
     // What the world is.
     for (int i = lane; i < @NV * @WIDE; i += lanes) M[i] = 0.0f;
     MEET();
     for (int i = lane; i < @NV; i += lanes) {
-        const int end = *wp::address(M_rows, i + 1);
-        for (int k = *wp::address(M_rows, i); k < end; ++k) {
-            M[i * @WIDE + *wp::address(M_columns, k)] = world_M[*wp::address(M_places, k)];
+        const int end = *wp::address(problem.inertia_rows, i + 1);
+        for (int k = *wp::address(problem.inertia_rows, i); k < end; ++k) {
+            M[i * @WIDE + *wp::address(problem.inertia_columns, k)] = world_M[*wp::address(problem.inertia_places, k)];
         }
-        x[i] = *wp::address(start, world, i);
-        smooth[i] = *wp::address(smooth_force, world, i);
+        x[i] = *wp::address(problem.start, world, i);
+        smooth[i] = *wp::address(problem.smooth_force, world, i);
     }
     for (int i = lane; i < rows * @NV; i += lanes) {
         J[i / @NV * @WIDE + i % @NV] = world_J[i / @NV * J_stride + i % @NV];
     }
-    for (int r = lane; r < rows; r += lanes) stiffness[r] = *wp::address(row_stiffness, world, r);
+    for (int r = lane; r < rows; r += lanes) stiffness[r] = *wp::address(problem.row_stiffness, world, r);
     MEET();
 
     // Where it starts.
@@ -110,16 +114,16 @@ _SOLVE = """
     }
     const float scale = 1.0f / wp::max(total(trace), 1e-15f);
     for (int r = lane; r < rows; r += lanes) {
-        float sum = -*wp::address(target, world, r);
+        float sum = -*wp::address(problem.target, world, r);
         for (int j = 0; j < @NV; ++j) sum += J[r * @WIDE + j] * x[j];
         distance[r] = sum;
         force[r] = sum < 0.0f ? -stiffness[r] * sum : 0.0f;
     }
     MEET();
 
+    const float tolerance = *wp::address(problem.tolerance, 0);
     int iteration = 0;
-    int calm = 0;  // steps in a row that no row has changed sides in
-    while (iteration < max_iterations) {
+    while (iteration < problem.max_iterations) {
         ++iteration;
 
         // Gradient and Hessian of the rows that push.
@@ -171,7 +175,7 @@ _SOLVE = """
         float step = 1.0f;
         float low = 0.0f;
         float high = -1.0f;  // none yet
-        for (int trial = 0; trial < max_trials; ++trial) {
+        for (int trial = 0; trial < problem.max_trials; ++trial) {
             float slope = 0.0f;
             float curvature = 0.0f;
             for (int r = lane; r < rows; r += lanes) {
@@ -208,41 +212,42 @@ _SOLVE = """
         changes = total(changes);
         MEET();
 
-        calm = changes == 0.0f ? calm + 1 : 0;
+        // Where no row has changed sides, the step has led to the minimum.
         const bool small = 0.5f * scale * decrement < tolerance || scale * sqrtf(square) < tolerance;
-        if (small || calm == @CALM) break;
+        if (small || changes == 0.0f) break;
     }
 
     // What the rest of the physics wants to know.
     for (int i = lane; i < @NV; i += lanes) {
         float sum = 0.0f;
         for (int r = 0; r < rows; ++r) sum += J[r * @WIDE + i] * force[r];
-        *wp::address(constraint_force, world, i) = sum;
-        *wp::address(acceleration, world, i) = x[i];
-        *wp::address(momentum, world, i) = Mx[i];
+        *wp::address(solution.constraint_force, world, i) = sum;
+        *wp::address(solution.acceleration, world, i) = x[i];
+        *wp::address(solution.momentum, world, i) = Mx[i];
     }
-    for (int r = lane; r < rows; r += lanes) *wp::address(row_force, world, r) = force[r];
+    for (int r = lane; r < rows; r += lanes) *wp::address(solution.row_force, world, r) = force[r];
     if (lane == 0) {
-        *wp::address(num_iterations, world) = iteration;
-        if (*wp::address(num_rows, world) > @ROWS) printf("a world has more than @ROWS limits and contacts\\n");
+        *wp::address(solution.num_iterations, world) = iteration;
+        if (*wp::address(problem.num_rows, world) > @ROWS) printf("a world has more than @ROWS limits and contacts\\n");
     }
 
     // A semi-implicit step of Euler's, damping taken at its end: (M + h damping) acceleration = M x.
     if (@EULER) {
-        const float h = time_step;
+        const float h = *wp::address(problem.time_step, 0);
         for (int k = lane; k < @NV * @NV; k += lanes) {
             const int i = k / @NV;
             const int j = k % @NV;
-            H[i * @WIDE + j] = M[i * @WIDE + j] + (i == j ? h * *wp::address(damping, world % damping.shape[0], i) : 0.0f);
+            H[i * @WIDE + j] = M[i * @WIDE + j];
+            if (i == j) H[i * @WIDE + j] += h * *wp::address(problem.damping, world % problem.damping.shape[0], i);
         }
         for (int i = lane; i < @NV; i += lanes) search[i] = Mx[i];
         MEET();
         solve_H(search);
         for (int i = lane; i < @NV; i += lanes) {
-            const float after = *wp::address(velocity, world, i) + h * search[i];
-            *wp::address(velocity, world, i) = after;
-            *wp::address(position, world, i) += h * after;
-            *wp::address(start, world, i) = x[i];
+            const float after = *wp::address(solution.velocity, world, i) + h * search[i];
+            *wp::address(solution.velocity, world, i) = after;
+            *wp::address(solution.position, world, i) += h * after;
+            *wp::address(solution.start, world, i) = x[i];
         }
     }
     #undef SHARED
@@ -250,158 +255,181 @@ _SOLVE = """
 """
 
 
-def supports(model: Any) -> bool:
-    """Whether a robot's MjModel has nothing but what the kernel solves: limits, and contacts with friction pyramids."""
-    import mujoco
+@wp.struct
+class Problem:
+    """What is to be solved; leading dimension: worlds, but where another one is named.
 
-    pyramids = model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
-    frictionless_joints = not model.dof_frictionloss.any() and not model.tendon_frictionloss.any()
-    plain = model.neq == 0 and model.nflex == 0 and model.opt.noslip_iterations == 0
-    return bool(pyramids and frictionless_joints and plain and 0 < model.nv <= MAX_VELOCITIES)
+    Attributes:
+        max_iterations: Newton steps at most.
+        max_trials: lengths of a step that are tried at most.
+        tolerance: what a step has to gain at least, (1,).
+        time_step: of the physics, s, (1,).
+        inertia_rows: of M, where each row begins in the next two, (nv + 1,).
+        inertia_columns: of each entry of M.
+        inertia_places: of each entry of M in `inertia`.
+        inertia: the entries of M.
+        num_rows: limits and contacts.
+        jacobian: J, (N, rows, nv).
+        row_stiffness: D, (N, rows).
+        target: aref, (N, rows).
+        start: where x begins, (N, nv).
+        smooth_force: M x0, (N, nv).
+        damping: of each joint, (N or 1, nv).
+    """
+
+    max_iterations: int
+    max_trials: int
+    tolerance: wp.array(dtype=float)
+    time_step: wp.array(dtype=float)
+    inertia_rows: wp.array(dtype=int)
+    inertia_columns: wp.array(dtype=int)
+    inertia_places: wp.array(dtype=int)
+    inertia: wp.array2d(dtype=float)
+    num_rows: wp.array(dtype=int)
+    jacobian: wp.array3d(dtype=float)
+    row_stiffness: wp.array2d(dtype=float)
+    target: wp.array2d(dtype=float)
+    start: wp.array2d(dtype=float)
+    smooth_force: wp.array2d(dtype=float)
+    damping: wp.array2d(dtype=float)
+
+
+@wp.struct
+class Solution:
+    """What the rest of the physics wants to know.
+
+    Attributes:
+        acceleration: x, (N, nv).
+        constraint_force: J' f, (N, nv).
+        momentum: M x, (N, nv).
+        row_force: f, (N, rows).
+        num_iterations: that each world took, (N,).
+        start: where the next solution begins, (N, nv).
+        velocity: (N, nv).
+        position: (N, nv).
+    """
+
+    acceleration: wp.array2d(dtype=float)
+    constraint_force: wp.array2d(dtype=float)
+    momentum: wp.array2d(dtype=float)
+    row_force: wp.array2d(dtype=float)
+    num_iterations: wp.array(dtype=int)
+    start: wp.array2d(dtype=float)
+    velocity: wp.array2d(dtype=float)
+    position: wp.array2d(dtype=float)
+
+
+def supports(model: Any, max_rows: int) -> bool:
+    """Whether the kernel solves all there is to a robot: limits, and contacts with pyramids of friction.
+
+    Args:
+        model: the robot's MjModel.
+        max_rows: limits and contacts of a world at most.
+    """
+    only_pushes = model.neq == 0 and not model.dof_frictionloss.any() and not model.tendon_frictionloss.any()
+    small = 0 < model.nv <= MAX_VELOCITIES and 0 < max_rows <= MAX_ROWS
+    return bool(
+        only_pushes
+        and small
+        and model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
+        and model.opt.jacobian != mujoco.mjtJacobian.mjJAC_SPARSE
+        and model.opt.noslip_iterations == 0
+        and model.opt.iterations > 0
+        and model.nflex == 0
+    )
 
 
 def supports_euler(model: Any) -> bool:
     """Whether the kernel can take the step of Euler's method as well: joints of one degree, damped linearly."""
-    import mujoco
-
     one_degree = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-    damped = not model.opt.disableflags & (mujoco.mjtDisableBit.mjDSBL_EULERDAMP | mujoco.mjtDisableBit.mjDSBL_DAMPER)
-    linear = not model.dof_dampingpoly.any() and not model.actuator_damping.any() and not model.actuator_dampingpoly.any()
-    plain = model.na == 0 and model.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER
-    return bool(damped and linear and plain and np.isin(model.jnt_type, one_degree).all())
-
-
-@contextlib.contextmanager
-def one_kernel_solver(euler: bool = False) -> Iterator[None]:
-    """What MuJoCo Warp computes in here, it solves with `solve`."""
-    before = library_solver.solve
-    library_solver.solve = functools.partial(solve, euler=euler)
-    euler_before = library_forward.euler
-    if euler:
-        library_forward.euler = lambda model, data: None
-    try:
-        yield
-    finally:
-        library_solver.solve = before
-        library_forward.euler = euler_before
-
-
-CALM = 1
-
-
-def solve(model: Any, data: Any, euler: bool = False) -> None:
-    """Find the accelerations under limits and contacts, as mujoco_warp.solve does, which see."""
-    lanes = LANES if data.qacc.device.is_cuda else 1
-    wp.launch(
-        _kernel(model.nv, data.njmax, euler, CALM),
-        dim=(data.nworld, lanes),
-        inputs=[
-            model.opt.iterations,
-            model.opt.ls_iterations,
-            model.opt.tolerance,
-            model.opt.timestep,
-            model.M_mulm_rowadr,
-            model.M_mulm_col,
-            model.M_mulm_madr,
-            data.nefc,
-            data.M,
-            data.efc.J,
-            data.efc.D,
-            data.efc.aref,
-            data.qacc_warmstart,
-            data.qfrc_smooth,
-        ],
-        outputs=[data.qacc, data.qfrc_constraint, data.efc.Ma, data.efc.force, data.solver_niter, model.dof_damping, data.qvel, data.qpos],
-        block_dim=LANES,
+    disabled = mujoco.mjtDisableBit.mjDSBL_EULERDAMP | mujoco.mjtDisableBit.mjDSBL_DAMPER
+    not_linear = (model.dof_dampingpoly, model.actuator_damping, model.actuator_dampingpoly)
+    return bool(
+        model.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER
+        and model.na == 0
+        and np.isin(model.jnt_type, one_degree).all()
+        and not model.opt.disableflags & disabled
+        and not any(values.any() for values in not_linear)
     )
 
 
+@contextlib.contextmanager
+def one_kernel(euler: bool) -> Iterator[None]:
+    """What MuJoCo Warp computes in here it solves with `solve`.
+
+    Args:
+        euler: whether it is steps of Euler's method, which the kernel takes as well.
+    """
+    before = library_solver.solve, library_steps.euler
+    library_solver.solve = functools.partial(solve, euler=euler)
+    if euler:
+        library_steps.euler = lambda model, data: None
+    try:
+        yield
+    finally:
+        library_solver.solve, library_steps.euler = before
+
+
+def solve(model: Any, data: Any, euler: bool = False) -> None:
+    """Find the accelerations under limits and contacts, as mujoco_warp.solve does.
+
+    Args:
+        model: of MuJoCo Warp.
+        data: of MuJoCo Warp.
+        euler: whether to go on to the next positions and velocities.
+    """
+    problem = Problem()
+    problem.max_iterations = model.opt.iterations
+    problem.max_trials = model.opt.ls_iterations
+    problem.tolerance = model.opt.tolerance
+    problem.time_step = model.opt.timestep
+    problem.inertia_rows = model.M_mulm_rowadr
+    problem.inertia_columns = model.M_mulm_col
+    problem.inertia_places = model.M_mulm_madr
+    problem.inertia = data.M
+    problem.num_rows = data.nefc
+    problem.jacobian = data.efc.J
+    problem.row_stiffness = data.efc.D
+    problem.target = data.efc.aref
+    problem.start = data.qacc_warmstart
+    problem.smooth_force = data.qfrc_smooth
+    problem.damping = model.dof_damping
+
+    solution = Solution()
+    solution.acceleration = data.qacc
+    solution.constraint_force = data.qfrc_constraint
+    solution.momentum = data.efc.Ma
+    solution.row_force = data.efc.force
+    solution.num_iterations = data.solver_niter
+    solution.start = data.qacc_warmstart
+    solution.velocity = data.qvel
+    solution.position = data.qpos
+
+    lanes = LANES if data.qacc.device.is_cuda else 1
+    kernel = _kernel(model.nv, data.njmax, euler)
+    wp.launch(kernel, dim=(data.nworld, lanes), inputs=[problem], outputs=[solution], block_dim=LANES)
+
+
 @functools.cache
-def _kernel(num_velocities: int, num_rows: int, euler: bool, calm: int) -> Any:
+def _kernel(num_velocities: int, max_rows: int, euler: bool) -> Any:
     """The solver's kernel for a size of robot."""
-    code = _SOLVE.replace("@LANES", str(LANES)).replace("@NV", str(num_velocities)).replace("@ROWS", str(num_rows))
-    code = code.replace("@EULER", str(int(euler))).replace("@CALM", str(calm))
-    code = code.replace("@WIDE", str(num_velocities | 1))  # an odd distance of rows: lanes read from different banks
+    constants = {
+        "@LANES": LANES,
+        "@NV": num_velocities,
+        "@WIDE": num_velocities | 1,  # an odd distance between rows: lanes read from different banks
+        "@ROWS": max_rows,
+        "@EULER": int(euler),
+    }
+    code = _SOLVE
+    for name, value in constants.items():
+        code = code.replace(name, str(value))
 
     @wp.func_native(code)
-    def solve_world(
-        world: int,
-        lane: int,
-        max_iterations: int,
-        max_trials: int,
-        tolerance: float,
-        time_step: float,
-        M_rows: wp.array(dtype=int),
-        M_columns: wp.array(dtype=int),
-        M_places: wp.array(dtype=int),
-        num_rows: wp.array(dtype=int),
-        inertia: wp.array2d(dtype=float),
-        jacobian: wp.array3d(dtype=float),
-        row_stiffness: wp.array2d(dtype=float),
-        target: wp.array2d(dtype=float),
-        start: wp.array2d(dtype=float),
-        smooth_force: wp.array2d(dtype=float),
-        acceleration: wp.array2d(dtype=float),
-        constraint_force: wp.array2d(dtype=float),
-        momentum: wp.array2d(dtype=float),
-        row_force: wp.array2d(dtype=float),
-        num_iterations: wp.array(dtype=int),
-        damping: wp.array2d(dtype=float),
-        velocity: wp.array2d(dtype=float),
-        position: wp.array2d(dtype=float),
-    ): ...
+    def solve_world(world: int, lane: int, problem: Problem, solution: Solution): ...
 
     @wp.kernel(module="unique", enable_backward=False)
-    def newton(
-        max_iterations: int,
-        max_trials: int,
-        tolerance: wp.array(dtype=float),
-        time_step: wp.array(dtype=float),
-        M_rows: wp.array(dtype=int),
-        M_columns: wp.array(dtype=int),
-        M_places: wp.array(dtype=int),
-        num_rows: wp.array(dtype=int),
-        inertia: wp.array2d(dtype=float),
-        jacobian: wp.array3d(dtype=float),
-        row_stiffness: wp.array2d(dtype=float),
-        target: wp.array2d(dtype=float),
-        start: wp.array2d(dtype=float),
-        smooth_force: wp.array2d(dtype=float),
-        acceleration: wp.array2d(dtype=float),
-        constraint_force: wp.array2d(dtype=float),
-        momentum: wp.array2d(dtype=float),
-        row_force: wp.array2d(dtype=float),
-        num_iterations: wp.array(dtype=int),
-        damping: wp.array2d(dtype=float),
-        velocity: wp.array2d(dtype=float),
-        position: wp.array2d(dtype=float),
-    ):
+    def newton(problem: Problem, solution: Solution):
         world, lane = wp.tid()
-        solve_world(
-            world,
-            lane,
-            max_iterations,
-            max_trials,
-            tolerance[0],
-            time_step[0],
-            M_rows,
-            M_columns,
-            M_places,
-            num_rows,
-            inertia,
-            jacobian,
-            row_stiffness,
-            target,
-            start,
-            smooth_force,
-            acceleration,
-            constraint_force,
-            momentum,
-            row_force,
-            num_iterations,
-            damping,
-            velocity,
-            position,
-        )
+        solve_world(world, lane, problem, solution)
 
     return newton

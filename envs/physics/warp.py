@@ -1,8 +1,8 @@
 """MuJoCo Warp on a GPU: all worlds of a batch at once, on torch's own memory and stream."""
 
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -81,11 +81,21 @@ class WarpEngine:
             ) from error
         orders = mujoco_warp.DeterminismType
         self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
-        self._choose_solver(model)
 
-        # Nobody looks through the cameras of this copy.
+        # One kernel solves where the robot allows it; nobody looks through the cameras of this copy.
+        from metarl.envs.physics import newton  # imports Warp
+
+        self._solver: Callable[[bool], AbstractContextManager[None]] = nullcontext
+        if newton.supports(model, self._data.njmax):
+            euler = newton.supports_euler(model)
+            self._solver = lambda steps: newton.one_kernel(steps and euler)
+            self._model.opt.run_qacc_smooth = False  # which only the library's solver starts from
         self._model.ncam = 0
         self._model.nlight = 0
+
+        # Steps need no sensors: they are read in the end, by a forward pass.
+        flags = self._model.opt.disableflags
+        self._disabled = {"step": flags | mujoco_warp.DisableBit.SENSOR, "forward": flags}
 
         # Torch's views of Warp's memory.
         names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
@@ -93,16 +103,6 @@ class WarpEngine:
         self._launches: dict[str, Callable[[], None]] = {}
 
         self.assign([model], np.zeros(num_worlds, np.int64))
-
-    def _choose_solver(self, model: Any) -> None:
-        """Solve with one kernel where the robot allows it."""
-        from metarl.envs.physics import newton  # imports Warp
-
-        self._newton = newton
-        self._one_kernel = newton.supports(model)
-        self._one_kernel_euler = self._one_kernel and newton.supports_euler(model)
-        if self._one_kernel:
-            self._model.opt.run_qacc_smooth = False  # which only the library's solver starts from
 
     def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
         """See Engine.assign."""
@@ -150,18 +150,10 @@ class WarpEngine:
 
     def _call(self, name: str, times: int) -> None:
         function = getattr(self._mujoco_warp, name)
-        options = self._model.opt
-        flags = options.disableflags
-        steps = name == "step"
-        if steps:
-            options.disableflags |= self._mujoco_warp.DisableBit.SENSOR  # they are read in the end, by a forward pass
-
-        with self._warp.ScopedDevice(str(self._device)), contextlib.ExitStack() as stack:
-            if self._one_kernel:
-                stack.enter_context(self._newton.one_kernel_solver(steps and self._one_kernel_euler))
+        self._model.opt.disableflags = self._disabled[name]
+        with self._warp.ScopedDevice(str(self._device)), self._solver(name == "step"):
             for _ in range(times):
                 function(self._model, self._data)
-        options.disableflags = flags
 
     def _captured(self, call: Callable[[], None]) -> Callable[[], None]:
         """What launches a CUDA graph of a call on torch's stream, so that it runs in the order of torch's own work.
