@@ -6,9 +6,11 @@ Imports MuJoCo Warp, which is an extra.
 import contextlib
 import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mujoco
+import mujoco_warp
 import numpy as np
 import warp as wp
 from mujoco_warp._src import forward as library_steps
@@ -33,17 +35,20 @@ _SOLVE = """
         for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
         return value;
     };
+    auto any = [](bool value) { return __any_sync(0xffffffffu, value) != 0; };
 #else
     const int lanes = 1;
     #define SHARED
     #define MEET()
     auto total = [](float value) { return value; };
+    auto any = [](bool value) { return value; };
 #endif
     SHARED float M[@NV * @WIDE];
     SHARED float H[@NV * @WIDE];
     SHARED float J[@ROWS * @WIDE];
     SHARED float distance[@ROWS];
     SHARED float stiffness[@ROWS];
+    SHARED float pushing[@ROWS];  // its stiffness where a row pushes, else 0
     SHARED float force[@ROWS];
     SHARED float row_search[@ROWS];
     SHARED float x[@NV];
@@ -53,33 +58,20 @@ _SOLVE = """
     SHARED float search[@NV];
     SHARED float M_search[@NV];
 
-    // v becomes H^-1 v; H becomes its Cholesky factor in the lower triangle, the diagonal as reciprocals.
+    // v becomes H^-1 v, by Gauss and Jordan's elimination, each lane in its own rows; H is lost.
     auto solve_H = [&](float* v) {
         for (int k = 0; k < @NV; ++k) {
-            const float pivot = 1.0f / sqrtf(wp::max(H[k * @WIDE + k], 1e-15f));
-            MEET();
-            for (int i = k + lane; i < @NV; i += lanes) {
-                H[i * @WIDE + k] = i == k ? pivot : H[i * @WIDE + k] * pivot;
-            }
-            MEET();
-            for (int i = k + 1 + lane; i < @NV; i += lanes) {
-                const float factor = H[i * @WIDE + k];
-                for (int j = k + 1; j <= i; ++j) H[i * @WIDE + j] -= factor * H[j * @WIDE + k];
+            const float inverse = 1.0f / H[k * @WIDE + k];
+            for (int i = lane; i < @NV; i += lanes) {
+                if (i == k) continue;
+                const float factor = H[i * @WIDE + k] * inverse;
+                for (int j = k + 1; j < @NV; ++j) H[i * @WIDE + j] -= factor * H[k * @WIDE + j];
+                v[i] -= factor * v[k];
             }
             MEET();
         }
-        for (int k = 0; k < @NV; ++k) {
-            const float value = v[k] * H[k * @WIDE + k];
-            MEET();
-            for (int i = k + lane; i < @NV; i += lanes) v[i] = i == k ? value : v[i] - H[i * @WIDE + k] * value;
-            MEET();
-        }
-        for (int k = @NV - 1; k >= 0; --k) {
-            const float value = v[k] * H[k * @WIDE + k];
-            MEET();
-            for (int i = lane; i <= k; i += lanes) v[i] = i == k ? value : v[i] - H[k * @WIDE + i] * value;
-            MEET();
-        }
+        for (int i = lane; i < @NV; i += lanes) v[i] /= H[i * @WIDE + i];
+        MEET();
     };
 
     const int rows = wp::min(*wp::address(problem.num_rows, world), @ROWS);
@@ -117,7 +109,8 @@ _SOLVE = """
         float sum = -*wp::address(problem.target, world, r);
         for (int j = 0; j < @NV; ++j) sum += J[r * @WIDE + j] * x[j];
         distance[r] = sum;
-        force[r] = sum < 0.0f ? -stiffness[r] * sum : 0.0f;
+        pushing[r] = sum < 0.0f ? stiffness[r] : 0.0f;
+        force[r] = -pushing[r] * sum;
     }
     MEET();
 
@@ -135,18 +128,19 @@ _SOLVE = """
             search[i] = -sum;
             square += sum * sum;
         }
-        for (int k = lane; k < @NV * @NV; k += lanes) {
-            const int i = k / @NV;
-            const int j = k % @NV;
-            if (j > i) continue;
-            float sum = M[i * @WIDE + j];
+        for (int i = lane; i < @NV; i += lanes) {
+            float sum[@NV];
+            #pragma unroll
+            for (int j = 0; j < @NV; ++j) sum[j] = M[i * @WIDE + j];
             for (int r = 0; r < rows; ++r) {
-                if (distance[r] < 0.0f) sum += J[r * @WIDE + i] * stiffness[r] * J[r * @WIDE + j];
+                const float weight = pushing[r] * J[r * @WIDE + i];
+                #pragma unroll
+                for (int j = 0; j < @NV; ++j) sum[j] += weight * J[r * @WIDE + j];
             }
-            H[i * @WIDE + j] = sum;
+            #pragma unroll
+            for (int j = 0; j < @NV; ++j) H[i * @WIDE + j] = sum[j];
         }
         MEET();
-
         solve_H(search);
 
         // Along it the slope is piecewise linear: Newton's method between bounds finds where it is zero.
@@ -175,7 +169,12 @@ _SOLVE = """
         float step = 1.0f;
         float low = 0.0f;
         float high = -1.0f;  // none yet
-        for (int trial = 0; trial < problem.max_trials; ++trial) {
+        bool exact = true;  // whether no row changes sides on the way
+        for (int r = lane; r < rows; r += lanes) {
+            if ((distance[r] < 0.0f) != (distance[r] + row_search[r] < 0.0f)) exact = false;
+        }
+        exact = !any(!exact);
+        for (int trial = 0; trial < problem.max_trials && !exact; ++trial) {
             float slope = 0.0f;
             float curvature = 0.0f;
             for (int r = lane; r < rows; r += lanes) {
@@ -192,29 +191,38 @@ _SOLVE = """
             if (slope < 0.0f) low = step;
             else high = step;
             float next = step - slope / curvature;
-            if (next <= low || (high > 0.0f && next >= high)) next = high > 0.0f ? 0.5f * (low + high) : 2.0f * step;
-            if (next == step) break;
+            const bool inside = next > low && (high < 0.0f || next < high);
+            if (!inside) next = high < 0.0f ? 2.0f * step : 0.5f * (low + high);
+
+            // Where no row changes sides between the two, Newton's step has found the place.
+            exact = inside;
+            for (int r = lane; r < rows; r += lanes) {
+                const bool before = distance[r] + step * row_search[r] < 0.0f;
+                if (before != (distance[r] + next * row_search[r] < 0.0f)) exact = false;
+            }
+            exact = !any(!exact);
             step = next;
         }
 
         // Go there.
-        float changes = 0.0f;
+        bool changes = false;
         for (int i = lane; i < @NV; i += lanes) {
             x[i] += step * search[i];
             Mx[i] += step * M_search[i];
         }
         for (int r = lane; r < rows; r += lanes) {
             const float after = distance[r] + step * row_search[r];
-            if ((after < 0.0f) != (distance[r] < 0.0f)) changes += 1.0f;
+            if ((after < 0.0f) != (distance[r] < 0.0f)) changes = true;
             distance[r] = after;
-            force[r] = after < 0.0f ? -stiffness[r] * after : 0.0f;
+            pushing[r] = after < 0.0f ? stiffness[r] : 0.0f;
+            force[r] = -pushing[r] * after;
         }
-        changes = total(changes);
+        changes = any(changes);
         MEET();
 
         // Where no row has changed sides, the step has led to the minimum.
         const bool small = 0.5f * scale * decrement < tolerance || scale * sqrtf(square) < tolerance;
-        if (small || changes == 0.0f) break;
+        if (small || !changes) break;
     }
 
     // What the rest of the physics wants to know.
@@ -336,6 +344,7 @@ def supports(model: Any, max_rows: int) -> bool:
         and model.opt.noslip_iterations == 0
         and model.opt.iterations > 0
         and model.nflex == 0
+        and not model.opt.enableflags & (mujoco.mjtEnableBit.mjENBL_SLEEP | mujoco.mjtEnableBit.mjENBL_ENERGY)
     )
 
 
@@ -353,21 +362,64 @@ def supports_euler(model: Any) -> bool:
     )
 
 
-@contextlib.contextmanager
-def one_kernel(euler: bool) -> Iterator[None]:
-    """What MuJoCo Warp computes in here it solves with `solve`.
+class QuickSteps:
+    """Has MuJoCo Warp take steps with the kernel, and with fewer launches one after the other.
+
+    A forward pass finds contacts, inertia and forces in three branches of a CUDA graph, as none needs another.
 
     Args:
-        euler: whether it is steps of Euler's method, which the kernel takes as well.
+        model: the robot's MjModel, which the kernel supports.
+        device: of the worlds.
     """
-    before = library_solver.solve, library_steps.euler
-    library_solver.solve = functools.partial(solve, euler=euler)
-    if euler:
-        library_steps.euler = lambda model, data: None
-    try:
-        yield
-    finally:
-        library_solver.solve, library_steps.euler = before
+
+    def __init__(self, model: Any, device: str) -> None:
+        self._euler = supports_euler(model)
+        self._branches = not model.tendon_armature.any()
+        self._device = device
+        self._streams = [wp.Stream(device) for _ in range(2)] if wp.get_device(device).is_cuda else []
+
+    @contextlib.contextmanager
+    def __call__(self, is_step: bool) -> Iterator[None]:
+        """What MuJoCo Warp computes in here it computes so.
+
+        Args:
+            is_step: whether that is steps, of which nobody reads sensors, or only a forward pass.
+        """
+        before = library_solver.solve, library_steps.euler, library_steps._forward
+        euler = is_step and self._euler
+        library_solver.solve = functools.partial(solve, euler=euler)
+        if euler:
+            library_steps.euler = lambda model, data: None
+        if is_step and self._branches:
+            library_steps._forward = functools.partial(self._forward, euler)
+        try:
+            yield
+        finally:
+            library_solver.solve, library_steps.euler, library_steps._forward = before
+
+    def _forward(self, euler: bool, model: Any, data: Any, skip_sensor: bool = False) -> None:
+        """A forward pass without sensors; its arguments are those of the library's."""
+        mujoco_warp.kinematics(model, data)
+        mujoco_warp.com_pos(model, data)
+        mujoco_warp.tendon(model, data)
+
+        with self._beside(0):
+            mujoco_warp.collision(model, data)
+            mujoco_warp.make_constraint(model, data)
+        with self._beside(1):
+            mujoco_warp.crb(model, data)
+        mujoco_warp.transmission(model, data)
+        mujoco_warp.fwd_velocity(model, data)
+        mujoco_warp.fwd_actuation(model, data)
+        mujoco_warp.fwd_acceleration(model, data)
+
+        for stream in self._streams:
+            wp.get_stream(self._device).wait_stream(stream)
+        solve(model, data, euler)
+
+    def _beside(self, branch: int) -> AbstractContextManager[Any]:
+        """What is launched in here runs beside what is launched after it."""
+        return wp.ScopedStream(self._streams[branch]) if self._streams else contextlib.nullcontext()
 
 
 def solve(model: Any, data: Any, euler: bool = False) -> None:

@@ -82,13 +82,12 @@ class WarpEngine:
         orders = mujoco_warp.DeterminismType
         self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
 
-        # One kernel solves where the robot allows it; nobody looks through the cameras of this copy.
+        # The library as it is where the robot is another one; nobody looks through the cameras of this copy.
         from metarl.envs.physics import newton  # imports Warp
 
-        self._solver: Callable[[bool], AbstractContextManager[None]] = nullcontext
+        self._how: Callable[[bool], AbstractContextManager[None]] = nullcontext
         if newton.supports(model, self._data.njmax):
-            euler = newton.supports_euler(model)
-            self._solver = lambda steps: newton.one_kernel(steps and euler)
+            self._how = newton.QuickSteps(model, str(device))
             self._model.opt.run_qacc_smooth = False  # which only the library's solver starts from
         self._model.ncam = 0
         self._model.nlight = 0
@@ -151,7 +150,7 @@ class WarpEngine:
     def _call(self, name: str, times: int) -> None:
         function = getattr(self._mujoco_warp, name)
         self._model.opt.disableflags = self._disabled[name]
-        with self._warp.ScopedDevice(str(self._device)), self._solver(name == "step"):
+        with self._warp.ScopedDevice(str(self._device)), self._how(name == "step"):
             for _ in range(times):
                 function(self._model, self._data)
 

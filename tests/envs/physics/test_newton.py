@@ -104,12 +104,12 @@ def test_accelerations_balance_all_forces_and_rows_only_push() -> None:
 
 def test_the_library_solves_as_before_after_an_error() -> None:
     solver, steps = newton.library_solver, newton.library_steps
-    before = solver.solve, steps.euler
-    with pytest.raises(RuntimeError, match="broken"), newton.one_kernel(euler=True):
-        assert solver.solve is not before[0]
-        assert steps.euler is not before[1]
+    before = solver.solve, steps.euler, steps._forward
+    env: Any = make_distribution("half-cheetah-direction").env
+    with pytest.raises(RuntimeError, match="broken"), newton.QuickSteps(env.model, "cpu")(is_step=True):
+        assert not {solver.solve, steps.euler, steps._forward} & set(before)
         raise RuntimeError("broken")
-    assert (solver.solve, steps.euler) == before
+    assert (solver.solve, steps.euler, steps._forward) == before
 
 
 def test_what_the_kernel_does_not_solve_is_left_to_the_library() -> None:

@@ -77,7 +77,7 @@ def engine_on(stand: Stand) -> WarpEngine:
     engine._model = SimpleNamespace(opt=SimpleNamespace(disableflags=0))
     engine._data = None
     engine._disabled = {"step": 0}
-    engine._solver = contextlib.nullcontext
+    engine._how = contextlib.nullcontext
     engine._launches = {}
     return engine  # type: ignore[no-any-return]
 
