@@ -287,19 +287,19 @@ class Problem:
 
     max_iterations: int
     max_trials: int
-    tolerance: wp.array(dtype=float)
-    time_step: wp.array(dtype=float)
-    inertia_rows: wp.array(dtype=int)
-    inertia_columns: wp.array(dtype=int)
-    inertia_places: wp.array(dtype=int)
-    inertia: wp.array2d(dtype=float)
-    num_rows: wp.array(dtype=int)
-    jacobian: wp.array3d(dtype=float)
-    row_stiffness: wp.array2d(dtype=float)
-    target: wp.array2d(dtype=float)
-    start: wp.array2d(dtype=float)
-    smooth_force: wp.array2d(dtype=float)
-    damping: wp.array2d(dtype=float)
+    tolerance: wp.array[float]
+    time_step: wp.array[float]
+    inertia_rows: wp.array[int]
+    inertia_columns: wp.array[int]
+    inertia_places: wp.array[int]
+    inertia: wp.array2d[float]
+    num_rows: wp.array[int]
+    jacobian: wp.array3d[float]
+    row_stiffness: wp.array2d[float]
+    target: wp.array2d[float]
+    start: wp.array2d[float]
+    smooth_force: wp.array2d[float]
+    damping: wp.array2d[float]
 
 
 @wp.struct
@@ -317,14 +317,14 @@ class Solution:
         position: (N, nv).
     """
 
-    acceleration: wp.array2d(dtype=float)
-    constraint_force: wp.array2d(dtype=float)
-    momentum: wp.array2d(dtype=float)
-    row_force: wp.array2d(dtype=float)
-    num_iterations: wp.array(dtype=int)
-    start: wp.array2d(dtype=float)
-    velocity: wp.array2d(dtype=float)
-    position: wp.array2d(dtype=float)
+    acceleration: wp.array2d[float]
+    constraint_force: wp.array2d[float]
+    momentum: wp.array2d[float]
+    row_force: wp.array2d[float]
+    num_iterations: wp.array[int]
+    start: wp.array2d[float]
+    velocity: wp.array2d[float]
+    position: wp.array2d[float]
 
 
 def supports(model: Any, max_rows: int) -> bool:
