@@ -476,12 +476,12 @@ def _kernel(num_velocities: int, max_rows: int, euler: bool) -> Any:
     for name, value in constants.items():
         code = code.replace(name, str(value))
 
-    @wp.func_native(code)
-    def solve_world(world: int, lane: int, problem: Problem, solution: Solution): ...
+    @wp.func_native(code)  # type: ignore[untyped-decorator]
+    def solve_world(world: int, lane: int, problem: Problem, solution: Solution): ...  # type: ignore[no-untyped-def]
 
-    @wp.kernel(module="unique", enable_backward=False)
-    def newton(problem: Problem, solution: Solution):
-        world, lane = wp.tid()
+    @wp.kernel(module="unique", enable_backward=False)  # type: ignore[untyped-decorator]
+    def newton(problem: Problem, solution: Solution):  # type: ignore[no-untyped-def]
+        world, lane = wp.tid()  # type: ignore[misc]
         solve_world(world, lane, problem, solution)
 
     return newton

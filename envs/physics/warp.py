@@ -82,19 +82,7 @@ class WarpEngine:
         orders = mujoco_warp.DeterminismType
         self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
 
-        # The library as it is where the robot is another one; nobody looks through the cameras of this copy.
-        from metarl.envs.physics import newton  # imports Warp
-
-        self._how: Callable[[bool], AbstractContextManager[None]] = nullcontext
-        if newton.supports(model, self._data.njmax):
-            self._how = newton.QuickSteps(model, str(device))
-            self._model.opt.run_qacc_smooth = False  # which only the library's solver starts from
-        self._model.ncam = 0
-        self._model.nlight = 0
-
-        # Steps need no sensors: they are read in the end, by a forward pass.
-        flags = self._model.opt.disableflags
-        self._disabled = {"step": flags | mujoco_warp.DisableBit.SENSOR, "forward": flags}
+        self._choose_how(model)
 
         # Torch's views of Warp's memory.
         names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
@@ -102,6 +90,21 @@ class WarpEngine:
         self._launches: dict[str, Callable[[], None]] = {}
 
         self.assign([model], np.zeros(num_worlds, np.int64))
+
+    def _choose_how(self, model: Any) -> None:
+        """Leave out what nobody reads, and take the quick steps where the robot allows them."""
+        from metarl.envs.physics import newton  # imports Warp
+
+        self._how: Callable[[bool], AbstractContextManager[None]] = lambda is_step: nullcontext()
+        if newton.supports(model, self._data.njmax):
+            self._how = newton.QuickSteps(model, str(self._device))
+            self._model.opt.run_qacc_smooth = False  # where the library's solver begins, not the kernel
+
+        # Sensors are read after a step, by a forward pass, and nobody looks through the cameras of this copy.
+        flags = self._model.opt.disableflags
+        self._disabled = {"step": flags | self._mujoco_warp.DisableBit.SENSOR, "forward": flags}
+        self._model.ncam = 0
+        self._model.nlight = 0
 
     def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
         """See Engine.assign."""

@@ -9,6 +9,9 @@ import pytest
 wp = pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
+from mujoco_warp._src import forward as steps  # noqa: E402
+from mujoco_warp._src import solver  # noqa: E402
+
 from metarl.envs.physics import newton  # noqa: E402
 from metarl.envs.registry import make_distribution  # noqa: E402
 
@@ -103,7 +106,6 @@ def test_accelerations_balance_all_forces_and_rows_only_push() -> None:
 
 
 def test_the_library_solves_as_before_after_an_error() -> None:
-    solver, steps = newton.library_solver, newton.library_steps
     before = solver.solve, steps.euler, steps._forward
     env: Any = make_distribution("half-cheetah-direction").env
     with pytest.raises(RuntimeError, match="broken"), newton.QuickSteps(env.model, "cpu")(is_step=True):
