@@ -51,6 +51,8 @@ _SOLVE = """
     SHARED float pushing[@ROWS];  // its stiffness where a row pushes, else 0
     SHARED float force[@ROWS];
     SHARED float row_search[@ROWS];
+    SHARED unsigned long long key[@ROWS];
+    SHARED int place[@ROWS];
     SHARED float x[@NV];
     SHARED float Mx[@NV];
     SHARED float smooth[@NV];
@@ -90,10 +92,30 @@ _SOLVE = """
         x[i] = *wp::address(problem.start, world, i);
         smooth[i] = *wp::address(problem.smooth_force, world, i);
     }
-    for (int i = lane; i < rows * @NV; i += lanes) {
-        J[i / @NV * @WIDE + i % @NV] = world_J[i / @NV * J_stride + i % @NV];
+
+    // The library finds contacts in any order. Rows are taken in that of a hash of their numbers, so that sums over
+    // them have the same bits each time.
+    const float* world_stiffness = wp::address(problem.row_stiffness, world, 0);
+    const float* world_target = wp::address(problem.target, world, 0);
+    for (int r = lane; r < rows; r += lanes) {
+        unsigned long long hash = 1469598103934665603ull;
+        auto mix = [&](const float* value) {
+            hash = (hash ^ *reinterpret_cast<const unsigned int*>(value)) * 1099511628211ull;
+        };
+        mix(world_stiffness + r);
+        mix(world_target + r);
+        for (int j = 0; j < @NV; ++j) mix(world_J + r * J_stride + j);
+        key[r] = hash;
     }
-    for (int r = lane; r < rows; r += lanes) stiffness[r] = *wp::address(problem.row_stiffness, world, r);
+    MEET();
+    for (int r = lane; r < rows; r += lanes) {
+        int smaller = 0;
+        for (int s = 0; s < rows; ++s) smaller += key[s] < key[r] || (key[s] == key[r] && s < r);
+        place[r] = smaller;
+        stiffness[smaller] = world_stiffness[r];
+        distance[smaller] = -world_target[r];
+        for (int j = 0; j < @NV; ++j) J[smaller * @WIDE + j] = world_J[r * J_stride + j];
+    }
     MEET();
 
     // Where it starts.
@@ -106,7 +128,7 @@ _SOLVE = """
     }
     const float scale = 1.0f / wp::max(total(trace), 1e-15f);
     for (int r = lane; r < rows; r += lanes) {
-        float sum = -*wp::address(problem.target, world, r);
+        float sum = distance[r];
         for (int j = 0; j < @NV; ++j) sum += J[r * @WIDE + j] * x[j];
         distance[r] = sum;
         pushing[r] = sum < 0.0f ? stiffness[r] : 0.0f;
@@ -233,7 +255,7 @@ _SOLVE = """
         *wp::address(solution.acceleration, world, i) = x[i];
         *wp::address(solution.momentum, world, i) = Mx[i];
     }
-    for (int r = lane; r < rows; r += lanes) *wp::address(solution.row_force, world, r) = force[r];
+    for (int r = lane; r < rows; r += lanes) *wp::address(solution.row_force, world, r) = force[place[r]];
     if (lane == 0) {
         *wp::address(solution.num_iterations, world) = iteration;
         if (*wp::address(problem.num_rows, world) > @ROWS) printf("a world has more than @ROWS limits and contacts\\n");

@@ -105,6 +105,23 @@ def test_accelerations_balance_all_forces_and_rows_only_push() -> None:
     assert iterations.max() < 10
 
 
+def test_the_order_of_rows_changes_no_bit() -> None:
+    """Contacts are found in any order on a GPU."""
+    model, data, numbers = worlds()
+    newton.solve(model, data, euler=True)
+    order = np.random.default_rng(1).permutation(MAX_ROWS)
+    _, other, _ = worlds()
+    full = NUM_ROWS.index(MAX_ROWS)
+    for name, field in (("jacobian", "J"), ("stiffness", "D"), ("target", "aref")):
+        numbers[name][full] = numbers[name][full][order]
+        setattr(other.efc, field, array(numbers[name]))
+    newton.solve(model, other, euler=True)
+
+    for field in ("qacc", "qvel", "qpos", "qfrc_constraint", "solver_niter"):
+        np.testing.assert_array_equal(getattr(other, field).numpy(), getattr(data, field).numpy())
+    np.testing.assert_array_equal(other.efc.force.numpy()[full], data.efc.force.numpy()[full][order])
+
+
 def test_the_library_solves_as_before_after_an_error() -> None:
     before = solver.solve, steps.euler, steps._forward
     env: Any = make_distribution("half-cheetah-direction").env
