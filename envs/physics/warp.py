@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -81,12 +82,29 @@ class WarpEngine:
         orders = mujoco_warp.DeterminismType
         self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
 
+        self._choose_how(model)
+
         # Torch's views of Warp's memory.
         names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
         self._views = {name: warp.to_torch(getattr(self._data, name)) for name in names}
         self._launches: dict[str, Callable[[], None]] = {}
 
         self.assign([model], np.zeros(num_worlds, np.int64))
+
+    def _choose_how(self, model: Any) -> None:
+        """Leave out what nobody reads, and take the quick steps where the robot allows them."""
+        from metarl.envs.physics import newton  # imports Warp
+
+        self._how: Callable[[bool], AbstractContextManager[None]] = lambda is_step: nullcontext()
+        if newton.supports(model, self._data.njmax):
+            self._how = newton.QuickSteps(model, str(self._device))
+            self._model.opt.run_qacc_smooth = False  # where the library's solver begins, not the kernel
+
+        # Sensors are read after a step, by a forward pass, and nobody looks through the cameras of this copy.
+        flags = self._model.opt.disableflags
+        self._disabled = {"step": flags | self._mujoco_warp.DisableBit.SENSOR, "forward": flags}
+        self._model.ncam = 0
+        self._model.nlight = 0
 
     def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
         """See Engine.assign."""
@@ -134,7 +152,8 @@ class WarpEngine:
 
     def _call(self, name: str, times: int) -> None:
         function = getattr(self._mujoco_warp, name)
-        with self._warp.ScopedDevice(str(self._device)):
+        self._model.opt.disableflags = self._disabled[name]
+        with self._warp.ScopedDevice(str(self._device)), self._how(name == "step"):
             for _ in range(times):
                 function(self._model, self._data)
 

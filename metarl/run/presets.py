@@ -149,6 +149,8 @@ def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
 
     # This testbed's own settings.
     one_step = {**_MAML_PRESETS["one-step"].changes, **long, "learner.outer_lr_final": 0.998**600}
+    wide = {"num_tasks": 80, "eval_interval": 50, "iterations": 450}
+    on_a_gpu = {**one_step, **wide, "learner.outer_lr": 4e-3, "learner.outer_lr_final": 0.2}
     reptile = _REPTILE_PRESETS["default"]
     of_reptile = {"default": Preset(f"{reptile.summary}; long", {**reptile.changes, **long})}
 
@@ -156,6 +158,7 @@ def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
     promp = {**_MAML_PRESETS["promp"].changes, **_PROMP_ON.get(env, {})}
     of_maml = {
         "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", one_step),
+        "gpu": Preset("the default with 8 times as many tasks in an iteration, which a GPU samples in the same time", on_a_gpu),
         "promp": Preset("as published by Rothfuss et al. 2018; long", promp),
         "maml-trpo": Preset("MAML-TRPO with ProMP's tasks and network; long", _maml_trpo(promp)),
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,10 @@ def engine_on(stand: Stand) -> WarpEngine:
     engine: Any = WarpEngine.__new__(WarpEngine)
     engine._device = torch.device("cuda")
     engine._warp = engine._mujoco_warp = stand
-    engine._model = engine._data = None
+    engine._model = SimpleNamespace(opt=SimpleNamespace(disableflags=0))
+    engine._data = None
+    engine._disabled = {"step": 0}
+    engine._how = contextlib.nullcontext
     engine._launches = {}
     return engine  # type: ignore[no-any-return]
 
