@@ -39,8 +39,8 @@ class WarpEngine:
         num_worlds: N.
         frame_skip: physics steps in an environment step.
         device: of the states.
-        deterministic: whether the same step gives the same bits. If not, contacts and constraints still keep their
-            order, which costs nothing; sums over them do not.
+        deterministic: whether the same step gives the same bits for sure. If not, sums of the library have no fixed
+            order; those of the solver do.
 
     Raises:
         ValueError: Warp is not installed, or the worlds do not fit into the device's memory.
