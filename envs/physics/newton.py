@@ -392,11 +392,12 @@ class QuickSteps:
     Args:
         model: the robot's MjModel, which the kernel supports.
         device: of the worlds.
+        branches: whether to compute side by side what can be; not tried with the library's sums in a fixed order.
     """
 
-    def __init__(self, model: Any, device: str) -> None:
+    def __init__(self, model: Any, device: str, branches: bool = True) -> None:
         self._euler = supports_euler(model)
-        self._branches = not model.tendon_armature.any()
+        self._branches = branches and not model.tendon_armature.any()
         self._device = device
         self._streams = [wp.Stream(device) for _ in range(2)] if wp.get_device(device).is_cuda else []
 

@@ -39,8 +39,8 @@ class WarpEngine:
         num_worlds: N.
         frame_skip: physics steps in an environment step.
         device: of the states.
-        deterministic: whether the same step gives the same bits. If not, contacts and constraints still keep their
-            order, which costs nothing; sums over them do not.
+        deterministic: whether the same step gives the same bits for sure. If not, sums of the library have no fixed
+            order; those of the solver do.
 
     Raises:
         ValueError: Warp is not installed, or the worlds do not fit into the device's memory.
@@ -82,7 +82,7 @@ class WarpEngine:
         orders = mujoco_warp.DeterminismType
         self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
 
-        self._choose_how(model)
+        self._choose_how(model, deterministic)
 
         # Torch's views of Warp's memory.
         names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
@@ -91,13 +91,13 @@ class WarpEngine:
 
         self.assign([model], np.zeros(num_worlds, np.int64))
 
-    def _choose_how(self, model: Any) -> None:
+    def _choose_how(self, model: Any, deterministic: bool) -> None:
         """Leave out what nobody reads, and take the quick steps where the robot allows them."""
         from metarl.envs.physics import newton  # imports Warp
 
         self._how: Callable[[bool], AbstractContextManager[None]] = lambda is_step: nullcontext()
         if newton.supports(model, self._data.njmax):
-            self._how = newton.QuickSteps(model, str(self._device))
+            self._how = newton.QuickSteps(model, str(self._device), branches=not deterministic)
             self._model.opt.run_qacc_smooth = False  # where the library's solver begins, not the kernel
 
         # Sensors are read after a step, by a forward pass, and nobody looks through the cameras of this copy.

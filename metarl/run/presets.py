@@ -158,7 +158,7 @@ def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
     promp = {**_MAML_PRESETS["promp"].changes, **_PROMP_ON.get(env, {})}
     of_maml = {
         "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", one_step),
-        "gpu": Preset("the default with 8 times as many tasks in an iteration, which a GPU samples in the same time", on_a_gpu),
+        "gpu": Preset("the default with 8 times as many tasks, which a GPU samples in the same time", on_a_gpu),
         "promp": Preset("as published by Rothfuss et al. 2018; long", promp),
         "maml-trpo": Preset("MAML-TRPO with ProMP's tasks and network; long", _maml_trpo(promp)),
     }
