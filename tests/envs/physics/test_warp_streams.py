@@ -16,10 +16,12 @@ class Stand:
 
     Attributes:
         events: what happened, in order.
+        steps: the state of the worlds: how many steps they have taken.
     """
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.steps = torch.zeros(())
         self._on_torch_stream = False
 
     @contextlib.contextmanager
@@ -49,7 +51,8 @@ class Stand:
         return f"warp's name for {stream}"
 
     def capture_launch(self, graph: str, stream: str) -> None:
-        """See warp."""
+        """See warp; the graph holds two steps."""
+        self.steps += 2
         self.events.append(f"{graph} on {stream}")
 
     def synchronize_device(self, device: str) -> None:
@@ -58,6 +61,8 @@ class Stand:
 
     def step(self, model: Any, data: Any) -> None:
         """See mujoco_warp."""
+        if "capture begins" not in self.events:
+            self.steps += 1  # what is captured is not done
         self.events.append("step")
 
 
@@ -79,6 +84,7 @@ def engine_on(stand: Stand) -> WarpEngine:
     engine._disabled = {"step": 0}
     engine._how = contextlib.nullcontext
     engine._launches = {}
+    engine._views = {"qpos": stand.steps}
     return engine  # type: ignore[no-any-return]
 
 
@@ -88,6 +94,8 @@ def test_steps_are_captured_on_warps_own_stream_and_launched_on_torchs(stand: St
     prepared = ["torch waits", "step", "step", "capture begins", "step", "step", "capture ends", "warp waits"]
     launch = "the graph on warp's name for torch's stream"
     assert stand.events == [*prepared, launch]
+
+    assert stand.steps == 2, "a step that prepares a capture must not count"
 
     run("step", 2)
     assert stand.events[len(prepared) :] == [launch, launch]
