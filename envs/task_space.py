@@ -507,7 +507,9 @@ def task_text(task: Mapping[str, Any], limit: int = 200) -> str:
         task: leaves (…) without a leading dimension, tensors or arrays.
         limit: characters.
     """
-    values = {name: _shortest(np.asarray(value)) for name, value in task.items()}
+    values = {}
+    for name, value in task.items():
+        values[name] = _shortest(np.asarray(value.cpu() if isinstance(value, Tensor) else value))
     text = str(values)
     return text if len(text) <= limit else f"{text[:limit]}…"
 
