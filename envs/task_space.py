@@ -509,7 +509,9 @@ def task_text(task: Mapping[str, Any], limit: int = 200) -> str:
     """
     values = {}
     for name, value in task.items():
-        values[name] = _shortest(np.asarray(value.cpu() if isinstance(value, Tensor) else value))
+        on_host = value.cpu() if isinstance(value, Tensor) else value
+        values[name] = _shortest(np.asarray(on_host))
+
     text = str(values)
     return text if len(text) <= limit else f"{text[:limit]}…"
 

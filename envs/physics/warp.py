@@ -163,13 +163,13 @@ class WarpEngine:
         It is captured on the stream that Warp has for the device: Warp cannot capture torch's default stream.
         """
         before = {name: view.clone() for name, view in self._views.items()}
-        torch.cuda.synchronize(self._device)  # the call reads what torch has written
-        call()  # may compile kernels, which a capture does not allow; the step that it takes does not count
+        torch.cuda.synchronize(self._device)  # the call reads what torch has written, on another stream
+        call()  # may compile kernels, which a capture does not allow
         with self._warp.ScopedDevice(str(self._device)), self._warp.ScopedCapture() as capture:
             call()
         self._warp.synchronize_device(str(self._device))
         for name, view in self._views.items():
-            view.copy_(before[name])
+            view.copy_(before[name])  # that call has taken a step
 
         def launch() -> None:
             stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))

@@ -149,7 +149,7 @@ def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
 
     # This testbed's own settings.
     one_step = {**_MAML_PRESETS["one-step"].changes, **long, "learner.outer_lr_final": 0.998**600}
-    wide = {"num_tasks": 80, "eval_interval": 50, "iterations": 450}
+    wide = {"num_tasks": 80, "eval_interval": 50, "iterations": 300}
     on_a_gpu = {**one_step, **wide, "learner.outer_lr": 4e-3, "learner.outer_lr_final": 0.2}
     reptile = _REPTILE_PRESETS["default"]
     of_reptile = {"default": Preset(f"{reptile.summary}; long", {**reptile.changes, **long})}
