@@ -226,19 +226,3 @@ def test_tasks_are_counted_sliced_and_written_as_json() -> None:
         {"goal": [1.0, 2.0], "mass": 2.5},
         {"goal": [3.0, 4.0], "mass": 3.5},
     ]
-
-
-class OnAGpu(torch.Tensor):
-    """A tensor that numpy cannot read before it is moved."""
-
-    def __array__(self, *arguments: object, **options: object) -> np.ndarray:  # type: ignore[type-arg]
-        raise TypeError("can't convert cuda:0 device type tensor to numpy")
-
-    def cpu(self) -> torch.Tensor:  # type: ignore[override]
-        """On the CPU."""
-        return self.as_subclass(torch.Tensor)
-
-
-def test_a_task_on_a_gpu_is_shown_like_any_other() -> None:
-    values = torch.tensor([0.5, -1.0])
-    assert task_text({"goal": values.as_subclass(OnAGpu)}) == task_text({"goal": values})
