@@ -15,7 +15,8 @@ from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.statistics import Curve
 
 ROOT = Path(__file__).parents[3]
-SHIPPED = json.loads((ROOT / "runs/reference/comparison-point-navigation-finn/comparison.json").read_text())
+PLACE = ROOT / "runs/reference/comparison-point-navigation-finn"
+SHIPPED = json.loads((PLACE / "comparison.json").read_text())
 PAGE = (ROOT / "metarl/comparison/README.md").read_text()
 NAMES = {"reptile": "Reptile", "multitask": "joint training", "distill": "the student", "ppo": "PPO"}
 
@@ -32,11 +33,15 @@ def curve_of(data: dict[str, Any]) -> Curve:
     )
 
 
+def of_the_returns(data: dict[str, Any]) -> Comparison:
+    curves = [curve_of(curve) for curve in data["curves"]]
+    return Comparison(data["env"], data["split"], data["num_tasks"], data["budget"], curves, horizon=100)
+
+
 @pytest.fixture(scope="module")
 def again() -> Comparison:
     """The same returns."""
-    curves = [curve_of(data) for data in SHIPPED["curves"]]
-    return Comparison(SHIPPED["env"], SHIPPED["split"], SHIPPED["num_tasks"], SHIPPED["budget"], curves, horizon=100)
+    return of_the_returns(SHIPPED)
 
 
 def cell(estimate: Estimate) -> str:
@@ -78,3 +83,11 @@ def test_the_page_shows_the_pairs_and_the_worst_tenth(again: Comparison) -> None
         if summary.curve.kind != "reference":
             assert summary.final_worst is not None
             assert f"| {summary.curve.label} | {cell(summary.final_worst)} |" in PAGE
+
+
+def test_the_page_says_what_ppo_needs_with_a_network_for_each_goal() -> None:
+    later = of_the_returns(json.loads((PLACE / "ppo-of-today.json").read_text()))
+    *_, efficiency = later.sample_efficiencies
+    needed, steps = efficiency.needed, efficiency.env_steps
+    row = f"| 20 | {steps:,.0f} | {format_number(efficiency.target, '.2f')} | {needed.value:,.0f} |"
+    assert f"{row} {needed.value / steps:.1f} [{needed.low / steps:.1f}, {needed.high / steps:.1f}] |" in PAGE
