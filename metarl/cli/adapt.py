@@ -40,8 +40,9 @@ class Adapt(AdaptationSelection):
             by default E; 0 = the policy is not measured.
         json: print one JSON object, the model card, and nothing else; progress goes to standard error.
         onnx: whether policy.onnx is written as well; without the extra 'export', a warning says that it is missing.
-        keep: the policy that is written: 'last', after the last step; 'best', the one with the highest mean return
-            of those measured, which the last one is unless --measure-episodes is 0.
+        keep: the policy that is written: 'auto', after the last step, or an earlier one that earned more by two
+            standard errors; 'best', the one with the highest mean return of those measured, which the last one is
+            unless --measure-episodes is 0; 'last', after the last step.
         noise_scale: --env, continuous actions: factor on the exploration noise, for a robot that takes no large
             deviations; 1 = as trained.
         action_limit: --env: share of the range of actions, around its middle, that the policy may use, while it
@@ -58,7 +59,7 @@ class Adapt(AdaptationSelection):
     env: str = ""
     measure_episodes: int | None = None
     onnx: bool = True
-    keep: Literal["last", "best"] = "last"
+    keep: Literal["auto", "best", "last"] = "auto"
     noise_scale: float = 1.0
     action_limit: float = 1.0
     pause: str = "0"

@@ -82,7 +82,7 @@ class MetaPolicy:
         label: str = "",
         report: ReportLine = lambda line: None,
         *,
-        keep: Keep = "last",
+        keep: Keep = "auto",
         noise_scale: float = 1.0,
         action_limit: float = 1.0,
         pause: float | str | Pause = 0.0,
@@ -100,7 +100,8 @@ class MetaPolicy:
             measure_episodes: episodes that only measure the result, with exploration noise and without each; None: E.
             label: what the environment is called; by default its id.
             report: takes a line after each batch.
-            keep: "last", the policy after the last step; "best", the one with the highest measured mean return.
+            keep: "auto", the policy after the last step, or an earlier one that earned more by two standard errors;
+                "best", the one with the highest measured mean return; "last", the one after the last step.
             noise_scale: factor on the exploration noise of continuous actions.
             action_limit: share of the range of actions, around its middle, that the policy may use now and later.
             pause: seconds between two episodes, "enter" for the Enter key, or a function that waits.
@@ -168,7 +169,7 @@ class MetaPolicy:
         measure_episodes: int | None = None,
         report: ReportLine = lambda line: None,
         *,
-        keep: Keep = "last",
+        keep: Keep = "auto",
     ) -> SpecialisedPolicy:
         """Adapt to a stated task of the run's family.
 

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -36,8 +36,12 @@ Pause = Callable[[str], None]
 SavePolicy = Callable[[int, Parameters], None]
 """Takes k and shared P: the policy after k adaptation steps."""
 
-Keep = Literal["best", "last"]
-"""Which policy an adaptation gives: that with the highest measured return, or that after the last step."""
+Keep = Literal["auto", "best", "last"]
+"""Which policy an adaptation gives: that after the last step, or an earlier one that clearly earned more; that with the
+highest measured return; or that after the last step in any case."""
+
+CHANCE = 2.0
+"""Standard errors by which two mean returns may differ by chance."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,9 @@ class AdaptationBudget:
         measure_episodes: episodes that only measure the adapted policy, as many with its exploration noise as without;
             0 = it is not measured.
         seed: seed of the rollouts.
-        keep: "last" gives the policy after the last step; "best" that of the k = 0 … K with the highest mean return,
-            the last one only where it was measured.
+        keep: "auto" gives the policy after the last step, or an earlier one that earned more by two standard errors,
+            where both were measured; "best" that of the k = 0 … K with the highest mean return, the last one only
+            where it was measured; "last" that after the last step.
         noise_scale: factor on the exploration noise, in which the actions are taken; 1 = as trained.
     """
 
@@ -59,14 +64,14 @@ class AdaptationBudget:
     episodes: int
     measure_episodes: int
     seed: int = 0
-    keep: Keep = "last"
+    keep: Keep = "auto"
     noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Reject values out of range, naming the field."""
         require_at_least(self, steps=0, episodes=1, measure_episodes=0, seed=0)
-        if self.keep not in ("best", "last"):
-            raise UserError(f"keep must be 'best' or 'last', got {self.keep!r}")
+        if self.keep not in get_args(Keep):
+            raise UserError(f"keep must be 'auto', 'best' or 'last', got {self.keep!r}")
         if not (math.isfinite(self.noise_scale) and self.noise_scale > 0):
             raise UserError(f"noise_scale must be above 0, got {self.noise_scale}: nothing is learned without noise")
         if self.seed > MAX_SEED:
@@ -207,7 +212,7 @@ def specialise(
     # What only measures comes after all adaptation, so that its size does not change the policy.
     if budget.measure_episodes:
         batches.append(player.explore(adapted, budget.measure_episodes))
-    kept = _step_to_keep(batches, budget)
+    kept = _step_to_keep(batches, budget, remembers=adapted.memory is not None)
 
     deterministic = None
     if budget.measure_episodes:
@@ -261,12 +266,46 @@ def _same(one: Any, other: Any) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def _step_to_keep(batches: list[Episodes], budget: AdaptationBudget) -> int:
-    """Which k is kept: the last, or the one with the highest mean return; of equal ones, that of most steps."""
-    if budget.keep == "last" or not batches:
+def _step_to_keep(batches: list[Episodes], budget: AdaptationBudget, remembers: bool) -> int:
+    """Which k is kept; of policies that earned the same, that of most steps.
+
+    Args:
+        batches: episodes of the policies after k = 0 … steps.
+        budget: says by which rule.
+        remembers: whether the policy learns in its memory, and so goes on with all that it has seen.
+    """
+    if budget.keep == "last" or not batches or (budget.keep == "auto" and remembers):
         return budget.steps
-    means = [float(_returns(batch).mean()) for batch in batches]
-    return max(range(len(means)), key=lambda step: (means[step], step))
+
+    returns = [_returns(batch) for batch in batches]
+    means = [float(values.mean()) for values in returns]
+    if budget.keep == "best":
+        return max(range(len(means)), key=lambda step: (means[step], step))
+    if len(batches) <= budget.steps:
+        return budget.steps  # the last one was not measured
+
+    deviations, counts = [float(values.std()) for values in returns], [len(values) for values in returns]
+    better = clearly_better(means, deviations, counts)
+    return budget.steps if better is None else better
+
+
+def clearly_better(means: Sequence[float], deviations: Sequence[float], counts: Sequence[int]) -> int | None:
+    """The policy before the last that earned most, where it earned more than the last one by more than chance.
+
+    Args:
+        means: mean return of the policy after k = 0 … K steps.
+        deviations: standard deviations over episodes.
+        counts: episodes of each.
+
+    Returns:
+        its k; None where there is none.
+    """
+    last = len(means) - 1
+    if last < 1:
+        return None
+    best = max(range(last), key=lambda step: (means[step], step))
+    error = math.sqrt(sum(deviations[step] ** 2 / counts[step] for step in (best, last)))
+    return best if means[best] - means[last] > CHANCE * error else None
 
 
 def simulated_episodes(distribution: TaskDistribution, task: Task) -> EpisodeSource:

@@ -25,7 +25,7 @@ complete metarl \
         'c/--policy=/(auto mlp cnn)/' \
         'c/--split=/(test ood train validation)/' \
         'c/--task-file=/f/' \
-        'c/--keep=/(last best)/' \
+        'c/--keep=/(auto best last)/' \
         'c/--split=/(test ood validation)/' \
         'c/--/(action-limit action-scale activation adaptation-steps adapted-layers baselines budget cg-damping cg-iterations checkpoint checkpoint-interval clip compile-env config cuda-graphs curriculum curriculum-buffer curriculum-correction curriculum-fresh device env env-file env-timeout episodes estimator eval-interval eval-tasks every exploration-credit figures first-order fps fvp-fraction fvp-memory gae-lambda gamma grid heat-map help hidden-size hidden-sizes horizon init-log-std inner-kl-penalty inner-lr inner-lr-decay inner-lr-mode iterations json keep line-search-backtrack line-search-steps log-std-lr-factor logger max-env-steps max-kl measure-episodes name no-compile no-onnx no-plain noise-scale normalize-obs num-envs num-tasks num-threads objective-steps out outer outer-epochs outer-lr outer-lr-decay outer-lr-final over pause physics-determinism policy port preset quick recurrent repeats resume run-dir sb3-settings seconds seed seeds set split start-from steps task task-chunk task-file test-tasks trust)/' \
         'c/-/(- h)/' \
@@ -46,7 +46,7 @@ complete metarl \
         'n/--policy/(auto mlp cnn)/' \
         'n/--split/(test ood train validation)/' \
         'n/--task-file/f/' \
-        'n/--keep/(last best)/' \
+        'n/--keep/(auto best last)/' \
         'n/--split/(test ood validation)/' \
         'n/--preset/(default fast-weights gpu gru long maml-trpo one-step paper promp)/' \
         'n@--resume@`sh -c "ls runs/*/config.yaml runs/comparison-*/settings.json 2>/dev/null" | cut -d/ -f2`@' \

@@ -201,7 +201,7 @@ def test_what_is_left_is_neither_overwritten_nor_mixed(arm: Any, capsys: pytest.
     for flags, named in (
         ([], "an adaptation was interrupted there; go on with --resume, or remove it"),
         (["--resume", "--seed", "1"], "of another adaptation: seed was 0, not 1"),
-        (["--resume", "--episodes", "4", "--keep", "best"], "episodes was 5, not 4; keep was 'last', not 'best'"),
+        (["--resume", "--episodes", "4", "--keep", "best"], "episodes was 5, not 4; keep was 'auto', not 'best'"),
     ):
         assert adapt(*flags) == 2
         assert named in complaint(capsys)

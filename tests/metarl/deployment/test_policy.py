@@ -21,6 +21,7 @@ from metarl.agents.policies.distributions import DiagonalGaussian
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters
 from metarl.deployment import export, model_card
+from metarl.deployment.specialise import clearly_better
 from metarl.envs.external.space_json import space_to_json
 from metarl.errors import UserError
 
@@ -271,14 +272,27 @@ def test_the_card_says_where_an_earlier_policy_earned_more_than_by_chance(last: 
     measured = {"episodes": 100, "return_mean": last, "return_std": 1.0}
     adaptation = {
         **CARD["adaptation"],
+        "steps": 2,
         "episodes_per_step": 25,
         "return_mean": [-9.0, -2.0, last],
         "return_std": [1.0, 1.0, 1.0],
     }
     sentences = model_card.summary({**CARD, "adaptation": adaptation, "deterministic": measured})
-    expected = "The policy after step 1 earned more, −2.00 against −3.00: --keep best writes that one."
+    expected = "The policy after step 1 earned more, −2.00 against −3.00: --keep auto writes that one."
     assert (expected in sentences) == said
     assert any("--keep" in sentence for sentence in sentences) == said
+
+    by_itself = {**adaptation, "keep": "auto"}
+    kept = "Kept is the policy after step 1: it earned more than the last one, −2.00 against −3.00."
+    assert (kept in model_card.summary({**CARD, "adaptation": by_itself, "deterministic": measured})) == said
+
+
+def test_an_earlier_policy_is_clearly_better_by_more_than_two_standard_errors() -> None:
+    """Means of 100 and 25 episodes of deviation 1 have a standard error of √0.05 = 0.2236."""
+    assert clearly_better([0.448, 0.0], [1.0, 1.0], [100, 25]) == 0
+    assert clearly_better([0.447, 0.0], [1.0, 1.0], [100, 25]) is None
+    assert clearly_better([0.0, 2.0, 2.0, 1.0], [0.1] * 4, [9] * 4) == 2  # of equal ones, that of most steps
+    assert clearly_better([1.0], [0.1], [9]) is None
 
 
 def test_saving_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
