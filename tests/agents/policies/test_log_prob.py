@@ -20,7 +20,7 @@ from metarl.agents.gradients.objectives import (
 from metarl.agents.policies.distributions import ActionDistribution
 from metarl.agents.policies.log_prob import Outputs, kl_vjp, log_prob_of
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import map_parameters
+from metarl.agents.policies.parameters import flatten, map_parameters
 from tests.helpers.agent_builders import ACTION_SPACES, OBSERVATION_SPACE, TINY, make_policy, random_episodes, seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -79,7 +79,8 @@ def test_log_probability_and_its_derivatives(policy: MLPPolicy) -> None:
     torch.testing.assert_close(found.vjp(weight), by_weight)
 
     each = [torch.autograd.grad(value, list(at.values()), retain_graph=True) for value in log_prob.flatten()]
-    along = [sum((part * tangent[name]).sum() for name, part in zip(at, parts, strict=True)) for parts in each]
+    direction = flatten(tangent.values())
+    along = [flatten(parts).dot(direction) for parts in each]
     torch.testing.assert_close(found.jvp(tangent).flatten(), torch.stack(along))
 
     by_change = gradient(lambda p: (weight_change * policy.distribution(p).log_prob(batch.action)).sum(), at)
