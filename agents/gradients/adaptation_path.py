@@ -197,7 +197,7 @@ class AdaptationPath:
 
 def gradient_step(params: Parameters, gradient: Parameters, rates: Rates) -> Parameters:
     """θ + α ∇J for the parameters that have a rate."""
-    return params | _sums(_products(gradient, rates), params)
+    return params | _sums({name: params[name] for name in rates}, _products(gradient, rates))
 
 
 def _scaled(gradient: Parameters, rates: Rates) -> Parameters:
