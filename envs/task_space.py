@@ -507,7 +507,11 @@ def task_text(task: Mapping[str, Any], limit: int = 200) -> str:
         task: leaves (…) without a leading dimension, tensors or arrays.
         limit: characters.
     """
-    values = {name: _shortest(np.asarray(value)) for name, value in task.items()}
+    values = {}
+    for name, value in task.items():
+        on_host = value.cpu() if isinstance(value, Tensor) else value
+        values[name] = _shortest(np.asarray(on_host))
+
     text = str(values)
     return text if len(text) <= limit else f"{text[:limit]}…"
 

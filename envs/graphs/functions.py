@@ -165,7 +165,8 @@ def write_leaves(sources: list[Any], targets: list[Any]) -> None:
 
 
 def _copy(leaf: Any) -> Any:
-    return leaf.detach().clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
+    """A tensor of its own, its numbers in the same order in memory."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _own(leaf: Any) -> Any:

@@ -28,13 +28,34 @@ FEW_NUMBERS = 2**23
 """Numbers in a matrix that has many terms up to which that pays, as measured on an H200."""
 
 
+MANY_TERMS = 1024
+"""Terms from which a product of small matrices is made in parts, which are then added: a library would leave most of a
+GPU idle."""
+
+TERMS_OF_PART = 256
+"""Terms of such a part at most."""
+
+
 def _thin_product(left: Tensor, right: Tensor) -> Any:
-    """left @ right as a sum of products, which can be fused; NotImplemented where a library is faster."""
+    """left @ right as what can be fused, or is faster; NotImplemented where a library's product is best."""
     terms = left.shape[-1]
     thin = min(left.shape[-2], right.shape[-1]) <= THIN and max(left.numel(), right.numel()) <= FEW_NUMBERS
-    if terms > THIN and not thin:
+    if terms <= THIN or thin:
+        return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(dim=-2)
+    if left.ndim == 3 and terms >= MANY_TERMS and max(left.shape[-2], right.shape[-1]) <= TERMS_OF_PART:
+        return _product_in_parts(left, right)
+    return NotImplemented
+
+
+def _product_in_parts(left: Tensor, right: Tensor) -> Any:
+    """left @ right of (B, m, K) and (B, K, n), as the sum of products of parts of the K terms."""
+    batch, terms = len(left), left.shape[-1]
+    parts = next(parts for parts in range(-(-terms // TERMS_OF_PART), terms + 1) if terms % parts == 0)
+    if terms // parts <= THIN:
         return NotImplemented
-    return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(dim=-2)
+    lefts = left.unflatten(2, (parts, -1)).movedim(2, 1).flatten(0, 1)
+    rights = right.unflatten(1, (parts, -1)).flatten(0, 1)
+    return torch.bmm(lefts, rights).unflatten(0, (batch, parts)).sum(dim=1)
 
 
 def _thin_product_added(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
@@ -47,11 +68,18 @@ def _thin_product_added(added: Tensor, left: Tensor, right: Tensor, *, beta: flo
     return beta * added + alpha * product
 
 
+def _product_added_(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    """The same in place."""
+    product = _thin_product(left, right)
+    return product if product is NotImplemented else added.mul_(beta).add_(product, alpha=alpha)
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.mm.default: _thin_product,
     torch.ops.aten.bmm.default: _thin_product,
     torch.ops.aten.addmm.default: _thin_product_added,
     torch.ops.aten.baddbmm.default: _thin_product_added,
+    torch.ops.aten.baddbmm_.default: _product_added_,
 }
 """Operation → what is traced in its place."""
 
@@ -85,7 +113,8 @@ class Fused:
     ) -> None:
         self._generator = generator
         leaves, structure = pytree.tree_flatten(arguments)
-        tensors = _tensors(leaves)
+        tensors = [tensor.clone() for tensor in _tensors(leaves)]  # none that repeats its numbers without having them
+        self._strides = [tensor.stride() for tensor in tensors]
 
         def flat(random: _Random, tensors: list[Tensor]) -> list[Tensor]:
             """The function with nothing but tensors going in and out."""
@@ -111,7 +140,9 @@ class Fused:
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns."""
         noise = [draw(self._generator) for draw in self._draws]
-        made = iter(self._compiled(*noise, *_tensors(pytree.tree_leaves(arguments))))
+        given = _tensors(pytree.tree_leaves(arguments))
+        tensors = [_laid_out(tensor, strides) for tensor, strides in zip(given, self._strides, strict=True)]
+        made = iter(self._compiled(*noise, *tensors))
         leaves = [next(made) if leaf is _TENSOR else leaf for leaf in self._others]
         return pytree.tree_unflatten(leaves, self._structure)
 
@@ -133,9 +164,17 @@ def _compile(
 def _kernels(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., list[Tensor]]:
     """What computes a graph of operations, in as few kernels as the compiler finds."""
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # float32 is what was asked for
+        warnings.filterwarnings("ignore", module=r"torch\._inductor")  # advice to its own developers, and on tf32
         compiled: Callable[..., list[Tensor]] = torch._inductor.compile(graph, inputs, options=OPTIONS)
     return compiled
+
+
+def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The tensor with these strides, which its kernels are compiled for: itself, or a copy."""
+    if tensor.stride() == strides:
+        return tensor
+    copy = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return copy.copy_(tensor)
 
 
 def _tensors(leaves: list[Any]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -38,8 +39,8 @@ class WarpEngine:
         num_worlds: N.
         frame_skip: physics steps in an environment step.
         device: of the states.
-        deterministic: whether the same step gives the same bits. If not, contacts and constraints still keep their
-            order, which costs nothing; sums over them do not.
+        deterministic: whether the same step gives the same bits for sure. If not, sums of the library have no fixed
+            order; those of the solver do.
 
     Raises:
         ValueError: Warp is not installed, or the worlds do not fit into the device's memory.
@@ -81,12 +82,29 @@ class WarpEngine:
         orders = mujoco_warp.DeterminismType
         self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
 
+        self._choose_how(model, deterministic)
+
         # Torch's views of Warp's memory.
         names = ("qpos", "qvel", "ctrl", "qacc_warmstart", "sensordata")
         self._views = {name: warp.to_torch(getattr(self._data, name)) for name in names}
         self._launches: dict[str, Callable[[], None]] = {}
 
         self.assign([model], np.zeros(num_worlds, np.int64))
+
+    def _choose_how(self, model: Any, deterministic: bool) -> None:
+        """Leave out what nobody reads, and take the quick steps where the robot allows them."""
+        from metarl.envs.physics import newton  # imports Warp
+
+        self._how: Callable[[bool], AbstractContextManager[None]] = lambda is_step: nullcontext()
+        if newton.supports(model, self._data.njmax):
+            self._how = newton.QuickSteps(model, str(self._device), branches=not deterministic)
+            self._model.opt.run_qacc_smooth = False  # where the library's solver begins, not the kernel
+
+        # Sensors are read after a step, by a forward pass, and nobody looks through the cameras of this copy.
+        flags = self._model.opt.disableflags
+        self._disabled = {"step": flags | self._mujoco_warp.DisableBit.SENSOR, "forward": flags}
+        self._model.ncam = 0
+        self._model.nlight = 0
 
     def assign(self, models: Sequence[Any], rows: NDArray[np.int64]) -> None:
         """See Engine.assign."""
@@ -134,7 +152,8 @@ class WarpEngine:
 
     def _call(self, name: str, times: int) -> None:
         function = getattr(self._mujoco_warp, name)
-        with self._warp.ScopedDevice(str(self._device)):
+        self._model.opt.disableflags = self._disabled[name]
+        with self._warp.ScopedDevice(str(self._device)), self._how(name == "step"):
             for _ in range(times):
                 function(self._model, self._data)
 
@@ -143,11 +162,14 @@ class WarpEngine:
 
         It is captured on the stream that Warp has for the device: Warp cannot capture torch's default stream.
         """
-        torch.cuda.synchronize(self._device)  # the call reads what torch has written
+        before = {name: view.clone() for name, view in self._views.items()}
+        torch.cuda.synchronize(self._device)  # the call reads what torch has written, on another stream
         call()  # may compile kernels, which a capture does not allow
         with self._warp.ScopedDevice(str(self._device)), self._warp.ScopedCapture() as capture:
             call()
         self._warp.synchronize_device(str(self._device))
+        for name, view in self._views.items():
+            view.copy_(before[name])  # that call has taken a step
 
         def launch() -> None:
             stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))

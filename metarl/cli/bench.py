@@ -26,6 +26,7 @@ from metarl.run.config import DEFAULT_ENV
 from metarl.run.device import resolve_device
 from metarl.run.files import check_directory_writable
 from metarl.training.machine import distributed
+from metarl.training.machine.accelerate import first_use
 
 TOGETHER = ("iteration", "sb3", "envs")
 """What 'all' measures."""
@@ -180,6 +181,7 @@ class Bench:
         return [rate.to_json() for rate in rates], bench_report.robots_table(rates)
 
     def _robots_on_gpu(self, names: list[str], device: torch.device, progress: Console) -> tuple[Any, Table]:
+        say(progress, first_use(make_distribution(names[0]), device))
         rates = []
         for name in names:
             say(progress, name)

@@ -160,10 +160,8 @@ def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> st
     reached = format_number(efficiency.target, ".2f")
     target = f"the {reached} that {efficiency.meta_learner} has after {env_steps:,.0f} steps on a new task"
     if not needed.value < float("inf"):
-        least = comparison.budget / env_steps
-        return (
-            f"{efficiency.baseline} does not reach {target} within {comparison.budget:,} (more than {least:,.1f} times)"
-        )
+        within = f"within {comparison.budget:,}{_at_least(efficiency, comparison)}"
+        return f"{efficiency.baseline} does not reach {target} {within}"
 
     # The upper end is infinite where many of the resampled tasks are not solved within the budget.
     low = f"{needed.low / env_steps:,.1f}"
@@ -172,6 +170,18 @@ def _efficiency_line(efficiency: SampleEfficiency, comparison: Comparison) -> st
         f"{efficiency.baseline} needs {needed.value:,.0f} steps for {target}: {efficiency.ratio:,.1f} times as many "
         f"[95%: {low} to {high}]{_payback(efficiency, comparison)}"
     )
+
+
+def _at_least(efficiency: SampleEfficiency, comparison: Comparison) -> str:
+    """How many times the steps of the meta-learner a baseline needs that was not there within the budget."""
+    factor = comparison.budget / efficiency.env_steps
+    if factor <= 1:
+        return ""
+
+    # The same tasks drawn again may well be solved within the budget.
+    low = efficiency.needed.low / efficiency.env_steps
+    interval = f"; 95%: from {low:,.1f} times" if low < factor else ""
+    return f" (more than {factor:,.1f} times{interval})"
 
 
 def _payback(efficiency: SampleEfficiency, comparison: Comparison) -> str:
@@ -183,7 +193,11 @@ def _payback(efficiency: SampleEfficiency, comparison: Comparison) -> str:
     # Nothing is won back where the baseline was trained for as long, or may need as few steps on a task.
     if invested <= 0 or efficiency.needed.low <= efficiency.env_steps:
         return ""
-    return f"; meta-training has paid for itself after {invested / saved:,.0f} tasks"
+
+    # The more steps the baseline may need, the fewer tasks.
+    few, many = (invested / (end - efficiency.env_steps) for end in (efficiency.needed.high, efficiency.needed.low))
+    interval = f"[95%: {few:,.0f} to {many:,.0f}]" if few > 0 else f"[95%: at most {many:,.0f}]"
+    return f"; meta-training has paid for itself after {invested / saved:,.0f} tasks {interval}"
 
 
 def _pairwise_line(pair: PairwiseComparison, steps: float) -> str:

@@ -1,5 +1,6 @@
 """The model card of a specialised policy as Markdown, from the same data as its JSON."""
 
+import math
 from typing import Any
 
 from gymnasium.spaces import Discrete, MultiDiscrete, Space
@@ -15,6 +16,8 @@ LONGEST_SPACE = 200
 """Characters of a field's space, of which each bound may be another."""
 LONGEST_TASK = 100
 """Characters of a title's task."""
+CHANCE = 2.0
+"""Standard errors by which two mean returns may differ by chance."""
 
 
 def markdown(description: dict[str, Any]) -> str:
@@ -106,6 +109,8 @@ def summary(description: dict[str, Any]) -> list[str]:
         sentences.append("The policy learns in its memory and goes on learning wherever it is used.")
     if adaptation.get("keep") == "best":
         sentences.append(_what_was_kept(adaptation))
+    elif "last_action" not in description.get("inputs", ()):
+        sentences += _what_was_better(adaptation, description["deterministic"])
     if adaptation.get("noise_scale", 1) != 1:
         sentences.append(f"Exploration noise was {adaptation['noise_scale']:g} times that of the policy.")
     if description.get("action_limit", 1) != 1:
@@ -136,6 +141,24 @@ def _what_was_kept(adaptation: dict[str, Any]) -> str:
     best = format_number(returns[kept], ".2f")
     sentence = f"Kept is the policy after step {kept}, the best of those measured (return {best})"
     return f"{sentence}." if len(returns) > steps else f"{sentence}; the one after step {steps} was not measured."
+
+
+def _what_was_better(adaptation: dict[str, Any], measured: dict[str, Any] | None) -> list[str]:
+    """That an earlier policy earned more than the last one, which was written; nothing where that may be chance."""
+    returns = adaptation["return_mean"]
+    if measured is None or len(returns) < 2:
+        return []
+
+    last = len(returns) - 1
+    best = max(range(last), key=lambda step: returns[step])
+    episodes = adaptation["episodes_per_step"], measured["episodes"]
+    deviations = adaptation["return_std"][best], adaptation["return_std"][last]
+    error = math.sqrt(sum(std**2 / count for std, count in zip(deviations, episodes, strict=True)))
+    if returns[best] - returns[last] <= CHANCE * error:
+        return []
+
+    more, less = (format_number(returns[step], ".2f") for step in (best, last))
+    return [f"The policy after step {best} earned more, {more} against {less}: --keep best writes that one."]
 
 
 _LOAD = ("import metarl", "", 'policy = metarl.load_policy("DIR")')

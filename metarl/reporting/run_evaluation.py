@@ -111,6 +111,8 @@ class RunEvaluation:
             over += " on these tasks" if self._intervals_over == "episodes" else ", which is too wide: see --episodes"
             lines.append(f"{self.which_tasks}: each is evaluated once; {over}")
             lines += _by_task(self.tasks, self.evaluation)
+        elif self.split:
+            lines.append("intervals are over tasks: of other seeds of the training they say nothing")
         return lines + self.evaluation.lines()
 
     @property

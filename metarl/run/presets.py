@@ -27,6 +27,9 @@ runs/reference/README.md."""
 _PLAIN_TRPO = {"learner.estimator": "plain", "learner.fvp_fraction": 1.0}
 """The original codes' inner objective, the plain log-likelihood, and Fisher products on the whole batch."""
 
+_HALVED_BEYOND = {"learner.inner_lr_decay": 0.5}
+"""Changes nothing in training with one step; the MAML paper evaluates further steps at half the rate of the first."""
+
 _MAML_PRESETS = {
     "default": Preset("3 adaptation steps with learned rates, ProMP outer step", {"iterations": 60, **_LEARNED_STEPS}),
     "one-step": Preset(
@@ -149,6 +152,8 @@ def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
 
     # This testbed's own settings.
     one_step = {**_MAML_PRESETS["one-step"].changes, **long, "learner.outer_lr_final": 0.998**600}
+    wide = {"num_tasks": 80, "eval_interval": 50, "iterations": 300}
+    on_a_gpu = {**one_step, **wide, "learner.outer_lr": 4e-3, "learner.outer_lr_final": 0.2}
     reptile = _REPTILE_PRESETS["default"]
     of_reptile = {"default": Preset(f"{reptile.summary}; long", {**reptile.changes, **long})}
 
@@ -156,11 +161,13 @@ def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
     promp = {**_MAML_PRESETS["promp"].changes, **_PROMP_ON.get(env, {})}
     of_maml = {
         "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", one_step),
+        "gpu": Preset("the default with 8 times as many tasks, which a GPU samples in the same time", on_a_gpu),
         "promp": Preset("as published by Rothfuss et al. 2018; long", promp),
         "maml-trpo": Preset("MAML-TRPO with ProMP's tasks and network; long", _maml_trpo(promp)),
     }
     if env in _FINN_ROBOTS:
-        finn = {"iterations": 800, "learner.policy.hidden_sizes": (100, 100), "learner.policy.activation": "relu"}
+        network = {"learner.policy.hidden_sizes": (100, 100), "learner.policy.activation": "relu"}
+        finn = {"iterations": 800, **network, **_HALVED_BEYOND}
         of_maml["paper"] = Preset("MAML-TRPO as published by Finn et al. 2017; long", _maml_trpo(promp) | finn)
 
     return {("maml", env): of_maml, ("reptile", env): of_reptile}
@@ -291,6 +298,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
             "MAML-TRPO as published by Finn et al. 2017: 1 step of rate 0.1, 100 × 100 ReLU; long",
             {
                 "iterations": 500,
+                **_HALVED_BEYOND,
                 "learner.policy.hidden_sizes": (100, 100),
                 "learner.policy.activation": "relu",
                 "learner.policy.init_log_std": 0.0,

@@ -253,7 +253,7 @@ def success_table(evaluation: Evaluation) -> Table | None:
     if evaluation.success_rate is None or evaluation.success_ci95 is None:
         return None
 
-    table = Table()
+    table = Table(title="episodes that succeeded at any time", title_justify="left")
     for heading in ("adaptation step", "success rate", "95% interval"):
         table.add_column(heading, justify="right")
 

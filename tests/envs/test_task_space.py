@@ -213,6 +213,12 @@ def test_a_task_is_shown_with_the_digits_that_tell_it_from_others() -> None:
     assert task_text({"map": torch.ones(999)}, limit=20) == "{'map': [1.0, 1.0, 1…"
 
 
+def test_a_task_on_a_gpu_is_shown_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy cannot read a GPU's memory."""
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: tensor.detach() + 1)
+    assert task_text({"mass": torch.tensor(2.0)}) == "{'mass': 3.0}"
+
+
 def test_tasks_are_counted_sliced_and_written_as_json() -> None:
     tasks = {"goal": torch.tensor([[0.5, 0.25], [1.0, 2.0], [3.0, 4.0]]), "mass": torch.tensor([1.5, 2.5, 3.5])}
     assert num_tasks_of(tasks) == 3

@@ -456,7 +456,7 @@ _metarl_names() {
   done
 
   case "$prev" in
-    --preset) names="default fast-weights gru long maml-trpo one-step paper promp" ;;
+    --preset) names="default fast-weights gpu gru long maml-trpo one-step paper promp" ;;
     --resume) names="$runs" ;;
     --start-from | --teacher) names="$runs $shipped" ;;
   esac

@@ -48,7 +48,7 @@ complete metarl \
         'n/--task-file/f/' \
         'n/--keep/(last best)/' \
         'n/--split/(test ood validation)/' \
-        'n/--preset/(default fast-weights gru long maml-trpo one-step paper promp)/' \
+        'n/--preset/(default fast-weights gpu gru long maml-trpo one-step paper promp)/' \
         'n@--resume@`sh -c "ls runs/*/config.yaml runs/comparison-*/settings.json 2>/dev/null" | cut -d/ -f2`@' \
         'n@{--start-from,--teacher,evaluate,compare,tensorboard,adapt,render,report}@`sh -c "ls runs/*/config.yaml runs/comparison-*/settings.json 2>/dev/null | cut -d/ -f2; echo half-cheetah-direction maml-cart-pole-mirrored maml-point-navigation point-navigation-finn promp-cart-pole-mirrored promp-point-navigation reptile-cart-pole-mirrored reptile-point-navigation rl2-bandit rl2-grid-navigation rl2-hypernetwork-grid-navigation rl2-tabular-mdp"`@' \
         'n/train/(maml reptile multitask distill rl2)/' \

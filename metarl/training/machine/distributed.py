@@ -43,11 +43,17 @@ def rank() -> int:
 
 
 def local_device(device: str) -> str:
-    """The device of this process. On a machine with GPUs, each process of a job gets one of them."""
+    """The device of this process. The processes of a machine take its GPUs in turn."""
     on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     if not is_job() or on_cpu:
         return device
-    return f"cuda:{os.environ['LOCAL_RANK']}"
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % max(torch.cuda.device_count(), 1)}"
+
+
+def backend_for(device: torch.device) -> str:
+    """What sums over the processes: nccl, which wants a GPU for each process, or gloo."""
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+    return "nccl" if device.type == "cuda" and alone else "gloo"
 
 
 def local_cores() -> int:
@@ -86,8 +92,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         store, number, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
         # torchrun's store outlives a restart; without a prefix the new processes read addresses of the dead ones.
         own_store = dist.PrefixStore(f"restart-{_restarts()}", store)  # type: ignore[attr-defined]
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=own_store, rank=number, world_size=count)
+        dist.init_process_group(backend_for(device), store=own_store, rank=number, world_size=count)
     except RuntimeError as error:
         raise TrainingError(f"the processes of the job do not find each other: {error}") from error
 

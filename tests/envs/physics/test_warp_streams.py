@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ class Stand:
 
     Attributes:
         events: what happened, in order.
+        position: of a world, which a step moves by 1.
     """
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.position = torch.zeros(1)
         self._on_torch_stream = False
 
     @contextlib.contextmanager
@@ -58,6 +61,7 @@ class Stand:
     def step(self, model: Any, data: Any) -> None:
         """See mujoco_warp."""
         self.events.append("step")
+        self.position += 1
 
 
 @pytest.fixture
@@ -73,8 +77,13 @@ def engine_on(stand: Stand) -> WarpEngine:
     engine: Any = WarpEngine.__new__(WarpEngine)
     engine._device = torch.device("cuda")
     engine._warp = engine._mujoco_warp = stand
-    engine._model = engine._data = None
+    engine._model = SimpleNamespace(opt=SimpleNamespace(disableflags=0))
+    engine._data = None
+    engine._disabled = {"step": 0}
+    engine._how = contextlib.nullcontext
     engine._launches = {}
+    engine._views = {"qpos": torch.zeros(1)}
+    stand.position = engine._views["qpos"]
     return engine  # type: ignore[no-any-return]
 
 
@@ -87,6 +96,14 @@ def test_steps_are_captured_on_warps_own_stream_and_launched_on_torchs(stand: St
 
     run("step", 2)
     assert stand.events[len(prepared) :] == [launch, launch]
+
+
+def test_the_first_graph_starts_where_the_world_is(stand: Stand) -> None:
+    """Not where the call has led to that compiles the kernels before the capture."""
+    engine = engine_on(stand)
+    stand.position.fill_(5.0)
+    engine._run("step", 2)
+    assert stand.position.item() == 5.0  # the stand-in's graph moves nothing
 
 
 def test_the_stand_in_refuses_what_warp_refuses(stand: Stand) -> None:

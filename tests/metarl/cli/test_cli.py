@@ -415,6 +415,8 @@ def test_table_shows_the_report(workplace: Path, capsys: pytest.CaptureFixture[s
     for mean in report["return_mean"]:
         assert f"{mean:.2f}".replace("-", "−") in table
     assert f"{report['gain_mean']:+.2f}".replace("-", "−") in table
+    assert report["intervals_over"] == "tasks"
+    assert "intervals are over tasks: of other seeds of the training they say nothing" in table
 
 
 # ---------------------------------------------------------------------- the other commands

@@ -175,10 +175,13 @@ def test_settings_of_one_agent_are_told_apart_by_their_runs(workplace: Path) -> 
     assert list(curves_of(data)) == ["maml (run)", "maml (wider)"]
 
 
-def test_baselines_take_several_seeds(workplace: Path) -> None:
+def test_baselines_take_several_seeds_and_each_task_a_seed_of_its_own(workplace: Path) -> None:
     data = compare("--seeds", "2", baselines="ppo")
     first, second = curves_of(data)["ppo"]["returns"]
     assert first != second
+
+    models = [PPO.load(path) for path in sorted(DIRECTORY.glob("sb3/ppo-seed*/task-*/model.zip"))]
+    assert len({model.seed for model in models}) == len(models) > 2
 
 
 def test_settings_of_sb3_can_be_changed(workplace: Path) -> None:

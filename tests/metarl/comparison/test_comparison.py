@@ -89,7 +89,7 @@ def test_baselines_are_asked_for_the_return_after_each_adaptation_step() -> None
 def test_headline_says_how_many_times_the_steps_and_when_meta_training_is_paid_back() -> None:
     efficiency, pair, *_ = headlines(EVERYONE)
     assert "ppo needs 6,000 steps for the −10.00 that maml has after 1,000 steps on a new task: 6.0 times" in efficiency
-    assert efficiency.endswith("paid for itself after 18 tasks")  # 90,000 / (6,000 − 1,000)
+    assert "paid for itself after 18 tasks [95%: " in efficiency  # 90,000 / (6,000 − 1,000)
     assert pair.startswith("maml is better than ppo at 1,000 steps on a task: difference 30.00 [")
 
 
@@ -98,6 +98,27 @@ def test_headline_says_that_a_baseline_does_not_get_there() -> None:
     efficiency, *_ = headlines(make(slow))
     assert efficiency.startswith("ppo does not reach the −10.00")
     assert efficiency.endswith("within 10,000 (more than 10.0 times)")
+
+
+def test_the_tasks_that_pay_meta_training_back_have_the_interval_of_the_steps_saved() -> None:
+    efficiency = EVERYONE.sample_efficiencies[-1]
+    low, high = efficiency.needed.low, efficiency.needed.high
+    assert 1000 < low < high < float("inf")
+    line, *_ = headlines(EVERYONE)
+    assert line.endswith(f"18 tasks [95%: {90_000 / (high - 1000):.0f} to {90_000 / (low - 1000):.0f}]")
+
+
+def test_a_budget_that_ends_before_the_meta_learner_has_adapted_tells_no_factor() -> None:
+    slow = make_curve("ppo", "baseline", [-50.0, -40.0], [0, 900])
+    short = Comparison("env/name", "test", NUM_TASKS, 900, [SUBJECT, slow], {"runs": ["runs/a"]})
+    efficiency, *_ = headlines(short)
+    assert efficiency.endswith("on a new task within 900")
+
+
+def test_a_baseline_that_may_get_there_is_told_with_its_interval() -> None:
+    close = make_curve("ppo", "baseline", [-50.0, -10.4], [0, 9000])
+    efficiency, *_ = headlines(make(close))
+    assert "within 10,000 (more than 10.0 times; 95%: from " in efficiency
 
 
 def test_headline_is_honest_about_a_subject_that_loses() -> None:
@@ -210,7 +231,7 @@ def test_headline_tells_what_adapting_costs_against_the_oracle() -> None:
 def test_validation_is_paid_back_as_well() -> None:
     subject = replace(SUBJECT, validation_env_steps=10_000)
     line = headlines(Comparison("env/name", "test", NUM_TASKS, BUDGET, [subject, BASELINE, RANDOM, ORACLE]))[0]
-    assert line.endswith("paid for itself after 20 tasks")  # (90,000 + 10,000) / (6,000 − 1,000)
+    assert "paid for itself after 20 tasks [95%: " in line  # (90,000 + 10,000) / (6,000 − 1,000)
 
 
 def test_no_payback_is_claimed_where_the_baseline_may_need_as_few_steps() -> None:

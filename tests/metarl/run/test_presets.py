@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from metarl.agents.gradients.inner_rates import RateSchedule
 from metarl.agents.maml import MAMLConfig
 from metarl.agents.registry import AGENTS
 from metarl.agents.rl2 import RL2Config
@@ -117,6 +118,15 @@ def test_maml_trpo_as_published_is_plain_and_takes_the_whole_batch(env: str, pre
     assert isinstance(learner, MAMLConfig)
     assert (learner.outer, learner.estimator, learner.fvp_fraction) == ("trpo", "plain", 1.0)
     assert (learner.inner_lr_mode, learner.inner_lr) == ("fixed", 0.1)
+
+
+@pytest.mark.parametrize("env", ["point-navigation/finn", "half-cheetah-direction"])
+def test_the_papers_rate_is_halved_beyond_the_step_that_it_trains(env: str) -> None:
+    learner = default_config("maml", env, "paper").learner
+    assert isinstance(learner, MAMLConfig)
+    assert learner.adaptation_steps == 1
+    schedule = RateSchedule(learner.inner_lr, learner.inner_lr_decay, learner.log_std_lr_factor)
+    assert [schedule.rate("layer0.weight", step) for step in range(3)] == pytest.approx([0.1, 0.05, 0.025])
 
 
 @pytest.mark.parametrize(("preset", "iterations", "of_before"), [("default", 60, 0.97), ("long", 150, 0.98)])

@@ -13,6 +13,7 @@ from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import collect
 from metarl.training.meta_iteration import sample_iteration
 from tests.helpers.workbench import RUN, same_tensors, tensors_of, train, train_arguments
+from tests.metarl.training.machine.test_distributed import torchrun
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"))
 FAMILIES = [
@@ -74,12 +75,13 @@ def test_advantages_and_meta_gradients_agree(outer: str, device: str) -> None:
 
 
 @on_a_gpu
-def test_captured_rollouts_equal_eager_ones(device: str) -> None:
+@pytest.mark.parametrize("fuse", [False, True])
+def test_captured_rollouts_equal_eager_ones(fuse: bool, device: str) -> None:
     distribution, learner = make_distribution("point-navigation/finn"), learner_on(device, MAMLConfig())
     env, generator = distribution.task_env, torch.Generator(device)
     tasks, params = distribution.sample(4, "test", generator), learner.begin(4).params
     eager = [collect(env.bind(tasks, 5), learner.policy, params, generator.manual_seed(seed)) for seed in (1, 2)]
-    env.capture_rollouts(learner.policy)
+    env.capture_rollouts(learner.policy, fuse=fuse)
     for seed, expected in enumerate(eager, start=1):
         actual = collect(env.bind(tasks, 5), learner.policy, params, generator.manual_seed(seed))
         torch.testing.assert_close(actual.obs, expected.obs, rtol=1e-4, atol=1e-4)
@@ -88,11 +90,21 @@ def test_captured_rollouts_equal_eager_ones(device: str) -> None:
 
 
 @on_a_gpu
-def test_a_run_repeats_itself_and_resumes(device: str, tmp_path: Path) -> None:
-    once, again = (tensors_of(train(tmp_path / name, "--device", device)) for name in ("once", "again"))
+@pytest.mark.parametrize("graphs", ["auto", "fused"])
+def test_a_run_repeats_itself_and_resumes(graphs: str, device: str, tmp_path: Path) -> None:
+    flags = ["--device", device, "--cuda-graphs", graphs]
+    once, again = (tensors_of(train(tmp_path / name, *flags)) for name in ("once", "again"))
     assert same_tensors(once, again)
-    assert main(train_arguments(tmp_path / "parts", "--device", device, "--iterations", "1")) == 0
+    assert main(train_arguments(tmp_path / "parts", *flags, "--iterations", "1")) == 0
     assert main(["train", "--resume", str(tmp_path / "parts" / RUN), "--iterations", "2"]) == 0
     shorter = tensors_of(tmp_path / "parts" / RUN, 2)
-    assert main(train_arguments(tmp_path / "whole", "--device", device, "--iterations", "2")) == 0
+    assert main(train_arguments(tmp_path / "whole", *flags, "--iterations", "2")) == 0
     assert same_tensors(shorter, tensors_of(tmp_path / "whole" / RUN, 2))
+
+
+@on_a_gpu
+def test_two_processes_share_a_gpu(device: str, tmp_path: Path) -> None:
+    """By gloo, where nccl would want a GPU for each; they train what one process trains on the same tasks."""
+    done = torchrun(tmp_path, "--device", device, "--outer", "ppo")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 3 iterations") == 1

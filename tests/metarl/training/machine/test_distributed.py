@@ -113,6 +113,24 @@ def test_a_job_trains_as_one_process_on_the_same_tasks(tmp_path: Path, flags: tu
     assert rows[-1]["env_steps"] == ITERATIONS * run.config.num_tasks * 2 * run.config.episodes * 20  # M, batches, E, H
 
 
+@pytest.mark.parametrize(
+    ("gpus", "local_rank", "device", "backend"),
+    [(2, 1, "cuda:1", "nccl"), (1, 1, "cuda:0", "gloo"), (3, 1, "cuda:1", "nccl"), (0, 1, "cpu", "gloo")],
+)
+def test_processes_take_the_gpus_in_turn(
+    gpus: int, local_rank: int, device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(distributed, "is_job", lambda: True)
+    job = {"LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": 2, "RANK": local_rank, "WORLD_SIZE": 2}
+    for name, value in job.items():
+        monkeypatch.setenv(name, str(value))
+    own = distributed.local_device("auto")
+    assert own == (device if gpus else "auto")
+    assert distributed.backend_for(torch.device(device)) == backend
+
+
 @pytest.mark.slow
 def test_a_lost_process_ends_the_job_with_a_checkpoint_from_which_torchrun_goes_on(tmp_path: Path) -> None:
     places = {name: tmp_path / name for name in ("undisturbed", "lost", "restarted")}
