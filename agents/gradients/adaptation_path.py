@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from metarl.agents.gradients.forward_pass import ForwardPass, Outputs, network_at
+from metarl.agents.gradients.forward_pass import ForwardPass, network_at
 from metarl.agents.gradients.inner_rates import Rates
 from metarl.agents.gradients.objectives import Batch, Objective, by_outputs
+from metarl.agents.policies.log_prob import Outputs
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters, concatenate, tasks_of
 
@@ -195,7 +197,7 @@ class AdaptationPath:
 
 def gradient_step(params: Parameters, gradient: Parameters, rates: Rates) -> Parameters:
     """θ + α ∇J for the parameters that have a rate."""
-    return params | _sums(_products(gradient, rates), params)
+    return params | _sums({name: params[name] for name in rates}, _products(gradient, rates))
 
 
 def _scaled(gradient: Parameters, rates: Rates) -> Parameters:
@@ -209,7 +211,8 @@ def _scaled(gradient: Parameters, rates: Rates) -> Parameters:
 
 def _products(left: Parameters, right: Rates) -> Parameters:
     """Leaf by leaf, for those that the second one has; one call, since the leaves are many and small."""
-    leaves, factors = [left[name] for name in right], list(right.values())
+    leaves = [left[name] for name in right]
+    factors: list[Any] = list(right.values())  # all of them tensors, or all numbers
     return dict(zip(right, torch._foreach_mul(leaves, factors), strict=True))
 
 

@@ -110,13 +110,14 @@ class ForwardPass:
         In one operation, so that f′(z) is nowhere kept.
         """
         activations = self._inputs[layer + 1]
-        if self._curved:
-            if out is None:
-                return torch.ops.aten.tanh_backward(values, activations)
-            return torch.ops.aten.tanh_backward.grad_input(values, activations, grad_input=out)
+        operation = torch.ops.aten.tanh_backward if self._curved else torch.ops.aten.threshold_backward
+        threshold = () if self._curved else (0,)
+
         if out is None:
-            return torch.ops.aten.threshold_backward(values, activations, 0)
-        return torch.ops.aten.threshold_backward.grad_input(values, activations, 0, grad_input=out)
+            result: Tensor = operation(values, activations, *threshold)
+        else:
+            result = operation.grad_input(values, activations, *threshold, grad_input=out)
+        return result
 
     @staticmethod
     def _as_rows(values: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class ForwardPass:
 
     def _as_columns(self, values: Tensor) -> Tensor:
         """Inverse of `_as_rows`, as a view."""
-        return values.unflatten(-1, self._batch_shape[1:]).movedim(1, -1)
+        return values.reshape(*values.shape[:2], *self._batch_shape[1:]).movedim(1, -1)
 
     def jvp(self, vector: Parameters) -> tuple[Outputs, Tangents]:
         """J v: the outputs' derivative along v.

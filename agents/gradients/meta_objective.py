@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from metarl.agents.gradients.adaptation_path import AdaptationPath, Trajectory
-from metarl.agents.gradients.forward_pass import Outputs
 from metarl.agents.gradients.inner_rates import InnerRates, without_rates
 from metarl.agents.gradients.objectives import Batch, Objective, OuterObjective, mean_kl
 from metarl.agents.gradients.parallel import ChunkPool
 from metarl.agents.gradients.processes import num_processes, sum_over_processes
 from metarl.agents.policies.distributions import ActionDistribution
+from metarl.agents.policies.log_prob import Outputs
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.agents.policies.parameters import Parameters, check_finite, expand_to_tasks, flatten, unflatten_like
 

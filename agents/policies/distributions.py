@@ -95,8 +95,9 @@ class DiagonalGaussian:
     def kl(self, other: Any) -> Tensor:
         """Σ_a log σ₂/σ₁ + (σ₁² + (μ₁−μ₂)²) / 2σ₂² − ½."""
         precision = torch.exp(-2 * other.log_std)
-        squares = torch.exp(2 * self.log_std) + (self.mean - other.mean).square()
-        divergence: Tensor = (other.log_std - self.log_std + 0.5 * squares * precision - 0.5).sum(-1)
+        # What the other puts out comes first: see GaussianLogProb.
+        squares = (other.mean - self.mean).square() + torch.exp(2 * self.log_std)
+        divergence: Tensor = (0.5 * squares * precision + (other.log_std - self.log_std) - 0.5).sum(-1)
         return divergence
 
     def tempered(self, temperature: float) -> "DiagonalGaussian":

@@ -371,29 +371,28 @@ def _mark_inner_ticks(grid: np.ndarray) -> None:
     rows = [tick for tick in outer.get_yticks() if bottom <= tick <= top]
 
     for axes in grid[:-1].flat:
-        _marks(axes, "x", columns, np.zeros(len(columns)), TICKDOWN, axes.get_xaxis_transform())
+        _add_marks(axes, columns, np.zeros(len(columns)), TICKDOWN, axes.get_xaxis_transform())
         axes.xaxis.set_visible(False)
     for axes in grid[:, 1:].flat:
-        _marks(axes, "y", np.zeros(len(rows)), rows, TICKLEFT, axes.get_yaxis_transform())
+        _add_marks(axes, np.zeros(len(rows)), rows, TICKLEFT, axes.get_yaxis_transform())
         axes.yaxis.set_visible(False)
 
 
-def _marks(axes: Axes, axis: str, x: Any, y: Any, marker: Any, transform: Transform) -> None:
+def _add_marks(axes: Axes, x: Any, y: Any, marker: Any, transform: Transform) -> None:
     """Marks as matplotlib draws the ticks of an axis."""
-    look = {name: matplotlib.rcParams[f"{axis}tick.{name}"] for name in ("major.size", "major.width", "color")}
-    line = Line2D(
+    marks = Line2D(
         x,
         y,
         linestyle="",
         marker=marker,
-        markersize=look["major.size"],
-        markeredgewidth=look["major.width"],
-        color=look["color"],
+        markersize=matplotlib.rcParams["xtick.major.size"],
+        markeredgewidth=matplotlib.rcParams["xtick.major.width"],
+        color=matplotlib.rcParams["xtick.color"],
         transform=transform,
         clip_on=False,
         zorder=axes.xaxis.get_zorder(),
     )
-    axes.add_artist(line)
+    axes.add_artist(marks)
 
 
 def _path(family: EnvFamily, batch: Episodes, episode: int) -> np.ndarray:

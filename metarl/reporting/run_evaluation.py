@@ -283,7 +283,7 @@ def _adapt_to(
         path.append(adapted.params)
         return sample(adapted)
 
-    adaptation = adaptation_loop(learner, num_tasks_of(tasks), steps, sample_and_keep, generator=generator)
+    adaptation = adaptation_loop(learner, num_tasks_of(tasks), steps, sample_and_keep, True, generator)
     return adaptation.batches, path
 
 

@@ -326,7 +326,7 @@ def test_evaluation_that_fails_is_one_line(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("metarl.reporting.run_evaluation.adaptation_episodes", fail)
+    monkeypatch.setattr("metarl.reporting.run_evaluation.adaptation_loop", fail)
     assert_refused(["evaluate", RUN], str(error) or "interrupted", workplace, capsys, code)
 
 
@@ -556,7 +556,7 @@ def test_an_unusable_output_directory_is_said_before_the_work(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "metarl.reporting.run_evaluation.adaptation_episodes", lambda *arguments: pytest.fail("evaluated first")
+        "metarl.reporting.run_evaluation.adaptation_loop", lambda *arguments: pytest.fail("evaluated first")
     )
     (tmp_path / "file").touch()
     assert main(["evaluate", str(trained_run), "--out", str(tmp_path / "file")]) == 2

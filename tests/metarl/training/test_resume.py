@@ -49,7 +49,7 @@ MOMENTS = {
     "while a checkpoint is written": Moment("os.fsync", 6),
     "within a validation": Moment("metarl.training.validation.summarize", 3),
     "between metrics and checkpoint": Moment(SAVE, 3),
-    "after the last checkpoint": Moment("metarl.reporting.run_evaluation.adaptation_episodes", 1),
+    "after the last checkpoint": Moment("metarl.reporting.run_evaluation.adaptation_loop", 1),
 }
 
 

@@ -96,7 +96,7 @@ def test_interrupted_final_evaluation_says_that_training_is_done(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metarl.reporting.run_evaluation.adaptation_episodes", interrupted)
+    monkeypatch.setattr("metarl.reporting.run_evaluation.adaptation_loop", interrupted)
     assert main(train_arguments(tmp_path)) == EXIT_INTERRUPTED
     assert "interrupted in the final evaluation; training is done and saved" in complaint(capsys)
     assert checkpoint_file(tmp_path / RUN, ITERATIONS).exists()
