@@ -213,7 +213,8 @@ class MemoryPolicy:
         if self.gaussian:
             return action
         if not self._plain.choices:
-            return one_hot(action.long(), self.num_outputs).to(like.dtype)
+            zeros = like.new_zeros((*action.shape, self.num_outputs))
+            return zeros.scatter_(-1, action.long().unsqueeze(-1), 1.0)
 
         columns = [one_hot(action[..., i].long(), count) for i, count in enumerate(self._plain.choices)]
         return torch.cat(columns, dim=-1).to(like.dtype)

@@ -10,7 +10,9 @@ For N trials side by side, with a table S (R, A·V) each, from zeros on:
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,14 +43,55 @@ def unroll_table(inputs: Tensor, weight: Tensor, keys: Tensor, column: Tensor, c
     return recalled
 
 
-class _Sizes(NamedTuple):
-    """T steps, N trials, R rows, A columns, V numbers."""
+@dataclass(frozen=True)
+class _Addresses:
+    """Where N trials read and write at each of T steps.
 
-    steps: int
-    trials: int
-    rows: int
+    Attributes:
+        keys: k, (T, N, R).
+        column: a, (T, N).
+        columns: A.
+    """
+
+    keys: Tensor
+    column: Tensor
     columns: int
-    numbers: int
+
+    @cached_property
+    def as_rows(self) -> Sequence[Tensor]:
+        """k_t, (N, 1, R) each. Views of all steps at once: to index step by step costs as much as to compute."""
+        return self.keys.unsqueeze(2).unbind()
+
+    @cached_property
+    def as_columns(self) -> Sequence[Tensor]:
+        """k_t, (N, R, 1) each."""
+        return self.keys.unsqueeze(3).unbind()
+
+    @cached_property
+    def shared(self) -> Sequence[Tensor]:
+        """k_t · k_{t−1}, (N, 1) each; 0 at the first step."""
+        product = torch.zeros_like(self.keys[..., :1])
+        product[1:] = (self.keys[1:] * self.keys[:-1]).sum(dim=-1, keepdim=True)
+        return product.unbind()
+
+    @cached_property
+    def places(self) -> Sequence[Tensor]:
+        """Which of the N · A rows of a step's y each trial's column is, (N,) each."""
+        trials = torch.arange(self.column.shape[1], device=self.column.device)
+        return (self.column + self.columns * trials).contiguous().unbind()
+
+    @cached_property
+    def taken(self) -> Tensor:
+        """1 at the column that is written, (T, N, A, 1)."""
+        return one_hot(self.column, self.columns).to(self.keys.dtype).unsqueeze(-1)
+
+    def of_sums(self, weight: Tensor) -> Tensor:
+        """The weights of m (…, 2 V), in a copy for the sum over columns in place of the mean."""
+        weight = weight.clone()
+        numbers = weight.shape[1] // 2
+        if self.columns > 1:
+            weight[numbers : 2 * numbers] /= self.columns
+        return weight
 
 
 class _Unroll(torch.autograd.Function):
@@ -58,10 +101,8 @@ class _Unroll(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, keys: Tensor, column: Tensor, columns: int, truncation: int
     ) -> Tensor:
-        sizes = _Sizes(*keys.shape, columns, weight.shape[1] // 2)
-        gates, unwritten, around, recalled = _forward(inputs, weight, keys, column, sizes)
-
-        ctx.sizes, ctx.truncation = sizes, truncation
+        ctx.columns, ctx.truncation = columns, truncation
+        gates, unwritten, around, recalled = _forward(inputs, weight, _Addresses(keys, column, columns))
         ctx.save_for_backward(weight, keys, column, gates, unwritten, around)
         return recalled
 
@@ -69,67 +110,57 @@ class _Unroll(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, keys, column, gates, unwritten, around = ctx.saved_tensors
-        sizes = ctx.sizes
-        change = _change(gates, around, sizes.numbers)
-        of_gates, of_recalled, at_column = _backward(ctx, gradient, change)
+        addresses = _Addresses(keys, column, ctx.columns)
+        numbers = weight.shape[1] // 2
+        change = (2 * gates[..., :numbers] - 1 - around[..., :numbers]) * gates[..., numbers:]  # d
+        change[0] = 0
 
-        of_weight = _of_sums(around.flatten(0, 1).T @ of_gates.flatten(0, 1), sizes)
+        highest = _shares_of_maximum(unwritten, around[..., -numbers:])
+        of_gates, of_recalled, at_column = _backward(
+            gradient, weight, addresses, gates, change, highest, ctx.truncation
+        )
+        of_weight = addresses.of_sums(around.flatten(0, 1).T @ of_gates.flatten(0, 1))
         of_keys = None
         if ctx.needs_input_grad[2]:
-            of_keys = torch.zeros_like(keys)
-            if sizes.rows > 1:  # of one row, the share is always 1
-                _add_of_keys(of_keys, keys, column, change, of_recalled, at_column, sizes, ctx.truncation)
+            of_itself = (at_column * change).sum(dim=-1)
+            of_keys = _of_keys(addresses, change, of_recalled, of_itself, ctx.truncation)
         return of_gates, of_weight, of_keys, None, None, None
 
 
-def _forward(
-    inputs: Tensor, weight: Tensor, keys: Tensor, column: Tensor, sizes: _Sizes
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """σ of 2 v and of β (T, N, 2 V), u (T, N, A, V), m with a sum for a mean (T, N, W), y (T, N, A, V)."""
-    steps, trials, rows, columns, numbers = sizes
+def _forward(inputs: Tensor, weight: Tensor, addresses: _Addresses) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """σ of 2 v and of β (T, N, 2 V), u (T, N, A, V), m with a sum for the mean, y (T, N, A, V)."""
+    steps, trials, rows = addresses.keys.shape
+    columns, numbers = addresses.columns, weight.shape[1] // 2
     # tanh(x) = 2 σ(2x) − 1: one σ for values and gates, after doubling what leads to values.
-    gates, doubled = inputs.clone(), _of_sums(weight, sizes)
+    gates, doubled = inputs.clone(), addresses.of_sums(weight)
     gates[..., :numbers] *= 2
     doubled[:, :numbers] *= 2
 
     unwritten = inputs.new_zeros((steps, trials, columns, numbers))
-    recalled = inputs.new_zeros((steps, trials, columns, numbers))
+    recalled = torch.zeros_like(unwritten)
     around = inputs.new_zeros((steps, trials, len(weight)))
     table = inputs.new_zeros((trials, rows, columns * numbers))
-    taken = one_hot(column, columns).to(inputs.dtype).unsqueeze(-1)
-    shared = (keys[1:] * keys[:-1]).sum(dim=-1)[..., None, None]  # k_t · k_{t−1}
 
-    # Views of every step at once: to index step by step costs as much as to compute.
-    says, rows_now, rows_before = unwritten.unbind(), keys.unsqueeze(2).unbind(), keys.unsqueeze(3).unbind()
-    past, places = recalled.view(steps, -1, numbers).unbind(), _places(column, columns).unbind()
     olds, sums, maxima = _parts_of_steps(around, numbers)
-    both, values, shares = gates.unbind(), gates[..., :numbers].unbind(), gates[..., numbers:].unbind()
-    of_steps = zip(says, around.unbind(), both, taken.unbind(), recalled.unbind(), strict=True)
+    values, shares = gates[..., :numbers].unbind(), gates[..., numbers:].unbind()
+    past = recalled.view(steps, -1, numbers).unbind()
+    of_steps = zip(unwritten, around, gates, addresses.taken, recalled, strict=True)
 
-    # The first step has nothing to write, and finds nothing.
-    for time, (unread, now, gate, written, result) in enumerate(of_steps):
+    for time, (unread, now, gate, taken, result) in enumerate(of_steps):
         if time == 0:
-            continue
-        _read(rows_now[time], table, out=unread)
-        torch.index_select(past[time - 1], 0, places[time], out=olds[time])
+            continue  # there is nothing to write, and nothing to find
+        _read(addresses.as_rows[time], table, out=unread)
+        torch.index_select(past[time - 1], 0, addresses.places[time], out=olds[time])
         if columns > 1:
             torch.sum(unread, dim=1, out=sums[time])
         torch.amax(unread, dim=1, out=maxima[time])
 
         gate.addmm_(now, doubled).sigmoid_()
         difference = torch.add(values[time], olds[time], alpha=-0.5).mul_(2).sub_(1)
-        change = written * difference.mul_(shares[time]).unsqueeze(1)
-        table.addcmul_(rows_before[time - 1], change.view(trials, 1, -1))
-        torch.addcmul(unread, shared[time - 1], change, out=result)
+        change = taken * difference.mul_(shares[time]).unsqueeze(1)
+        table.addcmul_(addresses.as_columns[time - 1], change.view(trials, 1, -1))
+        torch.addcmul(unread, addresses.shared[time].unsqueeze(-1), change, out=result)
     return gates, unwritten, around, recalled
-
-
-def _of_sums(weight: Tensor, sizes: _Sizes) -> Tensor:
-    """The weights of m, in a copy for sums over columns instead of means."""
-    weight = weight.clone()
-    if sizes.columns > 1:
-        weight[sizes.numbers : 2 * sizes.numbers] /= sizes.columns
-    return weight
 
 
 def _parts_of_steps(around: Tensor, numbers: int) -> list[Sequence[Tensor]]:
@@ -148,48 +179,37 @@ def _read(key: Tensor, table: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def _places(column: Tensor, columns: int) -> Tensor:
-    """Which of the N · A rows of a step's y each trial's column is, (T, N)."""
-    return (column + columns * torch.arange(column.shape[1], device=column.device)).contiguous()
-
-
-def _change(gates: Tensor, around: Tensor, numbers: int) -> Tensor:
-    """d, (T, N, V); 0 at the first step."""
-    change = (2 * gates[..., :numbers] - 1 - around[..., :numbers]) * gates[..., numbers:]
-    change[0] = 0
-    return change
-
-
-def _backward(ctx: Any, gradient: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(
+    gradient: Tensor,
+    weight: Tensor,
+    addresses: _Addresses,
+    gates: Tensor,
+    change: Tensor,
+    highest: Tensor,
+    truncation: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Back through time.
 
     Returns:
         δ of x_t + m_t W (T, N, 2 V), δu (T, N, A, V), and δy at the column that was written, (T, N, V).
     """
-    weight, keys, column, gates, unwritten, around = ctx.saved_tensors
-    steps, trials, rows, columns, numbers = ctx.sizes
-    factor = _derivatives_of_gates(gates, change).unbind()
-    highest = _shares_of_maximum(unwritten, around[..., -numbers:]).unbind()
-    back = _of_sums(weight, ctx.sizes).T.contiguous()
-
+    steps, trials, columns, numbers = gradient.shape
+    factor, back = _derivatives_of_gates(gates, change).unbind(), addresses.of_sums(weight).T.contiguous()
     of_recalled = gradient.clone(memory_format=torch.contiguous_format)  # δy, later δu
     at_column, of_gates = torch.zeros_like(change), torch.zeros_like(gates)
-    of_table = gates.new_zeros((trials, rows, columns * numbers))
+    of_table = gates.new_zeros((trials, addresses.keys.shape[2], columns * numbers))
     reading = torch.empty_like(of_recalled[0])
-    shared = (keys[1:] * keys[:-1]).sum(dim=-1)[..., None]
 
-    # Views of every step at once: to index step by step costs as much as to compute.
-    places, rows_now, rows_before = _places(column, columns).unbind(), keys.unsqueeze(3), keys.unsqueeze(2).unbind()
     of_steps, of_places = of_recalled.unbind(), of_recalled.view(steps, -1, numbers).unbind()
     of_pairs, of_both = of_gates.view(steps, trials, 2, numbers).unbind(), of_gates.unbind()
-    own, shares = at_column.unbind(), gates[..., numbers:].unbind()
+    own, shares, places = at_column.unbind(), gates[..., numbers:].unbind(), addresses.places
 
     for time in range(steps - 1, 0, -1):
         here = of_steps[time]
         torch.index_select(of_places[time], 0, places[time], out=own[time])
-        later = _read(rows_before[time - 1], of_table, out=reading)
+        later = _read(addresses.as_rows[time - 1], of_table, out=reading)
         written = later.view(-1, numbers).index_select(0, places[time])
-        written.addcmul_(shared[time - 1], own[time])  # δd
+        written.addcmul_(addresses.shared[time], own[time])  # δd
 
         torch.mul(written.unsqueeze(1), factor[time], out=of_pairs[time])
         of_around = of_both[time] @ back
@@ -197,10 +217,10 @@ def _backward(ctx: Any, gradient: Tensor, change: Tensor) -> tuple[Tensor, Tenso
             here += of_around[:, None, numbers : 2 * numbers]
         here.addcmul_(highest[time], of_around[:, None, -numbers:])
 
-        if is_cut(time, ctx.truncation):
+        if is_cut(time, truncation):
             of_table.zero_()
             continue
-        of_table.addcmul_(rows_now[time], here.view(trials, 1, -1))
+        of_table.addcmul_(addresses.as_columns[time], here.view(trials, 1, -1))
         of_old = of_around[:, :numbers].addcmul_(written, shares[time], value=-1)
         of_places[time - 1].index_add_(0, places[time], of_old)
     return of_gates, of_recalled, at_column
@@ -222,50 +242,40 @@ def _shares_of_maximum(unwritten: Tensor, maximum: Tensor) -> Tensor:
     return highest.div_(highest.sum(dim=2, keepdim=True))
 
 
-def _add_of_keys(
-    of_keys: Tensor,
-    keys: Tensor,
-    column: Tensor,
-    change: Tensor,
-    of_recalled: Tensor,
-    at_column: Tensor,
-    sizes: _Sizes,
-    truncation: int,
-) -> None:
-    """Add δk, from how much each step reads of what each step before it has written.
+def _of_keys(addresses: _Addresses, change: Tensor, of_recalled: Tensor, of_itself: Tensor, truncation: int) -> Tensor:
+    """δk, from how much each step reads of what each step before it has written.
 
     Step s reads (k_s · k_{t−1}) d_t of what step t wrote, if that is not later: with G[s, t] the δ of that product,
     δk_s takes G[s, t] k_{t−1} and δk_{t−1} takes G[s, t] k_s.
 
     Args:
-        of_keys: is added to, (T, N, R).
-        keys: k.
-        column: a.
+        addresses: k and a.
         change: d.
         of_recalled: δu.
-        at_column: δy where the step itself has written.
-        sizes: of all.
-        truncation: no gradient flows past these steps.
+        of_itself: G[t, t], (T, N).
+        truncation: no gradient flows past so many steps.
     """
-    steps, trials, _, columns, numbers = sizes
-    taken = one_hot(column, columns).to(keys.dtype).unsqueeze(-1)
-    written = (taken * change.unsqueeze(2)).flatten(2).transpose(0, 1)  # (N, T, A · V)
-    of_reading = of_recalled.flatten(2).transpose(0, 1)
-    of_itself = (at_column * change).sum(dim=-1).T  # (N, T)
+    of_keys = torch.zeros_like(addresses.keys)
+    steps, _, rows = of_keys.shape
+    if rows == 1:
+        return of_keys  # the share of a single row is always 1
 
-    by_trial = keys.transpose(0, 1)
-    before = torch.cat([torch.zeros_like(by_trial[:, :1]), by_trial[:, :-1]], dim=1)
+    written = (addresses.taken * change.unsqueeze(2)).flatten(2).transpose(0, 1)  # (N, T, A · V)
+    of_reading = of_recalled.flatten(2).transpose(0, 1)
+    keys = addresses.keys.transpose(0, 1)
+    before = torch.cat([torch.zeros_like(keys[:, :1]), keys[:, :-1]], dim=1)
+
     time = torch.arange(steps, device=keys.device)
     for start in range(0, steps, TIME_BLOCK):
         end = min(start + TIME_BLOCK, steps)
         now, past = time[start:end], time[:end]
         product = torch.bmm(of_reading[:, start:end], written[:, :end].transpose(1, 2))
-
         product *= past < now.unsqueeze(1)
-        product[:, now - start, now] = of_itself[:, start:end]
+        product[:, now - start, now] = of_itself[start:end].T
         of_keys[start:end] += torch.bmm(product, before[:, :end]).transpose(0, 1)
 
         if truncation:
             product *= past // truncation == now.unsqueeze(1) // truncation
-        of_earlier = torch.bmm(product.transpose(1, 2), by_trial[:, start:end])
+        of_earlier = torch.bmm(product.transpose(1, 2), keys[:, start:end])
         of_keys[: end - 1] += of_earlier[:, 1:].transpose(0, 1)
+    return of_keys
