@@ -203,9 +203,16 @@ def _check_memory(memory: Any, batch_shape: tuple[int, int]) -> None:
     if memory is None:
         return
     for leaf in pytree.tree_leaves(memory):
-        if tuple(leaf.shape[:2]) != tuple(batch_shape):
+        if isinstance(leaf, Tensor) and tuple(leaf.shape[:2]) != tuple(batch_shape):
             expected = f"tasks × episodes = {tuple(batch_shape)}"
             raise ValueError(f"a policy's memory must be of {expected}, got a leaf of shape {tuple(leaf.shape)}")
+
+
+def _check_action(action: Tensor, batch_shape: tuple[int, int]) -> None:
+    """Refuse actions of fewer episodes than there are: one would be played in all of them."""
+    if tuple(action.shape[:2]) != tuple(batch_shape):
+        expected = f"tasks × episodes = {tuple(batch_shape)}"
+        raise ValueError(f"a policy's actions must be of {expected}, got {tuple(action.shape)}")
 
 
 class Rollout(NamedTuple):
@@ -240,7 +247,10 @@ def collect_eagerly(
             continue
 
         # The first step shows which tensors there are to record, and their shapes.
-        records = records or _records_by_episode(step, env.horizon)
+        if not records:
+            _check_action(step["action"], env.batch_shape)
+            _check_memory(carry.memory, env.batch_shape)
+            records = _records_by_episode(step, env.horizon)
         for name, value in step.items():
             records[name][time] = value
 

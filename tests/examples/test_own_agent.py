@@ -113,3 +113,21 @@ def test_what_adapts_to_other_tasks_is_refused(tmp_path: Path, given: Callable[[
     learner.adapt = lambda *arguments: given(whole(*arguments))
     with pytest.raises(TrainingError, match=r"MyLearner.adapt\(\) .*" + said):
         adapt_to_tasks(learner, distribution, distribution.sample(3, "train", seeded(1)), 1, 2, seeded(2))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [(None, "not NoneType"), ({"paid": torch.ones(3)}, "'paid' is a Tensor")],
+    ids=["none", "tensor"],
+)
+def test_metrics_that_are_no_numbers_are_refused_in_a_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], metrics: object, said: str
+) -> None:
+    agent = own_agent.load(folder)
+    monkeypatch.setattr(agent.make, "update", lambda self, batch: metrics)
+    monkeypatch.setitem(sys.modules, own_agent.MODULE, sys.modules[agent.make.__module__])
+    train = ["train", own_agent.NAME, "bandit/bernoulli/n10-k5", "--iterations", "1", "--steps", "1", *SMALL]
+    assert main(train) == 1
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "MyLearner.update() must return numbers by name" in shown
+    assert said in shown
