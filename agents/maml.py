@@ -214,7 +214,7 @@ class MAML(GradientLearner[MAMLConfig]):
     def update(self, meta_batch: MetaBatch) -> dict[str, float]:
         """See Learner.update; the trust region's KL weighs all tasks the same."""
         assert meta_batch.query is not None
-        batches = self.pool.run(self.batches, meta_batch.support, meta_batch.query)
+        batches = self.batches(meta_batch.support, meta_batch.query)
         return self.improve(batches, meta_batch.importance, meta_batch.progress)
 
     def improve(self, batches: Sequence[Batch], importance: Tensor | None, progress: float = 0.0) -> dict[str, float]:
@@ -245,7 +245,7 @@ class MAML(GradientLearner[MAMLConfig]):
 
     def batches(self, support: list[Episodes], query: Episodes) -> list[Batch]:
         """Support batches and query made ready; with exploration credit, what the support batches earned for it."""
-        batches = [self.batch(episodes) for episodes in (*support, query)]
+        batches = [self.pool.run(self.batch, episodes) for episodes in (*support, query)]
         if self.config.exploration_credit == 0:
             return batches
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.agents.gradients.parallel import ChunkPool, task_slices
 from metarl.agents.gradients.processes import mean_over_tasks, num_processes, sum_over_processes
@@ -149,6 +150,9 @@ def _first_steps(batch: Episodes) -> Tensor:
     return first
 
 
+pytree.register_dataclass(Trials)  # so that functions of trials can be captured
+
+
 def trial_advantages(
     reward: Tensor, value: Tensor, mask: Tensor, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
@@ -198,6 +202,7 @@ class RL2(Learner):
         config: hyper-parameters.
         policy: the recurrent policy.
         optimizer: holds the meta-parameters and steps them.
+        pool: unrolls chunks of trials, on a GPU as CUDA graphs.
 
     Args:
         observation_space: Box (O,).
@@ -222,7 +227,7 @@ class RL2(Learner):
         steps = config.trial_episodes - 1
         self.sampling = Sampling(steps, support=steps, query=True, pooled=False)
 
-        self._pool = ChunkPool(num_threads)
+        self.pool = ChunkPool(num_threads)
         params = self.policy.init(generator)
         self._reward_scale = params.pop(REWARD_SCALE)
         self._rewards = torch.zeros(2, dtype=torch.float64)  # how many there were, and the sum of their squares
@@ -252,8 +257,9 @@ class RL2(Learner):
         value_scale = self._scale_of_values(trials)
         before, value = self._unroll_all(trials)
         config = self.config
-        advantage, returns = trial_advantages(
-            trials.reward, value * value_scale, trials.mask, config.gamma, config.gae_lambda
+        values = value * value_scale
+        advantage, returns = self.pool.run(
+            trial_advantages, trials.reward, values, trials.mask, config.gamma, config.gae_lambda, fuse=False
         )
         if not config.raw_advantages:
             advantage = _normalized(advantage, trials.mask)
@@ -293,17 +299,9 @@ class RL2(Learner):
 
     def _step(self, trials: Trials, targets: "_Targets", lr: float, entropy_bonus: float) -> dict[str, float]:
         """One step of Adam on a minibatch of whole trials."""
-        leaves = {name: leaf.detach() for name, leaf in self.optimizer.parameters.items()}
-        taken = trials.mask.sum()
-
-        def of_chunk(chunk: slice) -> tuple[Tensor, Tensor]:
-            own = {name: leaf.requires_grad_() for name, leaf in map_parameters(torch.clone, leaves).items()}
-            loss, terms = self._loss(own, trials.some(chunk), targets.some(chunk), taken, entropy_bonus)
-            return flatten(torch.autograd.grad(loss, list(own.values()))), terms
-
-        parts = self._pool.map(of_chunk, _chunks(trials))
-        gradient = torch.stack([part[0] for part in parts]).sum(dim=0)
-        gradient = sum_over_processes(gradient) / num_processes()
+        bonus = trials.reward.new_tensor(entropy_bonus)
+        summed, terms = self.pool.run(self._gradient, self.params, trials, targets, bonus, fuse=False)
+        gradient = sum_over_processes(summed) / num_processes()
         check_finite(gradient, "the gradient is")
 
         norm = float(gradient.norm())
@@ -312,16 +310,32 @@ class RL2(Learner):
             gradient = gradient * (limit / norm)
         self.optimizer.ascend(unflatten_like(-gradient, self.optimizer.parameters), lr)
 
-        terms = torch.stack([part[1] for part in parts]).sum(dim=0).tolist()
-        return dict(zip(("surrogate", "value_error", "entropy"), terms, strict=True)) | {"gradient_norm": norm}
+        named = dict(zip(("surrogate", "value_error", "entropy"), terms.tolist(), strict=True))
+        return named | {"gradient_norm": norm}
+
+    def _gradient(
+        self, params: Parameters, trials: Trials, targets: "_Targets", entropy_bonus: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Flat gradient of the loss of a minibatch by all of P but the scale of rewards, and the loss's terms."""
+        taken = trials.mask.sum()
+
+        def of_chunk(chunk: slice) -> tuple[Tensor, Tensor]:
+            own = {name: leaf.detach().clone() for name, leaf in params.items()}
+            learned = [leaf.requires_grad_() for name, leaf in own.items() if name != REWARD_SCALE]
+            loss, terms = self._loss(own, trials.some(chunk), targets.some(chunk), taken, entropy_bonus)
+            return flatten(torch.autograd.grad(loss, learned)), terms
+
+        parts = self.pool.map(of_chunk, _chunks(trials))
+        gradients, terms = (torch.stack(list(values)).sum(dim=0) for values in zip(*parts, strict=True))
+        return gradients, terms
 
     def _loss(
-        self, params: Parameters, trials: Trials, targets: "_Targets", taken: Tensor, entropy_bonus: float
+        self, params: Parameters, trials: Trials, targets: "_Targets", taken: Tensor, entropy_bonus: Tensor
     ) -> tuple[Tensor, Tensor]:
         """PPO's loss on a chunk of a minibatch: clipped surrogate, squared error of values, entropy.
 
         Args:
-            params: P without the scale of rewards.
+            params: P.
             trials: the chunk.
             targets: its targets.
             taken: steps of the whole minibatch, of which all terms are means.
@@ -331,7 +345,7 @@ class RL2(Learner):
             The loss, and its three terms without their weights, (3,).
         """
         clip = self.config.clip
-        distribution, value = self._unroll(params | {REWARD_SCALE: self._reward_scale}, trials)
+        distribution, value = self._unroll(params, trials)
         weight = trials.mask * trials.weight.unsqueeze(1) / taken
 
         ratio = torch.exp((distribution.log_prob(trials.action) - targets.old_log_prob) * trials.mask)
@@ -351,16 +365,20 @@ class RL2(Learner):
 
     def _unroll_all(self, trials: Trials) -> tuple[dict[str, Tensor], Tensor]:
         """Parameters of the distributions, leaves (N, T, …), and values, (N, T), of all trials; builds no graph."""
+        return self.pool.run(self._outputs, self.params, trials, fuse=False)
+
+    def _outputs(self, params: Parameters, trials: Trials) -> tuple[dict[str, Tensor], Tensor]:
+        """See `_unroll_all`."""
 
         def of_chunk(chunk: slice) -> tuple[dict[str, Tensor], Tensor]:
             with torch.no_grad():
-                distribution, value = self._unroll(self.params, trials.some(chunk))
+                distribution, value = self._unroll(params, trials.some(chunk))
             # Some parameters are the same for all steps.
             mean = next(iter(distribution.parameters().values()))
             parameters = {name: leaf.expand_as(mean) for name, leaf in distribution.parameters().items()}
             return parameters, value
 
-        parts = self._pool.map(of_chunk, _chunks(trials))
+        parts = self.pool.map(of_chunk, _chunks(trials))
         distributions, values = zip(*parts, strict=True)
         return concatenate(distributions), torch.cat(values)
 
@@ -428,6 +446,8 @@ class _Targets:
         """Those of some trials."""
         return _Targets(self.advantage[index], self.returns[index], self.old_log_prob[index])
 
+
+pytree.register_dataclass(_Targets)
 
 CHUNK_STEPS = 8000
 """Steps of the trials that a CPU unrolls at once: what is kept of them for the derivative stays near its cores."""

@@ -15,8 +15,10 @@ from torch.utils import _pytree as pytree
 
 from metarl.envs.graphs.capture import Capture, cuda_graph, first_line
 from metarl.envs.graphs.functions import FunctionGraph
+from metarl.envs.graphs.fuse import CannotFuseError, Fused
 from metarl.envs.rollout import (
     ActingPolicy,
+    Advance,
     CapturableEnv,
     Carry,
     Rollout,
@@ -41,16 +43,22 @@ class RolloutGraphs:
     Args:
         policy: the policy whose rollouts are captured.
         capture: how steps are captured.
-        say: is told in a line what cannot be captured, and why; without it that is an exception.
+        say: is told in a line what cannot be captured or fused, and why; without it that is an exception.
+        fuse: whether the operations of a step become a few kernels.
     """
 
     def __init__(
-        self, policy: ActingPolicy, capture: Capture = cuda_graph, say: Callable[[str], None] | None = None
+        self,
+        policy: ActingPolicy,
+        capture: Capture = cuda_graph,
+        say: Callable[[str], None] | None = None,
+        fuse: bool = False,
     ) -> None:
         self.policy = policy
         self._capture = capture
         self._say = say
         self._refused = False
+        self._fuse = fuse
         self._kept: OrderedDict[Any, _WholeRollout | _RolloutInParts] = OrderedDict()
 
     def forget(self) -> None:
@@ -66,12 +74,18 @@ class RolloutGraphs:
             what was collected; None where rollouts cannot be captured, from the first try on.
 
         Raises:
-            RuntimeError: the steps cannot be captured, and nobody is told of it.
+            RuntimeError: the steps cannot be captured or fused, and nobody is told of it.
         """
         if self._refused:
             return None
         try:
             return self._collect(env, params, generator, memory)
+        except CannotFuseError as error:
+            if self._say is None:
+                raise
+            self._fuse = False
+            self._say(f"rollouts of {env.label} are not fused: {error}")
+            return self.collect(env, params, generator, memory)
         except RuntimeError as error:
             if self._say is None or isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -89,7 +103,8 @@ class RolloutGraphs:
             num_steps = env.batch_shape[0] * env.batch_shape[1] * env.horizon
             whole = env.horizon <= env.steps_per_graph and num_steps <= MAX_WHOLE_STEPS
             kind = _WholeRollout if whole else _RolloutInParts
-            self._kept[key] = kind(env, self.policy, params, generator, memory, self._capture)
+            take_step = FusedAdvance() if self._fuse else advance
+            self._kept[key] = kind(env, self.policy, params, generator, memory, self._capture, take_step)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
 
@@ -108,11 +123,12 @@ class _WholeRollout:
         generator: torch.Generator,
         memory: Any,
         capture: Capture,
+        take_step: Advance,
     ) -> None:
         self._generator = torch.Generator(generator.device)  # a graph is bound to its generator, so it has its own
 
         def rollout(tasks: Task, params: dict[str, Tensor], memory: Any) -> Rollout:
-            return collect_eagerly(env.with_tasks(tasks), policy, params, self._generator, memory)
+            return collect_eagerly(env.with_tasks(tasks), policy, params, self._generator, memory, take_step)
 
         self._graph = FunctionGraph(rollout, (env.tasks, params, memory), capture, self._generator)
 
@@ -139,9 +155,11 @@ class _RolloutInParts:
         generator: torch.Generator,
         memory: Any,
         capture: Capture,
+        take_step: Advance,
     ) -> None:
         self._policy = policy
         self._capture = capture
+        self._take_step = take_step
         self._tasks = _copy(env.tasks)
         self._params = _copy(params)
         self._env = env.with_tasks(self._tasks)
@@ -155,7 +173,7 @@ class _RolloutInParts:
             self._state = _copy(self._env.state)
 
             # One plain step shows the shapes of the records, and what the policy remembers.
-            after, record = advance(self._env, policy, self._params, carry, self._generator)
+            after, record = take_step(self._env, policy, self._params, carry, self._generator)
             self._carry = _copy(after.fields())
             self._records = make_records(record, env.horizon)
 
@@ -171,7 +189,7 @@ class _RolloutInParts:
             carry = replace(carry, memory=None)
 
         for step in range(self._num_steps):
-            carry, record = advance(self._env, self._policy, self._params, carry, self._generator)
+            carry, record = self._take_step(self._env, self._policy, self._params, carry, self._generator)
             self._write_record(step, record)
 
         _write(carry.fields(), self._carry)
@@ -214,6 +232,43 @@ class _RolloutInParts:
     def _capture_once(self, fresh: bool) -> None:
         if fresh not in self._replays:
             self._replays[fresh] = self._capture(partial(self._steps, fresh), self._generator)
+
+
+class FusedAdvance:
+    """`advance` for one shape of a batch in a few kernels; see Fused."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bool, Fused] = {}
+
+    def __call__(
+        self,
+        env: CapturableEnv,
+        policy: ActingPolicy,
+        params: dict[str, Tensor],
+        carry: Carry,
+        generator: torch.Generator,
+    ) -> tuple[Carry, dict[str, Tensor]]:
+        """See `advance`.
+
+        Raises:
+            CannotFuseError: see there.
+        """
+
+        def step(
+            params: dict[str, Tensor], tasks: Task, state: Any, fields: dict[str, Any]
+        ) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
+            stepped = env.with_tasks(tasks)
+            stepped.state, stepped.generator = state, generator
+            after, record = advance(stepped, policy, params, Carry(**fields), generator)
+            return stepped.state, after.fields(), record
+
+        given = (params, env.tasks, env.state, carry.fields())
+        remembers = carry.memory is not None
+        if remembers not in self._kept:
+            self._kept[remembers] = Fused(step, given, generator)
+
+        env.state, fields, record = self._kept[remembers](*given)
+        return Carry(**fields), record
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -159,7 +159,11 @@ class TaskEnv(_FuncEnv, EnvFamily):
         self.step = lambda state, action, rng, params: compiled(state, action, params)  # type: ignore[method-assign]
 
     def capture_rollouts(
-        self, policy: ActingPolicy, capture: Capture = cuda_graph, say: Callable[[str], None] | None = None
+        self,
+        policy: ActingPolicy,
+        capture: Capture = cuda_graph,
+        say: Callable[[str], None] | None = None,
+        fuse: bool = False,
     ) -> None:
         """Let `collect` run this policy's rollouts as CUDA graphs from now on, with the same results.
 
@@ -172,8 +176,10 @@ class TaskEnv(_FuncEnv, EnvFamily):
             capture: how steps are captured; tests pass one that needs no GPU.
             say: is told in a line what cannot be captured, which then runs one operation at a time; without it that is
                 a RuntimeError.
+            fuse: whether the operations of a step become a few kernels, which takes seconds for each shape of a batch;
+                the numbers are the same to rounding.
         """
-        self.rollout_graphs = RolloutGraphs(policy, capture, say)
+        self.rollout_graphs = RolloutGraphs(policy, capture, say, fuse)
 
 
 class BoundTaskEnv:
@@ -185,6 +191,7 @@ class BoundTaskEnv:
         label: what error messages call the environment.
         tasks: the M tasks.
         state: of the episodes, leaves (M, E, …); None before `reset`.
+        generator: drives the steps; that of the last `reset`.
     """
 
     def __init__(self, env: TaskEnv, tasks: Task, num_episodes: int) -> None:
@@ -194,7 +201,7 @@ class BoundTaskEnv:
         self.horizon = env.horizon
         self.batch_shape = (num_tasks_of(tasks), num_episodes)
         self.state: State = None
-        self._rng: torch.Generator | None = None
+        self.generator: torch.Generator | None = None
         self._renderers: dict[tuple[int, int], Renderer] = {}
 
         # Its numbers lie on the device before a step is captured there.
@@ -210,16 +217,16 @@ class BoundTaskEnv:
 
     def reset(self, generator: torch.Generator) -> Tensor:
         """Start an episode everywhere; `generator` also drives the steps that follow. Returns obs (M, E, O)."""
-        self._rng = generator
+        self.generator = generator
         self.state = self.env.initial(generator, self._params)
         return self.env.observation(self.state, generator, self._params)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step everywhere: a policy's action (M, E, A) -> obs (M, E, O), reward (M, E), terminated bool (M, E)."""
-        assert self._rng is not None, "reset() comes before step()"
+        assert self.generator is not None, "reset() comes before step()"
         if self._to_native is not None:
             action = self._to_native(action)
-        self.state, obs, reward, terminated = self.env.step(self.state, action, self._rng, self._params)
+        self.state, obs, reward, terminated = self.env.step(self.state, action, self.generator, self._params)
         return obs, reward, terminated
 
     def success(self) -> None:

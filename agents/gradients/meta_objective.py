@@ -81,13 +81,13 @@ class MetaObjective:
         Raises:
             FloatingPointError: the gradient is not finite.
         """
-        total, trajectory = self.pool.run(self._differentiate, meta, list(batches))
+        total, trajectory = self.pool.run(self.differentiate, meta, list(batches))
         value, gradient = float(total[0]), total[1:]
         check_finite(gradient, "the meta-gradient is")
         return value, unflatten_like(gradient, meta), trajectory
 
-    def _differentiate(self, meta: Parameters, batches: Sequence[Batch]) -> tuple[Tensor, Trajectory]:
-        """J and its flat gradient, (1 + n,), and the trajectory."""
+    def differentiate(self, meta: Parameters, batches: Sequence[Batch]) -> tuple[Tensor, Trajectory]:
+        """J and its flat gradient, (1 + n,), and the trajectory; nothing waits for the device."""
         num_tasks = len(batches[0].obs) * num_processes()
 
         def differentiate_chunk(tasks: slice) -> tuple[Tensor, Trajectory]:

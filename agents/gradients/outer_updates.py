@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from metarl.agents.gradients.adaptation_path import Trajectory
 from metarl.agents.gradients.meta_objective import MetaObjective
 from metarl.agents.gradients.objectives import Batch
 from metarl.agents.gradients.trust_region import TrustRegionConfig, line_search, natural_step
-from metarl.agents.policies.optimizer import MetaOptimizer
+from metarl.agents.policies.optimizer import AdamState, MetaOptimizer
 from metarl.agents.policies.parameters import Parameters, flatten, unflatten_like
 
 
@@ -57,7 +58,7 @@ class TrustRegionUpdate:
             return candidate_value - value, kl
 
         full_step, curvature = self.objective.pool.run(
-            self._natural_step, meta, list(batches), trajectory, flat_gradient
+            self._natural_step, meta, list(batches), trajectory, flat_gradient, fuse=False
         )
         step = line_search(flatten(meta.values()), full_step, curvature, evaluate, self.config)
         if step.accepted:
@@ -104,14 +105,12 @@ class ProximalUpdate:
 
     def __call__(self, optimizer: MetaOptimizer, batches: Sequence[Batch], progress: float = 0.0) -> dict[str, float]:
         """See OuterUpdate."""
-
-        def value_and_gradient() -> tuple[float, Parameters]:
-            value, gradient, _ = self.objective.value_and_gradient(optimizer.parameters, batches)
-            return value, gradient
-
         updates_before = optimizer.adam_steps // self.epochs
         lr = self.lr * self.lr_decay**updates_before * self.lr_final**progress
-        first_value, first_norm = optimizer.ascend_epochs(value_and_gradient, lr, self.epochs)
+        if self.objective.pool.graphs is None:
+            first_value, first_norm = self._step_by_step(optimizer, batches, lr)
+        else:
+            first_value, first_norm = self._at_once(optimizer, batches, lr)
         last_value, kl = self.objective.value_and_kl(optimizer.parameters, batches)
 
         return {
@@ -120,3 +119,34 @@ class ProximalUpdate:
             "kl": kl,
             "gradient_norm": first_norm,
         }
+
+    def _step_by_step(self, optimizer: MetaOptimizer, batches: Sequence[Batch], lr: float) -> tuple[float, float]:
+        """The epochs one after the other; returns J and the norm of its gradient before the first."""
+
+        def value_and_gradient() -> tuple[float, Parameters]:
+            value, gradient, _ = self.objective.value_and_gradient(optimizer.parameters, batches)
+            return value, gradient
+
+        return optimizer.ascend_epochs(value_and_gradient, lr, self.epochs)
+
+    def _at_once(self, optimizer: MetaOptimizer, batches: Sequence[Batch], lr: float) -> tuple[float, float]:
+        """The same as one graph, so that the host asks once."""
+        state = optimizer.adam_state()
+        rate = torch.full((), lr, device=batches[-1].obs.device)
+        after, noted = self.objective.pool.run(self._epochs, state, list(batches), rate, fuse=False)
+
+        values, norms, finite = noted.tolist()
+        if not all(finite):
+            raise FloatingPointError("the meta-gradient is not finite")
+        optimizer.take(after)
+        return values[0], norms[0]
+
+    def _epochs(self, state: AdamState, batches: Sequence[Batch], lr: Tensor) -> tuple[AdamState, Tensor]:
+        """The state after all epochs; of each, J, the norm of its gradient, and whether that is finite, (3, epochs)."""
+        noted = []
+        for _ in range(self.epochs):
+            total, _ = self.objective.pool.run(self.objective.differentiate, state.parameters, list(batches))
+            value, gradient = total[0], total[1:]
+            noted.append(torch.stack([value, gradient.norm(), torch.isfinite(gradient).all().to(value)]))
+            state = state.ascended(unflatten_like(gradient, state.parameters), lr)
+        return state, torch.stack(noted, dim=1)

@@ -55,14 +55,14 @@ class ChunkPool:
             return [function(chunk) for chunk in chunks]
         return list(self._executor.map(function, chunks))
 
-    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    def run(self, function: Callable[..., Result], *arguments: Any, fuse: bool = True) -> Result:
         """What `function(*arguments)` returns; as a CUDA graph where there are such, see FunctionGraphs.run.
 
         Processes that sum over their tasks call it as it is.
         """
         if self.graphs is None or num_processes() > 1:
             return function(*arguments)
-        return self.graphs.run(function, *arguments)
+        return self.graphs.run(function, *arguments, fuse=fuse)
 
     def mean(self, sum_of_chunk: Callable[[slice], Tensor], obs: Tensor) -> Tensor:
         """Mean over the tasks of all processes.

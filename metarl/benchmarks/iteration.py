@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Workload:
         fvp_memory: megabytes of derivatives that are kept for them.
         num_threads: CPU threads of the meta-update.
         device: where everything lies.
-        cuda_graphs: whether a GPU runs rollouts and updates as graphs.
+        cuda_graphs: how a GPU runs rollouts and updates; see TrainConfig.
     """
 
     env: str
@@ -51,7 +51,7 @@ class Workload:
     fvp_memory: float = 512
     num_threads: int = 1
     device: str = "cpu"
-    cuda_graphs: bool = True
+    cuda_graphs: Literal["auto", "fused", "off"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def _measure(workload: Workload, repeats: int) -> _MeasuredIteration:
     learners = _learners(workload, distribution, generator)
     learner = learners["trpo"]
     refused: list[str] = []
-    if workload.cuda_graphs:
+    if workload.cuda_graphs != "off":
         for captured in reversed(learners.values()):  # the last one's policy is the one that samples
-            use_graphs(distribution, captured, device, refused.append)
+            use_graphs(distribution, captured, device, refused.append, fuse=workload.cuda_graphs == "fused")
 
     def sample() -> Sampled:
         tasks = distribution.sample(workload.num_tasks, "train", generator)
@@ -136,7 +136,7 @@ def _learners(workload: Workload, distribution: TaskDistribution, generator: tor
 def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str, Any]:
     """Time one meta-iteration and, in the same process, what it is compared with.
 
-    That is the plain loop and, where it ran on a GPU, the same work without graphs and one CPU core.
+    That is the plain loop and, where it ran on a GPU, the same work fused, without graphs, and on one CPU core.
 
     Args:
         workload: what is timed.
@@ -144,7 +144,8 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
         plain_loop: whether to time the plain loop, which is slow, as well.
 
     Returns:
-        figures in seconds, steps per second, megabytes, and ratios to ours: eager / graphs, cpu / GPU, plain / batched.
+        figures in seconds, steps per second, megabytes, and ratios to ours: fused / graphs, eager / graphs, cpu / GPU,
+        plain / batched.
 
     Raises:
         UserError: not a registered family.
@@ -165,7 +166,8 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
     # In this process, right after: a ratio of two runs on a busy machine would say little.
     others = {}
     if workload.device != "cpu":
-        others["eager"] = _measure(replace(workload, cuda_graphs=False), repeats).seconds
+        others["fused"] = _measure(replace(workload, cuda_graphs="fused"), repeats).seconds
+        others["eager"] = _measure(replace(workload, cuda_graphs="off"), repeats).seconds
         others["cpu"] = _measure(replace(workload, device="cpu", num_threads=1), repeats).seconds
     if plain_loop:
         others["plain"] = _plain_seconds(workload, measured)

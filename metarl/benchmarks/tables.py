@@ -31,7 +31,12 @@ def iteration_table(figures: dict[str, Any]) -> Table:
     place = f"{figures['num_threads']} thread(s)" if figures["device"] == "cpu" else figures["device"]
     title = f"MAML on {figures['env']}: {setting}, 2×{figures['hidden_size']} units, {place}"
 
-    others = {"eager": "without graphs", "cpu": "one CPU core", "plain": "plain loop over tasks"}
+    others = {
+        "fused": "fused graphs",
+        "eager": "without graphs",
+        "cpu": "one CPU core",
+        "plain": "plain loop over tasks",
+    }
     shown = [other for other in others if f"{other}_sampling_s" in figures]
     headings = ["batched"]
     for other in shown:
@@ -57,7 +62,7 @@ def rollouts_table(growth: RolloutGrowth) -> Table:
         f"second. An environment step moves {growth.step_bytes:,.0f} bytes, operation by operation; at "
         f"{growth.bytes_per_s / 1e9:,.0f} GB/s that allows {growth.memory_bound:,.0f} a second"
     )
-    headings = ["environments", "eager", "CUDA graph", "busy", "share of what memory allows"]
+    headings = ["environments", "eager", "CUDA graph", "fused", "busy", "share of what memory allows"]
     caption = growth.capture_error
     if growth.update is not None:
         learns = f"an update of one epoch takes {growth.update:,.0f} environment steps per second"
@@ -65,10 +70,10 @@ def rollouts_table(growth: RolloutGrowth) -> Table:
     table = _table(title, [], headings, caption=caption)
 
     for rate in growth.rates:
-        captured = "" if rate.captured is None else f"{rate.captured:,.0f}"
+        captured, fused = ("" if value is None else f"{value:,.0f}" for value in (rate.captured, rate.fused))
         busy = "" if rate.utilization is None else f"{rate.utilization:.0%}"
         share = f"{rate.best / growth.memory_bound:.2f}"
-        table.add_row(f"{rate.num_envs:,}", f"{rate.eager:,.0f}", captured, busy, share)
+        table.add_row(f"{rate.num_envs:,}", f"{rate.eager:,.0f}", captured, fused, busy, share)
     return table
 
 

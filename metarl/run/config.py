@@ -61,8 +61,9 @@ class TrainConfig:
             becomes [-s, s], or 2 s beside the one bound that there is. Finite bounds need none. 0 = what old
             runs did: torch environments got a policy's actions without stretching.
         compile_env: let torch.compile fuse the environment's steps; needs a C++ compiler and some seconds at the start.
-        cuda_graphs: 'auto' runs rollouts, adaptation and updates as CUDA graphs on a GPU; 'off' runs them one operation
-            at a time, with the same numbers up to rounding.
+        cuda_graphs: 'auto' runs rollouts, adaptation and updates as CUDA graphs on a GPU; 'fused' compiles them to
+            fewer kernels first, which takes up to a minute and pays in long trainings; 'off' runs them one operation
+            at a time. All give the same numbers up to rounding.
         physics_determinism: 'on' repeats a robot's steps bit for bit; 'auto' is off on a GPU alone, where that costs 8
             to 15 times, and where the same seed then gives the same numbers only up to rounding.
         env_timeout: seconds that a live environment's worker may take for one step; one that takes longer has failed,
@@ -96,7 +97,7 @@ class TrainConfig:
     curriculum_correction: bool = False
     action_scale: float = DEFAULT_SCALE
     compile_env: bool = False
-    cuda_graphs: Literal["auto", "off"] = "auto"
+    cuda_graphs: Literal["auto", "fused", "off"] = "auto"
     physics_determinism: Literal["auto", "on", "off"] = "auto"
     env_timeout: float = 0.0
     start_from: str = ""

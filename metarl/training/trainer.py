@@ -126,12 +126,13 @@ class Trainer:
             say(console, notice)
 
         # Last, because a learner may have changed what training samples from.
-        if self.config.cuda_graphs == "auto":
+        if self.config.cuda_graphs != "off":
             use_graphs(
                 self.distribution,
                 self.learner,
                 self.generator.device,
                 say=lambda text: say(console, f"warning: {text}"),
+                fuse=self.config.cuda_graphs == "fused",
             )
 
     def _take_policy(self, start: RunDirectory) -> None:

@@ -53,3 +53,8 @@ def recorded(function: Callable[[], None], generator: torch.Generator) -> Callab
                     made[id(old)] = new
 
     return replay
+
+
+def again(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+    """A Capture that calls the function again: for what is compiled, whose operations cannot be recorded."""
+    return function

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 from gymnasium.spaces import Box, Space
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from metarl.agents.policies.distributions import (
     LOG_STD,
@@ -213,11 +212,10 @@ class MemoryPolicy:
         if self.gaussian:
             return action
         if not self._plain.choices:
-            zeros = like.new_zeros((*action.shape, self.num_outputs))
-            return zeros.scatter_(-1, action.long().unsqueeze(-1), 1.0)
+            return _one_hot(action, self.num_outputs, like.dtype)
 
-        columns = [one_hot(action[..., i].long(), count) for i, count in enumerate(self._plain.choices)]
-        return torch.cat(columns, dim=-1).to(like.dtype)
+        columns = [_one_hot(action[..., i], count, like.dtype) for i, count in enumerate(self._plain.choices)]
+        return torch.cat(columns, dim=-1)
 
     @staticmethod
     def _inputs(params: Parameters, obs: Tensor, action: Tensor, reward: Tensor, begins: Tensor) -> Tensor:
@@ -255,3 +253,8 @@ def as_shared(params: Parameters) -> Parameters:
     if any(len(leaf) > 1 and leaf.stride(0) != 0 for leaf in params.values()):
         return params
     return {name: leaf[0] for name, leaf in params.items()}
+
+
+def _one_hot(action: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """1 in the place of each action, (*batch, count); PyTorch's own asks a CPU for the largest action."""
+    return (action.unsqueeze(-1) == torch.arange(count, device=action.device)).to(dtype)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import one_hot
 
 from metarl.agents.policies.memory.cell import is_cut
 
@@ -83,7 +82,8 @@ class _Addresses:
     @cached_property
     def taken(self) -> Tensor:
         """1 at the column that is written, (T, N, A, 1)."""
-        return one_hot(self.column, self.columns).to(self.keys.dtype).unsqueeze(-1)
+        columns = torch.arange(self.columns, device=self.column.device)
+        return (self.column.unsqueeze(-1) == columns).to(self.keys.dtype).unsqueeze(-1)
 
     def of_sums(self, weight: Tensor) -> Tensor:
         """The weights of m (…, 2 V), in a copy for the sum over columns in place of the mean."""

@@ -14,7 +14,7 @@ complete metarl \
         'c/--env-file=/f/' \
         'c/--normalize-obs=/(auto on off)/' \
         'c/--curriculum=/(uniform learning-progress hard-first)/' \
-        'c/--cuda-graphs=/(auto off)/' \
+        'c/--cuda-graphs=/(auto fused off)/' \
         'c/--physics-determinism=/(auto on off)/' \
         'c/--inner-lr-mode=/(fixed meta-sgd per-step meta-sgd-per-step)/' \
         'c/--estimator=/(lvc dice plain)/' \
@@ -35,7 +35,7 @@ complete metarl \
         'n/--env-file/f/' \
         'n/--normalize-obs/(auto on off)/' \
         'n/--curriculum/(uniform learning-progress hard-first)/' \
-        'n/--cuda-graphs/(auto off)/' \
+        'n/--cuda-graphs/(auto fused off)/' \
         'n/--physics-determinism/(auto on off)/' \
         'n/--inner-lr-mode/(fixed meta-sgd per-step meta-sgd-per-step)/' \
         'n/--estimator/(lvc dice plain)/' \

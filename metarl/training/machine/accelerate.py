@@ -44,7 +44,11 @@ CAPTURES: dict[str, Capture] = {"cuda": cuda_graph}
 
 
 def use_graphs(
-    distribution: TaskDistribution, learner: Learner, device: torch.device, say: Callable[[str], None]
+    distribution: TaskDistribution,
+    learner: Learner,
+    device: torch.device,
+    say: Callable[[str], None],
+    fuse: bool = False,
 ) -> None:
     """Run rollouts, and what the learner computes between them, as CUDA graphs from now on, if the device has them.
 
@@ -53,16 +57,18 @@ def use_graphs(
         learner: whose policy acts; what it computes is captured where a ChunkPool spreads its work.
         device: of both.
         say: is told in a line what cannot be captured; that runs one operation at a time.
+        fuse: whether the operations that a graph holds become a few kernels first.
     """
     capture = CAPTURES.get(device.type)
     if capture is None:
         return
 
     if isinstance(distribution.env, TaskEnv):
-        distribution.env.capture_rollouts(learner.policy, capture, say)
+        steps_fuse = fuse and not isinstance(distribution.env, RobotEnv)  # MuJoCo Warp has kernels of its own
+        distribution.env.capture_rollouts(learner.policy, capture, say, steps_fuse)
     pool = getattr(learner, "pool", None)
     if isinstance(pool, ChunkPool):
-        pool.graphs = FunctionGraphs(capture, device, say)
+        pool.graphs = FunctionGraphs(capture, device, say, fuse)
 
 
 def first_use(distribution: TaskDistribution, device: torch.device) -> str:

@@ -119,7 +119,7 @@ def iteration_bytes(config: TrainConfig, distribution: TaskDistribution, learner
         kept *= TRIAL_COPIES
     if isinstance(learner.policy, CNNPolicy):
         at_a_time += FIRST_CONVOLUTION
-    graphs = GRAPH_COPIES * kept if config.device.startswith("cuda") and config.cuda_graphs == "auto" else 0
+    graphs = GRAPH_COPIES * kept if config.device.startswith("cuda") and config.cuda_graphs != "off" else 0
     of_update = learner.kept_bytes(num_tasks, config.episodes, distribution.horizon)
     return kept + one_batch + policies + at_a_time + graphs + of_update
 

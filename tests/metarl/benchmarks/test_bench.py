@@ -20,6 +20,7 @@ from metarl.benchmarks.scaling import Point, Setting, exponent
 from metarl.benchmarks.tables import PHASES, iteration_table
 from metarl.cli import bench as bench_command
 from metarl.cli.main import main
+from metarl.envs.graphs import fuse
 from metarl.errors import TrainingError
 from metarl.training.machine.accelerate import CAPTURES
 from tests.helpers.captured_steps import recorded
@@ -97,13 +98,14 @@ def test_rollouts_are_measured_eager_and_captured(
 ) -> None:
     monkeypatch.setitem(bench_rollouts.EPISODES, "cpu", (1, 2))
     monkeypatch.setitem(CAPTURES, "cpu", recorded)
+    monkeypatch.setattr(fuse, "_kernels", lambda graph, inputs: graph)
     arguments = ["bench", "rollouts", "point-navigation/pearl", "--device", "cpu", "--repeats", "1"]
     assert main([*arguments, "--hidden-size", "4", "--json"]) == 0
     growth = json.loads(capsys.readouterr().out)
     assert [rate["num_envs"] for rate in growth["rates"]] == [40, 80]
-    assert all(rate["eager"] > 0 and rate["captured"] > 0 for rate in growth["rates"])
+    assert all(rate["eager"] > 0 and rate["captured"] > 0 and rate["fused"] > 0 for rate in growth["rates"])
     assert growth["memory_bound"] == pytest.approx(growth["bytes_per_s"] / growth["step_bytes"])
-    best = max(max(rate["eager"], rate["captured"]) for rate in growth["rates"])
+    best = max(max(rate["eager"], rate["captured"], rate["fused"]) for rate in growth["rates"])
     assert growth["share_of_bound"] == pytest.approx(best / growth["memory_bound"])
     assert main(["bench", "rollouts", "half-cheetah-direction", "cart-pole"]) == 2
     assert "bench rollouts takes one environment" in capsys.readouterr().err

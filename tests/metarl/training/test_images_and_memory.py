@@ -86,10 +86,11 @@ def test_memory_counts_whole_trials_of_what_learns_in_its_memory() -> None:
 def test_memory_counts_the_tensors_of_cuda_graphs() -> None:
     config = TrainConfig(env="point-navigation", num_threads=1, device="cpu")
     distribution, learner = build(config, torch.Generator())
-    graphs, eager = (
+    graphs, fused, eager = (
         iteration_bytes(replace(config, device="cuda", cuda_graphs=kind), distribution, learner)
-        for kind in ("auto", "off")
+        for kind in ("auto", "fused", "off")
     )
+    assert fused == graphs
     steps = config.num_tasks * config.episodes * distribution.horizon
     assert graphs - eager > 4 * 2 * steps * 4 * 10  # four copies of two batches of ten numbers a step
 
