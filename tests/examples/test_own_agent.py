@@ -110,7 +110,7 @@ def test_what_adapts_to_other_tasks_is_refused(tmp_path: Path, given: Callable[[
     spaces = distribution.observation_space, distribution.action_space
     learner = agent.make(*spaces, agent.config_class(), seeded(0), 1)
     whole = learner.adapt
-    learner.adapt = lambda *arguments: given(whole(*arguments))
+    learner.adapt = lambda *arguments: given(whole(*arguments))  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match=r"MyLearner.adapt\(\) .*" + said):
         adapt_to_tasks(learner, distribution, distribution.sample(3, "train", seeded(1)), 1, 2, seeded(2))
 

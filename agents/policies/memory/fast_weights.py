@@ -274,7 +274,8 @@ class FastWeightPolicy(MemoryPolicy):
         value = self.heads["value"].apply(params, common).squeeze(-1)
 
         weight, bias = params["policy.layer0.weight"], params["policy.layer0.bias"]
-        own, of_common, of_which = weight.split([recalled.shape[-1], common.shape[-1], self.num_columns])
+        numbers = recalled.shape[-1]
+        own, of_common, of_which = weight.tensor_split([numbers, numbers + common.shape[-1]])
         hidden = hidden_of_columns(recalled.flatten(0, 1), common.flatten(0, 1), own, of_common, of_which + bias)
         output = self.heads["policy"].after_first(params, hidden)
         return output.reshape(*obs.shape[:2], self.num_columns), value
