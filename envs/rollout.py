@@ -203,9 +203,16 @@ def _check_memory(memory: Any, batch_shape: tuple[int, int]) -> None:
     if memory is None:
         return
     for leaf in pytree.tree_leaves(memory):
-        if tuple(leaf.shape[:2]) != tuple(batch_shape):
+        if isinstance(leaf, Tensor) and tuple(leaf.shape[:2]) != tuple(batch_shape):
             expected = f"tasks × episodes = {tuple(batch_shape)}"
             raise ValueError(f"a policy's memory must be of {expected}, got a leaf of shape {tuple(leaf.shape)}")
+
+
+def _check_action(action: Tensor, batch_shape: tuple[int, int]) -> None:
+    """Refuse actions of fewer episodes than there are: one would be played in all of them."""
+    if tuple(action.shape[:2]) != tuple(batch_shape):
+        expected = f"tasks × episodes = {tuple(batch_shape)}"
+        raise ValueError(f"a policy's actions must be of {expected}, got {tuple(action.shape)}")
 
 
 class Rollout(NamedTuple):
@@ -255,13 +262,16 @@ def collect_eagerly(
             continue
 
         # The first step shows which tensors there are to record, and their shapes.
-        records = records or make_records(step, env.horizon)
+        if not records:
+            _check_action(step["action"], env.batch_shape)
+            _check_memory(carry.memory, env.batch_shape)
+            records = _records_by_episode(step, env.horizon)
         for name, value in step.items():
             records[name][time] = value
 
     for name in steps[0] if steps else ():
         records[name] = torch.stack([step[name] for step in steps])
-    return to_rollout(records, carry, env.success())
+    return to_rollout(records, carry, env.success(), handed_over=True)
 
 
 # The parts of a rollout, which captured rollouts are made of as well
@@ -288,6 +298,8 @@ class Carry:
         fields = {"obs": self.obs, "alive": self.alive, "last_obs": self.last_obs}
         return fields if self.memory is None else fields | {"memory": self.memory}
 
+
+_CONTIGUOUS = torch.contiguous_format
 
 _BEHAVIOUR = "behaviour."
 """Prefix under which parameters of the action distribution stand in a step's record."""
@@ -356,10 +368,17 @@ def advance(
     observe = getattr(policy, "observe", None)  # see ObservingPolicy; asking a protocol costs more, at every step
     if observe is not None:
         memory = observe(memory, action, reward, terminated)
-    memory = _freeze_ended(memory, carry)
+    alive = carry.alive & ~terminated
+    if _surely_all(carry.alive):
+        return Carry(obs, alive, obs, memory), record
 
     last_obs = torch.where(carry.alive.unsqueeze(-1), obs, carry.last_obs)
-    return Carry(obs, carry.alive & ~terminated, last_obs, memory), record
+    return Carry(obs, alive, last_obs, _freeze_ended(memory, carry)), record
+
+
+def _surely_all(flags: Tensor) -> bool:
+    """Whether all are true, where to ask costs nothing: a GPU would be waited for, and a graph serves other flags."""
+    return not flags.is_cuda and not is_capturing() and bool(flags.all())
 
 
 Advance = Callable[
@@ -392,21 +411,38 @@ def make_records(step: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
     return {name: value.new_empty((horizon, *value.shape)) for name, value in step.items()}
 
 
-def to_rollout(records: dict[str, Tensor], end: Carry, success: Tensor | None) -> Rollout:
-    """What was collected, from the records of H steps, leaves (H, M, E, …)."""
-    episodes = to_episodes(records, end, success)
+def _records_by_episode(step: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
+    """The same with the steps of each episode side by side in memory, as they will be in `Episodes`: no copy is due."""
+    records = {}
+    for name, value in step.items():
+        tasks, episodes, *rest = value.shape
+        records[name] = value.new_empty((tasks, episodes, horizon, *rest)).movedim(2, 0)
+    return records
+
+
+def to_rollout(records: dict[str, Tensor], end: Carry, success: Tensor | None, handed_over: bool = False) -> Rollout:
+    """What was collected, from the records of H steps; see `to_episodes`."""
+    episodes = to_episodes(records, end, success, handed_over)
     return Rollout(episodes, _finite_tasks(episodes))
 
 
-def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None) -> Episodes:
-    """Episodes from the records of H steps, leaves (H, M, E, …); they share no memory with the records."""
+def to_episodes(records: dict[str, Tensor], end: Carry, success: Tensor | None, handed_over: bool = False) -> Episodes:
+    """Episodes from the records of H steps, leaves (H, M, E, …).
+
+    Args:
+        records: of each step.
+        end: what is carried on at the end.
+        success: of each episode.
+        handed_over: the episodes may take the records' memory; otherwise they share none with them.
+    """
     steps = {}
     for name, record in records.items():
-        steps[name] = record.movedim(0, 2).clone(memory_format=torch.contiguous_format)
+        by_episode = record.movedim(0, 2)
+        steps[name] = by_episode.contiguous() if handed_over else by_episode.clone(memory_format=_CONTIGUOUS)
 
     # Zero whatever happened after an episode's end.
     taken = steps.pop("taken")
-    for values in steps.values():
+    for values in steps.values() if not _surely_all(taken) else ():
         trailing = (1,) * (values.ndim - taken.ndim)
         values.masked_fill_(~taken.reshape(*taken.shape, *trailing), 0)
 

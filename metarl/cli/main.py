@@ -185,7 +185,8 @@ def _dispatch(arguments: list[str]) -> int:
 
     require_runs(arguments[1:], COMMANDS[name].runs)
 
-    # In this order: a library must not be looked for among the user's modules.
+    # A library must not be looked for among the user's modules, but an agent's flags are read from one of them.
+    sys.path.append(os.getcwd())
     command = parse(arguments)
     with _torch_prepared() if COMMANDS[name].needs_torch else contextlib.nullcontext():
         _find_users_modules()

@@ -11,6 +11,7 @@ from metarl.agents.learner import Adapted, Learner
 from metarl.envs.rollout import BatchedEnv, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
+from metarl.errors import TrainingError
 from metarl.evaluation.intervals import exceeds_by_more_than_noise
 
 Sampler = Callable[[Adapted], Episodes]
@@ -55,16 +56,35 @@ def adaptation_loop(
     Returns:
         K + 1 batches, or K without the last one, and the adapted policies.
     """
-    adapted = learner.begin(num_tasks, generator) if start is None else start
+    adapted = start
+    if adapted is None:
+        adapted = learner.begin(num_tasks, generator)
+        _check_adapted(adapted, num_tasks, learner, "begin")
     batches: list[Episodes] = []
 
     for _ in range(steps):
         batches.append(sample(adapted))
         adapted = learner.adapt(adapted, batches[-1], generator)
+        _check_adapted(adapted, num_tasks, learner, "adapt")
 
     if last_batch:
         batches.append(sample(adapted))
     return Adaptation(batches, adapted)
+
+
+def _check_adapted(adapted: object, num_tasks: int, learner: Learner, method: str) -> None:
+    """Refuse what would act on other tasks than it was adapted to: a leaf of one task would serve all of them.
+
+    Raises:
+        TrainingError: it is no Adapted, or not of so many tasks; names learner, method and leaf.
+    """
+    what = f"{type(learner).__name__}.{method}()"
+    if not isinstance(adapted, Adapted):
+        raise TrainingError(f"{what} must return a metarl.agents.learner.Adapted, not a {type(adapted).__name__}")
+    for name, leaf in adapted.params.items():
+        if leaf.ndim == 0 or len(leaf) != num_tasks:
+            shape = tuple(leaf.shape)
+            raise TrainingError(f"{what} gave {name!r} of shape {shape}; its first dimension is the tasks, {num_tasks}")
 
 
 def rollouts_in(env: BatchedEnv, learner: Learner, generator: torch.Generator) -> Sampler:

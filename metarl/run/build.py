@@ -146,6 +146,10 @@ def _check_learner(config: TrainConfig, learner: object, distribution: TaskDistr
         if not callable(getattr(getattr(learner, "policy", None), method, None)):
             raise UserError(f"agent {agent}: {type(learner).__name__}.policy must have a method {method}()")
 
+    state = learner.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(leaf, torch.Tensor) for leaf in state.values()):
+        raise UserError(f"agent {agent}: {type(learner).__name__}.state_dict() must give tensors by name")
+
     if not hasattr(learner.policy, "observations"):
         if config.normalize_obs == "on":
             raise UserError(f"agent {agent}: its policy has no `observations`, so --normalize-obs cannot be 'on'")

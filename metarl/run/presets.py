@@ -189,6 +189,7 @@ def _for_robots() -> dict[tuple[str, str], dict[str, Preset]]:
 
 def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
     """Presets of RL² where trials are of another length than the default's."""
+    pulls = "a trial is one episode of pulls"
     one_episode = {"learner.trial_episodes": 1}
     small = {
         **one_episode,
@@ -199,6 +200,7 @@ def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
         "test_tasks": 1000,
     }
     of_ten_pulls = {**one_episode, "learner.policy.memory_steps": 10, "iterations": 300, "num_tasks": 2000}
+    with_fast_weights = _long_trials(pulls, of_ten_pulls)["default"]
     of_a_grid = {"learner.trial_episodes": 4, "learner.gamma": 0.97, "iterations": 300, "num_tasks": 300}
     of_a_robot = {
         "learner.policy.hypernetwork": True,
@@ -211,12 +213,12 @@ def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
         "eval_tasks": 10,
     }
 
-    pulls = "a trial is one episode of pulls"
     return {
         **{("rl2", env): _long_trials(pulls, one_episode) for env in _LONG_BANDITS},
         ("rl2", "bandit/bernoulli/n10-k5"): {
-            **_changed_default(_RL2_PRESETS, pulls, small),
-            "fast-weights": _long_trials(pulls, of_ten_pulls)["default"],
+            "default": with_fast_weights,
+            "fast-weights": with_fast_weights,  # its name before it was the default: runs have it in their files
+            "gru": _changed_default(_RL2_PRESETS, pulls, small)["default"],
         },
         ("rl2", "tabular-mdp"): _long_trials(
             "trials of 10 episodes", {"learner.trial_episodes": 10, "learner.gamma": 0.97}

@@ -1,5 +1,6 @@
 """One meta-iteration, the whole of it: draw tasks, sample and adapt, update the learner, tell the curriculum."""
 
+import numbers
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from metarl.agents.learner import Adapted, Learner, MetaBatch
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
+from metarl.errors import TrainingError
 from metarl.evaluation.adaptation import Sampler, adaptation_loop, rollouts_in
 from metarl.training.curriculum import Curriculum
 from metarl.training.logs.run_log import MetaIteration
@@ -61,6 +63,7 @@ def run_meta_iteration(
     # The draw is of the whole job; the batch and its weights are of this process's shard of the tasks.
     importance = distributed.local_shard(draw.importance)
     metrics = learner.update(replace(batch, progress=progress, importance=importance))
+    _check_metrics(metrics, learner)
     if learner.policy.observations.count > 0:
         observe(learner, batch.batches)
 
@@ -72,6 +75,20 @@ def run_meta_iteration(
     adapt_seconds = sampling_ends - start - collect_seconds
     update_seconds = time.perf_counter() - sampling_ends
     return MetaIteration(env_steps, returns, metrics, draw.metrics, collect_seconds, adapt_seconds, update_seconds)
+
+
+def _check_metrics(metrics: object, learner: Learner) -> None:
+    """Refuse what cannot be logged.
+
+    Raises:
+        TrainingError: metrics are no numbers by name; names learner and metric.
+    """
+    what = f"{type(learner).__name__}.update() must return numbers by name"
+    if not isinstance(metrics, dict):
+        raise TrainingError(f"{what}, not {type(metrics).__name__}")
+    for name, value in metrics.items():
+        if not isinstance(value, numbers.Real):
+            raise TrainingError(f"{what}, and {name!r} is a {type(value).__name__}")
 
 
 def observe(learner: Learner, batches: list[Episodes]) -> None:

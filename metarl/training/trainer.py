@@ -241,6 +241,7 @@ class Trainer:
             log.write(self.progress)
 
         # Only with its row in the log an iteration is done: a resumed run repeats whatever comes after this.
+        # A copy, although `update` is all or nothing: where validation or the log fails after one, it is undone by it.
         self._whole = self._checkpoint()
         self._doing = f"after iteration {self.progress.iteration}"
 

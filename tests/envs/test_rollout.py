@@ -10,9 +10,12 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from metarl.agents.policies.distributions import DiagonalGaussian
+from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, _check_finite, _finite_tasks, collect
 from metarl.envs.task_env import TaskEnv
 from metarl.envs.task_space import Task
+from tests.helpers.agent_builders import seeded
 
 LENGTHS = [1, 3, 6, 9]  # steps to termination; the last episode is truncated
 NUM_TASKS, NUM_EPISODES, HORIZON = len(LENGTHS), 2, 6
@@ -288,3 +291,18 @@ def test_the_first_observation_is_blamed_too() -> None:
     env = BreakingAtReset().bind({**TASKS, "broken": torch.zeros(4)}, NUM_EPISODES)
     with pytest.raises(FloatingPointError, match="gave an observation that is not finite at the reset of episode 0"):
         collect(env, Choosy(), {"last": torch.tensor(1e9)}, rng())
+
+
+@pytest.mark.parametrize("what", ["actions", "memory"])
+def test_a_policy_of_other_episodes_than_there_are_is_refused(what: str) -> None:
+    """One action or memory for all would be played in all of them, silently."""
+
+    class OneForAll:
+        def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[DiagonalGaussian, Tensor]:
+            few = obs[:1] if what == "actions" else obs
+            return DiagonalGaussian(few[..., :2], torch.zeros(2)), obs[:1]
+
+    env = make_distribution("point-navigation")
+    bound = env.bind(env.sample(3, "train", seeded(0)), 2)
+    with pytest.raises(ValueError, match=rf"policy's {what} must be of tasks × episodes = \(3, 2\), got .*\(1, 2"):
+        collect(bound, OneForAll(), {}, seeded(1))

@@ -1,14 +1,19 @@
 """The agent of agents/README.md, used as a user would: from the command line, from a folder of its own."""
 
 import json
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from metarl.agents.learner import Adapted
 from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
+from metarl.errors import TrainingError
 from metarl.evaluation.adaptation import adapt_to_tasks
 from tests.helpers import own_agent
 from tests.helpers.agent_builders import seeded
@@ -78,3 +83,51 @@ def test_every_command_takes_it(folder: Path, capsys: pytest.CaptureFixture[str]
     assert main(["render", "runs/mine", "--out", "still.png", "--num-tasks", "1", "--episodes", "1"]) == 0
     compared = ["compare", "runs/mine", "--baselines", "random", "oracle", "--num-tasks", "2", "--out", "compared"]
     assert main(compared) == 0
+
+
+def test_the_console_script_finds_it_in_the_working_directory(folder: Path) -> None:
+    """As an installed `metarl` does, Python looks for modules beside the script, not where the command runs (-P)."""
+    command = [sys.executable, "-P", "-m", "metarl", "train", own_agent.NAME, "bandit/bernoulli", "--help"]
+    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "adaptation steps on a new task" in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            lambda adapted: Adapted({n: leaf[:1] for n, leaf in adapted.params.items()}),
+            r"'paid' of shape \(1, 5\); .* 3$",
+        ),
+        (lambda adapted: adapted.params, "must return a metarl.agents.learner.Adapted, not a dict"),
+    ],
+    ids=["one-task", "no-adapted"],
+)
+def test_what_adapts_to_other_tasks_is_refused(tmp_path: Path, given: Callable[[Adapted], Any], said: str) -> None:
+    distribution = make_distribution("bandit/bernoulli/n10-k5")
+    agent = own_agent.load(tmp_path)
+    spaces = distribution.observation_space, distribution.action_space
+    learner = agent.make(*spaces, agent.config_class(), seeded(0), 1)
+    whole = learner.adapt
+    learner.adapt = lambda *arguments: given(whole(*arguments))  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"MyLearner.adapt\(\) .*" + said):
+        adapt_to_tasks(learner, distribution, distribution.sample(3, "train", seeded(1)), 1, 2, seeded(2))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [(None, "not NoneType"), ({"paid": torch.ones(3)}, "'paid' is a Tensor")],
+    ids=["none", "tensor"],
+)
+def test_metrics_that_are_no_numbers_are_refused_in_a_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], metrics: object, said: str
+) -> None:
+    agent = own_agent.load(folder)
+    monkeypatch.setattr(agent.make, "update", lambda self, batch: metrics)
+    monkeypatch.setitem(sys.modules, own_agent.MODULE, sys.modules[agent.make.__module__])
+    train = ["train", own_agent.NAME, "bandit/bernoulli/n10-k5", "--iterations", "1", "--steps", "1", *SMALL]
+    assert main(train) == 1
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "MyLearner.update() must return numbers by name" in shown
+    assert said in shown

@@ -30,8 +30,9 @@ from metarl.agents.policies.memory.base import (
     as_shared,
     step_before,
 )
-from metarl.agents.policies.memory.cell import init_linear, is_cut, linear
-from metarl.agents.policies.memory.heads import Head
+from metarl.agents.policies.memory.cell import affine, init_linear, linear
+from metarl.agents.policies.memory.delta_rule import unroll_table
+from metarl.agents.policies.memory.heads import Head, hidden_of_columns
 from metarl.agents.policies.parameters import Parameters
 from metarl.envs.spaces.precision import float_dtype
 
@@ -227,24 +228,28 @@ class FastWeightPolicy(MemoryPolicy):
         inputs = self._inputs_of_trials(params, obs, action, reward, begins)
         inputs = torch.cat([inputs, step_before(obs)], dim=-1)
 
-        column = step_before(self._column(action, reward))
-        key_before = self._address(params, step_before(obs))
-        key_now = self._address(params, obs)
+        # Time first, so that each step reads and writes one block of memory.
+        obs = obs.transpose(0, 1)
+        weight = torch.cat([params["write.value.weight"], params["write.gate.weight"]], dim=1)
+        bias = torch.cat([params["write.value.bias"], params["write.gate.bias"]])
+        num_inputs = inputs.shape[-1]
+        recalled = unroll_table(
+            inputs=affine(inputs.transpose(0, 1), weight[:num_inputs], bias),
+            weight=weight[num_inputs:],
+            keys=self._address(params, obs),
+            column=self._column_index(action, reward).T,
+            columns=self.num_columns,
+            truncation=truncation,
+        )
 
-        trials, steps = reward.shape
-        table = obs.new_zeros((trials, self.num_rows, self.num_columns * self.config.recurrent_size))
-        recalled = obs.new_zeros((trials, self.num_columns, self.config.recurrent_size))
+        output, value = self._output_of_trials(params, recalled, obs)
+        return self._distribution_of(params, output.transpose(0, 1)), value.T
 
-        read = []
-        for time in range(steps):
-            if is_cut(time, truncation):
-                table, recalled = table.detach(), recalled.detach()
-            of_step = (inputs[:, time], column[:, time], key_before[:, time], key_now[:, time])
-            table, recalled = self._write_and_read(params, table, recalled, *of_step)
-            read.append(recalled)
-
-        output, value = self._output(params, torch.stack(read, dim=1), obs)
-        return self._distribution_of(params, output), value
+    def _column_index(self, action: Tensor, reward: Tensor) -> Tensor:
+        """Which column each step's write goes to, that of the action before it, integers (N, T)."""
+        if self.num_columns == 1:
+            return torch.zeros_like(reward, dtype=torch.long)
+        return step_before(action.long())
 
     # ------------------------------------------------------------------ heads
 
@@ -260,3 +265,17 @@ class FastWeightPolicy(MemoryPolicy):
         common = common.unsqueeze(-2).expand(*batch, actions, common.shape[-1])
         of_actions = torch.cat([recalled, common, one_hot], dim=-1)
         return self.heads["policy"].apply(params, of_actions).squeeze(-1), value
+
+    def _output_of_trials(self, params: Parameters, recalled: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with shared P, for y (T, N, A, V), as updates compute it."""
+        if self.num_columns == 1 or not self.config.hidden_sizes:
+            return self._output(params, recalled, obs)
+        common = torch.cat([self._over_actions(recalled), obs], dim=-1)
+        value = self.heads["value"].apply(params, common).squeeze(-1)
+
+        weight, bias = params["policy.layer0.weight"], params["policy.layer0.bias"]
+        numbers = recalled.shape[-1]
+        own, of_common, of_which = weight.tensor_split([numbers, numbers + common.shape[-1]])
+        hidden = hidden_of_columns(recalled.flatten(0, 1), common.flatten(0, 1), own, of_common, of_which + bias)
+        output = self.heads["policy"].after_first(params, hidden)
+        return output.reshape(*obs.shape[:2], self.num_columns), value

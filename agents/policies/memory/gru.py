@@ -28,9 +28,10 @@ class GRU:
         units = hidden.shape[-1]
         own = affine(hidden, weight, bias)
 
-        gates = torch.sigmoid(inputs[..., : 2 * units] + own[..., : 2 * units])
+        gates = (inputs[..., : 2 * units] + own[..., : 2 * units]).sigmoid_()
         reset, update = gates.chunk(2, dim=-1)
-        candidate = tanh(torch.addcmul(inputs[..., 2 * units :], reset, own[..., 2 * units :]))
+        candidate = torch.addcmul(inputs[..., 2 * units :], reset, own[..., 2 * units :])
+        candidate = tanh(candidate) if torch.is_grad_enabled() else tanh_(candidate)
         return (torch.lerp(candidate, hidden, update),)
 
     def unroll(self, inputs: Tensor, weight: Tensor, bias: Tensor, truncation: int) -> Tensor:

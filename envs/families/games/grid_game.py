@@ -71,7 +71,8 @@ class GridGame(TaskEnv):
 
     def one_hot(self, index: Tensor, classes: int, like: Tensor) -> Tensor:
         """(*batch, classes), of the type of a tensor."""
-        return (index.unsqueeze(-1) == torch.arange(classes, device=index.device)).to(like.dtype)
+        zeros = torch.zeros((*index.shape, classes), dtype=like.dtype, device=index.device)
+        return zeros.scatter_(-1, index.long().unsqueeze(-1), 1.0)
 
     def centred(self, position: Tensor) -> Tensor:
         """A position in the plane whose origin is the middle of the grid."""

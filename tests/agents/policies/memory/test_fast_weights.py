@@ -127,3 +127,61 @@ def test_options_of_recurrent_units_are_refused(option: str) -> None:
         RecurrentConfig(cell="fast-weights", **{option: value})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="memory_rows is for fast-weights"):
         RecurrentConfig(memory_rows=3)
+
+
+@pytest.mark.parametrize("truncation", [0, 3])
+@pytest.mark.parametrize(
+    ("size", "rows", "actions"),
+    [(4, 0, Discrete(3)), (1, 0, Discrete(5)), (3, 5, MultiDiscrete([2, 3]))],
+    ids=["rows", "one-row", "one-column"],
+)
+def test_derivatives_are_those_of_autograd_step_by_step(
+    size: int, rows: int, actions: Space[object], truncation: int
+) -> None:
+    config = RecurrentConfig(NUMBERS, (6,), cell="fast-weights", memory_steps=10, memory_rows=rows)
+    policy = FastWeightPolicy(Box(-1.0, 1.0, (size,)), actions, config)
+    params = {name: leaf.requires_grad_() for name, leaf in some_parameters(policy).items()}
+    trials, steps = 3, 10
+    obs = torch.rand((trials, steps, size), generator=seeded(2)).double().requires_grad_()
+    actions.seed(3)
+    action = torch.stack([torch.as_tensor(actions.sample()) for _ in range(trials * steps)])
+    action = action.reshape(trials, steps, *action.shape[1:])
+    reward = torch.randn((trials, steps), generator=seeded(4)).double()
+    begins = torch.zeros((trials, steps)).double()
+    begins[:, ::4] = 1
+
+    distribution, _ = policy.unroll(params, obs, action, reward, begins, truncation)
+    ours = distribution.parameters()["logits"]
+    expected = played(policy, params, obs, action, reward, begins, truncation)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+    factor = torch.randn(ours.shape, generator=seeded(5)).double()
+    leaves = [obs, *(leaf for name, leaf in params.items() if not name.startswith("value"))]
+    for one, other in zip(
+        *(torch.autograd.grad((out * factor).sum(), leaves) for out in (ours, expected)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def played(
+    policy: FastWeightPolicy,
+    params: Parameters,
+    obs: torch.Tensor,
+    action: torch.Tensor,
+    reward: torch.Tensor,
+    begins: torch.Tensor,
+    truncation: int,
+) -> torch.Tensor:
+    """Logits (N, T, outputs) of an actor that comes to the same steps, which autograd differentiates."""
+    memory = None
+    logits = []
+    for time in range(obs.shape[1]):
+        if memory is not None:
+            memory["running"] = 1 - begins[:, time].unsqueeze(-1)
+        if memory is not None and truncation and time % truncation == 0:
+            memory = memory | {name: memory[name].detach() for name in ("table", "recalled")}
+        distribution, memory = policy.apply(params, obs[:, time], memory)
+        logits.append(distribution.parameters()["logits"])
+        done = torch.zeros(len(obs), dtype=torch.bool)
+        memory = policy.observe(memory, action[:, time], reward[:, time], done)
+    return torch.stack(logits, dim=1)
