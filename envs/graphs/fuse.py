@@ -53,9 +53,10 @@ def _product_in_parts(left: Tensor, right: Tensor) -> Any:
     parts = next(parts for parts in range(-(-terms // TERMS_OF_PART), terms + 1) if terms % parts == 0)
     if terms // parts <= THIN:
         return NotImplemented
-    lefts = left.unflatten(2, (parts, -1)).movedim(2, 1).flatten(0, 1)
-    rights = right.unflatten(1, (parts, -1)).flatten(0, 1)
-    return torch.bmm(lefts, rights).unflatten(0, (batch, parts)).sum(dim=1)
+    lefts = left.reshape(batch, -1, parts, terms // parts).movedim(2, 1).flatten(0, 1)
+    rights = right.reshape(batch * parts, terms // parts, -1)
+    products = torch.bmm(lefts, rights)
+    return products.reshape(batch, parts, *products.shape[1:]).sum(dim=1)
 
 
 def _thin_product_added(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
