@@ -215,6 +215,7 @@ def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
 
     return {
         **{("rl2", env): _long_trials(pulls, one_episode) for env in _LONG_BANDITS},
+        ("rl2", "bandit/bernoulli/n100-k5"): _few_arms(_long_trials(pulls, one_episode)),
         ("rl2", "bandit/bernoulli/n10-k5"): {
             "default": with_fast_weights,
             "fast-weights": with_fast_weights,  # its name before it was the default: runs have it in their files
@@ -229,6 +230,19 @@ def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
             for env in _FINN_ROBOTS
         },
     }
+
+
+def _few_arms(presets: dict[str, Preset]) -> dict[str, Preset]:
+    """Five arms are pulled so often each that what was seen of one must be kept to the end of the trial."""
+    kept = {
+        "learner.policy.memory_steps": 100,
+        "learner.gamma": 1.0,
+        "learner.gae_lambda": 0.95,
+        "eval_tasks": 1000,
+        "eval_interval": 10,
+    }
+    default = presets["default"]
+    return presets | {"default": Preset(default.summary, {**default.changes, **kept})}
 
 
 def _long_trials(trial: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
@@ -279,7 +293,7 @@ _GRU_OF_HUNDRED_STEPS: dict[str, Any] = {
 in so few steps. With the published λ = 0.3, errors of a young value function, larger than the rewards, take the place
 of the advantages, and the policy settles on some action before it has learned anything."""
 
-_LONG_BANDITS = ("bandit/bernoulli", "bandit/bernoulli/n100-k5", "bandit/gaussian")
+_LONG_BANDITS = ("bandit/bernoulli", "bandit/gaussian")
 
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
