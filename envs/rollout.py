@@ -378,7 +378,7 @@ def advance(
 
 def _surely_all(flags: Tensor) -> bool:
     """Whether all are true, where to ask costs nothing: a GPU would be waited for, and a graph serves other flags."""
-    return not flags.is_cuda and not is_capturing() and bool(flags.all())
+    return flags.device.type == "cpu" and not is_capturing() and bool(flags.all())
 
 
 Advance = Callable[

@@ -181,7 +181,7 @@ class ClippedSurrogate(StepObjective):
     def derivatives(self, batch: Batch, log_prob: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See StepObjective.derivatives: nothing moves where the clipped side counts."""
         value, clipped = self._both_sides(batch, log_prob)
-        moves = torch.where(value <= clipped, value, 0.0)
+        moves = torch.where(value > clipped, 0.0, value)  # so written that what is not a number stays so
         return torch.minimum(value, clipped), moves, moves
 
     def _both_sides(self, batch: Batch, log_prob: Tensor) -> tuple[Tensor, Tensor]:
