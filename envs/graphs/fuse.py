@@ -127,15 +127,17 @@ class Fused:
             self._others = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in results]
             return _tensors(results)
 
+        random = _Random()
         try:
-            random = _Random()
             flat(random, tensors)
-            self._draws = random.draws
-            self._compiled = _compile(flat, random.drawn, tensors)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what PyTorch's compiler warns of is its own
+                self._compiled = _compile(flat, random.drawn, tensors)
         except Exception as error:  # tracing and compiling fail in many ways, none of which is documented
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise CannotFuseError(first_line(error)) from error
+        self._draws = random.draws
 
     @torch.no_grad()
     def __call__(self, *arguments: Any) -> Any:
@@ -164,8 +166,7 @@ def _compile(
 
 def _kernels(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., list[Tensor]]:
     """What computes a graph of operations, in as few kernels as the compiler finds."""
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch\._inductor")  # advice to its own developers, and on tf32
+    with torch.no_grad():
         compiled: Callable[..., list[Tensor]] = torch._inductor.compile(graph, inputs, options=OPTIONS)
     return compiled
 
