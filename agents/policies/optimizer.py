@@ -11,6 +11,12 @@ from torch import Tensor
 
 from metarl.agents.policies.parameters import Parameters, flatten, map_parameters, shapes_of
 
+BETAS = (0.9, 0.999)
+"""Adam's β₁ and β₂, torch's defaults."""
+
+EPSILON = 1e-8
+"""Adam's ε."""
+
 
 class AdamState(NamedTuple):
     """Parameters with Adam's moments of them, by name, for a function that takes several steps at once.
@@ -41,21 +47,14 @@ class AdamState(NamedTuple):
             list(after.steps.values()),
             fused=True,
             amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             lr=lr,
             weight_decay=0.0,
-            eps=1e-8,
+            eps=EPSILON,
             maximize=True,
         )
         return after
-
-
-BETAS = (0.9, 0.999)
-"""Adam's β₁ and β₂, torch's defaults."""
-
-EPSILON = 1e-8
-"""Adam's ε."""
 
 
 class MetaOptimizer:
@@ -109,11 +108,7 @@ class MetaOptimizer:
 
         Source: Kingma & Ba 2015, "Adam", algorithm 1.
         """
-        moments = self._moments[leaf]
-        if not moments:
-            moments["step"] = torch.zeros((), dtype=torch.float32)
-            moments["exp_avg"] = torch.zeros_like(leaf)
-            moments["exp_avg_sq"] = torch.zeros_like(leaf)
+        moments = self._moments_of(leaf)
         mean, squares = moments["exp_avg"], moments["exp_avg_sq"]
 
         moments["step"] += 1
@@ -155,16 +150,20 @@ class MetaOptimizer:
 
     def adam_state(self) -> AdamState:
         """The parameters and Adam's moments themselves, zeros before its first step."""
-        for leaf in self.parameters.values():
-            if not self._moments[leaf]:
-                count = torch.zeros((), dtype=torch.float32, device=self._count_device(leaf))
-                zeros = {"exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf)}
-                self._moments[leaf] = zeros | {"step": count}
 
         def moments(kind: str) -> Parameters:
-            return {name: self._moments[leaf][kind] for name, leaf in self.parameters.items()}
+            return {name: self._moments_of(leaf)[kind] for name, leaf in self.parameters.items()}
 
         return AdamState(self.parameters, moments("exp_avg"), moments("exp_avg_sq"), moments("step"))
+
+    def _moments_of(self, leaf: Tensor) -> dict[str, Any]:
+        """Adam's moments of a parameter, as torch names them; zeros before its first step."""
+        moments = self._moments[leaf]
+        if not moments:
+            moments["step"] = torch.zeros((), dtype=torch.float32, device=self._count_device(leaf))
+            moments["exp_avg"] = torch.zeros_like(leaf)
+            moments["exp_avg_sq"] = torch.zeros_like(leaf)
+        return moments
 
     def take(self, state: AdamState) -> None:
         """Write what some steps have made of the parameters and of Adam's moments."""

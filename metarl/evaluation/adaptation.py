@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarl.agents.learner import Adapted, Learner
+from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import BatchedEnv, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
@@ -100,6 +101,16 @@ def rollouts_in(env: BatchedEnv, learner: Learner, generator: torch.Generator) -
         return collect(env, learner.policy, adapted, generator)
 
     return sample
+
+
+def noting_path(sample: Sampler, path: list[Parameters]) -> Sampler:
+    """The same sampler, which also appends the task-batched parameters that it samples with to a path."""
+
+    def sample_and_note(adapted: Adapted) -> Episodes:
+        path.append(adapted.params)
+        return sample(adapted)
+
+    return sample_and_note
 
 
 def adapt_in(env: BatchedEnv, learner: Learner, steps: int, generator: torch.Generator) -> Adaptation:

@@ -13,7 +13,7 @@ from metarl.agents.policies.parameters import Parameters
 from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import FROZEN_SIZE, TaskDistribution
 from metarl.envs.task_space import Task
-from metarl.evaluation.adaptation import adaptation_loop
+from metarl.evaluation.adaptation import adaptation_loop, noting_path
 from metarl.evaluation.statistics import ranks
 
 
@@ -117,10 +117,9 @@ def adaptation_path(learner: Learner, batches: list[Episodes]) -> list[Parameter
     path: list[Parameters] = []
 
     def replay(adapted: Adapted) -> Episodes:
-        path.append(adapted.params)
         return batches[adapted.steps]
 
-    adaptation_loop(learner, len(batches[0].reward), len(batches) - 1, replay)
+    adaptation_loop(learner, len(batches[0].reward), len(batches) - 1, noting_path(replay, path))
     return path
 
 

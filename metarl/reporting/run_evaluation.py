@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarl.agents.learner import Adapted, Learner, Section
+from metarl.agents.learner import Learner, Section
 from metarl.agents.policies.parameters import Parameters
 from metarl.baselines.distillation_report import DistillationReport, distillation_report
 from metarl.baselines.references import reference_episodes
@@ -21,7 +21,7 @@ from metarl.envs.rollout import Episodes
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
-from metarl.evaluation.adaptation import adaptation_loop, rollout_generator, rollouts_in
+from metarl.evaluation.adaptation import adaptation_loop, noting_path, rollout_generator, rollouts_in
 from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
 from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
@@ -249,7 +249,9 @@ def evaluate_run(run: RunDirectory, settings: EvaluationSettings) -> RunEvaluati
     require_memory_of_evaluation(distribution, num_tasks, episodes, steps, lower, generator.device, besides=policies)
 
     tasks = _tasks(distribution, settings, generator)
-    batches, path = _adapt_to(learner, distribution, tasks, steps, episodes, generator)
+    path: list[Parameters] = []
+    sample = noting_path(rollouts_in(distribution.bind(tasks, episodes), learner, generator), path)
+    batches = adaptation_loop(learner, num_tasks_of(tasks), steps, sample, generator=generator).batches
     return RunEvaluation(
         run=run,
         checkpoint=loaded,
@@ -265,26 +267,6 @@ def evaluate_run(run: RunDirectory, settings: EvaluationSettings) -> RunEvaluati
         section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
         references=_references(distribution, tasks, episodes, device, settings.seed),
     )
-
-
-def _adapt_to(
-    learner: Learner,
-    distribution: TaskDistribution,
-    tasks: Task,
-    steps: int,
-    episodes: int,
-    generator: torch.Generator,
-) -> tuple[list[Episodes], list[Parameters]]:
-    """The episodes after k = 0 … K adaptation steps, and the task-batched parameters that sampled them."""
-    path: list[Parameters] = []
-    sample = rollouts_in(distribution.bind(tasks, episodes), learner, generator)
-
-    def sample_and_keep(adapted: Adapted) -> Episodes:
-        path.append(adapted.params)
-        return sample(adapted)
-
-    adaptation = adaptation_loop(learner, num_tasks_of(tasks), steps, sample_and_keep, True, generator)
-    return adaptation.batches, path
 
 
 def _references(
