@@ -504,7 +504,7 @@ def _kernel(num_velocities: int, max_rows: int, euler: bool) -> Any:
 
     @wp.kernel(module="unique", enable_backward=False)  # type: ignore[untyped-decorator]
     def newton(problem: Problem, solution: Solution):  # type: ignore[no-untyped-def]
-        world, lane = wp.tid()  # type: ignore[misc]
+        world, lane = wp.tid()
         solve_world(world, lane, problem, solution)
 
     return newton
