@@ -14,10 +14,10 @@ from metarl.agents.policies.parameters import expand_to_tasks
 from metarl.agents.registry import AGENTS
 from metarl.agents.teachers import Teachers
 from metarl.envs.registry import make_distribution
-from metarl.envs.rollout import Episodes, collect
+from metarl.envs.rollout import BatchedEnv, Episodes, collect
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task
-from metarl.evaluation.adaptation import adapt_to_tasks
+from metarl.evaluation.adaptation import Adaptation, adapt_in, adapt_to_tasks
 from metarl.training.meta_iteration import sample_iteration
 from tests.helpers import own_agent
 from tests.helpers.agent_builders import assert_same_state, seeded
@@ -25,22 +25,22 @@ from tests.helpers.agent_builders import assert_same_state, seeded
 NUM_TASKS = 3
 EPISODES = 2
 OWN = "a user's own"
-LSTM = "rl2 with an LSTM"
+OTHER_CELLS = ("lstm", "fast-weights")
 
 
-@pytest.fixture(params=[*AGENTS, LSTM, OWN])
+@pytest.fixture(params=[*AGENTS, *OTHER_CELLS, OWN])
 def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Agent:
-    """Each agent in turn, and the one whose memory has other parts with another unit."""
-    if request.param == LSTM:
+    """Each agent in turn, and the one whose memory has other parts with other units."""
+    if request.param in OTHER_CELLS:
         rl2 = AGENTS["rl2"]
 
         def make(observations: Any, actions: Any, config: Any, *rest: Any) -> Learner:
-            config = replace(config, policy=replace(config.policy, cell="lstm"))
+            config = replace(config, policy=replace(config.policy, cell=request.param))
             learner: Learner = rl2.make(observations, actions, config, *rest)
             return learner
 
-        with_lstm: Agent = replace(rl2, make=make)
-        return with_lstm
+        with_other_cell: Agent = replace(rl2, make=make)
+        return with_other_cell
     return own_agent.load(tmp_path) if request.param == OWN else AGENTS[request.param]
 
 
@@ -159,6 +159,72 @@ def test_nothing_leaks_from_one_task_to_another(agent: Agent) -> None:
         return [leaf[others] for leaf in values]
 
     assert_same(following(replace(episodes, reward=other_rewards)), following(episodes))
+    if episodes.memory is not None:
+        other_memory = pytree.tree_map(lambda leaf: torch.cat([leaf[first] + 1, leaf[others]]), episodes.memory)
+        assert_same(following(replace(episodes, memory=other_memory)), following(episodes))
+
+
+class PayingMore:
+    """An environment that pays something else to some of its episodes.
+
+    Args:
+        env: the environment.
+        where: which episodes, bool (M, E).
+    """
+
+    def __init__(self, env: BatchedEnv, where: torch.Tensor) -> None:
+        self.env, self.where = env, where
+        self.horizon, self.batch_shape = env.horizon, env.batch_shape
+
+    def reset(self, generator: torch.Generator) -> torch.Tensor:
+        """See BatchedEnv.reset."""
+        return self.env.reset(generator)
+
+    def step(self, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See BatchedEnv.step."""
+        obs, reward, terminated = self.env.step(action)
+        return obs, torch.where(self.where, 5 - 3 * reward, reward), terminated
+
+    def success(self) -> torch.Tensor | None:
+        """See BatchedEnv.success."""
+        return self.env.success()
+
+
+def whole_trial(learner: Learner, distribution: TaskDistribution, where: torch.Tensor) -> Adaptation:
+    """A trial of three episodes, whose rewards are others where it is said."""
+    tasks = distribution.sample(NUM_TASKS, "test")
+    return adapt_in(PayingMore(distribution.bind(tasks, EPISODES), where), learner, 2, seeded(3))
+
+
+def test_what_one_task_earned_changes_nothing_in_the_others(agent: Agent) -> None:
+    learner, distribution = made(agent)
+    nowhere = torch.zeros(NUM_TASKS, EPISODES, dtype=torch.bool)
+    in_first = nowhere.clone()
+    in_first[0] = True
+    plain, changed = (whole_trial(learner, distribution, where) for where in (nowhere, in_first))
+
+    for one, other in zip(plain.batches, changed.batches, strict=True):
+        assert_same([leaf[1:] for leaf in tensors(one)], [leaf[1:] for leaf in tensors(other)])
+    become, become_otherwise = tensors(plain.adapted), tensors(changed.adapted)
+    assert_same([leaf[1:] for leaf in become], [leaf[1:] for leaf in become_otherwise])
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(become, become_otherwise, strict=True))
+
+
+def test_what_one_trial_earned_changes_nothing_in_the_others(agent: Agent) -> None:
+    learner, distribution = made(agent)
+    if learner.sampling.pooled:
+        return
+    nowhere = torch.zeros(NUM_TASKS, EPISODES, dtype=torch.bool)
+    in_first = nowhere.clone()
+    in_first[:, 0] = True
+    plain, changed = (whole_trial(learner, distribution, where) for where in (nowhere, in_first))
+
+    for one, other in zip(plain.batches, changed.batches, strict=True):
+        assert_same([leaf[:, 1:] for leaf in tensors(one)], [leaf[:, 1:] for leaf in tensors(other)])
+    assert_same(tensors(Adapted(plain.adapted.params)), tensors(Adapted(changed.adapted.params)))
+    memories = tensors(Adapted({}, plain.adapted.memory)), tensors(Adapted({}, changed.adapted.memory))
+    assert_same(*([leaf[:, 1:] for leaf in memory] for memory in memories))
+    assert not all(torch.equal(a[:, 0], b[:, 0]) for a, b in zip(*memories, strict=True))
 
 
 def test_separate_trials_do_not_know_one_another(agent: Agent) -> None:
