@@ -21,8 +21,9 @@ Score = Callable[[Memory, torch.Generator], Tensor]
 GITTINS_GRID = 100
 """Rates of a known arm that an arm is compared with, evenly spaced in [0, 1]: the resolution of the Gittins index."""
 
-UCB1_WEIGHT = 0.2
-"""c of UCB1, not tuned; the c = 1 of the proof explores too much in few pulls."""
+UCB1_WEIGHT = 0.1
+"""c of UCB1, which Duan et al. 2016 tune without saying what they chose. With 0.1 their six means of 10 and 100 pulls
+of 5, 10 and 50 arms come out; with 0.2, 100 pulls of 50 arms earn 67 instead of 84."""
 
 EPSILON = 0.05
 """Share of ε-greedy's pulls that are random; not tuned."""
