@@ -159,7 +159,20 @@ def _what_was_better(adaptation: dict[str, Any], measured: dict[str, Any] | None
     return [f"The policy after step {best} earned more, {more} against {less}: --keep auto writes that one."]
 
 
-_LOAD = ("import metarl", "", 'policy = metarl.load_policy("DIR")')
+def _loading(kind: str) -> list[str]:
+    """Code that loads the policy; a network of the user's own has to be given."""
+    module, _, name = kind.rpartition(":")
+    if not module:
+        return ["import metarl", "", 'policy = metarl.load_policy("DIR")']
+    outermost = name.partition(".")[0]
+    return [
+        "import metarl",
+        f"from {module} import {outermost}",
+        "",
+        f'policy = metarl.load_policy("DIR", {name}(…))  # made as the agent makes it',
+    ]
+
+
 _ONNX = (
     "import numpy  # or without metarl",
     "import onnxruntime",
@@ -176,7 +189,7 @@ def _usage(description: dict[str, Any], observations: Space[Any]) -> str:
         f"Outputs: {outputs}, batched over the first dimension. `action` is deterministic and in the environment's "
         "units; the others are the policy's own, before clipping and stretching."
     )
-    code = [*_LOAD, *(_LEARNING if learns else ["action, _ = policy.predict(obs)"])]
+    code = [*_loading(description["network"]["kind"]), *(_LEARNING if learns else ["action, _ = policy.predict(obs)"])]
 
     difference = description.get("onnx_difference")
     if difference is not None:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as serialize_tensors
 
+from metarl.agents.learner import Policy
 from metarl.agents.policies.cnn import CNNPolicy, make_policy
 from metarl.agents.policies.memory.base import MemoryPolicy, RecurrentConfig
 from metarl.agents.policies.memory.make import make_memory_policy
@@ -313,11 +314,16 @@ class SpecialisedPolicy:
 
 
 @own_torch_settings()
-def load_policy(path: str | Path) -> SpecialisedPolicy:
-    """Read what `SpecialisedPolicy.save` or `metarl adapt` wrote; never executes code.
+def load_policy(path: str | Path, network: Policy | None = None) -> SpecialisedPolicy:
+    """Read what `SpecialisedPolicy.save` or `metarl adapt` wrote; never executes or imports what a file names.
+
+    Args:
+        path: the directory.
+        network: of an agent of your own, its functional policy, made as the agent makes it. The networks of this
+            project are built from what policy.json says of them: None.
 
     Raises:
-        UserError: there is no policy, or it is corrupt; names the file.
+        UserError: there is no policy, it is corrupt, or the network is another; names the file.
     """
     description_file = Path(path) / DESCRIPTION_FILE
     parameters_file = Path(path) / PARAMETERS_FILE
@@ -325,15 +331,17 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
         description = load_json(read_file(description_file).decode())
         if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
             raise UserError("it does not describe a policy of this program")
-        spaces, policy = _parse_description(description)
+        spaces, policy = _parse_description(description, network)
     except OSError as error:
         raise UserError(f"{path} is not a policy: {error}") from None
+    except OwnNetworkError as error:
+        raise UserError(f"{path}: {error}") from None
     except ValueError as error:
         raise UserError(f"{description_file} is damaged: {error}") from None
 
     params = _read_parameters(parameters_file)
     # A file of another network would fail much later, with an error that names no file.
-    if shapes_of(params) != policy.shapes:
+    if shapes_of(params) != _shapes_of_network(policy):
         raise UserError(f"{parameters_file} does not hold the parameters of the network in {description_file}")
     try:
         # Policies of earlier versions know no scale: what they do must stay as it was.
@@ -347,12 +355,23 @@ def load_policy(path: str | Path) -> SpecialisedPolicy:
         raise UserError(f"{description_file} is damaged: {error}") from None
 
 
+def _shapes_of_network(network: Policy) -> dict[str, tuple[int, ...]]:
+    """Shapes of its parameters; one that a damaged file describes may be too large to be made."""
+    if isinstance(network, MLPPolicy | MemoryPolicy):
+        return network.shapes
+    return shapes_of(network.init(torch.Generator()))
+
+
+class OwnNetworkError(UserError):
+    """A policy's network is the user's own, and was not given."""
+
+
 @dataclass(frozen=True)
 class _Network:
-    """The network in policy.json."""
+    """The network in policy.json; of a user's own "module:Name" as its kind, and no sizes."""
 
-    kind: Literal["MLPPolicy", "CNNPolicy", "RecurrentPolicy", "FastWeightPolicy"]
-    hidden_sizes: tuple[int, ...]
+    kind: str
+    hidden_sizes: tuple[int, ...] | None = None
     activation: Literal["tanh", "relu"] | None = None
     recurrent: RecurrentConfig | None = None
     observation_shift: tuple[float, ...] | None = None
@@ -367,8 +386,12 @@ class _Card(TypedDict):
     units: NotRequired[dict[str, str]]
 
 
-def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any]], MLPPolicy | MemoryPolicy]:
+def _parse_description(description: dict[str, Any], own: Policy | None) -> tuple[dict[str, Space[Any]], Policy]:
     """Spaces and network, which are taken out of what policy.json holds.
+
+    Args:
+        description: what it holds.
+        own: the network, where it is none of this project.
 
     Raises:
         ValueError: they are missing or damaged; names the field.
@@ -385,7 +408,7 @@ def _parse_description(description: dict[str, Any]) -> tuple[dict[str, Space[Any
         except ValueError as error:
             raise UserError(f"{key}: {error}") from None
     parse(description, _Card)
-    return spaces, _network_from_json(network, spaces)
+    return spaces, _network_from_json(network, spaces, own)
 
 
 def _read_parameters(file: Path) -> Parameters:
@@ -412,40 +435,77 @@ def _read_parameters(file: Path) -> Parameters:
 _SPACES = ("observation_space", "action_space", "network_actions")
 
 
+_KINDS = ("MLPPolicy", "CNNPolicy", "RecurrentPolicy", "FastWeightPolicy")
+"""Networks of this project, which are built from what policy.json says of them."""
+
+
 def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
-    """What `load_policy` needs to build it again, of the networks that it knows."""
-    described: dict[str, Any] = {"kind": type(network).__name__}
+    """What `load_policy` needs to build it again; of a user's own only where it is defined."""
+    kind = type(network)
+    described: dict[str, Any] = {"kind": kind.__name__}
     if isinstance(network, MemoryPolicy):
         described |= {"hidden_sizes": list(network.config.hidden_sizes), "recurrent": asdict(network.config)}
     elif isinstance(network, MLPPolicy):
         described |= {"hidden_sizes": list(network.config.hidden_sizes), "activation": network.config.activation}
     else:
-        return described
+        described["kind"] = f"{kind.__module__}:{kind.__qualname__}"
 
-    if network.observations.active:
-        shift, factor = network.observations.shift_and_factor
+    observations = getattr(network, "observations", None)
+    if observations is not None and observations.active:
+        shift, factor = observations.shift_and_factor
         described["observation_shift"] = shift.tolist()
         described["observation_factor"] = factor.tolist()
     return described
 
 
-def _network_from_json(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy | MemoryPolicy:
-    """Inverse of `_network_to_json` for the networks that it knows."""
-    vector = vector_space(spaces["observation_space"], "the policy")
-    policy: MLPPolicy | MemoryPolicy
-    if network.kind in ("RecurrentPolicy", "FastWeightPolicy"):
-        if network.recurrent is None:
-            raise UserError("network.recurrent: is missing")
-        policy = make_memory_policy(vector, spaces["network_actions"], network.recurrent)
-    elif network.activation is None:
-        raise UserError("network.activation: is missing")
+def _network_from_json(network: _Network, spaces: dict[str, Space[Any]], own: Policy | None) -> Policy:
+    """Inverse of `_network_to_json`, with the user's own network where it is one."""
+    if network.kind not in _KINDS:
+        policy: Any = _require_own(network, own)
+    elif own is not None:
+        raise UserError(f"network.kind: is {network.kind}, which is built from this file; give no network")
     else:
-        kind: Literal["cnn", "mlp"] = "cnn" if network.kind == CNNPolicy.__name__ else "mlp"
-        config = PolicyConfig(network.hidden_sizes, network.activation, policy=kind)
-        policy = make_policy(vector, spaces["network_actions"], config)
+        policy = _build_network(network, spaces)
 
     if network.observation_shift is not None and network.observation_factor is not None:
         shift = torch.tensor(network.observation_shift, dtype=torch.float32)
         factor = torch.tensor(network.observation_factor, dtype=torch.float32)
         policy.observations.set(shift, factor)
-    return policy
+    built: Policy = policy
+    return built
+
+
+def _require_own(network: _Network, own: Policy | None) -> Policy:
+    """The user's own network.
+
+    Raises:
+        UserError: it was not given, or the file means one of this project.
+    """
+    if network.hidden_sizes is not None:
+        raise UserError(f"network.kind: must be one of {', '.join(_KINDS)}, got {network.kind!r}")
+    if own is None:
+        name = network.kind.rpartition(":")[2]
+        raise OwnNetworkError(
+            f"its network {network.kind} is your own: give it as load_policy(DIR, {name}(…)), made as your agent "
+            f"makes it, or run {ONNX_FILE} or {PROGRAM_FILE}, which need none of it"
+        )
+    if network.observation_shift is not None and not hasattr(own, "observations"):
+        raise UserError(f"the network normalised its observations, and {type(own).__name__} has no `observations`")
+    return own
+
+
+def _build_network(network: _Network, spaces: dict[str, Space[Any]]) -> MLPPolicy | MemoryPolicy:
+    """A network of this project."""
+    if network.hidden_sizes is None:
+        raise UserError("network.hidden_sizes: is missing")
+    vector = vector_space(spaces["observation_space"], "the policy")
+    if network.kind in ("RecurrentPolicy", "FastWeightPolicy"):
+        if network.recurrent is None:
+            raise UserError("network.recurrent: is missing")
+        return make_memory_policy(vector, spaces["network_actions"], network.recurrent)
+
+    if network.activation is None:
+        raise UserError("network.activation: is missing")
+    kind: Literal["cnn", "mlp"] = "cnn" if network.kind == CNNPolicy.__name__ else "mlp"
+    config = PolicyConfig(network.hidden_sizes, network.activation, policy=kind)
+    return make_policy(vector, spaces["network_actions"], config)

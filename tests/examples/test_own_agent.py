@@ -7,16 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
+from safetensors.torch import load_file
 
+from metarl import SpecialisedPolicy, load_policy
 from metarl.agents.learner import Adapted
 from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
-from metarl.errors import TrainingError
+from metarl.errors import TrainingError, UserError
 from metarl.evaluation.adaptation import adapt_to_tasks
 from tests.helpers import own_agent
 from tests.helpers.agent_builders import seeded
+from tests.metarl.deployment.test_policy import CARD
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
 
@@ -83,6 +88,34 @@ def test_every_command_takes_it(folder: Path, capsys: pytest.CaptureFixture[str]
     assert main(["render", "runs/mine", "--out", "still.png", "--num-tasks", "1", "--episodes", "1"]) == 0
     compared = ["compare", "runs/mine", "--baselines", "random", "oracle", "--num-tasks", "2", "--out", "compared"]
     assert main(compared) == 0
+
+
+def test_its_policy_is_loaded_with_its_own_network(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", own_agent.NAME, "bandit/bernoulli/n10-k5", "--iterations", "1", "--steps", "1", *SMALL]
+    assert main(train) == 0
+    assert main(["adapt", "runs/mine", "--task", "mean=0.1,0.2,0.9,0.1,0.3", "--out", "policy", "--no-onnx"]) == 0
+    module = sys.modules[own_agent.MODULE]
+
+    policy = load_policy("policy", module.MyPolicy(5))
+    params = load_file("policy/policy.safetensors")
+    assert policy.predict(np.ones(1, np.float32))[0] == (params["paid"] / params["tried"]).argmax()
+    card = Path("policy/README.md").read_text(encoding="utf-8")
+    assert 'from my_agents import MyPolicy\n\npolicy = metarl.load_policy("DIR", MyPolicy(…))' in card
+
+
+def test_a_network_of_ones_own_is_never_imported_by_a_file(folder: Path) -> None:
+    agent = own_agent.load(folder)
+    module = sys.modules[agent.make.__module__]
+    network = module.MyPolicy(5)
+    space, arms = Box(-1, 1, (1,)), Discrete(5)
+    SpecialisedPolicy(network, network.init(seeded(0)), space, arms, arms, CARD).save("policy", onnx=False)
+    del sys.modules[own_agent.MODULE]
+
+    with pytest.raises(UserError, match=r"^policy: its network my_agents:MyPolicy is your own: give it as load_policy"):
+        load_policy("policy")
+    assert own_agent.MODULE not in sys.modules
+    with pytest.raises(UserError, match=r"policy.safetensors does not hold the parameters of the network"):
+        load_policy("policy", module.MyPolicy(4))
 
 
 def test_the_console_script_finds_it_in_the_working_directory(folder: Path) -> None:

@@ -189,10 +189,6 @@ class MemoryPolicy:
         """Shape of each leaf of shared P."""
         return shapes_of(self.init(torch.Generator()))
 
-    def spec(self) -> dict[str, Any]:
-        """What it is built from again, beside its spaces."""
-        return {"kind": type(self).__name__, **{name: getattr(self.config, name) for name in vars(self.config)}}
-
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         """Inverse of `ActionDistribution.parameters()`, for the distributions stored in Episodes."""
         return self._plain.distribution(parameters)

@@ -19,6 +19,7 @@ from torch import Tensor
 from metarl import SpecialisedPolicy, load_policy
 from metarl.agents.policies.distributions import DiagonalGaussian
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
+from metarl.agents.policies.observations import ObservationNormalizer
 from metarl.agents.policies.parameters import Parameters
 from metarl.deployment import export, model_card
 from metarl.deployment.specialise import clearly_better
@@ -65,7 +66,7 @@ def observations(count: int, size: int = 3) -> NDArray[np.float32]:
 class Leaky:
     """A policy that sums what it saw, and remembers how often; its memory is a pair."""
 
-    def init(self) -> Parameters:
+    def init(self, generator: torch.Generator | None = None) -> Parameters:
         """Fixed parameters."""
         generator = torch.Generator().manual_seed(2)
         return {"in.weight": torch.randn(3, 2, generator=generator), "log_std": torch.zeros(2)}
@@ -344,6 +345,10 @@ def test_a_damaged_policy_is_refused(tmp_path: Path) -> None:
     refused("does not describe a policy")
     description.write_text(text.replace("tanh", "system"))
     refused("is damaged")
+    description.write_text(text.replace("MLPPolicy", "my_agents:MyPolicy"))
+    refused("is damaged: network.kind: must be one of MLPPolicy, ")
+    with pytest.raises(UserError, match="is MLPPolicy, which is built from this file; give no network"):
+        load_policy(tmp_path / "policy", MLPPolicy(Box(-1, 1, (3,)), Box(-1, 1, (2,))))
     description.write_text(text[:100])
     refused("is damaged")
     description.write_text("[]")
@@ -382,6 +387,25 @@ def test_a_recurrent_policy_carries_its_memory_in_every_program(tmp_path: Path) 
         *_, total, count = step(first, *zeros)
         total[1], count[1] = 0, 0
         np.testing.assert_allclose(step(second, total, count)[0], expected, atol=TOLERANCE)
+
+
+def test_a_network_of_ones_own_is_given_with_what_it_normalises_by(tmp_path: Path) -> None:
+    def network() -> Leaky:
+        own = Leaky()
+        own.observations = ObservationNormalizer(3)  # type: ignore[attr-defined]
+        return own
+
+    first = network()
+    first.observations.set(torch.tensor([1.0, 2.0, 3.0]), torch.ones(3))  # type: ignore[attr-defined]
+    policy = SpecialisedPolicy(first, first.init(), Box(-1, 1, (3,)), ROBOT_ACTIONS, Box(-1, 1, (2,)), CARD)
+    policy.save(tmp_path / "policy", onnx=False)
+
+    again = network()
+    load_policy(tmp_path / "policy", again)
+    shift, factor = again.observations.shift_and_factor  # type: ignore[attr-defined]
+    assert (shift.tolist(), factor.tolist()) == ([1, 2, 3], [1, 1, 1])
+    with pytest.raises(UserError, match="normalised its observations, and Leaky has no `observations`"):
+        load_policy(tmp_path / "policy", Leaky())
 
 
 def test_a_memory_that_does_not_begin_with_zeros_is_refused() -> None:
