@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.envs.graphs.capture import is_capturing
+from metarl.envs.spaces.answers import CheckedPolicy
 from metarl.envs.task_space import Task, task_text
 
 
@@ -28,7 +29,8 @@ class BatchedEnv(Protocol):
 
     An implementation neither resets by itself nor knows the time limit: both belong to `collect`. It goes on
     accepting steps after termination; `collect` masks what it returns then. Where it has the attributes `label`, what
-    error messages call it, and `tasks`, the M tasks, they stand in error messages.
+    error messages call it, and `tasks`, the M tasks, they stand in error messages; where it has `action_space`, that
+    in which policies act, their first actions are checked against it.
 
     Attributes:
         horizon: number of steps of an episode, H.
@@ -183,7 +185,8 @@ def collect(
     Raises:
         FloatingPointError: an action, observation or reward of a step really taken is not finite; names environment,
             task and step.
-        ValueError: what it remembers is of other episodes than those of `env`.
+        ValueError: what it remembers is of other episodes than those of `env`, or its first answer is no distribution
+            over actions of this environment.
     """
     params, memory = (adapted, None) if isinstance(adapted, dict) else (adapted.params, adapted.memory)
     _check_memory(memory, env.batch_shape)
@@ -208,11 +211,11 @@ def _check_memory(memory: Any, batch_shape: tuple[int, int]) -> None:
             raise ValueError(f"a policy's memory must be of {expected}, got a leaf of shape {tuple(leaf.shape)}")
 
 
-def _check_action(action: Tensor, batch_shape: tuple[int, int]) -> None:
-    """Refuse actions of fewer episodes than there are: one would be played in all of them."""
-    if tuple(action.shape[:2]) != tuple(batch_shape):
-        expected = f"tasks × episodes = {tuple(batch_shape)}"
-        raise ValueError(f"a policy's actions must be of {expected}, got {tuple(action.shape)}")
+def _checked(policy: ActingPolicy, env: BatchedEnv, take_step: "Advance") -> ActingPolicy:
+    """The policy, whose answer is looked at before the environment acts on it; not where kernels are made of it."""
+    if take_step is not advance or is_capturing():
+        return policy
+    return CheckedPolicy(policy, env.batch_shape, getattr(env, "action_space", None))
 
 
 class Rollout(NamedTuple):
@@ -252,8 +255,9 @@ def collect_eagerly(
     steps: list[dict[str, Tensor]] = []
 
     for time in range(env.horizon):
+        acting = _checked(policy, env, take_step) if time == 0 else policy
         try:
-            carry, step = take_step(env, policy, params, carry, generator)
+            carry, step = take_step(env, acting, params, carry, generator)
         except Exception:
             _blame_environment(env, records, carry, time)
             raise
@@ -263,7 +267,6 @@ def collect_eagerly(
 
         # The first step shows which tensors there are to record, and their shapes.
         if not records:
-            _check_action(step["action"], env.batch_shape)
             _check_memory(carry.memory, env.batch_shape)
             records = _records_by_episode(step, env.horizon)
         for name, value in step.items():

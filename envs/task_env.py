@@ -190,6 +190,7 @@ class BoundTaskEnv:
         batch_shape: (M, E).
         label: what error messages call the environment.
         tasks: the M tasks.
+        action_space: what policies act in.
         state: of the episodes, leaves (M, E, …); None before `reset`.
         generator: drives the steps; that of the last `reset`.
     """
@@ -206,6 +207,7 @@ class BoundTaskEnv:
 
         # Its numbers lie on the device before a step is captured there.
         action_map = env.action_map
+        self.action_space = action_map.policy
         self._to_native: TensorActionMap | None = None
         if not action_map.is_identity:
             self._to_native = TensorActionMap(action_map).to(next(iter(tasks.values())).device)

@@ -238,6 +238,7 @@ class BoundExternalEnv:
     Attributes:
         horizon: H of the family.
         batch_shape: (M, E).
+        action_space: what policies act in.
         tasks: the M tasks.
         label: what error messages call the environment.
     """
@@ -245,6 +246,7 @@ class BoundExternalEnv:
     def __init__(self, family: GymnasiumFamily, tasks: Task, num_episodes: int) -> None:
         self.horizon = family.horizon
         self.batch_shape = (num_tasks_of(tasks), num_episodes)
+        self.action_space = family.action_map.policy
         self.tasks = tasks
         self.label = family.spec.env_id
         self._pool = family.pool

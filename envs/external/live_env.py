@@ -58,6 +58,7 @@ class LiveEnv:
     Attributes:
         horizon: H.
         batch_shape: (1, 1).
+        action_space: as above.
         label: as above.
         observed: what the policy is shown, before it is flattened.
         episode: the number of the episode that runs, from 1; each reset counts on.
@@ -89,6 +90,7 @@ class LiveEnv:
         check_actions(env, action_space, label)
 
         self.env = env
+        self.action_space = action_space
         self.horizon = horizon
         self.label = label
         self.episode = 0

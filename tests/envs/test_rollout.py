@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl.agents.policies.distributions import DiagonalGaussian
+from metarl.agents.policies.distributions import Categorical, DiagonalGaussian
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, _check_finite, _finite_tasks, collect
 from metarl.envs.task_env import TaskEnv
@@ -306,3 +306,60 @@ def test_a_policy_of_other_episodes_than_there_are_is_refused(what: str) -> None
     bound = env.bind(env.sample(3, "train", seeded(0)), 2)
     with pytest.raises(ValueError, match=rf"policy's {what} must be of tasks × episodes = \(3, 2\), got .*\(1, 2"):
         collect(bound, OneForAll(), {}, seeded(1))
+
+
+@pytest.mark.parametrize(
+    ("env", "answer", "said"),
+    [
+        (
+            "point-navigation/finn",
+            lambda obs: DiagonalGaussian(obs[..., :1], torch.zeros(1)),
+            r"\(3, 2, 2\), got .*2, 1",
+        ),
+        ("point-navigation/finn", lambda obs: Categorical(obs), r"action space Box.*: \(3, 2, 2\), got \(3, 2\)"),
+        ("bandit/bernoulli/n10-k5", lambda obs: DiagonalGaussian(obs, torch.zeros(1)), r"\(3, 2\), got \(3, 2, 1\)"),
+        (
+            "bandit/bernoulli/n10-k5",
+            lambda obs: Categorical(obs.expand(3, 2, 3)),
+            r"logits must be of 5 actions, .*2, 3",
+        ),
+        (
+            "bandit/bernoulli/n10-k5",
+            lambda obs: Categorical(obs.expand(3, 2, 6)),
+            r"logits must be of 5 actions, .*2, 6",
+        ),
+    ],
+    ids=["small", "discrete", "continuous", "few", "many"],
+)
+def test_actions_of_another_size_are_refused(env: str, answer: Any, said: str) -> None:
+    """An environment would broadcast the small ones, and play some arms never."""
+
+    class Mistaken:
+        def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> tuple[Any, None]:
+            return answer(obs), None
+
+    distribution = make_distribution(env)
+    bound = distribution.bind(distribution.sample(3, "train", seeded(0)), 2)
+    with pytest.raises(ValueError, match=said):
+        collect(bound, Mistaken(), {}, seeded(1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (torch.zeros(3, 2, 2), "not a Tensor"),
+        ((1, 2, 3), "not 3 values"),
+        ((torch.zeros(3, 2, 2), None), r"a Tensor has no method sample\(\)"),
+    ],
+    ids=["tensor", "three", "no-distribution"],
+)
+def test_an_answer_that_is_no_distribution_and_memory_is_refused(answer: Any, said: str) -> None:
+    class Mistaken:
+        def apply(self, params: dict[str, Tensor], obs: Tensor, memory: Any = None) -> Any:
+            return answer
+
+    distribution = make_distribution("point-navigation/finn")
+    bound = distribution.bind(distribution.sample(3, "train", seeded(0)), 2)
+    expected = r"Mistaken.apply\(\) must return a pair, \(distribution, memory\), (and )?"
+    with pytest.raises(ValueError, match=expected + said):
+        collect(bound, Mistaken(), {}, seeded(1))
