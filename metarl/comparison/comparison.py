@@ -40,7 +40,7 @@ class Summary:
     Attributes:
         curve: what it was measured from.
         before: return on a task before any step on it.
-        equal: return after as many steps on the task as the subject needed to adapt.
+        equal: return after as many steps on the task as the subject needed to adapt; see `equal_env_steps`.
         equal_iqm: interquartile mean of the same returns.
         score: the same returns normalised, 0 = random, 1 = oracle; None where the two are not both compared.
         final: return at the end of its own curve.
@@ -165,8 +165,12 @@ class Comparison:
 
     @property
     def equal_env_steps(self) -> float:
-        """Steps on a new task that the subject needed to adapt: where all are compared."""
-        return float(self.subject.env_steps[-1])
+        """Steps on a new task that the subject needed to adapt: where all are compared.
+
+        A subject that needs none, whose trial is one episode, is compared where the last of the others has adapted.
+        """
+        needed = float(self.subject.env_steps[-1])
+        return needed or max(float(curve.env_steps[-1]) for curve in self.curves)
 
     @cached_property
     def summaries(self) -> list[Summary]:

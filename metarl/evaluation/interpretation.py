@@ -77,7 +77,7 @@ def interpret(
 
     Leaves the learner bit-identical.
 
-    A learner that adapts in its memory moves no parameters: there is nothing to interpret, and None is returned.
+    Where no parameter moves, as where adaptation is what the policy remembers, there is nothing to interpret: None.
 
     Args:
         learner: adapted to the tasks.
@@ -90,7 +90,7 @@ def interpret(
     path = path or adaptation_path(learner, batches)
     before = path[0]
     after = path[-1]
-    if batches[-1].memory is not None and all(torch.equal(before[name], after[name]) for name in before):
+    if all(torch.equal(before[name], after[name]) for name in before):
         return None
 
     start = _norms(before)

@@ -56,7 +56,7 @@ class RunEvaluation:
         task: that task as it was written, None for a split.
         seed: of the rollouts.
         batches: episodes after k = 0 … K adaptation steps.
-        interpretation: how the parameters moved; None without adaptation.
+        interpretation: how the parameters moved; None without adaptation, or where none moved.
         pooled: whether the episodes of a step inform one policy, or are separate trials (`Sampling.pooled`).
         section: what the learner says of itself besides; None where that is nothing.
         references: "random", and "oracle", the policy that knows the task → return on each task, (M,); empty where the
@@ -113,6 +113,8 @@ class RunEvaluation:
             lines += _by_task(self.tasks, self.evaluation)
         elif self.split:
             lines.append("intervals are over tasks: of other seeds of the training they say nothing")
+        if self.interpretation is None and len(self.batches) > 1:
+            lines.append("no parameter moves in the adaptation, so there are no figures of which ones do")
         return lines + self.evaluation.lines()
 
     @property

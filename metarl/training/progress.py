@@ -216,32 +216,43 @@ class LiveReporter:
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
-    """A row for each adaptation step: the experience it took and the return with its 95% interval; then the gain."""
+    """A row for each adaptation step, or episode of a trial; then the whole trial, and the gain.
+
+    A row says what experience went before, and the return with its 95% interval.
+    """
     table = Table(title=title, title_justify="left")
-    for heading in ("adaptation step", "episodes", "env steps", "mean return", "95% interval"):
+    experience = ("episodes", "env steps") if evaluation.pooled else ("env steps",)
+    for heading in (_step_heading(evaluation), *experience, "mean return", "95% interval"):
         table.add_column(heading, justify="right")
 
     rows = zip(evaluation.env_steps, evaluation.return_mean, evaluation.return_ci95, strict=True)
     for k, (steps, mean, (low, high)) in enumerate(rows):
-        episodes = k * evaluation.episodes_informing
-        table.add_row(
-            str(k),
-            f"{episodes:,}",
-            f"{steps:,.0f}",
-            format_number(mean, ".2f"),
-            _interval(Estimate(mean, low, high), ".2f"),
-        )
+        before = [f"{k * evaluation.episodes_per_step:,}", f"{steps:,.0f}"] if evaluation.pooled else [f"{steps:,.0f}"]
+        value = format_number(mean, ".2f")
+        table.add_row(_step_name(evaluation, k), *before, value, _interval(Estimate(mean, low, high), ".2f"))
 
+    blank = [""] * len(experience)
     trial = evaluation.trial_return
     if trial is not None:
         table.add_section()
-        value = format_number(trial.value, ".2f")
-        table.add_row("whole trial", str(len(evaluation.returns)), "", value, _interval(trial, ".2f"))
+        table.add_row("whole trial", *blank, format_number(trial.value, ".2f"), _interval(trial, ".2f"))
 
-    gain = evaluation.gain
-    table.add_section()
-    table.add_row("gain", "", "", format_number(gain.value, "+.2f"), _interval(gain, "+.2f"))
+    # A trial of one episode has no later one to gain in.
+    if evaluation.pooled or len(evaluation.returns) > 1:
+        gain = evaluation.gain
+        table.add_section()
+        table.add_row("gain", *blank, format_number(gain.value, "+.2f"), _interval(gain, "+.2f"))
     return table
+
+
+def _step_heading(evaluation: Evaluation) -> str:
+    """What a row of a table is."""
+    return "adaptation step" if evaluation.pooled else "episode"
+
+
+def _step_name(evaluation: Evaluation, k: int) -> str:
+    """Its number: of an adaptation step k from 0 on, of an episode of a trial from 1 on."""
+    return str(k if evaluation.pooled else k + 1)
 
 
 def _interval(estimate: Estimate, spec: str) -> str:
@@ -254,9 +265,9 @@ def success_table(evaluation: Evaluation) -> Table | None:
         return None
 
     table = Table(title="episodes that succeeded at any time", title_justify="left")
-    for heading in ("adaptation step", "success rate", "95% interval"):
+    for heading in (_step_heading(evaluation), "success rate", "95% interval"):
         table.add_column(heading, justify="right")
 
     for k, (rate, (low, high)) in enumerate(zip(evaluation.success_rate, evaluation.success_ci95, strict=True)):
-        table.add_row(str(k), f"{rate:.1%}", f"[{low:.1%}, {high:.1%}]")
+        table.add_row(_step_name(evaluation, k), f"{rate:.1%}", f"[{low:.1%}, {high:.1%}]")
     return table

@@ -52,6 +52,17 @@ def test_all_are_compared_after_the_steps_that_the_subject_needed() -> None:
     assert figures["oracle"] == pytest.approx((0, 0, 0), abs=1e-9)
 
 
+def test_a_subject_that_needs_no_steps_is_compared_where_the_others_have_adapted() -> None:
+    """Its trial is one episode; at 0 steps a gradient learner would be judged before it adapted."""
+    memory = make_curve("rl2", "meta-learner", [-15.0], [0], before=90_000)
+    comparison = Comparison("env/name", "test", NUM_TASKS, BUDGET, [memory, SUBJECT, RANDOM], {})
+    assert comparison.equal_env_steps == 1000
+    (pair,) = comparison.pairwise_comparisons
+    assert pair.difference.value == pytest.approx(-5)
+    alone = Comparison("env/name", "test", NUM_TASKS, BUDGET, [memory, RANDOM], {})
+    assert alone.equal_env_steps == 0
+
+
 def test_scores_are_0_for_random_and_1_for_the_oracle() -> None:
     scores = {one.curve.label: one.score.value for one in EVERYONE.summaries if one.score}
     assert scores == pytest.approx({"maml": 50 / 60, "ppo": 20 / 60, "random": 0, "oracle": 1})

@@ -17,8 +17,10 @@ from metarl.envs.task_space import Choice, Normal, Task, Uniform, select_tasks
 from metarl.evaluation.adaptation import adaptation_episodes
 from metarl.evaluation.interpretation import Interpretation, adaptation_path, interpret, task_distances
 from metarl.evaluation.interpretation_plots import direction_similarity, parameter_change
+from metarl.reporting.run_evaluation import EvaluationSettings, evaluate_run
 from metarl.run.build import build
 from metarl.run.presets import default_config
+from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import constant_episodes
 
 RATE = 0.3
@@ -194,6 +196,27 @@ def test_the_path_is_that_of_the_evaluator() -> None:
 
 
 # ---------------------------------------------------------------------- what is not defined, and figures
+
+
+@pytest.mark.parametrize("memory", [None, torch.zeros(4, 1, 2)], ids=["none", "remembers"])
+def test_where_no_parameter_moves_there_is_nothing_to_interpret(memory: Tensor | None) -> None:
+    class Still(Quadratic):
+        def adapt(self, adapted: Adapted, episodes: Any, generator: Any = None) -> Adapted:
+            return Adapted(adapted.params, memory, steps=adapted.steps + 1)
+
+    distribution = TaskDistribution(PointNavigation(), {"corner": Choice(CORNERS)})
+    batch = dataclasses.replace(constant_episodes(torch.zeros(4, 1, 1), torch.ones(4, 1, 1)), memory=memory)
+    tasks = {"corner": torch.tensor(CORNERS)}
+    assert interpret(cast(Learner, Still()), distribution, tasks, "test", [batch] * 2) is None
+
+
+def test_an_evaluation_says_where_no_parameter_moves() -> None:
+    run = RunDirectory.open("rl2-grid-navigation")
+    evaluated = evaluate_run(run, EvaluationSettings(num_tasks=2, episodes=1, steps=1))
+    assert "no parameter moves in the adaptation, so there are no figures of which ones do" in evaluated.lines()
+    assert "parameter-change" not in evaluated.figures
+    unadapted = evaluate_run(run, EvaluationSettings(num_tasks=2, episodes=1, steps=0))
+    assert not any("no parameter moves" in line for line in unadapted.lines())
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 4])

@@ -141,6 +141,19 @@ def test_few_tasks_are_said_to_be_few_and_the_best_player_is_named(tmp_path: Pat
     assert "Nobody can earn more than 37.10 on average." in text
     assert "Score after adaptation: 0.997 [0.993, 1.002]" in text
     assert "against the latter: 7.7 [7.6, 7.9]." in text
+    header, *rows, gain = Page(tmp_path / "page.html").tables[0]
+    assert header[:2] == ["episode", "env steps"]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert gain[:2] == ["gain", ""]
+
+
+def test_a_trial_of_one_episode_has_no_gain(tmp_path: Path) -> None:
+    run = RunDirectory.open("rl2-bandit")
+    evaluation = json.loads((run.path / "evaluation-test.json").read_text())
+    html.write_page(run, [html.Section("test", evaluation, {}, recorded=True)], tmp_path / "page.html")
+    header, row = Page(tmp_path / "page.html").tables[0]
+    assert (header[0], row[0]) == ("episode", "1")
+    assert "gain" not in (tmp_path / "page.html").read_text(encoding="utf-8").split("<h2>")[0]
 
 
 def test_page_tells_everything_about_the_run(workplace: Path) -> None:

@@ -1,13 +1,15 @@
 """What the terminal shows: plain lines into a file, a live display on a terminal."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from metarl.evaluation.evaluation import Evaluation
-from metarl.training.progress import LiveReporter, PlainReporter, make_reporter
+from metarl.training.progress import LiveReporter, PlainReporter, evaluation_table, make_reporter, success_table
 
 EVALUATION = Evaluation(
     returns=np.array([[-40.0, -38.0], [-12.0, -10.0]]),
@@ -42,6 +44,40 @@ def test_lines_stay_short_where_a_trial_has_many_episodes() -> None:
         reporter.iteration(5, 5, 10_000, [9.2, 12.5, 10.9, 12.4, 11.6, 12.2, 12.4, 11.6, 11.6, 13.2])
     assert isinstance(console.file, io.StringIO)
     assert "train return 9.2 → … → 13.2  0 s left" in console.file.getvalue()
+
+
+def rows_of(table: Table) -> list[tuple[str, ...]]:
+    """A table's headings, then its rows."""
+    headings = [str(column.header) for column in table.columns]
+    return [tuple(headings), *zip(*(map(str, column.cells) for column in table.columns), strict=True)]
+
+
+def test_separate_trials_are_told_by_episode_and_one_episode_has_no_gain() -> None:
+    trials = replace(EVALUATION, pooled=False, successes=np.array([[10, 20], [20, 20]]))
+    rows = rows_of(evaluation_table(trials, ""))
+    assert rows[0] == ("episode", "env steps", "mean return", "95% interval")
+    assert [row[:3] for row in rows[1:]] == [
+        ("1", "0", "−39.00"),
+        ("2", "2,000", "−11.00"),
+        ("whole trial", "", "−50.00"),
+        ("gain", "", "+28.00"),
+    ]
+    successes = success_table(trials)
+    assert successes is not None
+    assert [row[0] for row in rows_of(successes)] == ["episode", "1", "2"]
+
+    single = replace(trials, returns=trials.returns[:1], env_steps=trials.env_steps[:1])
+    assert [row[0] for row in rows_of(evaluation_table(single, ""))] == ["episode", "1", "whole trial"]
+
+
+def test_adaptation_steps_are_told_from_0_on_with_what_they_cost() -> None:
+    rows = rows_of(evaluation_table(EVALUATION, ""))
+    assert rows[0] == ("adaptation step", "episodes", "env steps", "mean return", "95% interval")
+    assert [row[:4] for row in rows[1:]] == [
+        ("0", "0", "0", "−39.00"),
+        ("1", "20", "2,000", "−11.00"),
+        ("gain", "", "", "+28.00"),
+    ]
 
 
 def test_notebook_gets_few_lines_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
