@@ -1,5 +1,6 @@
 """The agents by name: one line for each agent's file, and a user's own as `module:name`."""
 
+import dataclasses
 import importlib
 
 from metarl.agents import distillation, maml, multitask, reptile, rl2
@@ -43,6 +44,8 @@ def _load_from_module(name: str) -> Agent:
     if not isinstance(agent, Agent):
         what = f"{attribute!r} is a {type(agent).__name__}"
         raise ValueError(f"agent {name!r}: {what}, but must be a metarl.agents.learner.Agent(name, config, make)")
+    if not (isinstance(agent.config_class, type) and dataclasses.is_dataclass(agent.config_class)):
+        raise ValueError(f"agent {name!r}: its configuration {agent.config_class!r} must be a dataclass, @dataclass")
     return agent
 
 

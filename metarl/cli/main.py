@@ -153,7 +153,10 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
     if _is_failed_training(error):
         return str(error), EXIT_TRAINING_FAILED
 
-    hint = f"if this is not an environment's, it is a mistake in the program; {TRACEBACK_VARIABLE}=1 shows where"
+    hint = (
+        "if this is not an environment's or your own agent's, it is a mistake in the program; "
+        f"{TRACEBACK_VARIABLE}=1 shows where"
+    )
     return f"{what_happened(error)}; {hint}", EXIT_TRAINING_FAILED
 
 

@@ -1,7 +1,9 @@
 """Build the task distribution and the learner of a configuration, or of a run's checkpoint."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ from metarl.envs.external.user_code import kept_copies, user_sources
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import is_registered, make_distribution
 from metarl.envs.task_distribution import TaskDistribution
-from metarl.errors import UserError
+from metarl.errors import UserError, what_happened
 from metarl.evaluation.memory import parameter_bytes, require_memory
 from metarl.run.checkpoint import BEST, Checkpoint, CheckpointError, require_state_like
 from metarl.run.config import TrainConfig
@@ -87,14 +89,32 @@ def build(config: TrainConfig, generator: torch.Generator) -> Built:
 def make_learner(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> Learner:
     """Untrained learner of a configuration, for a distribution that is there already; see `build`."""
     _require_memory(config, distribution, generator)
-    learner = find_agent(config.agent).make(
-        distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
-    )
-    _check_learner(config, learner, distribution)
+    with _blaming(config.agent):
+        learner = find_agent(config.agent).make(
+            distribution.observation_space, distribution.action_space, config.learner, generator, config.num_threads
+        )
+        _check_learner(config, learner, distribution)
     # Pixels are scaled in any case: nothing is estimated for it.
     if may_normalize(config, distribution) or isinstance(learner.policy.observations, PixelScaling):
         learner.policy.observations.activate(generator.device)
     return learner
+
+
+@contextlib.contextmanager
+def _blaming(agent: str) -> Iterator[None]:
+    """Say of whatever goes wrong in an agent of the user's own that it is the agent's.
+
+    Raises:
+        UserError: names the agent, the error, and the line where it was raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if ":" not in agent:
+            raise
+        raise UserError(f"agent {agent}: {what_happened(error)}") from error
 
 
 def _require_memory(config: TrainConfig, distribution: TaskDistribution, generator: torch.Generator) -> None:

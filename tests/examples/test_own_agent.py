@@ -164,3 +164,49 @@ def test_metrics_that_are_no_numbers_are_refused_in_a_line(
     shown = " ".join(capsys.readouterr().err.split())
     assert "MyLearner.update() must return numbers by name" in shown
     assert said in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "env", "said"),
+    [
+        (
+            "    def init(",
+            "    def start(",
+            "bandit/bernoulli",
+            "AttributeError: 'MyPolicy' object has no attribute 'init'",
+        ),
+        (
+            "    def update(",
+            "    def improve(",
+            "bandit/bernoulli",
+            "TypeError: Can't instantiate abstract class MyLearner",
+        ),
+        ("", "", "point-navigation/finn", "AttributeError: 'Box' object has no attribute 'n' (my_agents.py:"),
+        ("@dataclass(frozen=True)\n", "", "bandit/bernoulli", "must be a dataclass"),
+        (
+            ", memory\n",
+            "\n",
+            "bandit/bernoulli",
+            "MyPolicy.apply() must return a pair, (distribution, memory), not a Cat",
+        ),
+        (
+            "return Categorical(",
+            "return (",
+            "bandit/bernoulli",
+            "(distribution, memory), and a Tensor has no method samp",
+        ),
+    ],
+    ids=["no-init", "no-update", "continuous", "no-dataclass", "no-pair", "no-distribution"],
+)
+def test_mistakes_are_said_in_a_line_that_names_what_is_wrong(
+    folder: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, env: str, said: str
+) -> None:
+    source = own_agent.source()
+    assert old in source
+    (folder / "my_agents.py").write_text(source.replace(old, new, 1), encoding="utf-8")
+    while_running = "(distribution, memory)" in said
+    assert main(["train", own_agent.NAME, env, "--iterations", "1", *SMALL]) == (1 if while_running else 2)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert said in shown
+    assert while_running or shown.replace("'", "").startswith("metarl: agent my_agents:MyAgent: ")
+    assert "mistake in the program" not in shown
