@@ -8,6 +8,9 @@ from torch import Tensor
 Parameters = dict[str, Tensor]
 """A policy's parameters P. Shared P has the policy's own shapes; task-batched P has leaves (M, …)."""
 
+Shapes = dict[str, tuple[int, ...]]
+"""Shape of each leaf of shared P."""
+
 
 def map_parameters(function: Callable[..., Tensor], *parameters: Mapping[str, Tensor]) -> Parameters:
     """Apply a function leaf by leaf."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 
 from metarl.agents.learner import Learner, Sampling
 from metarl.agents.policies.cnn import make_policy
+from metarl.agents.policies.memory.base import RecurrentConfig
+from metarl.agents.policies.memory.make import make_memory_policy
 from metarl.agents.policies.mlp import PolicyConfig
 from metarl.agents.policies.observations import ObservationNormalizer, PixelScaling
 from metarl.agents.registry import find_agent
@@ -124,6 +127,8 @@ def _require_memory(config: TrainConfig, distribution: TaskDistribution, generat
         UserError: names its size, or the number of steps.
     """
     settings = getattr(config.learner, "policy", None)
+    if isinstance(settings, RecurrentConfig):
+        _require_memory_of_recurrent(settings, distribution, generator.device)
     if not isinstance(settings, PolicyConfig):
         return
     policy = make_policy(distribution.observation_space, distribution.action_space, settings)
@@ -134,6 +139,20 @@ def _require_memory(config: TrainConfig, distribution: TaskDistribution, generat
     steps = getattr(config.learner, "adaptation_steps", 0)
     what = f"{policy.num_parameters:,} parameters in {steps} adaptation_steps"
     require_memory(parameter_bytes(policy.num_parameters, steps), what, "--adaptation-steps", generator.device)
+
+
+def _require_memory_of_recurrent(
+    settings: RecurrentConfig, distribution: TaskDistribution, device: torch.device
+) -> None:
+    """`_require_memory` of a network with memory, of which no task has a copy of its own."""
+    policy = make_memory_policy(distribution.observation_space, distribution.action_space, settings)
+    count = sum(math.prod(shape) for shape in policy.shapes.values())
+    what = f"{count:,} parameters of recurrent_size {settings.recurrent_size}"
+    lower = "--recurrent-size"
+    if settings.hidden_sizes:
+        what += f" and hidden_sizes {' '.join(map(str, settings.hidden_sizes))}"
+        lower += " or --hidden-sizes"
+    require_memory(parameter_bytes(count, 0), what, lower, device)
 
 
 def may_normalize(config: TrainConfig, distribution: TaskDistribution) -> bool:

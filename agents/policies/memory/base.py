@@ -15,7 +15,7 @@ from metarl.agents.policies.distributions import (
     DiagonalGaussian,
 )
 from metarl.agents.policies.mlp import MLPPolicy
-from metarl.agents.policies.parameters import Parameters, shapes_of
+from metarl.agents.policies.parameters import Parameters, Shapes
 from metarl.agents.policies.validation import check_values
 from metarl.envs.spaces.observation import FlatImage
 from metarl.envs.spaces.precision import float_dtype
@@ -160,6 +160,10 @@ class MemoryPolicy:
         """
         raise NotImplementedError
 
+    def _own_shapes(self) -> Shapes:
+        """Shape of each leaf of shared P that belongs to this kind of memory."""
+        raise NotImplementedError
+
     def _remembered(self) -> dict[str, int]:
         """What the network remembers, by name, and how many numbers each is."""
         raise NotImplementedError
@@ -185,9 +189,12 @@ class MemoryPolicy:
         return {**memory, "running": torch.zeros_like(memory["running"])}
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each leaf of shared P."""
-        return shapes_of(self.init(torch.Generator()))
+    def shapes(self) -> Shapes:
+        """Shape of each leaf of shared P, without making one."""
+        common: Shapes = {REWARD_SCALE: ()}
+        if self.gaussian:
+            common[LOG_STD] = (self.num_outputs,)
+        return self._own_shapes() | common
 
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         """Inverse of `ActionDistribution.parameters()`, for the distributions stored in Episodes."""

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.parameters import Parameters, Shapes
 from metarl.envs.spaces.precision import float_dtype
 
 State = tuple[Tensor, ...]
@@ -94,6 +94,13 @@ def init_cell(
     return params | {f"{name}.memory.weight": torch.cat(recurrent, dim=1), f"{name}.memory.bias": bias}
 
 
+def cell_shapes(cell: Cell, name: str, inputs: int, units: int) -> Shapes:
+    """Shapes of what `init_cell` makes."""
+    gates = cell.num_gates * units
+    memory = {f"{name}.memory.weight": (units, gates), f"{name}.memory.bias": (gates,)}
+    return linear_shapes(f"{name}.input", inputs, gates) | memory
+
+
 def step_cell(cell: Cell, name: str, params: Parameters, inputs: Tensor, state: State) -> State:
     """One step for inputs (*batch, I); with a task-batched P the first dimension of the batch is M."""
     gates = linear(inputs, params, f"{name}.input")
@@ -119,6 +126,11 @@ def is_cut(time: int, truncation: int) -> bool:
 
 
 # ---------------------------------------------------------------------- linear layers
+
+
+def linear_shapes(name: str, fan_in: int, fan_out: int) -> Shapes:
+    """Shapes of what `init_linear` makes."""
+    return {f"{name}.weight": (fan_in, fan_out), f"{name}.bias": (fan_out,)}
 
 
 def init_linear(name: str, fan_in: int, fan_out: int, generator: torch.Generator) -> Parameters:

@@ -30,10 +30,10 @@ from metarl.agents.policies.memory.base import (
     as_shared,
     step_before,
 )
-from metarl.agents.policies.memory.cell import affine, init_linear, linear
+from metarl.agents.policies.memory.cell import affine, init_linear, linear, linear_shapes
 from metarl.agents.policies.memory.delta_rule import unroll_table
 from metarl.agents.policies.memory.heads import Head, hidden_of_columns
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.parameters import Parameters, Shapes
 from metarl.envs.spaces.precision import float_dtype
 
 MAX_ROWS = 64
@@ -90,10 +90,7 @@ class FastWeightPolicy(MemoryPolicy):
     def init(self, generator: torch.Generator) -> Parameters:
         """See MemoryPolicy.init: Xavier-uniform weights, no biases but those that say how fast rows change."""
         numbers = self.config.recurrent_size
-        # As in `_write_and_read`: two observations, action, reward, begin; the old row; the next observation's rows.
-        inputs = 2 * self.num_observations + self.num_outputs + 2
-        inputs += numbers + self._num_over_actions
-
+        inputs = self._num_write_inputs
         params: Parameters = {"address.weight": self._initial_addresses(generator)}
         params["address.bias"] = params["address.weight"].new_zeros(self.num_rows)
         params |= init_linear("write.value", inputs, numbers, generator)
@@ -104,6 +101,25 @@ class FastWeightPolicy(MemoryPolicy):
             # A small last layer: at first, all actions are about as likely.
             params |= head.init(generator, last_gain=0.01 if name == "policy" else 1.0)
         return params | self._common_parameters(generator)
+
+    @property
+    def _num_write_inputs(self) -> int:
+        """Numbers that a write depends on.
+
+        As in `_write_and_read`: two observations, action, reward, begin; the old row; the next observation's rows.
+        """
+        seen = 2 * self.num_observations + self.num_outputs + 2
+        return seen + self.config.recurrent_size + self._num_over_actions
+
+    def _own_shapes(self) -> Shapes:
+        """See MemoryPolicy._own_shapes."""
+        inputs, numbers = self._num_write_inputs, self.config.recurrent_size
+        shapes = linear_shapes("address", self.num_observations, self.num_rows)
+        for name in ("write.value", "write.gate"):
+            shapes |= linear_shapes(name, inputs, numbers)
+        for head in self.heads.values():
+            shapes |= head.shapes
+        return shapes
 
     def _initial_addresses(self, generator: torch.Generator) -> Tensor:
         """Weights from observations to rows, (O, R): one row for each number of an observation, others at random."""

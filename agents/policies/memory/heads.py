@@ -1,5 +1,6 @@
 """Heads on top of a memory: multilayer perceptrons, with weights of their own or weights that a hypernetwork made."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,8 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metarl.agents.policies.activations import tanh
-from metarl.agents.policies.memory.cell import init_linear, linear
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.memory.cell import init_linear, linear, linear_shapes
+from metarl.agents.policies.parameters import Parameters, Shapes
 
 
 class Head:
@@ -22,6 +23,14 @@ class Head:
     def __init__(self, name: str, sizes: tuple[int, ...]) -> None:
         self.name = name
         self.sizes = sizes
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of what `init` makes."""
+        shapes: Shapes = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            shapes |= linear_shapes(f"{self.name}.layer{layer}", fan_in, fan_out)
+        return shapes
 
     def init(self, generator: torch.Generator, last_gain: float) -> Parameters:
         """Fresh parameters, the last layer's times a gain."""
@@ -67,6 +76,12 @@ def behind_hypernetwork(name: str, head: Parameters, embedding_size: int) -> Par
     bias = torch.cat([leaf.reshape(-1) for leaf in head.values()])
     weight = bias.new_zeros((embedding_size, len(bias)))
     return {f"{name}.hypernetwork.weight": weight, f"{name}.hypernetwork.bias": bias}
+
+
+def hypernetwork_shapes(name: str, head: Shapes, embedding_size: int) -> Shapes:
+    """Shapes of what `behind_hypernetwork` makes."""
+    numbers = sum(math.prod(shape) for shape in head.values())
+    return linear_shapes(f"{name}.hypernetwork", embedding_size, numbers)
 
 
 BLOCK = 1000

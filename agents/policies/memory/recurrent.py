@@ -19,11 +19,20 @@ from metarl.agents.policies.memory.base import (
     RecurrentConfig,
     as_shared,
 )
-from metarl.agents.policies.memory.cell import Cell, init_cell, init_linear, linear, step_cell, unroll_cell
+from metarl.agents.policies.memory.cell import (
+    Cell,
+    cell_shapes,
+    init_cell,
+    init_linear,
+    linear,
+    linear_shapes,
+    step_cell,
+    unroll_cell,
+)
 from metarl.agents.policies.memory.gru import GRU
-from metarl.agents.policies.memory.heads import Head, behind_hypernetwork
+from metarl.agents.policies.memory.heads import Head, behind_hypernetwork, hypernetwork_shapes
 from metarl.agents.policies.memory.lstm import LSTM
-from metarl.agents.policies.parameters import Parameters
+from metarl.agents.policies.parameters import Parameters, Shapes
 
 CELLS: dict[str, Cell] = {"gru": GRU(), "lstm": LSTM()}
 """Recurrent units by name."""
@@ -80,6 +89,20 @@ class RecurrentPolicy(MemoryPolicy):
             plain = head.init(generator, last_gain=0.01 if name == "policy" else 1.0)
             params |= behind_hypernetwork(name, plain, config.embedding_size) if config.hypernetwork else plain
         return params | self._common_parameters(generator)
+
+    def _own_shapes(self) -> Shapes:
+        """See MemoryPolicy._own_shapes."""
+        config = self.config
+        shapes: Shapes = {}
+        for name in self._networks():
+            shapes |= cell_shapes(self.cell, f"{name}.{self.cell.name}", self.num_inputs, config.recurrent_size)
+            if config.hypernetwork:
+                shapes |= linear_shapes(f"{name}.embedding", config.recurrent_size, config.embedding_size)
+
+        for name, head in self.heads.items():
+            plain = head.shapes
+            shapes |= hypernetwork_shapes(name, plain, config.embedding_size) if config.hypernetwork else plain
+        return shapes
 
     def _networks(self) -> tuple[str, ...]:
         """Names of the recurrent units."""

@@ -1,17 +1,24 @@
 """Memory is asked before it is taken, in every command, and the estimate is near what is taken."""
 
 import resource
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from metarl.agents.policies.memory.base import RecurrentConfig
+from metarl.agents.policies.memory.make import make_memory_policy
+from metarl.agents.policies.memory.recurrent import RecurrentPolicy
 from metarl.agents.policies.mlp import MLPPolicy
 from metarl.cli.main import main
 from metarl.envs.registry import make_distribution
 from metarl.envs.rollout import Episodes, collect
 from metarl.errors import EXIT_BAD_INPUT, UserError
 from metarl.evaluation.memory import COPIES_OF_EPISODES, episode_bytes, parameter_bytes, require_memory
+from metarl.run.build import build
+from metarl.run.presets import default_config
 from tests.helpers.workbench import ENV, RUN, complaint, files_under, train_arguments
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
@@ -75,6 +82,45 @@ def test_the_estimate_of_a_network_counts_its_parameters() -> None:
     assert policy.num_parameters == numbers
     assert {name: tuple(leaf.shape) for name, leaf in policy.init(torch.Generator()).items()} == policy.shapes
     assert parameter_bytes(numbers, num_tasks=7) == 4 * numbers * 12
+
+
+NETWORKS_WITH_MEMORY = {
+    "gru": RecurrentConfig(recurrent_size=5, hidden_sizes=(4, 3), observation_again=True),
+    "lstm": RecurrentConfig(recurrent_size=5, cell="lstm", separate_networks=True),
+    "hypernetwork": RecurrentConfig(recurrent_size=5, hidden_sizes=(4,), hypernetwork=True, embedding_size=6),
+    "fast-weights": RecurrentConfig(recurrent_size=5, cell="fast-weights", hidden_sizes=(4,), memory_rows=3),
+}
+
+
+@pytest.mark.parametrize("env", [ENV, "grid-navigation"])
+@pytest.mark.parametrize("network", NETWORKS_WITH_MEMORY)
+def test_the_shapes_of_a_network_with_memory_are_known_before_it_is_made(network: str, env: str) -> None:
+    distribution = make_distribution(env)
+    spaces = distribution.observation_space, distribution.action_space
+    policy = make_memory_policy(*spaces, NETWORKS_WITH_MEMORY[network])
+    assert {name: tuple(leaf.shape) for name, leaf in policy.init(torch.Generator()).items()} == policy.shapes
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"recurrent_size": 100_000}, r"parameters of recurrent_size 100000 need about .*; lower --recurrent-size$"),
+        (
+            {"hidden_sizes": (20_000, 20_000), "hypernetwork": True},
+            r"recurrent_size 64 and hidden_sizes 20000 20000 need about .*; lower --recurrent-size or --hidden-sizes$",
+        ),
+    ],
+    ids=["recurrent", "hypernetwork"],
+)
+def test_a_network_with_memory_that_does_not_fit_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr("metarl.evaluation.memory.available_bytes", lambda device: 8_000_000_000)
+    monkeypatch.setattr(RecurrentPolicy, "init", lambda self, generator: pytest.fail("it was made"))
+    config = default_config("rl2", "grid-navigation")
+    config = replace(config, learner=replace(config.learner, policy=RecurrentConfig(**options)))
+    with pytest.raises(UserError, match=said):
+        build(config, torch.Generator())
 
 
 def test_what_fits_passes_and_no_number_is_too_large_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
