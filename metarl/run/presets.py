@@ -219,17 +219,24 @@ def _of_rl2() -> dict[tuple[str, str], dict[str, Preset]]:
         ("rl2", "bandit/bernoulli/n10-k5"): {
             "default": with_fast_weights,
             "fast-weights": with_fast_weights,  # its name before it was the default: runs have it in their files
-            "gru": _changed_default(_RL2_PRESETS, pulls, small)["default"],
+            "gru": _own_rl2(f"GRU of 64 units, PPO; one trial of each task; {pulls}", small)["default"],
         },
         ("rl2", "tabular-mdp"): _long_trials(
             "trials of 10 episodes", {"learner.trial_episodes": 10, "learner.gamma": 0.97}
         ),
-        ("rl2", "grid-navigation"): _changed_default(_RL2_PRESETS, "trials of 4 episodes", of_a_grid),
+        ("rl2", "grid-navigation"): _own_rl2(
+            "GRU of 64 units, trials of 4 episodes, PPO; one trial of each task", of_a_grid
+        ),
         **{
-            ("rl2", env): _changed_default(_RL2_PRESETS, "hypernetwork, GRU of 128 units; long", of_a_robot)
+            ("rl2", env): _own_rl2("hypernetwork, GRU of 128 units, trials of 2 episodes, PPO; long", of_a_robot)
             for env in _FINN_ROBOTS
         },
     }
+
+
+def _own_rl2(summary: str, changes: Mapping[str, Any]) -> dict[str, Preset]:
+    """RL²'s default preset with further changes, in words of its own."""
+    return {"default": Preset(summary, {**_RL2_PRESETS["default"].changes, **changes})}
 
 
 def _few_arms(presets: dict[str, Preset]) -> dict[str, Preset]:

@@ -1,5 +1,6 @@
 """Presets: every one builds a learner and says what it is for."""
 
+import re
 from typing import Any
 
 import pytest
@@ -138,3 +139,21 @@ def test_the_outer_rate_of_each_iteration_is_that_of_before(preset: str, iterati
     assert (config.iterations, learner.outer_lr_decay) == (iterations, 1.0)
     rates = [learner.outer_lr_final ** (iteration / iterations) for iteration in range(iterations)]
     assert rates == pytest.approx([of_before**iteration for iteration in range(iterations)])
+
+
+def presets_of_rl2() -> list[tuple[str, str]]:
+    """Environment and name of each preset of RL²."""
+    envs = [env for agent, env in PRESETS if agent == "rl2"]
+    return [(env, preset) for env in ("point-navigation/finn", *envs) for preset in presets_for("rl2", env)]
+
+
+@pytest.mark.parametrize(("env", "preset"), presets_of_rl2())
+def test_what_is_said_of_an_rl2_preset_is_what_it_sets(env: str, preset: str) -> None:
+    summary = presets_for("rl2", env)[preset].summary
+    learner = default_config("rl2", env, preset).learner
+    episodes = re.findall(r"trials? (?:of (\d+)|is (one)) episode", summary)
+    assert [int(number or 1) for number, _ in episodes] == [learner.trial_episodes]
+    units = re.findall(r"GRU of (\d+) units", summary)
+    expected = [] if learner.policy.cell == "fast-weights" else [learner.policy.recurrent_size]
+    assert [int(number) for number in units] == expected
+    assert ("hypernetwork" in summary) == learner.policy.hypernetwork
