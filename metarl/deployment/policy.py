@@ -28,7 +28,9 @@ from safetensors.torch import save as serialize_tensors
 from metarl.agents.learner import Policy
 from metarl.agents.policies.cnn import CNNPolicy, make_policy
 from metarl.agents.policies.memory.base import MemoryPolicy, RecurrentConfig
+from metarl.agents.policies.memory.fast_weights import FastWeightPolicy
 from metarl.agents.policies.memory.make import make_memory_policy
+from metarl.agents.policies.memory.recurrent import RecurrentPolicy
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import Parameters, map_parameters, shapes_of
 from metarl.deployment import export, model_card
@@ -357,7 +359,7 @@ def load_policy(path: str | Path, network: Policy | None = None) -> SpecialisedP
 
 def _shapes_of_network(network: Policy) -> dict[str, tuple[int, ...]]:
     """Shapes of its parameters; one that a damaged file describes may be too large to be made."""
-    if isinstance(network, MLPPolicy | MemoryPolicy):
+    if isinstance(network, MLPPolicy | MemoryPolicy) and type(network) in _KINDS.values():
         return network.shapes
     return shapes_of(network.init(torch.Generator()))
 
@@ -435,20 +437,20 @@ def _read_parameters(file: Path) -> Parameters:
 _SPACES = ("observation_space", "action_space", "network_actions")
 
 
-_KINDS = ("MLPPolicy", "CNNPolicy", "RecurrentPolicy", "FastWeightPolicy")
-"""Networks of this project, which are built from what policy.json says of them."""
+_KINDS = {kind.__name__: kind for kind in (MLPPolicy, CNNPolicy, RecurrentPolicy, FastWeightPolicy)}
+"""Networks of this project, which are built from what policy.json says of them; classes derived from them are not."""
 
 
 def _network_to_json(network: ActingPolicy) -> dict[str, Any]:
     """What `load_policy` needs to build it again; of a user's own only where it is defined."""
     kind = type(network)
     described: dict[str, Any] = {"kind": kind.__name__}
-    if isinstance(network, MemoryPolicy):
+    if kind not in _KINDS.values():
+        described["kind"] = f"{kind.__module__}:{kind.__qualname__}"
+    elif isinstance(network, MemoryPolicy):
         described |= {"hidden_sizes": list(network.config.hidden_sizes), "recurrent": asdict(network.config)}
     elif isinstance(network, MLPPolicy):
         described |= {"hidden_sizes": list(network.config.hidden_sizes), "activation": network.config.activation}
-    else:
-        described["kind"] = f"{kind.__module__}:{kind.__qualname__}"
 
     observations = getattr(network, "observations", None)
     if observations is not None and observations.active:

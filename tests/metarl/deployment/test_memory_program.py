@@ -10,10 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from torch import Tensor
 
 import metarl
 from metarl.agents.learner import Adapted, Learner
-from metarl.agents.policies.memory.base import RecurrentConfig
+from metarl.agents.policies.memory.base import Distribution, Memory, RecurrentConfig
+from metarl.agents.policies.memory.recurrent import RecurrentPolicy
+from metarl.agents.policies.parameters import Parameters
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.cli.main import main
 from metarl.deployment.policy import SpecialisedPolicy
@@ -238,6 +241,35 @@ def test_a_learner_that_does_more_between_episodes_than_its_policy_is_refused() 
     source = simulated_episodes(distribution, distribution.sample(1, "test"))
     with pytest.raises(UserError, match="Forgetful does more between episodes"):
         specialise(learner, source, AdaptationBudget(0, 1, 2), seeded(1))
+
+
+class Doubled(RecurrentPolicy):
+    """A network with memory of a user's own: derived from one of this project's, and another function."""
+
+    def apply(self, params: Parameters, obs: Tensor, memory: Memory | None = None) -> tuple[Distribution, Memory]:
+        """See MemoryPolicy.apply."""
+        distribution, after = super().apply(params, obs, memory)
+        return self.distribution({"logits": 2 * distribution.parameters()["logits"]}), after
+
+
+def test_a_network_with_memory_of_ones_own_is_given_and_learns_on(tmp_path: Path) -> None:
+    learner, distribution = made("grid-navigation")
+    spaces = distribution.observation_space, distribution.action_space
+    learner.policy = Doubled(*spaces, learner.config.policy)
+    policy = policy_of(learner, distribution)
+    policy.save(tmp_path / "policy", onnx=False)
+    with pytest.raises(UserError, match=r"its network tests\.metarl\..*:Doubled is your own"):
+        metarl.load_policy(tmp_path / "policy")
+
+    loaded = metarl.load_policy(tmp_path / "policy", Doubled(*spaces, learner.config.policy))
+    states = [policy.reset(), loaded.reset()]
+    for time in range(4):
+        obs = np.eye(25, dtype=np.float32)[time]
+        acted = [one.predict(obs, state) for one, state in zip((policy, loaded), states, strict=True)]
+        assert acted[0][0] == acted[1][0]
+        states = [one.observe(after, 1.0) for one, (_, after) in zip((policy, loaded), acted, strict=True)]
+    for mine, theirs in zip(states[0] or (), states[1] or (), strict=True):
+        assert np.array_equal(mine, theirs)
 
 
 def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
