@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl.console import counted
 from metarl.evaluation.all_tasks import Noise
+from metarl.evaluation.evaluation import describe_tasks
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.statistics import (
     Curve,
@@ -128,6 +128,7 @@ class Comparison:
         optimum: most that episode 1, 2, … of a trial can earn on these tasks, one for each point of the subject; ()
             where that is not known.
         horizon: H, environment steps of an episode.
+        num_asked: tasks that were asked for; a frozen list may hold fewer.
     """
 
     env: str
@@ -142,13 +143,12 @@ class Comparison:
     notes: Sequence[str] = ()
     optimum: Sequence[float] = ()
     horizon: int = 0
+    num_asked: int = 0
 
     @property
     def which_tasks(self) -> str:
         """What the tasks are: "20 test tasks", or how few there are and that training has met them."""
-        if not self.held_out:
-            return f"{counted(self.num_tasks, 'distinct task')}, not held out"
-        return counted(self.num_tasks, f"{self.split} task")
+        return describe_tasks(self.num_tasks, self.split, self.held_out, self.num_asked)
 
     @property
     def intervals_over(self) -> str:

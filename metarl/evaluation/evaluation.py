@@ -17,6 +17,21 @@ TASKS_LISTED = 10
 """Where there are so many tasks at most, each is told by itself."""
 
 
+def describe_tasks(num_tasks: int, split: str, held_out: bool, asked: int) -> str:
+    """What the tasks of an evaluation are, in words: "20 test tasks", and why they are fewer than were asked for.
+
+    Args:
+        num_tasks: M.
+        split: where they come from.
+        held_out: whether training never draws them; if it does, they are all the tasks that there are.
+        asked: how many were asked for.
+    """
+    if not held_out:
+        return f"{counted(num_tasks, 'distinct task')}, not held out"
+    tasks = counted(num_tasks, f"{split} task")
+    return tasks if num_tasks >= asked else f"{tasks}, all of the frozen list"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Adaptation curves of M tasks over k = 0 … K adaptation steps.

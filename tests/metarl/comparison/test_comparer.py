@@ -24,7 +24,7 @@ from metarl.envs.adapters.sb3 import TaskSB3VecEnv
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Choice, Task, Uniform, tasks_to_json
+from metarl.envs.task_space import Choice, Task, Uniform, num_tasks_of, tasks_to_json
 from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, TrainingError
 from metarl.run.config import TrainConfig
 from tests.helpers.without_figures import empty_figures
@@ -249,6 +249,29 @@ def test_a_family_of_two_tasks_is_compared_on_each_once(workplace: Path, capsys:
     alone = json.loads(capsys.readouterr().out)
     ours = next(agent for agent in data["agents"] if agent["agent"] == "maml")["equal"]
     assert [ours["low"], ours["high"]] == pytest.approx(alone["return_ci95"][-1])
+
+
+def thirty_places() -> TaskDistribution:
+    return TaskDistribution(Corridor(), {"goal": Choice([float(place) for place in range(-15, 15)])}, held_out=True)
+
+
+def test_a_list_that_is_shorter_than_asked_for_is_said_to_be(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 30 goals a fifth is held out for the test: an evaluation of 100 would else pass for one of a few."""
+    places = thirty_places()
+    count = num_tasks_of(places.sample(100, "test"))
+    assert 1 < count < 20
+    train(workplace / "runs", "--name", "places", env=f"{__name__}:thirty_places")
+    capsys.readouterr()
+
+    compared = arguments("--num-tasks", "100", runs=["places"], baselines="random")
+    for command in (["evaluate", "places", "--num-tasks", "100"], compared):
+        assert main(command) == 0
+        assert f"{count} test tasks, all of the frozen list" in " ".join(capsys.readouterr().out.split())
+
+    assert main(["evaluate", "places", "--num-tasks", str(count)]) == 0
+    assert "all of the frozen list" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(
