@@ -134,12 +134,22 @@ def of_worst_tenth(num_seeds: int, num_tasks: int, kind: str) -> Experiment:
     return experiment
 
 
-def of_success(num_tasks: int, rate: float) -> Experiment:
-    """20 episodes of each task, whose own rate is drawn from Beta(2 p, 2 (1 − p))."""
+def of_success(num_tasks: int, rate: float, num_seeds: int = 1) -> Experiment:
+    """20 episodes of each task, whose own rate is drawn from Beta(2 p, 2 (1 − p)), and is that of every seed."""
 
     def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
         own = rng.beta(2 * rate, 2 * (1 - rate), size=num_tasks)
-        return share_interval(rng.binomial(20, own) / 20), rate
+        return share_interval(rng.binomial(20, own, size=(num_seeds, num_tasks)) / 20), rate
+
+    return experiment
+
+
+def of_rare_failures(num_tasks: int) -> Experiment:
+    """Of 20 tasks, one is solved in 12 of 20 episodes and the others always."""
+
+    def experiment(rng: np.random.Generator) -> tuple[Estimate, float]:
+        own = np.where(rng.random(num_tasks) < 0.05, 0.6, 1.0)
+        return share_interval(rng.binomial(20, own) / 20), 0.98
 
     return experiment
 
@@ -172,6 +182,14 @@ CASES: dict[str, Experiment] = {
     "worst tenth, 3 seeds": of_worst_tenth(3, 100, "normal"),
 }
 
+NEAR_ONE: dict[str, Experiment] = {
+    **{f"success rate {p}, {m} tasks": of_success(m, p) for p in (0.95, 0.98) for m in (20, 100)},
+    **{f"success rate 0.02, {m} tasks": of_success(m, 0.02) for m in (20, 100)},
+    **{f"success rate 0.98, {s} seeds, {m} tasks": of_success(m, 0.98, s) for s in (3, 10) for m in (20, 100)},
+    **{f"success rate 0.98, rare failures, {m} tasks": of_rare_failures(m) for m in (20, 100)},
+    **{f"probability, {s} seeds, {m} tasks": of_probabilities(s, m, 1.5) for s in (1, 3, 5, 10) for m in (20, 100)},
+}
+
 QUICK = (
     "mean, 3 seeds, 20 tasks",
     "IQM, 1 seeds",
@@ -199,6 +217,12 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says(case: str) -> No
 def test_an_interval_covers_the_truth_within_three_points(case: str) -> None:
     """2,000 repetitions: ± 1 point of chance."""
     assert 0.915 <= coverage(CASES[case], 2000) <= 0.985
+
+
+@pytest.mark.parametrize("case", NEAR_ONE)
+def test_a_share_near_0_or_1_is_covered_at_least_as_often_as_it_says(case: str) -> None:
+    """1,000 repetitions: ± 1.4 points of chance; tasks that are unlike the others are easily missed."""
+    assert coverage(NEAR_ONE[case], 1000) >= 0.94
 
 
 @pytest.mark.slow
@@ -249,6 +273,16 @@ def test_a_share_that_all_tasks_agree_on_is_wilsons_of_one_trial_a_task() -> Non
     expected = stats.binomtest(12, 12).proportion_ci(0.95, method="wilson")
     estimate = share_interval(np.ones(12))
     assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_one_failure_in_many_trials_leaves_certainty_almost_possible() -> None:
+    """Of 100 tasks 99 are won: a Poisson number's end, by hand from SciPy; Wilson's leaves out all above 0.9982."""
+    tasks = np.ones(100)
+    tasks[0] = 0
+    expected = stats.gamma.ppf(0.05, 0.99) / 99  # 0.99 failures of 99 trials: the variance is unbiased
+    assert expected == pytest.approx(0.0005, abs=1e-5)
+    assert share_interval(tasks).high == pytest.approx(1 - expected)
+    assert share_interval(1 - tasks).low == pytest.approx(expected)
 
 
 def test_seeds_that_all_succeed_count_as_so_many_trials() -> None:
