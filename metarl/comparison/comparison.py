@@ -109,6 +109,24 @@ class SampleEfficiency:
         """Steps of the baseline per step of the meta-learner."""
         return self.needed.value / self.env_steps
 
+    def payback(self, invested: int) -> Estimate | None:
+        """Tasks after which the meta-learner's steps before them are won back; its interval is that of the steps.
+
+        Args:
+            invested: environment steps that the meta-learner spent before it met the tasks, beyond those of the
+                baseline.
+
+        Returns:
+            None where nothing is won back: the baseline was trained for as long, or may need as few steps on a task.
+        """
+        if invested <= 0 or self.needed.low <= self.env_steps:
+            return None
+
+        # The more steps the baseline may need, the fewer tasks.
+        needed = (self.needed.value, self.needed.high, self.needed.low)
+        value, few, many = (invested / (steps - self.env_steps) for steps in needed)
+        return Estimate(value, few, many)
+
 
 @dataclass(frozen=True)
 class Comparison:

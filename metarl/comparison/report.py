@@ -187,17 +187,13 @@ def _at_least(efficiency: SampleEfficiency, comparison: Comparison) -> str:
 def _payback(efficiency: SampleEfficiency, comparison: Comparison) -> str:
     """After how many tasks the steps of meta-training are won back."""
     before = {curve.label: curve.invested_env_steps for curve in comparison.curves}
-    invested = before[efficiency.meta_learner] - before[efficiency.baseline]
-    saved = efficiency.needed.value - efficiency.env_steps
-
-    # Nothing is won back where the baseline was trained for as long, or may need as few steps on a task.
-    if invested <= 0 or efficiency.needed.low <= efficiency.env_steps:
+    tasks = efficiency.payback(before[efficiency.meta_learner] - before[efficiency.baseline])
+    if tasks is None:
         return ""
 
-    # The more steps the baseline may need, the fewer tasks.
-    few, many = (invested / (end - efficiency.env_steps) for end in (efficiency.needed.high, efficiency.needed.low))
-    interval = f"[95%: {few:,.0f} to {many:,.0f}]" if few > 0 else f"[95%: at most {many:,.0f}]"
-    return f"; meta-training has paid for itself after {invested / saved:,.0f} tasks {interval}"
+    few, many = f"{tasks.low:,.0f}", f"{tasks.high:,.0f}"
+    interval = f"{few} to {many}" if tasks.low > 0 else f"at most {many}"
+    return f"; meta-training has paid for itself after {tasks.value:,.0f} tasks [95%: {interval}]"
 
 
 def _pairwise_line(pair: PairwiseComparison, steps: float) -> str:
