@@ -15,6 +15,7 @@ from metarl.console import print_json, say, show_table
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import tasks_to_json
 from metarl.errors import UserError
+from metarl.evaluation.evaluation import cautions
 from metarl.evaluation.pooling import pool, rollout_seed
 from metarl.reporting.run_evaluation import (
     EvaluationSettings,
@@ -97,7 +98,8 @@ class Evaluate(TaskSelection):
         successes = success_table(pooled)
         if successes is not None:
             show_table(console, successes)
-        for line in (f"{len(runs)} seeds: the intervals speak of {scope}", *pooled.lines()):
+        few = [] if self.task else cautions(pooled.returns.shape[1], [len(runs)], pooled.exhaustive)
+        for line in (f"{len(runs)} seeds: the intervals speak of {scope}", *few, *pooled.lines()):
             say(console, line)
         return 0
 

@@ -13,6 +13,7 @@ from metarl.comparison.comparison import OPTIMUM, Comparison, PairwiseComparison
 from metarl.comparison.directory import TENSORBOARD
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.console import counted, format_number
+from metarl.evaluation.evaluation import cautions
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
@@ -79,6 +80,12 @@ def _table_row(summary: Summary) -> list[str]:
 
     spent = millions(curve.training_env_steps)
     return [name, spent, before, _two_lines(summary.equal), _two_lines(summary.equal_iqm), score, final]
+
+
+def reservations(comparison: Comparison) -> list[str]:
+    """What its intervals do not hold as often as they say, a sentence each."""
+    num_seeds = [curve.num_seeds for curve in comparison.curves]
+    return cautions(comparison.num_tasks, num_seeds, comparison.exhaustive)
 
 
 def headlines(comparison: Comparison) -> list[str]:
@@ -250,4 +257,4 @@ def _write_events(comparison: Comparison, images: dict[str, bytes], directory: P
     with SummaryWriter(str(directory / "figures")) as writer:
         for name, png in images.items():
             add_image(writer, f"comparison/{name}", for_screen(png))
-        writer.add_text("comparison/headlines", "\n\n".join(headlines(comparison)))
+        writer.add_text("comparison/headlines", "\n\n".join([*reservations(comparison), *headlines(comparison)]))

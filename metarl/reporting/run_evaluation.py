@@ -22,7 +22,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_loop, noting_path, rollout_generator, rollouts_in
-from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, describe_tasks, summarize
+from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, cautions, describe_tasks, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
 from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
 from metarl.run.build import load_learner
@@ -114,6 +114,7 @@ class RunEvaluation:
             lines += _by_task(self.tasks, self.evaluation)
         elif self.split:
             lines.append("intervals are over tasks: of other seeds of the training they say nothing")
+            lines += cautions(num_tasks_of(self.tasks), [1], exhaustive=False)
         return lines + self.evaluation.lines()
 
     @property

@@ -288,6 +288,11 @@ def test_on_a_sample_of_tasks_all_seeds_have_the_same_random_numbers(
     assert main(["evaluate", "second", *flags]) == 0
     assert pooled["returns_by_seed"][1] == json.loads(capsys.readouterr().out)["returns"]
 
+    for command in (["evaluate", RUN, "second", "--num-tasks", "2"], arguments(runs=[RUN, "second"], baselines="none")):
+        assert main(command) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "2 tasks, fewer than 20: " in said and "two seeds: where seeds differ as much as tasks do" in said
+
 
 def thirty_places() -> TaskDistribution:
     return TaskDistribution(Corridor(), {"goal": Choice([float(place) for place in range(-15, 15)])}, held_out=True)

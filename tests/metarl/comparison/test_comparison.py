@@ -13,7 +13,7 @@ from scipy import stats
 
 from metarl.comparison import plots
 from metarl.comparison.comparison import Comparison
-from metarl.comparison.report import headlines, table, write
+from metarl.comparison.report import headlines, reservations, table, write
 from metarl.evaluation.statistics import Curve, Kind
 from tests.helpers.workbench import events_of
 
@@ -226,6 +226,17 @@ def test_headline_tells_what_adapting_costs_against_the_oracle() -> None:
     assert "maml 35.00 [" in lost
     assert "ppo 45.00 [" in lost
     assert all(one.lost is None for one in make(BASELINE, RANDOM).summaries)
+
+
+def test_few_tasks_and_two_seeds_are_said_to_be_few() -> None:
+    """Of 8 tasks and two seeds each; of 20 tasks and one seed, and of all tasks that there are, nothing is said."""
+    tasks, seeds = reservations(EVERYONE)
+    assert tasks.startswith("8 tasks, fewer than 20: ") and tasks.endswith("in 25 to 85% of the cases, not in 95%")
+    assert seeds.startswith("two seeds: ") and seeds.endswith("in 86 to 93% of the cases, not in 95%")
+
+    one = replace(SUBJECT, returns=SUBJECT.returns[:1])
+    assert reservations(Comparison("env/name", "test", 20, BUDGET, [one])) == []
+    assert reservations(Comparison("env/name", "test", 2, BUDGET, [SUBJECT], exhaustive=True)) == []
 
 
 def test_validation_is_paid_back_as_well() -> None:
