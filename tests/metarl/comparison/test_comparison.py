@@ -191,7 +191,8 @@ def test_few_tasks_are_said_to_be_few_and_told_one_by_one() -> None:
     text = " ".join(console.export_text().split())
     assert "return on 2 distinct tasks, not held out" in text
     assert "with 95% intervals over episodes on these tasks" in text
-    assert headlines(comparison)[-2:] == [
+    assert headlines(comparison)[-3:] == [
+        "not held out: training drew these tasks, and checkpoints were chosen on them",
         "on direction=-1: maml −10.00, ppo 0.00",
         "on direction=1: maml −9.71, ppo 0.29",
     ]
