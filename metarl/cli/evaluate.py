@@ -96,7 +96,8 @@ class Evaluate(TaskSelection):
         successes = success_table(pooled)
         if successes is not None:
             show_table(console, successes)
-        for line in (f"{len(runs)} seeds: the intervals speak of {scope}", *pooled.lines()):
+        spoken_of = f"{len(runs)} seeds: the intervals speak of {scope}"
+        for line in (spoken_of, *evaluated[0].caveats(), *pooled.lines()):
             say(console, line)
         return 0
 

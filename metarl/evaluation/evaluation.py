@@ -16,6 +16,9 @@ from metarl.evaluation.statistics import mean_estimate
 TASKS_LISTED = 10
 """Where there are so many tasks at most, each is told by itself."""
 
+NOT_HELD_OUT = "not held out: training drew these tasks, and checkpoints were chosen on them"
+"""What stands below the returns on a family whose few tasks are the same in all splits."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
