@@ -99,7 +99,8 @@ class Evaluate(TaskSelection):
         if successes is not None:
             show_table(console, successes)
         few = [] if self.task else cautions(pooled.returns.shape[1], [len(runs)], pooled.exhaustive)
-        for line in (f"{len(runs)} seeds: the intervals speak of {scope}", *few, *pooled.lines()):
+        spoken_of = f"{len(runs)} seeds: the intervals speak of {scope}"
+        for line in (spoken_of, *few, *evaluated[0].caveats(), *pooled.lines()):
             say(console, line)
         return 0
 

@@ -13,7 +13,7 @@ from metarl.comparison.comparison import OPTIMUM, Comparison, PairwiseComparison
 from metarl.comparison.directory import TENSORBOARD
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.console import counted, format_number
-from metarl.evaluation.evaluation import cautions
+from metarl.evaluation.evaluation import NOT_HELD_OUT, cautions
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
@@ -118,6 +118,8 @@ def headlines(comparison: Comparison) -> list[str]:
         lines.append(f"return lost while adapting, for each episode {within}, against the oracle: {', '.join(lost)}")
     if comparison.optimum:
         lines.append(_optimum_line(comparison))
+    if not comparison.held_out:
+        lines.append(NOT_HELD_OUT)
     return [*lines, *_by_task(comparison), *comparison.notes]
 
 

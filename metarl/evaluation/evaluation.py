@@ -20,6 +20,9 @@ TASKS_LISTED = 10
 FEW_TASKS = 20
 """Of fewer sampled tasks, those that are seldom lost are likely to be missed."""
 
+NOT_HELD_OUT = "not held out: training drew these tasks, and checkpoints were chosen on them"
+"""What stands below the returns on a family whose few tasks are the same in all splits."""
+
 
 def describe_tasks(num_tasks: int, split: str, held_out: bool, asked: int) -> str:
     """What the tasks of an evaluation are, in words: "20 test tasks", and why they are fewer than were asked for.

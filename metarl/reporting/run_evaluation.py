@@ -22,7 +22,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_loop, noting_path, rollout_generator, rollouts_in
-from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, cautions, describe_tasks, summarize
+from metarl.evaluation.evaluation import NOT_HELD_OUT, TASKS_LISTED, Evaluation, cautions, describe_tasks, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
 from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
 from metarl.run.build import load_learner
@@ -115,7 +115,12 @@ class RunEvaluation:
         elif self.split:
             lines.append("intervals are over tasks: of other seeds of the training they say nothing")
             lines += cautions(num_tasks_of(self.tasks), [1], exhaustive=False)
-        return lines + self.evaluation.lines()
+        return [*lines, *self.caveats(), *self.evaluation.lines()]
+
+    def caveats(self) -> list[str]:
+        """What the choice of the tasks takes from the returns; of several seeds as of one."""
+        chosen_on = self.split not in (None, "train") and not self.held_out
+        return [NOT_HELD_OUT] if chosen_on else []
 
     @property
     def title(self) -> str:

@@ -323,7 +323,7 @@ def test_evaluation_that_fails_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr("metarl.reporting.run_evaluation.adaptation_loop", fail)
@@ -557,7 +557,7 @@ def test_an_unusable_output_directory_is_said_before_the_work(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "metarl.reporting.run_evaluation.adaptation_loop", lambda *arguments: pytest.fail("evaluated first")
+        "metarl.reporting.run_evaluation.adaptation_loop", lambda *arguments, **options: pytest.fail("evaluated first")
     )
     (tmp_path / "file").touch()
     assert main(["evaluate", str(trained_run), "--out", str(tmp_path / "file")]) == 2

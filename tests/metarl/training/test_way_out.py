@@ -93,7 +93,7 @@ def test_failing_validation_repeats_its_iteration_when_resumed(
 def test_interrupted_final_evaluation_says_that_training_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("metarl.reporting.run_evaluation.adaptation_loop", interrupted)
