@@ -20,14 +20,18 @@ from tests.helpers.family_play import rng
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("determinism", ["on", "off"])
 @pytest.mark.parametrize("name", ["half-cheetah-direction", "half-cheetah-dynamics", "walker2d-dynamics", "ant-goal"])
-def test_both_engines_take_the_same_steps(name: str) -> None:
-    """Each of 20 steps from the same state, with sensors and varied dynamics, to what float32 can show."""
+def test_both_engines_take_the_same_steps(name: str, determinism: str) -> None:
+    """Each of 20 steps from the same state, with sensors and varied dynamics, to what float32 can show.
+
+    "off" is what a GPU does by default; its branches run one after the other here.
+    """
     pytest.importorskip("mujoco_warp")
     distribution, other = make_distribution(name), make_distribution(name)
     cpu: Any = distribution.env
     warp: Any = other.env
-    warp.engine = "warp"
+    warp.engine, warp.physics_determinism = "warp", determinism
     if name == "ant-goal":
         for env in (cpu, warp):
             env.model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC  # pyramids are turned differently
