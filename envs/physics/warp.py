@@ -1,6 +1,5 @@
 """MuJoCo Warp on a GPU: all worlds of a batch at once, on torch's own memory and stream."""
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from metarl.envs.extras import how_to_install
 from metarl.envs.graphs.capture import between_graphs
-from metarl.envs.physics.models import State, import_mujoco
+from metarl.envs.physics.models import State, with_warps_solver
 
 VARIED_FIELDS = (
     "body_mass",
@@ -49,7 +48,6 @@ class WarpEngine:
     def __init__(
         self, model: Any, num_worlds: int, frame_skip: int, device: torch.device, deterministic: bool = True
     ) -> None:
-        mujoco = import_mujoco()
         try:
             import warp
 
@@ -65,11 +63,7 @@ class WarpEngine:
         self._frame_skip = frame_skip
         self._device = device
 
-        # Warp has no PGS solver.
-        if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
-            model = copy.copy(model)
-            model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-
+        model = with_warps_solver(model)
         try:
             with warp.ScopedDevice(str(device)):
                 self._model = mujoco_warp.put_model(model, batch_sizes=dict.fromkeys(VARIED_FIELDS, num_worlds))
