@@ -34,3 +34,13 @@ def test_captures_are_compared_on_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert [figure.what.split()[0] for figure in figures] == ["captured", "fused"]
     assert captured
     assert "cpu" not in measure.CAPTURES
+
+
+def test_what_is_not_captured_stands_beside_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+        raise RuntimeError("no graphs here")
+
+    monkeypatch.setitem(measure.CAPTURES, "cpu", refuse)
+    figures = [*measure.large(TINY), measure._iteration_of(TINY, "Reptile", *CASE, "auto", "")]
+    for figure in figures:
+        assert " s * rollouts of PointNavigation are not captured as CUDA graphs: no graphs here" in figure.value
