@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from unittest import mock
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from metarl.agents.learner import Learner
@@ -23,6 +25,7 @@ from metarl.benchmarks.rollouts import EPISODES, rollout_rates
 from metarl.benchmarks.tables import capture_errors, marked
 from metarl.envs.graphs import fuse
 from metarl.envs.task_distribution import TaskDistribution
+from metarl.errors import EXIT_BAD_INPUT, UserError, what_happened
 from metarl.run.build import build
 from metarl.run.config import TrainConfig
 from metarl.run.device import resolve_device
@@ -265,7 +268,7 @@ def _train(*flags: str) -> tuple[float, str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if done.returncode != 0:
-        raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
+        raise RuntimeError(f"metarl train ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-3000:]}")
     rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│") and line.count("│") == 6]
     returns = [cells[4].strip() for cells in rows if cells[1].strip().isdigit()]
     trained = next((line for line in done.stdout.splitlines() if line.startswith("trained ")), "")
@@ -305,32 +308,52 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Figure]]] = {
 }
 
 
-def main() -> None:
-    """Measure, and print the table."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print the table; a part that fails has a row that says so.
+
+    Returns:
+        0; 1 where a part failed; 2 where there is no such device.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", help="'cuda', or 'cpu' for a tiny form")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    try:
+        device = resolve_device(options.device)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
 
-    device = resolve_device(options.device)
     sizes = Sizes(device, tiny=device.type != "cuda")
     console = Console(width=160)
     name = torch.cuda.get_device_name(device) if sizes.cuda else "CPU, tiny sizes: no figure means anything"
     table = Table("what", "value", "target", title=f"{name}, torch {torch.__version__}", title_justify="left")
-
-    for part in options.parts:
-        start = time.perf_counter()
-        for figure in PARTS[part](sizes):
-            table.add_row(figure.what, figure.value, figure.target)
-            console.print(f"{figure.what}: {figure.value}", style="dim", highlight=False)
-        console.print(f"{part} took {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+    failed = [part for part in options.parts if not _measure(part, sizes, table, console)]
 
     console.print(table)
     if options.out is not None:
         with options.out.open("w", encoding="utf-8") as file:
             Console(file=file, width=160).print(table)
+    return 1 if failed else 0
+
+
+def _measure(part: str, sizes: Sizes, table: Table, console: Console) -> bool:
+    """Add the rows of a part; whether it came to its end."""
+    start = time.perf_counter()
+    failed = False
+    try:
+        for figure in PARTS[part](sizes):
+            table.add_row(escape(figure.what), escape(figure.value), figure.target)
+            console.print(f"{figure.what}: {figure.value}", style="dim", highlight=False, markup=False)
+    except Exception as error:  # the other parts may work
+        failed = True
+        traceback.print_exc()
+        table.add_row(f"{part} failed", escape(what_happened(error)))
+
+    console.print(f"{part} took {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+    return not failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """The script that measures a GPU, where there is none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,3 +45,33 @@ def test_what_is_not_captured_stands_beside_its_figure(monkeypatch: pytest.Monke
     figures = [*measure.large(TINY), measure._iteration_of(TINY, "Reptile", *CASE, "auto", "")]
     for figure in figures:
         assert " s * rollouts of PointNavigation are not captured as CUDA graphs: no graphs here" in figure.value
+
+
+def test_a_part_that_fails_leaves_the_others_and_their_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def half(sizes: measure.Sizes) -> Iterator[measure.Figure]:
+        yield measure.Figure("the first half", "1 s")
+        raise RuntimeError("out of [memory]")
+
+    def whole(sizes: measure.Sizes) -> Iterator[measure.Figure]:
+        yield measure.Figure("the whole", "2 s", "3 s")
+
+    monkeypatch.setattr(measure, "PARTS", {"half": half, "whole": whole})
+    assert measure.main(["--device", "cpu", "--out", str(tmp_path / "table.txt")]) == 1
+    shown = capsys.readouterr().out
+    for text in (shown, (tmp_path / "table.txt").read_text()):
+        assert "the first half" in text and "the whole" in text
+        assert "half failed" in text and "RuntimeError: out of [memory]" in text
+    assert measure.main(["--device", "cpu", "--parts", "whole"]) == 0
+
+
+def test_a_training_that_fails_is_a_part_that_fails() -> None:
+    with pytest.raises(RuntimeError, match=r"ended with 2: .*no-such-agent"):
+        measure._train("no-such-agent")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measure.main(["--device", device]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
