@@ -229,8 +229,10 @@ def _bare_rate(env: RobotEnv, num_envs: int, device: torch.device, deterministic
     import mujoco_warp
     import warp
 
+    from metarl.envs.physics.warp import worlds_that_fit  # a GPU's
+
     model = with_warps_solver(env.model)
-    with warp.ScopedDevice(str(device)):
+    with worlds_that_fit(num_envs, device), warp.ScopedDevice(str(device)):
         own_model = mujoco_warp.put_model(model)
         data = mujoco_warp.make_data(model, nworld=num_envs)
     if deterministic:

@@ -10,7 +10,11 @@ import torch
 from metarl.benchmarks import robots
 from metarl.benchmarks.robots import GpuRobotThroughput, gpu_robot_throughput
 from metarl.benchmarks.tables import gpu_robots_table
+from metarl.cli import bench
+from metarl.cli.main import main
+from metarl.envs.physics.warp import WorldsDoNotFitError, worlds_that_fit
 from metarl.envs.registry import make_distribution
+from metarl.errors import EXIT_BAD_INPUT
 
 ROBOT = "half-cheetah-direction"
 
@@ -59,3 +63,27 @@ def test_the_table_tells_our_physics_from_the_librarys() -> None:
     assert cells["MuJoCo Warp alone"] == "200"
     assert cells["ratio to it"] == "2.00"
     assert rate.to_json()["ratio_to_bare"] == 2.0
+
+
+def test_worlds_that_do_not_fit_are_refused_with_the_flag_of_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(name: str, num_envs: int, *arguments: object, **options: object) -> GpuRobotThroughput:
+        with worlds_that_fit(num_envs, torch.device("cuda")):
+            raise RuntimeError("Failed to allocate\n99 bytes")
+
+    monkeypatch.setattr(bench, "gpu_robot_throughput", refuse)
+    monkeypatch.setattr(bench, "resolve_device", lambda name: torch.device("cuda"))
+    assert main(["bench", "robots", ROBOT, "--num-envs", "9000", "--json"]) == EXIT_BAD_INPUT
+    said = " ".join(capsys.readouterr().err.split())
+    assert "9000 worlds of this robot do not fit on cuda: lower --num-envs (Failed to allocate 99 bytes)" in said
+
+
+def test_bare_physics_that_do_not_fit_are_refused_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = mock.MagicMock()
+    library.make_data.side_effect = RuntimeError("Failed to allocate 99 bytes")
+    monkeypatch.setitem(sys.modules, "warp", mock.MagicMock())
+    monkeypatch.setitem(sys.modules, "mujoco_warp", library)
+    env: Any = make_distribution(ROBOT).env
+    with pytest.raises(WorldsDoNotFitError, match="3 worlds"):
+        robots._bare_rate(env, 3, torch.device("cpu"), deterministic=False, repeats=1)
