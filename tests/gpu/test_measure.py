@@ -1,5 +1,6 @@
 """The script that measures a GPU, where there is none."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_what_is_not_captured_stands_beside_its_figure(monkeypatch: pytest.Monke
         raise RuntimeError("no graphs here")
 
     monkeypatch.setitem(measure.CAPTURES, "cpu", refuse)
-    figures = [*measure.large(TINY), measure._iteration_of(TINY, "Reptile", *CASE, "auto", "")]
+    figures = [*measure.large(TINY), measure._iteration_of(TINY, "Reptile", *CASE, "auto", "", 40)]
     for figure in figures:
         assert " s * rollouts of PointNavigation are not captured as CUDA graphs: no graphs here" in figure.value
 
@@ -61,6 +62,7 @@ def test_a_part_that_fails_leaves_the_others_and_their_table(
     assert measure.main(["--device", "cpu", "--out", str(tmp_path / "table.txt")]) == 1
     shown = capsys.readouterr().out
     for text in (shown, (tmp_path / "table.txt").read_text()):
+        assert "all of this" in text
         assert "the first half" in text and "the whole" in text
         assert "half failed" in text and "RuntimeError: out of [memory]" in text
     assert measure.main(["--device", "cpu", "--parts", "whole"]) == 0
@@ -75,3 +77,21 @@ def test_a_training_that_fails_is_a_part_that_fails() -> None:
 def test_a_device_that_is_not_there_is_one_line(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert measure.main(["--device", device]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_robots_train_as_long_as_the_published_figure_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags: list[str] = []
+
+    def train(*given: str) -> tuple[float, str]:
+        flags.extend(given)
+        return 118.0, "returns 1 614"
+
+    monkeypatch.setattr(measure, "_train", train)
+    (figure,) = measure.cheetah(dataclasses.replace(TINY, tiny=False))
+    assert flags[:2] == ["maml", "half-cheetah-direction"]
+    assert flags[flags.index("--iterations") + 1] == "122"
+    assert (figure.what, figure.value) == ("half-cheetah-direction, 122 iterations: returns 1 614", "118 s")
+
+
+def test_an_iteration_of_rl2_is_measured() -> None:
+    assert measure._iteration_of(TINY, "RL²", "rl2", "grid-navigation", "default", "off", "", 300).value.endswith(" s")
