@@ -36,9 +36,9 @@ WAITING: dict[str, Callable[[], Any]] = {
     "if": lambda: 1 if VALUES.sum() > 0 else 0,
     "equal": lambda: torch.equal(VALUES, VALUES),
     "allclose": lambda: torch.allclose(VALUES, VALUES),
-    "unique": lambda: VALUES.unique(),
-    "unique of rows": lambda: VALUES.unique(dim=0),
-    "unique_consecutive": lambda: VALUES.flatten().unique_consecutive(),
+    "unique": lambda: VALUES.unique(),  # type: ignore[no-untyped-call]
+    "unique of rows": lambda: VALUES.unique(dim=0),  # type: ignore[no-untyped-call]
+    "unique_consecutive": lambda: VALUES.flatten().unique_consecutive(),  # type: ignore[no-untyped-call]
     "repeat_interleave": lambda: VALUES.repeat_interleave(COUNTS, dim=0),
     "bincount": lambda: COUNTS.bincount(),
     "cholesky": lambda: torch.linalg.cholesky(VALUES),

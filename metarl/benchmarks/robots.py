@@ -231,6 +231,7 @@ def _bare_rate(env: RobotEnv, num_envs: int, device: torch.device, deterministic
 
     from metarl.envs.physics.warp import worlds_that_fit  # a GPU's
 
+    warp.config.log_level = warp.LOG_WARNING  # else a line for each module that it loads
     model = with_warps_solver(env.model)
     with worlds_that_fit(num_envs, device), warp.ScopedDevice(str(device)):
         own_model = mujoco_warp.put_model(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarl.training.machine.accelerate import CAPTURES
 from tests.gpu import measure
 from tests.helpers.captured_steps import recorded
 
@@ -35,14 +36,14 @@ def test_captures_are_compared_on_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> 
     figures = list(measure.equal(TINY, [CASE]))
     assert [figure.what.split()[0] for figure in figures] == ["captured", "fused"]
     assert captured
-    assert "cpu" not in measure.CAPTURES
+    assert "cpu" not in CAPTURES
 
 
 def test_what_is_not_captured_stands_beside_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
         raise RuntimeError("no graphs here")
 
-    monkeypatch.setitem(measure.CAPTURES, "cpu", refuse)
+    monkeypatch.setitem(CAPTURES, "cpu", refuse)
     figures = [*measure.large(TINY), measure._iteration_of(TINY, "Reptile", *CASE, "auto", "", 40)]
     for figure in figures:
         assert " s * rollouts of PointNavigation are not captured as CUDA graphs: no graphs here" in figure.value

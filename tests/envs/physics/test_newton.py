@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 wp = pytest.importorskip("warp")
-pytest.importorskip("mujoco_warp")
+library = pytest.importorskip("mujoco_warp")
 
 from mujoco_warp._src import forward as steps  # noqa: E402
 from mujoco_warp._src import solver  # noqa: E402
@@ -187,10 +187,10 @@ def test_branches_begin_after_what_they_need_and_end_before_the_solver(monkeypat
     branches = {"contacts": ("collision", "make_constraint"), "inertia": ("crb",)}
     forces = ("transmission", "fwd_velocity", "fwd_actuation", "fwd_acceleration")
     for name in (*positions, *sum(branches.values(), ()), *forces):
-        monkeypatch.setattr(newton.mujoco_warp, name, streams.work(name))
+        monkeypatch.setattr(library, name, streams.work(name))
     monkeypatch.setattr(newton, "solve", streams.work("solve"))
-    monkeypatch.setattr(newton.wp, "ScopedStream", streams.ScopedStream)
-    monkeypatch.setattr(newton.wp, "get_stream", streams.get_stream)
+    monkeypatch.setattr(wp, "ScopedStream", streams.ScopedStream)
+    monkeypatch.setattr(wp, "get_stream", streams.get_stream)
 
     env: Any = make_distribution("half-cheetah-direction").env
     quick: Any = newton.QuickSteps(env.model, "cpu")
