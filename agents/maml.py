@@ -39,7 +39,8 @@ class MAMLConfig:
         policy: the policy network.
         adaptation_steps: K, policy-gradient steps on a new task that training optimises for.
         inner_lr: rate of the inner step, plain SGD on advantages normalised per task and step.
-        inner_lr_decay: factor by which the rate shrinks from one inner step to the next; not with "meta-sgd".
+        inner_lr_decay: factor by which the rate shrinks from one inner step to the next, the last time beyond step K;
+            not with "meta-sgd".
         log_std_lr_factor: factor on the inner rate of the policy's log standard deviation; above 1, exploration
             noise shrinks faster as the policy adapts.
         inner_lr_mode: "fixed"; "meta-sgd" learns a rate for every single parameter, shared by the steps (Li et al.

@@ -50,7 +50,7 @@ class Compare(CompareConfig):
             return 0
 
         show_table(console, comparison_report.table(comparison))
-        for line in comparison_report.headlines(comparison):
+        for line in (*comparison_report.reservations(comparison), *comparison_report.headlines(comparison)):
             say(console, line)
         say(console, f"written to {comparer.path}: {', '.join(path.name for path in written)}")
         show = shell_command("metarl", "tensorboard", comparer.path)

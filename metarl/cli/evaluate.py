@@ -1,6 +1,7 @@
 """`metarl evaluate`: measure how a trained agent adapts to tasks it never saw."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,8 @@ from metarl.console import print_json, say, show_table
 from metarl.envs.registry import env_label
 from metarl.envs.task_space import tasks_to_json
 from metarl.errors import UserError
-from metarl.evaluation.pooling import pool
+from metarl.evaluation.evaluation import cautions
+from metarl.evaluation.pooling import pool, rollout_seed
 from metarl.reporting.run_evaluation import (
     EvaluationSettings,
     RunEvaluation,
@@ -63,7 +65,7 @@ class Evaluate(TaskSelection):
         if self.out:
             check_directory_writable(Path(self.out))
 
-        evaluated = [self._evaluate_one(run) for run in runs]
+        evaluated = self._evaluate_each(runs)
         pooled = pool([result.evaluation for result in evaluated])
         title = f"{evaluated[0].title}, {len(runs)} seeds"
         scope = "other seeds" if pooled.exhaustive else "other seeds and other tasks"
@@ -96,28 +98,38 @@ class Evaluate(TaskSelection):
         successes = success_table(pooled)
         if successes is not None:
             show_table(console, successes)
-        for line in (f"{len(runs)} seeds: the intervals speak of {scope}", *pooled.lines()):
+        few = [] if self.task else cautions(pooled.returns.shape[1], [len(runs)], pooled.exhaustive)
+        spoken_of = f"{len(runs)} seeds: the intervals speak of {scope}"
+        for line in (spoken_of, *few, *evaluated[0].caveats(), *pooled.lines()):
             say(console, line)
         return 0
+
+    def _evaluate_each(self, runs: Sequence[RunDirectory]) -> list[RunEvaluation]:
+        """Evaluate the seeds of one agent one by one, on the same tasks."""
+        evaluated = [self._evaluate_one(runs[0], self.seed)]
+        exhaustive = evaluated[0].evaluation.exhaustive
+        for index, run in enumerate(runs[1:], 1):
+            evaluated.append(self._evaluate_one(run, rollout_seed(self.seed, index, exhaustive)))
+        return evaluated
 
     def evaluate(self, run: RunDirectory) -> RunEvaluation:
         """Evaluate, and write what `out` asks for."""
         if self.out:
             check_directory_writable(Path(self.out))
 
-        evaluated = self._evaluate_one(run)
+        evaluated = self._evaluate_one(run, self.seed)
         if self.out:
             evaluated.write(Path(self.out))
         return evaluated
 
-    def _evaluate_one(self, run: RunDirectory) -> RunEvaluation:
+    def _evaluate_one(self, run: RunDirectory, seed: int) -> RunEvaluation:
         settings = EvaluationSettings(
             split=self.split,
             task=self.task,
             num_tasks=self.num_tasks,
             steps=self.steps,
             episodes=self.episodes,
-            seed=self.seed,
+            seed=seed,
             checkpoint=self.checkpoint,
             device=self.device,
         )

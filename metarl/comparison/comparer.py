@@ -92,6 +92,7 @@ class Comparer:
             notes=self._notes(),
             optimum=self._optimum(len(curves[0].env_steps)),
             horizon=self._plan.distribution.horizon,
+            num_asked=config.tasks_compared,
         )
 
     def _optimum(self, num_episodes: int) -> tuple[float, ...]:

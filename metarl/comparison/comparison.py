@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl.console import counted
 from metarl.evaluation.all_tasks import Noise
+from metarl.evaluation.evaluation import describe_tasks
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.statistics import (
     Curve,
@@ -109,6 +109,24 @@ class SampleEfficiency:
         """Steps of the baseline per step of the meta-learner."""
         return self.needed.value / self.env_steps
 
+    def payback(self, invested: int) -> Estimate | None:
+        """Tasks after which the meta-learner's steps before them are won back; its interval is that of the steps.
+
+        Args:
+            invested: environment steps that the meta-learner spent before it met the tasks, beyond those of the
+                baseline.
+
+        Returns:
+            None where nothing is won back: the baseline was trained for as long, or may need as few steps on a task.
+        """
+        if invested <= 0 or self.needed.low <= self.env_steps:
+            return None
+
+        # The more steps the baseline may need, the fewer tasks.
+        needed = (self.needed.value, self.needed.high, self.needed.low)
+        value, few, many = (invested / (steps - self.env_steps) for steps in needed)
+        return Estimate(value, few, many)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -128,6 +146,7 @@ class Comparison:
         optimum: most that episode 1, 2, … of a trial can earn on these tasks, one for each point of the subject; ()
             where that is not known.
         horizon: H, environment steps of an episode.
+        num_asked: tasks that were asked for; a frozen list may hold fewer.
     """
 
     env: str
@@ -142,13 +161,12 @@ class Comparison:
     notes: Sequence[str] = ()
     optimum: Sequence[float] = ()
     horizon: int = 0
+    num_asked: int = 0
 
     @property
     def which_tasks(self) -> str:
         """What the tasks are: "20 test tasks", or how few there are and that training has met them."""
-        if not self.held_out:
-            return f"{counted(self.num_tasks, 'distinct task')}, not held out"
-        return counted(self.num_tasks, f"{self.split} task")
+        return describe_tasks(self.num_tasks, self.split, self.held_out, self.num_asked)
 
     @property
     def intervals_over(self) -> str:

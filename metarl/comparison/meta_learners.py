@@ -19,6 +19,7 @@ from metarl.comparison.plan import Plan, checkpoint_digest, same_but_for_seed
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_episodes, rollout_generator
 from metarl.evaluation.evaluation import standard_errors, summarize
+from metarl.evaluation.pooling import rollout_seed
 from metarl.evaluation.statistics import Curve
 from metarl.run.build import build, load_learner
 from metarl.run.checkpoint import BEST
@@ -36,7 +37,7 @@ UNLIMITED_ITERATIONS = 100_000
 
 def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: Sequence[RunDirectory]) -> Curve:
     """Adaptation of meta-trained runs, one for each seed."""
-    measurements = [_measure_run(plan, directory, label, run) for run in runs]
+    measurements = [_measure_run(plan, directory, label, run, index) for index, run in enumerate(runs)]
     spent = [total_training_env_steps(run) for run in runs]
     validation = [run.last_progress().evaluation_env_steps for run in runs]
     training = round(float(np.mean(spent)))
@@ -44,11 +45,11 @@ def measure_runs(plan: Plan, directory: ComparisonDirectory, label: str, runs: S
     return make_curve(label, "meta-learner", training, measurements, chosen, plan.episodes_that_err)
 
 
-def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory) -> Measurement:
+def _measure_run(plan: Plan, directory: ComparisonDirectory, label: str, run: RunDirectory, index: int) -> Measurement:
     def trained() -> Learner:
         return load_learner(run, BEST, plan.device).learner
 
-    return _measure_adaptation(plan, directory, label, {"checkpoint": checkpoint_digest(run)}, trained)
+    return _measure_adaptation(plan, directory, label, {"checkpoint": checkpoint_digest(run)}, trained, index)
 
 
 def _measure_adaptation(
@@ -57,6 +58,7 @@ def _measure_adaptation(
     label: str,
     agent: dict[str, Any],
     load: Callable[[], Learner],
+    index: int = 0,
 ) -> Measurement:
     """Adaptation of one learner to all tasks.
 
@@ -66,11 +68,13 @@ def _measure_adaptation(
         label: of the agent.
         agent: what tells this learner from others of the label, as plain data.
         load: gives the learner; called only where there is something to measure.
+        index: its place among the seeds of the label, from 0.
     """
+    seed = rollout_seed(0, index, plan.exhaustive)
 
     def measure() -> Measurement:
         learner = load()
-        generator = rollout_generator(torch.device(plan.device), seed=0)
+        generator = rollout_generator(torch.device(plan.device), seed)
         steps = learner.adaptation_steps if plan.config.steps is None else plan.config.steps
         tasks = {name: value.to(plan.device) for name, value in plan.tasks.items()}
         batches = adaptation_episodes(learner, plan.distribution, tasks, steps, plan.config.episodes, generator)
@@ -82,6 +86,8 @@ def _measure_adaptation(
         return Measurement(evaluation.env_steps.tolist(), evaluation.returns.tolist(), measuring, errors)
 
     settings = {**agent, **plan.protocol(), "steps": plan.config.steps}
+    if seed != 0:
+        settings["rollout_seed"] = seed  # what was measured before with that of all stays apart
     return directory.measurements.load_or_measure(label, settings, measure)
 
 
@@ -158,7 +164,7 @@ def _measure_initial(plan: Plan, directory: ComparisonDirectory, seed: int) -> M
         return build(config, torch.Generator(plan.device).manual_seed(seed)).learner
 
     agent = {"learner": dataclasses.asdict(config.learner), "seed": seed}
-    return _measure_adaptation(plan, directory, "untrained", agent, initial)
+    return _measure_adaptation(plan, directory, "untrained", agent, initial, index=seed)
 
 
 def measure_strategy(plan: Plan, directory: ComparisonDirectory, name: str) -> Curve:

@@ -218,7 +218,7 @@ def pool_seeds(runs: Iterable[RunDirectory]) -> dict[str, list[RunDirectory]]:
     Two settings of one agent are told apart by the name of their first run.
 
     Raises:
-        UserError: a run is given twice.
+        UserError: a run is given twice, or a copy of it.
     """
     pools: list[list[RunDirectory]] = []
     for run in runs:
@@ -227,9 +227,8 @@ def pool_seeds(runs: Iterable[RunDirectory]) -> dict[str, list[RunDirectory]]:
             pools.append([run])
             continue
 
-        # Twice the same run would pass for two seeds, and make the intervals too narrow.
-        if any(other.path.resolve() == run.path.resolve() for other in pool):
-            raise UserError(f"run {run.path} is given twice")
+        for other in pool:
+            _require_another_seed(other, run)
         pool.append(run)
 
     # The agent's name is enough of a label where it has one pool only.
@@ -239,6 +238,26 @@ def pool_seeds(runs: Iterable[RunDirectory]) -> dict[str, list[RunDirectory]]:
         label = agent if agents.count(agent) == 1 else f"{agent} ({pool[0].path.name})"
         labelled[label] = pool
     return labelled
+
+
+def _require_another_seed(one: RunDirectory, other: RunDirectory) -> None:
+    """Refuse what would pass for two seeds and is one: the intervals would be too narrow.
+
+    Raises:
+        UserError: names both runs and what they have in common.
+    """
+    if one.path.resolve() == other.path.resolve():
+        raise UserError(f"run {other.path} is given twice")
+    if one.config.seed == other.config.seed:
+        raise UserError(
+            f"runs {one.path} and {other.path} have the same settings and the same seed, {one.config.seed}: "
+            "runs that are pooled need a seed of their own each"
+        )
+
+    # The configuration of a copy may have been edited, where no checkpoint tells what it was.
+    best = [run.checkpoints.path(BEST).is_file() for run in (one, other)]
+    if all(best) and _best_digest(one) == _best_digest(other):
+        raise UserError(f"runs {one.path} and {other.path} hold the same best policy: a copy is no second seed")
 
 
 def same_but_for_seed(one: TrainConfig, other: TrainConfig) -> bool:
@@ -266,6 +285,11 @@ def checkpoint_digest(run: RunDirectory) -> str:
         CheckpointError: there is none, or it cannot be read.
     """
     run.checkpoints.load(BEST)  # a damaged file is refused now, not when its agent's turn comes
+    return _best_digest(run)
+
+
+def _best_digest(run: RunDirectory) -> str:
+    """SHA-256 of the file of a run's best checkpoint."""
     return hashlib.sha256(read_file(run.checkpoints.path(BEST))).hexdigest()
 
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 from matplotlib.typing import LineStyleType as LineStyle
 
-from metarl.comparison.comparison import OPTIMUM, RANDOM, Comparison
+from metarl.comparison.comparison import OPTIMUM, RANDOM, Comparison, Summary
+from metarl.console import format_number
 from metarl.evaluation.plots import LineEnd, group_thousands, label_ends, set_margins
 from metarl.evaluation.statistics import Curve, mean_interval
 
@@ -31,9 +32,12 @@ _FEWEST_TICKS = 3
 
 
 def adaptation_curves(comparison: Comparison) -> Figure:
-    """Return against environment steps spent on the new task, logarithmic, with 95% bands; references are lines."""
-    figure = Figure(figsize=(9.5, 5))
-    set_margins(figure, left=0.75, right=2.3, bottom=0.55, top=0.45)
+    """Return against environment steps spent on the new task, logarithmic, with 95% bands; references are lines.
+
+    The return lost while adapting is a number beside each name: on a logarithmic axis its area would deceive the eye.
+    """
+    figure = Figure(figsize=(10.4, 5.2))
+    set_margins(figure, left=0.75, right=3.2, bottom=0.75, top=0.45)
     axes = figure.subplots()
 
     learners = [curve for curve in comparison.curves if curve.kind != "reference"]
@@ -51,6 +55,9 @@ def adaptation_curves(comparison: Comparison) -> Figure:
     _name_curves(axes, comparison)
 
     axes.set(xlabel="environment steps on the new task", ylabel="return")
+    if any(summary.lost is not None for summary in comparison.summaries):
+        within = f"in the first {comparison.equal_env_steps:,.0f} steps"
+        axes.set_xlabel(f"{axes.get_xlabel()}\nlost: return lost while adapting, for each episode {within}")
     group_thousands(axes.yaxis)
     axes.set_title(f"{comparison.env}: {comparison.which_tasks}, mean and 95% interval", fontsize="medium")
     axes.grid(alpha=0.3)
@@ -118,13 +125,20 @@ def _name_curves(axes: Axes, comparison: Comparison) -> None:
     """Write each curve's name where it ends."""
     right = axes.get_xlim()[1]
     ends = [LineEnd(OPTIMUM, right, comparison.optimum[-1], "black")] if comparison.optimum else []
-    for curve, colour in _coloured(comparison):
-        name = curve.label
-        if curve.training_env_steps:
-            name += f" ({millions(curve.training_env_steps)} before)"
+    for summary, (curve, colour) in zip(comparison.summaries, _coloured(comparison), strict=True):
         x = right if len(curve.env_steps) == 1 else float(curve.env_steps[-1])
-        ends.append(LineEnd(name, x, float(curve.mean[-1]), colour))
+        ends.append(LineEnd(_name(summary), x, float(curve.mean[-1]), colour))
     label_ends(axes, ends)
+
+
+def _name(summary: Summary) -> str:
+    """An agent with what it cost: environment steps of training before, return lost while it adapts."""
+    costs = []
+    if summary.curve.training_env_steps:
+        costs.append(f"{millions(summary.curve.training_env_steps)} before")
+    if summary.lost is not None and summary.curve.kind != "reference":
+        costs.append(f"{format_number(summary.lost.value, '.2f')} lost")
+    return f"{summary.curve.label} ({', '.join(costs)})" if costs else summary.curve.label
 
 
 def _line_style(comparison: Comparison, curve: Curve) -> LineStyle:

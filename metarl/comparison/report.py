@@ -13,6 +13,7 @@ from metarl.comparison.comparison import OPTIMUM, Comparison, PairwiseComparison
 from metarl.comparison.directory import TENSORBOARD
 from metarl.comparison.plots import adaptation_curves, improvement, millions, task_scatter
 from metarl.console import counted, format_number
+from metarl.evaluation.evaluation import NOT_HELD_OUT, cautions
 from metarl.evaluation.intervals import Estimate
 from metarl.evaluation.plots import figure_bytes, for_screen
 from metarl.run.files import write_atomically
@@ -81,6 +82,12 @@ def _table_row(summary: Summary) -> list[str]:
     return [name, spent, before, _two_lines(summary.equal), _two_lines(summary.equal_iqm), score, final]
 
 
+def reservations(comparison: Comparison) -> list[str]:
+    """What its intervals do not hold as often as they say, a sentence each."""
+    num_seeds = [curve.num_seeds for curve in comparison.curves]
+    return cautions(comparison.num_tasks, num_seeds, comparison.exhaustive)
+
+
 def headlines(comparison: Comparison) -> list[str]:
     """What the comparison says of its subject, a sentence each; the JSON speaks of the other meta-learners as well."""
     subject = comparison.subject
@@ -111,6 +118,8 @@ def headlines(comparison: Comparison) -> list[str]:
         lines.append(f"return lost while adapting, for each episode {within}, against the oracle: {', '.join(lost)}")
     if comparison.optimum:
         lines.append(_optimum_line(comparison))
+    if not comparison.held_out:
+        lines.append(NOT_HELD_OUT)
     return [*lines, *_by_task(comparison), *comparison.notes]
 
 
@@ -187,17 +196,13 @@ def _at_least(efficiency: SampleEfficiency, comparison: Comparison) -> str:
 def _payback(efficiency: SampleEfficiency, comparison: Comparison) -> str:
     """After how many tasks the steps of meta-training are won back."""
     before = {curve.label: curve.invested_env_steps for curve in comparison.curves}
-    invested = before[efficiency.meta_learner] - before[efficiency.baseline]
-    saved = efficiency.needed.value - efficiency.env_steps
-
-    # Nothing is won back where the baseline was trained for as long, or may need as few steps on a task.
-    if invested <= 0 or efficiency.needed.low <= efficiency.env_steps:
+    tasks = efficiency.payback(before[efficiency.meta_learner] - before[efficiency.baseline])
+    if tasks is None:
         return ""
 
-    # The more steps the baseline may need, the fewer tasks.
-    few, many = (invested / (end - efficiency.env_steps) for end in (efficiency.needed.high, efficiency.needed.low))
-    interval = f"[95%: {few:,.0f} to {many:,.0f}]" if few > 0 else f"[95%: at most {many:,.0f}]"
-    return f"; meta-training has paid for itself after {invested / saved:,.0f} tasks {interval}"
+    few, many = f"{tasks.low:,.0f}", f"{tasks.high:,.0f}"
+    interval = f"{few} to {many}" if tasks.low > 0 else f"at most {many}"
+    return f"; meta-training has paid for itself after {tasks.value:,.0f} tasks [95%: {interval}]"
 
 
 def _pairwise_line(pair: PairwiseComparison, steps: float) -> str:
@@ -254,4 +259,4 @@ def _write_events(comparison: Comparison, images: dict[str, bytes], directory: P
     with SummaryWriter(str(directory / "figures")) as writer:
         for name, png in images.items():
             add_image(writer, f"comparison/{name}", for_screen(png))
-        writer.add_text("comparison/headlines", "\n\n".join(headlines(comparison)))
+        writer.add_text("comparison/headlines", "\n\n".join([*reservations(comparison), *headlines(comparison)]))

@@ -34,7 +34,7 @@ class Noise(NamedTuple):
 def variance_of_mean(returns: Floats, noise: Noise) -> Variance:
     """How much the mean over seeds and all M tasks would vary over other seeds, or with one seed over other episodes.
 
-    Several seeds had episodes of their own, so that their spread contains that of the episodes.
+    Several seeds had episodes of their own (`pooling.rollout_seed`): their spread contains that of the episodes.
 
     Args:
         returns: (S, M).

@@ -1,5 +1,6 @@
 """The model evaluator: how fast and how well does a learner adapt to tasks it never saw?"""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,52 @@ from metarl.evaluation.statistics import mean_estimate
 
 TASKS_LISTED = 10
 """Where there are so many tasks at most, each is told by itself."""
+
+FEW_TASKS = 20
+"""Of fewer sampled tasks, those that are seldom lost are likely to be missed."""
+
+NOT_HELD_OUT = "not held out: training drew these tasks, and checkpoints were chosen on them"
+"""What stands below the returns on a family whose few tasks are the same in all splits."""
+
+
+def describe_tasks(num_tasks: int, split: str, held_out: bool, asked: int) -> str:
+    """What the tasks of an evaluation are, in words: "20 test tasks", and why they are fewer than were asked for.
+
+    Args:
+        num_tasks: M.
+        split: where they come from.
+        held_out: whether training never draws them; if it does, they are all the tasks that there are.
+        asked: how many were asked for.
+    """
+    if not held_out:
+        return f"{counted(num_tasks, 'distinct task')}, not held out"
+    tasks = counted(num_tasks, f"{split} task")
+    return tasks if num_tasks >= asked else f"{tasks}, all of the frozen list"
+
+
+def cautions(num_tasks: int, num_seeds: Iterable[int], exhaustive: bool) -> list[str]:
+    """How often the intervals of means hold them where it is less often than 95%, a line each; by simulation.
+
+    Args:
+        num_tasks: M.
+        num_seeds: S of each agent.
+        exhaustive: whether the tasks are all that there are: none is missed then, and seeds are one sample.
+    """
+    if exhaustive:
+        return []
+
+    lines = []
+    if num_tasks < FEW_TASKS:
+        lines.append(
+            f"{counted(num_tasks, 'task')}, fewer than {FEW_TASKS}: where an agent fails by far on one in ten or "
+            "twenty, the interval of a mean holds it in 25 to 85% of the cases, not in 95%"
+        )
+    if 2 in num_seeds:
+        lines.append(
+            "two seeds: where seeds differ as much as tasks do, the interval of a mean holds it in 86 to 93% of the "
+            "cases, not in 95%"
+        )
+    return lines
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 """Quantiles of the resampled statistic between which a percentile interval lies."""
 
 _SEED = 0
+_FEW_EVENTS = 3
 
 
 @dataclass(frozen=True)
@@ -217,24 +218,69 @@ def share_interval(shares: Floats) -> Estimate:
     """A share, such as a success rate, with its 95% interval: Wilson's, of as many trials as the tasks are worth.
 
     Episodes of one task resemble each other: 20 tasks × 20 episodes are not 400 trials. Their variance says how many
-    they are worth, n = p (1 − p) / V. Where all agree on 0 or 1 it says nothing, and each task counts once, or each
-    seed where the tasks were not sampled.
+    they are worth, n = p (1 − p) / V. Near 0 and 1 it is decided by a few tasks that are unlike the others and easily
+    missed, so that V takes its largest value there (`_variance_of_share`): it covers 94 to 99.9% by simulation, and
+    94 to 97% of shares about a half. Where seeds differ as much as tasks do, 3 to 5 of them cover 89 to 94%, two 87 to
+    91%; of seeds alone, where the tasks are no sample, 90% of shares above 0.95.
 
     Args:
         shares: numbers from 0 to 1, each axis a sample of its own, the last one of tasks.
 
     Source: Korn and Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of Positive Counts
     Estimated from Survey Data"; Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
+    Deviation: the variance near 0 and 1.
     """
     share = float(shares.mean())
-    variance = mean_variance(shares)
+    measured = mean_variance(shares)
+    quantile = measured.quantile if math.isfinite(measured.degrees_of_freedom) else float(special.ndtri(TAILS[1]))
+
+    # Where all agree, nothing varies: each task counts once, or each seed where the tasks were not sampled.
     sampled = [size for size in shares.shape if size > 1]
     trials = float(sampled[-1]) if sampled else 1.0
-    quantile = variance.quantile if math.isfinite(variance.degrees_of_freedom) else float(special.ndtri(TAILS[1]))
-    if variance.value > 0:
-        trials = share * (1 - share) / variance.value
+    if measured.value > 0:
+        trials = share * (1 - share) / _variance_of_share(share, measured.value, shares.shape[-1])
 
+    low, high = _wilson(share, trials, quantile)
+    return Estimate(share, low, high)
+
+
+def _variance_of_share(share: float, measured: float, num_tasks: int) -> float:
+    """Variance of a share: that measured or, where few tasks tell it, between that and the largest over tasks.
+
+        V = (m V̂ + ½ p (1 − p) / M) / (m + ½)    where this is larger than V̂
+
+    The largest is reached where all episodes of a task end alike, so that a task is worth one trial. It counts as half
+    a task; V̂ counts as twice the tasks that would then end otherwise than most, m = 2 M min(p, 1 − p).
+
+    Args:
+        share: p, from 0 to 1.
+        measured: V̂, the variance of the share over all that was sampled.
+        num_tasks: M; 1 where the tasks are no sample.
+    """
+    if num_tasks == 1:  # they were not sampled
+        return measured
+
+    telling = 2 * num_tasks * min(share, 1 - share)
+    largest = share * (1 - share) / num_tasks
+    return max(measured, (telling * measured + largest / 2) / (telling + 1 / 2))
+
+
+def _wilson(share: float, trials: float, quantile: float) -> tuple[float, float]:
+    """Ends of Wilson's interval; of three events or fewer, its end near them is that of a Poisson number.
+
+    Wilson's own leaves out 1 as soon as one of many trials fails, and covers only four fifths of the cases then.
+
+    Source: Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial Proportion", section 4.1.1.
+    """
     weight = quantile**2 / trials
     centre = (share + weight / 2) / (1 + weight)
     half = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
-    return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+    low = max(0.0, min(share, centre - half))
+    high = min(1.0, max(share, centre + half))
+
+    successes, failures = trials * share, trials * (1 - share)
+    if 0 < successes <= _FEW_EVENTS:
+        low = min(low, float(special.gammaincinv(successes, 1 - CONFIDENCE)) / trials)
+    if 0 < failures <= _FEW_EVENTS:
+        high = max(high, 1 - float(special.gammaincinv(failures, 1 - CONFIDENCE)) / trials)
+    return low, high

@@ -59,11 +59,27 @@ class PooledEvaluation(Evaluation):
         return {**super().to_json(), "num_seeds": self.num_seeds, "returns_by_seed": self.by_seed.tolist()}
 
 
+def rollout_seed(seed: int, index: int, exhaustive: bool) -> int:
+    """Seed of the episodes of one run of a pool.
+
+    Where the tasks are a sample, all runs meet them with the same random numbers: what is common to them counts as a
+    property of the tasks. Where the tasks are all that there are, nothing but the spread of the runs tells what other
+    episodes would change, so that each needs episodes of its own.
+
+    Args:
+        seed: of the first run's.
+        index: the run's place in its pool, from 0.
+        exhaustive: whether the tasks are all that there are.
+    """
+    return seed + index if exhaustive else seed
+
+
 def pool(evaluations: Sequence[Evaluation]) -> PooledEvaluation:
     """One evaluation of the seeds of one agent.
 
     Args:
-        evaluations: of each seed, on the same tasks with the same references, with as many steps and episodes.
+        evaluations: of each seed, on the same tasks, with as many steps and episodes; of the references, those of
+            the first are taken.
 
     Raises:
         ValueError: they differ in their number of tasks, steps or episodes.

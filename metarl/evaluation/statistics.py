@@ -189,7 +189,8 @@ def cvar_10(returns: Floats) -> Estimate | None:
     smoothed (Harrell and Davis) and the bias is taken off (jackknife: θ̂_m = M θ − (M − 1) θ without task m). These
     pseudo-values are averaged over seeds and tasks as returns are. What the tail tells of its own spread are its few
     tasks: the interval takes Student's t of M/10 − ½ degrees of freedom. It covers 94 to 99% of normal
-    and uniform returns at 20 tasks and 95% at 1,000, but 90 to 92% up to 100 tasks where the tail is long.
+    and uniform returns at 20 tasks and 95% at 1,000, but 91 to 93% of exponential ones and 86 to 89% of lognormal ones
+    up to 100 tasks. Where an agent fails by far on one task in twenty, it covers 64% at 20 tasks, 92% at 100.
 
     Args:
         returns: (S, M).

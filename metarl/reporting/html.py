@@ -17,6 +17,7 @@ from metarl.console import counted, format_number
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import env_label, is_registered, make_distribution, summary_of
 from metarl.errors import UserError
+from metarl.evaluation.evaluation import NOT_HELD_OUT
 from metarl.evaluation.plots import figure_bytes
 from metarl.reporting.behaviour import Behaviour
 from metarl.reporting.evaluation_file import read_evaluation
@@ -72,9 +73,15 @@ class Section:
         task = self.data["task"]
         if task:
             return f"the task {task}, {counted(count, 'time')}"
-        if self.label != "train" and not self.data.get("held_out", True):
+        if self.caveat:
             return f"{counted(count, 'distinct task')}, not held out"
         return counted(count, f"{self.label} task")
+
+    @property
+    def caveat(self) -> str:
+        """What the choice of the tasks takes from the returns; "" where they are held out."""
+        chosen_on = self.label not in ("task", "train") and not self.data.get("held_out", True)
+        return NOT_HELD_OUT.capitalize() if chosen_on else ""
 
     @property
     def intervals_over(self) -> str:

@@ -22,7 +22,7 @@ from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_space import Task, num_tasks_of, select_tasks, task_text, tasks_to_json
 from metarl.errors import UserError
 from metarl.evaluation.adaptation import adaptation_loop, noting_path, rollout_generator, rollouts_in
-from metarl.evaluation.evaluation import TASKS_LISTED, Evaluation, summarize
+from metarl.evaluation.evaluation import NOT_HELD_OUT, TASKS_LISTED, Evaluation, cautions, describe_tasks, summarize
 from metarl.evaluation.interpretation import Interpretation, interpret
 from metarl.evaluation.memory import parameter_bytes, require_memory_of_evaluation
 from metarl.run.build import load_learner
@@ -61,6 +61,7 @@ class RunEvaluation:
         section: what the learner says of itself besides; None where that is nothing.
         references: "random", and "oracle", the policy that knows the task → return on each task, (M,); empty where the
             family has no oracle.
+        num_asked: tasks that were asked for; a frozen list may hold fewer.
     """
 
     run: RunDirectory
@@ -75,6 +76,7 @@ class RunEvaluation:
     section: Section | None
     pooled: bool = True
     references: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    num_asked: int = 0
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -99,9 +101,8 @@ class RunEvaluation:
         count = num_tasks_of(self.tasks)
         if not self.split:
             return f"the task {self.task}, {counted(count, 'time')}"
-        if self.split != "train" and self.distribution.shares_tasks(self.split):
-            return f"{counted(count, 'distinct task')}, not held out"
-        return counted(count, f"{self.split} task")
+        met = self.split != "train" and self.distribution.shares_tasks(self.split)
+        return describe_tasks(count, self.split, not met, self.num_asked)
 
     def lines(self) -> list[str]:
         """What belongs below the table: what the intervals speak of, score, what adapting costs."""
@@ -113,7 +114,13 @@ class RunEvaluation:
             lines += _by_task(self.tasks, self.evaluation)
         elif self.split:
             lines.append("intervals are over tasks: of other seeds of the training they say nothing")
-        return lines + self.evaluation.lines()
+            lines += cautions(num_tasks_of(self.tasks), [1], exhaustive=False)
+        return [*lines, *self.caveats(), *self.evaluation.lines()]
+
+    def caveats(self) -> list[str]:
+        """What the choice of the tasks takes from the returns; of several seeds as of one."""
+        chosen_on = self.split not in (None, "train") and not self.held_out
+        return [NOT_HELD_OUT] if chosen_on else []
 
     @property
     def title(self) -> str:
@@ -266,6 +273,7 @@ def evaluate_run(run: RunDirectory, settings: EvaluationSettings) -> RunEvaluati
         # Last, so that the evaluation's random numbers do not depend on the comparison's.
         section=learner.summary(_Evaluated(run, distribution, tasks, batches, generator)),
         references=_references(distribution, tasks, episodes, device, settings.seed),
+        num_asked=num_tasks,
     )
 
 

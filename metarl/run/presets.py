@@ -28,7 +28,11 @@ _PLAIN_TRPO = {"learner.estimator": "plain", "learner.fvp_fraction": 1.0}
 """The original codes' inner objective, the plain log-likelihood, and Fisher products on the whole batch."""
 
 _HALVED_BEYOND = {"learner.inner_lr_decay": 0.5}
-"""Changes nothing in training with one step; the MAML paper evaluates further steps at half the rate of the first."""
+"""Changes nothing in training with one step; the MAML paper evaluates further steps, all at half the rate of the first:
+0.1, 0.05, 0.05."""
+
+_OWN_BASELINE = ", with this project's baseline"
+"""What no preset has from the papers: agents/gradients/README.md, "What the baseline takes from the rewards"."""
 
 _MAML_PRESETS = {
     "default": Preset("3 adaptation steps with learned rates, ProMP outer step", {"iterations": 60, **_LEARNED_STEPS}),
@@ -37,11 +41,11 @@ _MAML_PRESETS = {
         {"iterations": 100, **_LEARNED_STEPS, "learner.adaptation_steps": 1, "learner.outer_lr_final": 0.97**100},
     ),
     "maml-trpo": Preset(
-        "MAML-TRPO as published in pytorch-maml-rl: 1 step of rate 0.1; long",
+        f"MAML-TRPO as published in pytorch-maml-rl{_OWN_BASELINE}: 1 step of rate 0.1; long",
         {"iterations": 500, "learner.policy.init_log_std": 0.0, **_PLAIN_TRPO},
     ),
     "promp": Preset(
-        "ProMP as published: 40 tasks, 1 step of rate 0.1, Adam 1e-3; long",
+        f"ProMP as published{_OWN_BASELINE}: 40 tasks, 1 step of rate 0.1, Adam 1e-3; long",
         {"iterations": 1000, "num_tasks": 40, "learner.outer": "ppo", "learner.policy.init_log_std": 0.0},
     ),
 }
@@ -162,13 +166,15 @@ def _on_robot(env: str) -> dict[tuple[str, str], dict[str, Preset]]:
     of_maml = {
         "default": Preset("1 adaptation step with learned rates, ProMP outer step; an hour on two CPU cores", one_step),
         "gpu": Preset("the default with 8 times as many tasks, which a GPU samples in the same time", on_a_gpu),
-        "promp": Preset("as published by Rothfuss et al. 2018; long", promp),
+        "promp": Preset(f"as published by Rothfuss et al. 2018{_OWN_BASELINE}; long", promp),
         "maml-trpo": Preset("MAML-TRPO with ProMP's tasks and network; long", _maml_trpo(promp)),
     }
     if env in _FINN_ROBOTS:
         network = {"learner.policy.hidden_sizes": (100, 100), "learner.policy.activation": "relu"}
         finn = {"iterations": 800, **network, **_HALVED_BEYOND}
-        of_maml["paper"] = Preset("MAML-TRPO as published by Finn et al. 2017; long", _maml_trpo(promp) | finn)
+        of_maml["paper"] = Preset(
+            f"MAML-TRPO as published by Finn et al. 2017{_OWN_BASELINE}; long", _maml_trpo(promp) | finn
+        )
 
     return {("maml", env): of_maml, ("reptile", env): of_reptile}
 
@@ -311,7 +317,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
             {"iterations": 150, **_LEARNED_STEPS, "learner.outer_lr_final": 0.98**150, "learner.gae_lambda": 0.98},
         ),
         "paper": Preset(
-            "MAML-TRPO as published by Finn et al. 2017: 1 step of rate 0.1, 100 × 100 ReLU; long",
+            f"MAML-TRPO as published by Finn et al. 2017{_OWN_BASELINE}: 1 step of rate 0.1, 100 × 100 ReLU; long",
             {
                 "iterations": 500,
                 **_HALVED_BEYOND,

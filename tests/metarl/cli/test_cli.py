@@ -417,6 +417,7 @@ def test_table_shows_the_report(workplace: Path, capsys: pytest.CaptureFixture[s
     assert f"{report['gain_mean']:+.2f}".replace("-", "−") in table
     assert report["intervals_over"] == "tasks"
     assert "intervals are over tasks: of other seeds of the training they say nothing" in table
+    assert f"{TEST_TASKS} tasks, fewer than 20: where an agent fails by far" in " ".join(table.split())
 
 
 # ---------------------------------------------------------------------- the other commands

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from rich.table import Table
 from metarl.cli.main import main
 from metarl.console import format_number, print_json, reserved_output, show_table
 from metarl.errors import EXIT_BAD_INPUT
+from metarl.evaluation.evaluation import NOT_HELD_OUT
+from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import ENV, RUN, complaint, train_arguments
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
@@ -50,6 +53,18 @@ def test_json_stands_alone_whatever_environments_print(tmp_path: Path) -> None:
     assert isinstance(json.loads(done.stdout), dict), done.stdout
     for said in ("from Python", "from C", "from a program"):
         assert said in done.stderr
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_below_tasks_that_are_not_held_out_stands_what_was_chosen_on_them(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one seed and of two; tasks that are said to be those of training need no such line."""
+    one = RunDirectory.open("rl2-grid-navigation").path
+    other = shutil.copytree(one, tmp_path / "other")
+    for runs in ([str(one)], [str(one), str(other)]):
+        assert main(["evaluate", *runs, "--episodes", "2", "--split", split]) == 0
+        assert (NOT_HELD_OUT in capsys.readouterr().out.splitlines()) == (split == "test")
 
 
 def test_only_json_reaches_standard_output(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """`metarl compare` on tiny runs: same tasks for all, nothing done twice, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -24,8 +25,9 @@ from metarl.envs.adapters.sb3 import TaskSB3VecEnv
 from metarl.envs.registry import make_distribution
 from metarl.envs.task_distribution import TaskDistribution
 from metarl.envs.task_env import TaskEnv
-from metarl.envs.task_space import Choice, Task, Uniform, tasks_to_json
+from metarl.envs.task_space import Choice, Task, Uniform, num_tasks_of, tasks_to_json
 from metarl.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, TrainingError
+from metarl.run.checkpoint import read_checkpoint, write_checkpoint
 from metarl.run.config import TrainConfig
 from tests.helpers.without_figures import empty_figures
 from tests.helpers.workbench import ENV, EPISODES, RUN, Moment, complaint, run_with_signal, train
@@ -249,6 +251,70 @@ def test_a_family_of_two_tasks_is_compared_on_each_once(workplace: Path, capsys:
     alone = json.loads(capsys.readouterr().out)
     ours = next(agent for agent in data["agents"] if agent["agent"] == "maml")["equal"]
     assert [ours["low"], ours["high"]] == pytest.approx(alone["return_ci95"][-1])
+
+
+def test_equal_policies_of_several_seeds_differ_by_their_episodes(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On all tasks that there are, the spread of the seeds tells what other episodes would change."""
+    for seed in ("0", "1"):
+        train(workplace / "runs", "--name", f"two-{seed}", "--seed", seed, env=f"{__name__}:two_ends")
+    files = [workplace / f"runs/two-{seed}/checkpoints/best.safetensors" for seed in (0, 1)]
+    first, second = (read_checkpoint(file) for file in files)
+    write_checkpoint(files[1], dataclasses.replace(second, tensors=first.tensors))
+
+    capsys.readouterr()
+    assert main(["evaluate", "two-0", "two-1", "--num-tasks", "20", "--device", "cpu", "--json"]) == 0
+    for low, high in json.loads(capsys.readouterr().out)["return_ci95"]:
+        assert low < high
+
+    data = compare("--num-tasks", "20", "--seeds", "2", runs=["two-0", "two-1"], baselines="untrained")
+    of_first, of_second = curves_of(data)["maml"]["returns"]
+    assert of_first != of_second
+    subject = next(agent for agent in data["agents"] if agent["agent"] == "maml")
+    assert subject["equal"]["low"] < subject["equal"]["high"]
+    alone = compare("--num-tasks", "20", runs=["two-1"], baselines="none")
+    assert curves_of(alone)["maml"]["returns"] == [of_first]  # alone, it meets the random numbers of the first
+
+
+def test_on_a_sample_of_tasks_all_seeds_have_the_same_random_numbers(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(workplace / "runs", "--name", "second", "--seed", "1")
+    capsys.readouterr()
+    flags = ["--num-tasks", "2", "--device", "cpu", "--json"]
+    assert main(["evaluate", RUN, "second", *flags]) == 0
+    pooled = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", "second", *flags]) == 0
+    assert pooled["returns_by_seed"][1] == json.loads(capsys.readouterr().out)["returns"]
+
+    for command in (["evaluate", RUN, "second", "--num-tasks", "2"], arguments(runs=[RUN, "second"], baselines="none")):
+        assert main(command) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "2 tasks, fewer than 20: " in said and "two seeds: where seeds differ as much as tasks do" in said
+
+
+def thirty_places() -> TaskDistribution:
+    return TaskDistribution(Corridor(), {"goal": Choice([float(place) for place in range(-15, 15)])}, held_out=True)
+
+
+def test_a_list_that_is_shorter_than_asked_for_is_said_to_be(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 30 goals a fifth is held out for the test: an evaluation of 100 would else pass for one of a few."""
+    places = thirty_places()
+    count = num_tasks_of(places.sample(100, "test"))
+    assert 1 < count < 20
+    train(workplace / "runs", "--name", "places", env=f"{__name__}:thirty_places")
+    capsys.readouterr()
+
+    compared = arguments("--num-tasks", "100", runs=["places"], baselines="random")
+    for command in (["evaluate", "places", "--num-tasks", "100"], compared):
+        assert main(command) == 0
+        assert f"{count} test tasks, all of the frozen list" in " ".join(capsys.readouterr().out.split())
+
+    assert main(["evaluate", "places", "--num-tasks", str(count)]) == 0
+    assert "all of the frozen list" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_discrete_actions_are_compared_with_dqn_and_refused_to_sac(

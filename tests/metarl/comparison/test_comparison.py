@@ -13,7 +13,7 @@ from scipy import stats
 
 from metarl.comparison import plots
 from metarl.comparison.comparison import Comparison
-from metarl.comparison.report import headlines, table, write
+from metarl.comparison.report import headlines, reservations, table, write
 from metarl.evaluation.statistics import Curve, Kind
 from tests.helpers.workbench import events_of
 
@@ -191,7 +191,8 @@ def test_few_tasks_are_said_to_be_few_and_told_one_by_one() -> None:
     text = " ".join(console.export_text().split())
     assert "return on 2 distinct tasks, not held out" in text
     assert "with 95% intervals over episodes on these tasks" in text
-    assert headlines(comparison)[-2:] == [
+    assert headlines(comparison)[-3:] == [
+        "not held out: training drew these tasks, and checkpoints were chosen on them",
         "on direction=-1: maml −10.00, ppo 0.00",
         "on direction=1: maml −9.71, ppo 0.29",
     ]
@@ -226,6 +227,17 @@ def test_headline_tells_what_adapting_costs_against_the_oracle() -> None:
     assert "maml 35.00 [" in lost
     assert "ppo 45.00 [" in lost
     assert all(one.lost is None for one in make(BASELINE, RANDOM).summaries)
+
+
+def test_few_tasks_and_two_seeds_are_said_to_be_few() -> None:
+    """Of 8 tasks and two seeds each; of 20 tasks and one seed, and of all tasks that there are, nothing is said."""
+    tasks, seeds = reservations(EVERYONE)
+    assert tasks.startswith("8 tasks, fewer than 20: ") and tasks.endswith("in 25 to 85% of the cases, not in 95%")
+    assert seeds.startswith("two seeds: ") and seeds.endswith("in 86 to 93% of the cases, not in 95%")
+
+    one = replace(SUBJECT, returns=SUBJECT.returns[:1])
+    assert reservations(Comparison("env/name", "test", 20, BUDGET, [one])) == []
+    assert reservations(Comparison("env/name", "test", 2, BUDGET, [SUBJECT], exhaustive=True)) == []
 
 
 def test_validation_is_paid_back_as_well() -> None:
@@ -339,10 +351,19 @@ def test_lines_say_what_learns_and_when() -> None:
     assert random.get_linestyle() != oracle.get_linestyle()
 
     names = {text.get_text(): text.get_position()[1] for text in axes.texts}
-    assert set(names) == {"maml (90 k before)", "ppo", *(curve.label for curve in reptile), "random", "oracle"}
+    lost = {summary.curve.label: summary.lost for summary in EVERYONE.summaries}
+    assert lost["maml"] is not None and lost["maml"].value == pytest.approx((50 + 20) / 2)
+    assert set(names) == {
+        "maml (90 k before, 35.00 lost)",
+        "ppo (45.00 lost)",
+        *(f"{curve.label} (44.00 lost)" for curve in reptile),
+        "random",
+        "oracle",
+    }
+    assert axes.get_xlabel().endswith("lost: return lost while adapting, for each episode in the first 1,000 steps")
     heights = sorted(names.values())
     assert np.diff(heights).min() > 0.03, "names on top of each other"
-    assert names["random"] < names["maml (90 k before)"] < names["oracle"]
+    assert names["random"] < names["maml (90 k before, 35.00 lost)"] < names["oracle"]
 
     ticks = [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()]
     assert ticks == ["0", "500", "1\N{THIN SPACE}k", "2\N{THIN SPACE}k", "5\N{THIN SPACE}k"]

@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from metarl.cli.main import main
 from metarl.comparison.config import CompareConfig
 from metarl.comparison.directory import ComparisonDirectory
 from metarl.comparison.measurements import Measurement
 from metarl.comparison.plan import Plan, make_plan, pool_seeds
 from metarl.comparison.sb3_baselines import evaluation_schedule
-from metarl.errors import UserError
+from metarl.errors import EXIT_BAD_INPUT, UserError
 from metarl.run.presets import default_config
 from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import ENV, ITERATIONS, RUN, files_under
@@ -99,6 +101,29 @@ def test_a_run_is_no_second_seed_of_itself() -> None:
     under_another_path = RunDirectory(Path("runs/../runs/a"), run.config)
     with pytest.raises(UserError, match=r"runs/\.\./runs/a is given twice"):
         pool_seeds([run, under_another_path])
+
+
+def test_a_copy_of_a_run_is_no_second_seed(workplace: Path) -> None:
+    shutil.copytree(Path("runs") / RUN, "runs/copy")
+    with pytest.raises(UserError, match=r"runs/run and runs/copy have the same settings and the same seed, 0"):
+        plan_of(dataclasses.replace(CONFIG, runs=(RUN, "copy")))
+
+
+def test_a_copy_with_another_seed_in_its_configuration_is_no_second_seed(workplace: Path) -> None:
+    """As a run of an earlier version may have, whose checkpoints do not tell the configuration."""
+    shutil.copytree(Path("runs") / RUN, "runs/copy")
+    run = RunDirectory.open(RUN)
+    copy = RunDirectory(Path("runs/copy"), dataclasses.replace(run.config, seed=1))
+    with pytest.raises(UserError, match=r"runs/run and runs/copy hold the same best policy: a copy is no second seed"):
+        pool_seeds([run, copy])
+
+
+def test_copies_are_not_evaluated_as_several_seeds(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(Path("runs") / RUN, "runs/copy")
+    assert main(["evaluate", RUN, "copy", "--num-tasks", "2"]) == EXIT_BAD_INPUT
+    said = capsys.readouterr()
+    assert "have the same settings and the same seed, 0" in " ".join(said.err.split())
+    assert said.out == ""
 
 
 # ---------------------------------------------------------------------- the directory

@@ -137,6 +137,7 @@ def test_few_tasks_are_said_to_be_few_and_the_best_player_is_named(tmp_path: Pat
 
     text = " ".join((tmp_path / "page.html").read_text(encoding="utf-8").split())
     assert "21 distinct tasks, not held out" in text
+    assert "Not held out: training drew these tasks, and checkpoints were chosen on them." in text
     assert "intervals over episodes on these tasks" in text
     assert "Nobody can earn more than 37.10 on average." in text
     assert "Score after adaptation: 0.997 [0.993, 1.002]" in text

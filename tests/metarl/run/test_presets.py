@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.agents.gradients.inner_rates import RateSchedule
-from metarl.agents.maml import MAMLConfig
+from metarl.agents.maml import MAML, MAMLConfig
 from metarl.agents.registry import AGENTS
 from metarl.agents.rl2 import RL2Config
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
@@ -122,11 +121,18 @@ def test_maml_trpo_as_published_is_plain_and_takes_the_whole_batch(env: str, pre
 
 @pytest.mark.parametrize("env", ["point-navigation/finn", "half-cheetah-direction"])
 def test_the_papers_rate_is_halved_beyond_the_step_that_it_trains(env: str) -> None:
-    learner = default_config("maml", env, "paper").learner
-    assert isinstance(learner, MAMLConfig)
+    """Once, however many steps follow."""
+    learner = build(default_config("maml", env, "paper"), torch.Generator()).learner
+    assert isinstance(learner, MAML)
     assert learner.adaptation_steps == 1
-    schedule = RateSchedule(learner.inner_lr, learner.inner_lr_decay, learner.log_std_lr_factor)
-    assert [schedule.rate("layer0.weight", step) for step in range(3)] == pytest.approx([0.1, 0.05, 0.025])
+    rates = [learner.inner_rates.at(learner.meta_parameters, step) for step in range(4)]
+    assert [{*rate.values()} for rate in rates] == [{0.1}, {0.05}, {0.05}, {0.05}]
+
+
+def test_what_is_as_published_says_that_the_baseline_is_not() -> None:
+    for agent, env, name in DISTINCT:
+        summary = presets_for(agent, env)[name].summary
+        assert ("as published" in summary) == ("with this project's baseline" in summary), summary
 
 
 @pytest.mark.parametrize(("preset", "iterations", "of_before"), [("default", 60, 0.97), ("long", 150, 0.98)])
