@@ -193,9 +193,15 @@ class BoundTaskEnv:
         action_space: what policies act in.
         state: of the episodes, leaves (M, E, …); None before `reset`.
         generator: drives the steps; that of the last `reset`.
+
+    Args:
+        env: what is bound.
+        tasks: M tasks.
+        num_episodes: E.
+        to_native: from the policy's actions to those of `env`, on the device of the tasks; None: made here, if needed.
     """
 
-    def __init__(self, env: TaskEnv, tasks: Task, num_episodes: int) -> None:
+    def __init__(self, env: TaskEnv, tasks: Task, num_episodes: int, to_native: TensorActionMap | None = None) -> None:
         self.env = env
         self.label = type(env).__name__
         self.tasks = tasks
@@ -208,8 +214,8 @@ class BoundTaskEnv:
         # Its numbers lie on the device before a step is captured there.
         action_map = env.action_map
         self.action_space = action_map.policy
-        self._to_native: TensorActionMap | None = None
-        if not action_map.is_identity:
+        self._to_native = to_native
+        if to_native is None and not action_map.is_identity:
             self._to_native = TensorActionMap(action_map).to(next(iter(tasks.values())).device)
 
         # Each of the E episodes sees its task: (M, …) -> (M, E, …).
@@ -247,7 +253,7 @@ class BoundTaskEnv:
 
     def with_tasks(self, tasks: Task) -> "BoundTaskEnv":
         """See CapturableEnv.with_tasks."""
-        return BoundTaskEnv(self.env, tasks, self.batch_shape[1])
+        return BoundTaskEnv(self.env, tasks, self.batch_shape[1], self._to_native)
 
     def render(self, task: int, episode: int) -> NDArray[np.uint8]:
         """See RenderableEnv.render."""

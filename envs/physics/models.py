@@ -1,5 +1,6 @@
 """MuJoCo models of Gymnasium's robots, with sensors."""
 
+import copy
 import ctypes.util
 import importlib.abc
 import importlib.machinery
@@ -118,4 +119,14 @@ def load_robot(file: str, sensors: Sensors) -> Any:
     if total_mass is not None:
         mujoco.mj_setTotalmass(model, float(total_mass))
         mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+def with_warps_solver(model: Any) -> Any:
+    """An MjModel that MuJoCo Warp can solve: itself, or a copy with Newton's method where it asks for PGS."""
+    mujoco = import_mujoco()
+    if model.opt.solver != mujoco.mjtSolver.mjSOL_PGS:
+        return model
+    model = copy.copy(model)
+    model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     return model

@@ -56,9 +56,8 @@ class RobotEnv(TaskEnv):
         robot: the robot.
         sensors: what is measured of it beside positions and velocities.
         engine: "auto" (MuJoCo on the CPU, MuJoCo Warp on a GPU), "mujoco" or "warp".
-        physics_determinism: "on", "off" or "auto": whether MuJoCo Warp adds numbers up in the same order each time, so
-            that the same seed gives the same numbers; "auto" is off on a GPU, where it costs 8 to 15 times. MuJoCo on
-            the CPU always does.
+        physics_determinism: "on", "off" or "auto": whether MuJoCo Warp adds numbers up in the same order each time;
+            "auto" is off on a GPU, where that made it 4.5 to 15 times as slow. MuJoCo on the CPU always does.
         num_threads: CPU threads of the physics; 0 = one per core.
 
     Args:

@@ -1,9 +1,9 @@
 """MuJoCo Warp on a GPU: all worlds of a batch at once, on torch's own memory and stream."""
 
-import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.envs.extras import how_to_install
 from metarl.envs.graphs.capture import between_graphs
-from metarl.envs.physics.models import State, import_mujoco
+from metarl.envs.physics.models import State, with_warps_solver
 
 VARIED_FIELDS = (
     "body_mass",
@@ -25,6 +25,47 @@ VARIED_FIELDS = (
     "geom_friction",
 )
 """Of a model, what may differ between worlds: what families scale, and what MuJoCo derives from it."""
+
+
+class WorldsDoNotFitError(ValueError):
+    """The device's memory does not hold so many worlds.
+
+    Args:
+        num_worlds: N.
+        device: where they were to lie.
+        reason: what the library says.
+        flags: what a user lowers.
+    """
+
+    def __init__(self, num_worlds: int, device: str, reason: str, flags: str = "--num-tasks or --episodes") -> None:
+        super().__init__(f"{num_worlds} worlds of this robot do not fit on {device}: lower {flags} ({reason})")
+        self._of = num_worlds, device, reason
+
+    def lower(self, flags: str) -> "WorldsDoNotFitError":
+        """The same where other flags say how many worlds there are."""
+        return WorldsDoNotFitError(*self._of, flags)
+
+
+@contextmanager
+def worlds_that_fit(num_worlds: int, device: torch.device) -> Iterator[None]:
+    """What makes so many worlds in here.
+
+    Raises:
+        WorldsDoNotFitError: they do not fit into the device's memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorldsDoNotFitError(num_worlds, str(device), " ".join(str(error).split())) from error
+
+
+@cache
+def _say_that_it_compiles() -> None:
+    """Once in a process, whichever command it runs."""
+    print(
+        "the first steps compile the robot's physics: a minute on a machine that has not done so before",
+        file=sys.stderr,
+    )
 
 
 class WarpEngine:
@@ -43,13 +84,13 @@ class WarpEngine:
             order; those of the solver do.
 
     Raises:
-        ValueError: Warp is not installed, or the worlds do not fit into the device's memory.
+        WorldsDoNotFitError: they do not fit into the device's memory.
+        ValueError: Warp is not installed.
     """
 
     def __init__(
         self, model: Any, num_worlds: int, frame_skip: int, device: torch.device, deterministic: bool = True
     ) -> None:
-        mujoco = import_mujoco()
         try:
             import warp
 
@@ -65,20 +106,10 @@ class WarpEngine:
         self._frame_skip = frame_skip
         self._device = device
 
-        # Warp has no PGS solver.
-        if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
-            model = copy.copy(model)
-            model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-
-        try:
-            with warp.ScopedDevice(str(device)):
-                self._model = mujoco_warp.put_model(model, batch_sizes=dict.fromkeys(VARIED_FIELDS, num_worlds))
-                self._data = mujoco_warp.make_data(model, nworld=num_worlds)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{num_worlds} worlds of this robot do not fit on {device}: lower --num-tasks or --episodes ({reason})"
-            ) from error
+        model = with_warps_solver(model)
+        with worlds_that_fit(num_worlds, device), warp.ScopedDevice(str(device)):
+            self._model = mujoco_warp.put_model(model, batch_sizes=dict.fromkeys(VARIED_FIELDS, num_worlds))
+            self._data = mujoco_warp.make_data(model, nworld=num_worlds)
         orders = mujoco_warp.DeterminismType
         self._model.opt.deterministic = orders.ALL if deterministic else orders.CONTACTS | orders.CONSTRAINT
 
@@ -164,6 +195,7 @@ class WarpEngine:
         """
         before = {name: view.clone() for name, view in self._views.items()}
         torch.cuda.synchronize(self._device)  # the call reads what torch has written, on another stream
+        _say_that_it_compiles()
         call()  # may compile kernels, which a capture does not allow
         with self._warp.ScopedDevice(str(self._device)), self._warp.ScopedCapture() as capture:
             call()

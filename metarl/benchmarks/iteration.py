@@ -145,7 +145,7 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
 
     Returns:
         figures in seconds, steps per second, megabytes, and ratios to ours: fused / graphs, eager / graphs, cpu / GPU,
-        plain / batched.
+        plain / batched; and what of ours, and of the fused one, could not be captured or fused.
 
     Raises:
         UserError: not a registered family.
@@ -166,7 +166,9 @@ def bench(workload: Workload, repeats: int, plain_loop: bool = True) -> dict[str
     # In this process, right after: a ratio of two runs on a busy machine would say little.
     others = {}
     if workload.device != "cpu":
-        others["fused"] = _measure(replace(workload, cuda_graphs="fused"), repeats).seconds
+        fused = _measure(replace(workload, cuda_graphs="fused"), repeats)
+        others["fused"] = fused.seconds
+        figures["fused_capture_error"] = fused.capture_error
         others["eager"] = _measure(replace(workload, cuda_graphs="off"), repeats).seconds
         others["cpu"] = _measure(replace(workload, device="cpu", num_threads=1), repeats).seconds
     if plain_loop:

@@ -1,7 +1,7 @@
 """Throughput of robots: our batches beside MuJoCo's own rollout, Gymnasium's vector environments and EnvPool."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from torch import Tensor
 
 from metarl.agents.policies.mlp import MLPPolicy, PolicyConfig
 from metarl.agents.policies.parameters import expand_to_tasks
@@ -22,7 +23,7 @@ from metarl.benchmarks.environments import (
 )
 from metarl.benchmarks.iteration import median_seconds
 from metarl.envs.physics.engine import make_engine
-from metarl.envs.physics.models import import_mujoco
+from metarl.envs.physics.models import import_mujoco, with_warps_solver
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import ALIASES, FAMILIES, make_distribution
 from metarl.envs.rollout import collect
@@ -77,6 +78,8 @@ class RobotThroughput:
 class GpuRobotThroughput:
     """Environment steps per second of one family on a GPU, policy in the loop, and of the physics alone.
 
+    The latter take random controls from the start of an episode on: no policy, no reward, no observation, no episodes.
+
     Attributes:
         env: the family.
         num_envs: N, worlds side by side.
@@ -84,7 +87,8 @@ class GpuRobotThroughput:
         deterministic: whether the physics repeat bit for bit.
         captured: ours, with everything but the physics in CUDA graphs as well.
         eager: ours, the physics alone in a graph.
-        bare: MuJoCo Warp's steps of the same model alone: no policy, no reward, no observation, no episodes.
+        physics: our engine alone, whose steps are those of `captured`.
+        bare: MuJoCo Warp's own `step` of the same model, its steps in a graph.
     """
 
     env: str
@@ -93,11 +97,12 @@ class GpuRobotThroughput:
     deterministic: bool
     captured: float
     eager: float
+    physics: float
     bare: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with the share of the bare physics that is left."""
-        return asdict(self) | {"share_of_bare": self.captured / self.bare}
+        """Plain data, with the ratios of `captured` to both physics."""
+        return asdict(self) | ratios_to(self, self.captured, ("physics", "bare"))
 
 
 def checked_robots(names: Sequence[str]) -> list[str]:
@@ -195,26 +200,92 @@ def gpu_robot_throughput(
         deterministic=deterministic,
         captured=captured,
         eager=eager,
+        physics=_physics_rate(env, num_envs, device, deterministic, repeats),
         bare=_bare_rate(env, num_envs, device, deterministic, repeats),
     )
 
 
-def _bare_rate(env: RobotEnv, num_envs: int, device: torch.device, deterministic: bool, repeats: int) -> float:
-    """Environment steps per second of the physics under no control, from the start of an episode on."""
-    num_steps = 50
+PHYSICS_STEPS = 50
+"""Environment steps for which the physics alone are timed at once."""
+
+
+def _physics_rate(env: RobotEnv, num_envs: int, device: torch.device, deterministic: bool, repeats: int) -> float:
+    """Our engine alone."""
     engine = make_engine(env.engine, device, env.model, num_envs, env.robot.frame_skip, 0, deterministic)
-    position = torch.as_tensor(env.robot.start_position, dtype=torch.float32, device=device)
-    start = engine.state(
-        position.expand(num_envs, -1).contiguous(), position.new_zeros(num_envs, env.robot.num_velocities)
-    )
-    control = position.new_zeros(num_envs, env.robot.num_actuators)
+    position, velocity = _start(env, num_envs, device)
+    start = engine.state(position, velocity)
+    controls = _random_controls(env, num_envs, device)
 
     def steps() -> None:
         state = start
-        for _ in range(num_steps):
-            state = engine.step(state, control)
+        for step in range(PHYSICS_STEPS):
+            state = engine.step(state, controls[step % DIFFERENT_ACTIONS])
 
-    return num_envs * num_steps / median_seconds(steps, repeats, device)
+    return num_envs * PHYSICS_STEPS / median_seconds(steps, repeats, device)
+
+
+def _bare_rate(env: RobotEnv, num_envs: int, device: torch.device, deterministic: bool, repeats: int) -> float:
+    """MuJoCo Warp as it comes: its own solver and steps, on a model and data that it has made."""
+    import mujoco_warp
+    import warp
+
+    from metarl.envs.physics.warp import worlds_that_fit  # a GPU's
+
+    warp.config.log_level = warp.LOG_WARNING  # else a line for each module that it loads
+    model = with_warps_solver(env.model)
+    with worlds_that_fit(num_envs, device), warp.ScopedDevice(str(device)):
+        own_model = mujoco_warp.put_model(model)
+        data = mujoco_warp.make_data(model, nworld=num_envs)
+    if deterministic:
+        own_model.opt.deterministic = mujoco_warp.DeterminismType.ALL
+
+    def step() -> None:
+        with warp.ScopedDevice(str(device)):
+            for _ in range(env.robot.frame_skip):
+                mujoco_warp.step(own_model, data)
+
+    launch = _as_graph(step, device) if device.type == "cuda" else step
+    views = {name: warp.to_torch(getattr(data, name)) for name in ("qpos", "qvel", "ctrl", "qacc_warmstart")}
+    position, velocity = _start(env, num_envs, device)
+    controls = _random_controls(env, num_envs, device)
+
+    def steps() -> None:
+        views["qpos"].copy_(position)
+        views["qvel"].copy_(velocity)
+        views["qacc_warmstart"].zero_()
+        for step in range(PHYSICS_STEPS):
+            views["ctrl"].copy_(controls[step % DIFFERENT_ACTIONS])
+            launch()
+
+    return num_envs * PHYSICS_STEPS / median_seconds(steps, repeats, device)
+
+
+def _as_graph(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """What launches steps of MuJoCo Warp as one CUDA graph on torch's stream."""
+    import warp
+
+    step()  # may compile kernels, which a capture does not allow
+    with warp.ScopedDevice(str(device)), warp.ScopedCapture() as capture:
+        step()
+    warp.synchronize_device(str(device))
+
+    def launch() -> None:
+        warp.capture_launch(capture.graph, stream=warp.stream_from_torch(torch.cuda.current_stream(device)))
+
+    return launch
+
+
+def _start(env: RobotEnv, num_envs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions and velocities of all worlds at the start of an episode."""
+    position = torch.as_tensor(env.robot.start_position, dtype=torch.float32, device=device)
+    return position.expand(num_envs, -1).contiguous(), position.new_zeros(num_envs, env.robot.num_velocities)
+
+
+def _random_controls(env: RobotEnv, num_envs: int, device: torch.device) -> Tensor:
+    """Some controls of all worlds, (DIFFERENT_ACTIONS, N, nu)."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (DIFFERENT_ACTIONS, num_envs, env.robot.num_actuators)
+    return env.robot.max_control * (2 * torch.rand(shape, generator=generator, device=device) - 1)
 
 
 def _rollout_rate(env: RobotEnv, num_envs: int, seconds: float, num_threads: int) -> float:

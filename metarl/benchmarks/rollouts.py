@@ -69,7 +69,7 @@ class RolloutGrowth:
         step_bytes: bytes that the operations of one environment step read and write.
         bytes_per_s: what the device reads and writes when it copies.
         rates: by growing batch.
-        capture_error: why the device's graphs could not hold a step; None where they could, or there are none.
+        capture_error: what could not be captured or fused, and why; None where all could, or there are no graphs.
         update: environment steps per second through one epoch of RL²'s update; None for a policy without memory.
     """
 
@@ -155,7 +155,7 @@ def _update_rate(
 def _growing_rates(
     distribution: TaskDistribution, learner: Learner, tasks: Task, generator: torch.Generator, repeats: int
 ) -> tuple[list[RolloutRate], str | None]:
-    """Rates of ever larger batches until one does not fit, and why the last one could not be captured."""
+    """Rates of ever larger batches until one does not fit, and what could not be captured or fused."""
     env = distribution.task_env
     policy = learner.policy
     params = learner.begin(NUM_TASKS).params
@@ -189,7 +189,7 @@ def _growing_rates(
         eager = rate(episodes)
         captured, fused = (rate_of_graphs(episodes, fuse) for fuse in (False, True))
         rates.append(RolloutRate(num_envs, eager, captured, fused, _utilization(device)))
-    return rates, refused[0] if refused else None
+    return rates, "; ".join(dict.fromkeys(refused)) or None
 
 
 def _bytes_per_env_step(

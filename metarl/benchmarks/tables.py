@@ -38,10 +38,10 @@ def iteration_table(figures: dict[str, Any]) -> Table:
         "plain": "plain loop over tasks",
     }
     shown = [other for other in others if f"{other}_sampling_s" in figures]
-    headings = ["batched"]
+    headings = [marked("batched", figures["capture_error"])]
     for other in shown:
-        headings += [others[other], "ratio"]
-    table = _table(title, ["phase"], headings, caption=figures["capture_error"])
+        headings += [marked(others[other], figures.get(f"{other}_capture_error")), "ratio"]
+    table = _table(title, ["phase"], headings, caption=capture_errors(figures))
 
     for phase, key in PHASES.items():
         row = [phase, f"{figures[f'{key}_s']:.3f} s"]
@@ -52,6 +52,18 @@ def iteration_table(figures: dict[str, Any]) -> Table:
     table.add_row("environment steps per second", f"{figures['env_steps_per_s']:,.0f}")
     table.add_row("peak memory", f"{figures['peak_memory_mb']:,.0f} MB")
     return table
+
+
+def marked(name: str, capture_error: str | None) -> str:
+    """What was measured, with a mark where it did not run as it is called."""
+    return f"{name} *" if capture_error else name
+
+
+def capture_errors(figures: dict[str, Any]) -> str | None:
+    """What the marks of one meta-iteration mean; None where there are none."""
+    errors = [figures.get(name) for name in ("capture_error", "fused_capture_error")]
+    said = dict.fromkeys(error for error in errors if error)
+    return f"* {'; '.join(said)}" if said else None
 
 
 def rollouts_table(growth: RolloutGrowth) -> Table:
@@ -134,15 +146,22 @@ def robots_table(results: Sequence[RobotThroughput]) -> Table:
 
 
 def gpu_robots_table(results: Sequence[GpuRobotThroughput]) -> Table:
-    """Steps per second of robots on a GPU beside the physics alone."""
+    """Steps per second of robots on a GPU beside the physics alone, ours and MuJoCo Warp's own."""
     title = f"robots on {results[0].device_name}: environment steps per second, policy in the loop"
-    headings = ["robots", "CUDA graphs", "physics alone in a graph", "bare MuJoCo Warp", "share of bare", "determinism"]
-    table = _table(title, ["environment"], headings)
+    headings = [
+        "robots",
+        "all in graphs",
+        "physics in a graph",
+        "our physics alone",
+        "MuJoCo Warp alone",
+        "ratio to it",
+    ]
+    table = _table(title, ["environment"], [*headings, "determinism"])
 
     for result in results:
-        rates = [f"{rate:,.0f}" for rate in (result.captured, result.eager, result.bare)]
-        share = f"{result.captured / result.bare:.2f}"
-        table.add_row(result.env, f"{result.num_envs:,}", *rates, share, "on" if result.deterministic else "off")
+        rates = [f"{rate:,.0f}" for rate in (result.captured, result.eager, result.physics, result.bare)]
+        ratio = f"{result.captured / result.bare:.2f}"
+        table.add_row(result.env, f"{result.num_envs:,}", *rates, ratio, "on" if result.deterministic else "off")
     return table
 
 

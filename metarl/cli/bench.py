@@ -41,9 +41,9 @@ class Bench:
             one CPU core; 'rollouts': environment steps with the policy in the loop as the batch grows; 'envs': steps
             of each family beside Gymnasium's vector environments and, with the extra 'bench', gymnax; 'sb3':
             Stable-Baselines3 PPO collecting on our VecEnv and on its own; 'robots': steps of the MuJoCo families
-            beside MuJoCo's own rollout, Gymnasium's vector environments and, where it is installed, EnvPool;
-            'scaling': how a meta-iteration grows with tasks, episodes, horizon, width and processes, which takes
-            minutes; 'all': iteration, sb3 and envs.
+            beside MuJoCo's own rollout, Gymnasium's vector environments and, where it is installed, EnvPool, on a GPU
+            beside MuJoCo Warp's own steps; 'scaling': how a meta-iteration grows with tasks, episodes, horizon, width
+            and processes, which takes minutes; 'all': iteration, sb3 and envs.
         envs: registered environments; 'iteration', 'rollouts' and 'scaling' take one. By default
             point-navigation/finn; for 'envs' every family but the robots, for 'robots' one of each robot.
         num_tasks: M, tasks of 'iteration'.
@@ -51,14 +51,16 @@ class Bench:
         horizon: H of 'iteration'; by default the family's.
         hidden_size: units of each of the policy's two hidden layers, or of its recurrent unit.
         recurrent: 'rollouts' of a policy with a GRU, and RL²'s update of it.
-        num_envs: environments side by side; by default 1024 for 'envs', 400 for 'robots' and 'sb3'.
-        seconds: how long 'envs' and 'robots' step each environment.
+        num_envs: environments side by side; by default 1024 for 'envs', 400 for 'sb3' and 'robots', 4096 for 'robots'
+            on a GPU.
+        seconds: how long 'envs' and 'robots' step each environment; on a GPU 'robots' play whole episodes instead, as
+            often as --repeats says.
         compile: whether 'envs' also measures compiled steps.
         repeats: timed repetitions; medians are shown.
         num_threads: CPU threads of the meta-update, and of 'robots'; 0 = one per core.
         fvp_fraction: share of the episodes on which MAML-TRPO's Fisher products are estimated.
         fvp_memory: megabytes for derivatives that are kept from one Fisher product to the next.
-        device: of 'iteration' and 'rollouts': 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
+        device: of 'iteration', 'rollouts' and 'robots': 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         plain: whether 'iteration' times the plain loop, which takes a minute.
         json: print JSON and nothing else; progress goes to standard error.
         out: directory of scaling.csv and scaling.png.
@@ -128,8 +130,10 @@ class Bench:
         """Measurements as plain data, and their table."""
         match what:
             case "iteration":
+                self._say_what_compiles(progress)
                 return self._iteration(names[0])
             case "rollouts":
+                self._say_what_compiles(progress)
                 return self._rollouts(names[0])
             case "envs":
                 return self._envs(names, progress)
@@ -139,6 +143,11 @@ class Bench:
                 return self._sb3(names)
             case _:
                 return self._scaling(names[0], progress)
+
+    def _say_what_compiles(self, progress: Console) -> None:
+        """Both measure fused graphs as well, where there are graphs."""
+        if notice := first_use(resolve_device(self.device), fuse=True):
+            say(progress, notice)
 
     def _iteration(self, name: str) -> tuple[Any, Table]:
         # The other fields of a workload are flags of the same name.
@@ -181,13 +190,16 @@ class Bench:
         return [rate.to_json() for rate in rates], bench_report.robots_table(rates)
 
     def _robots_on_gpu(self, names: list[str], device: torch.device, progress: Console) -> tuple[Any, Table]:
-        say(progress, first_use(make_distribution(names[0]), device))
+        from metarl.envs.physics.warp import WorldsDoNotFitError
+
+        num_envs = self.num_envs or 4096
         rates = []
         for name in names:
             say(progress, name)
-            rates.append(
-                gpu_robot_throughput(name, self.num_envs or 4096, device, self.hidden_size, repeats=self.repeats)
-            )
+            try:
+                rates.append(gpu_robot_throughput(name, num_envs, device, self.hidden_size, repeats=self.repeats))
+            except WorldsDoNotFitError as error:
+                raise error.lower("--num-envs") from error
         return [rate.to_json() for rate in rates], bench_report.gpu_robots_table(rates)
 
     def _sb3(self, names: list[str]) -> tuple[Any, Table]:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from metarl.agents.registry import find_agent
 from metarl.baselines.distillation_report import DistillationReport
 from metarl.console import counted, format_number
-from metarl.envs.registry import env_label, summary_of
+from metarl.envs.physics.robot_env import RobotEnv
+from metarl.envs.registry import env_label, is_registered, make_distribution, summary_of
 from metarl.errors import UserError
 from metarl.evaluation.evaluation import NOT_HELD_OUT
 from metarl.evaluation.plots import figure_bytes
@@ -23,10 +24,10 @@ from metarl.reporting.evaluation_file import read_evaluation
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES, EvaluationSettings, evaluate_run, evaluation_file, figure_file
 from metarl.run.checkpoint import BEST
-from metarl.run.config import flat_items
+from metarl.run.config import TrainConfig, flat_items
 from metarl.run.files import check_writable, read_file, write_atomically
 from metarl.run.reproduce import train_command
-from metarl.run.run_directory import RunDirectory
+from metarl.run.run_directory import Metadata, RunDirectory
 
 LABELS = ("test", "ood", "validation", "train", "task")
 """What an evaluation file may be of, in the order of the page."""
@@ -277,7 +278,20 @@ def _page(run: RunDirectory, sections: list[Section], behaviour: Behaviour | Non
             metadata=metadata,
             started_as=shlex.join(["metarl", *metadata.get("command", [])[1:]]),
             command=train_command(config),
+            same_seed=_same_seed(config, metadata),
         )
+    )
+
+
+def _same_seed(config: TrainConfig, metadata: Metadata) -> str:
+    """What the same seed does not repeat, in a sentence; "" where it repeats everything."""
+    if metadata.get("physics_determinism") != "off" or not metadata.get("device", "").startswith("cuda"):
+        return ""
+    if is_registered(config.env) and not isinstance(make_distribution(config.env).env, RobotEnv):
+        return ""
+    return (
+        "Its physics ran on a GPU without a fixed order of sums (physics_determinism off): another run of the same "
+        "seed may part from this one after some steps."
     )
 
 

@@ -64,8 +64,9 @@ class TrainConfig:
         cuda_graphs: 'auto' runs rollouts, adaptation and updates as CUDA graphs on a GPU; 'fused' compiles them to
             fewer kernels first, which takes up to a minute and pays in long trainings; 'off' runs them one operation
             at a time. All give the same numbers up to rounding.
-        physics_determinism: 'on' repeats a robot's steps bit for bit; 'auto' is off on a GPU alone, where that costs 8
-            to 15 times, and where the same seed then gives the same numbers only up to rounding.
+        physics_determinism: 'on' has a robot's physics add up in the same order each time, which made them 4.5 to 15
+            times as slow on a GPU; whether a GPU then repeats every bit has not been measured since its last change.
+            'auto' is off on a GPU, where two runs of the same seed may part after some steps, and on elsewhere.
         env_timeout: seconds that a live environment's worker may take for one step; one that takes longer has failed,
             and is named with its task; 0 = unlimited.
         start_from: a run whose best policy training starts from, with all that its learner has learned, in place of a

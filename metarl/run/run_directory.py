@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from metarl.console import shell_command
+from metarl.envs.physics.robot_env import is_deterministic
 from metarl.envs.registry import env_label, is_env_file, modules_named_by
 from metarl.errors import UserError
 from metarl.run.checkpoint import BEST, LAST, CheckpointStore, Progress, is_whole, read_checkpoint
@@ -89,6 +90,7 @@ class Metadata(TypedDict, total=False):
     seed: int
     device: str
     device_name: str
+    physics_determinism: str
     cpu_name: str
     cpu_count: int | None
     command: list[str]
@@ -527,6 +529,7 @@ def _names(config: TrainConfig) -> Iterator[str]:
 
 def _metadata(config: TrainConfig) -> dict[str, Any]:
     """What it takes to reproduce the run, besides its configuration."""
+    device = resolve_device(config.device)
     return {
         "metarl": importlib.metadata.version("metarl-testbed"),
         "python": platform.python_version(),
@@ -534,8 +537,9 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
         "seed": config.seed,
-        "device": str(resolve_device(config.device)),
-        "device_name": device_name(resolve_device(config.device)),
+        "device": str(device),
+        "device_name": device_name(device),
+        "physics_determinism": "on" if is_deterministic(config.physics_determinism, device) else "off",
         "cpu_name": cpu_name(),
         "cpu_count": os.cpu_count(),
         "command": ["metarl", *sys.argv[1:]],

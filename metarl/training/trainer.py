@@ -121,7 +121,7 @@ class Trainer:
         self._on_disk: Checkpoint | None = None
         self._doing = "before the first iteration"
 
-        notice = first_use(self.distribution, self.generator.device)
+        notice = first_use(self.generator.device, fuse=self.config.cuda_graphs == "fused")
         if notice:
             say(console, notice)
 

@@ -10,7 +10,11 @@ import torch
 from metarl.agents.gradients.parallel import ChunkPool
 from metarl.agents.gradients.trust_region import TrustRegionConfig
 from metarl.agents.learner import Learner
+from metarl.agents.policies.memory.base import RecurrentConfig
+from metarl.agents.policies.mlp import MLPPolicy
+from metarl.agents.policies.parameters import expand_to_tasks
 from metarl.agents.registry import AGENTS
+from metarl.agents.teachers import Teachers
 from metarl.envs.graphs import fuse
 from metarl.envs.graphs.capture import Capture
 from metarl.envs.graphs.functions import FunctionGraphs
@@ -20,13 +24,21 @@ from metarl.training.meta_iteration import sample_iteration
 from tests.helpers.captured_steps import again, recorded
 from tests.helpers.family_play import rng
 
+NUM_TASKS = 3
+
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("maml", {}),
     ("maml", {"outer": "ppo", "adaptation_steps": 2, "exploration_credit": 1.0, "inner_lr_mode": "meta-sgd"}),
     ("maml", {"estimator": "dice", "objective_steps": "all+0", "adaptation_steps": 2, "fvp_fraction": 1.0}),
     ("reptile", {}),
     ("multitask", {}),
+    ("reptile", {"outer": "adam"}),
+    ("distill", {"fvp_fraction": 1.0, "trust_region": TrustRegionConfig(cg_iterations=2)}),
+    ("distill", {"outer": "ppo", "match": "initial"}),
     ("rl2", {"minibatches": 2, "entropy_annealing": "linear"}),
+    ("rl2", {"policy": RecurrentConfig(8, cell="lstm", separate_networks=True)}),
+    ("rl2", {"policy": RecurrentConfig(8, cell="fast-weights")}),
+    ("rl2", {"policy": RecurrentConfig(8, hypernetwork=True, embedding_size=4)}),
 ]
 
 
@@ -39,6 +51,10 @@ def trained(
     entry = AGENTS[agent]
     spaces = distribution.observation_space, distribution.action_space
     learner: Any = entry.make(*spaces, entry.config_class(**changes), rng(1), 1)
+    if agent == "distill":
+        policy = MLPPolicy(*spaces)
+        params = expand_to_tasks(policy.init(rng(2)), NUM_TASKS)
+        learner.teachers = Teachers(policy, params, distribution.sample(NUM_TASKS, "train", rng(0)))
     said: list[str] = []
     if capture is not None:
         learner.pool.graphs = FunctionGraphs(capture, torch.device("cpu"), said.append, fuse)
@@ -48,7 +64,8 @@ def trained(
 
 
 def _update(learner: Learner, distribution: TaskDistribution, seed: int) -> dict[str, float]:
-    tasks = distribution.sample(3, "train", rng(seed))
+    teachers = getattr(learner, "teachers", None)
+    tasks = distribution.sample(NUM_TASKS, "train", rng(seed)) if teachers is None else teachers.tasks
     batch = sample_iteration(distribution, learner, tasks, 4, rng(seed)).batch
     return learner.update(replace(batch, progress=seed / 3))
 
@@ -56,7 +73,7 @@ def _update(learner: Learner, distribution: TaskDistribution, seed: int) -> dict
 @pytest.mark.parametrize(("agent", "changes"), CASES)
 def test_captured_updates_equal_called_ones(agent: str, changes: dict[str, Any]) -> None:
     """Three iterations on different tasks: the later ones replay what the first one has recorded."""
-    env = "point-navigation/finn" if agent == "maml" else "cart-pole"
+    env = "point-navigation/finn" if agent in ("maml", "distill") else "cart-pole"
     called, captured = (trained(agent, changes, env, capture) for capture in (None, recorded))
     exact = changes.get("outer") != "ppo"  # its epochs take the Adam of a GPU, which rounds otherwise than a CPU's
     _assert_same(captured, called, rtol=0 if exact else 1e-3, atol=0 if exact else 1e-5)

@@ -60,7 +60,9 @@ class Breaking(Countdown):
         assert params is not None
         after = super().transition(state, action, rng, params)
         breaks = (after[..., 1:] == params["broken"].unsqueeze(-1)) & (not self.broken_reward)
-        return torch.where(breaks, torch.tensor([torch.nan, 0.0]) + after, after)
+        broken = after.clone()
+        broken[..., 0] = torch.nan
+        return torch.where(breaks, broken, after)
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: torch.Generator, params: Task | None = None

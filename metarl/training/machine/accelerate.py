@@ -71,8 +71,8 @@ def use_graphs(
         pool.graphs = FunctionGraphs(capture, device, say, fuse)
 
 
-def first_use(distribution: TaskDistribution, device: torch.device) -> str:
-    """What takes long at the first use on a machine, in a line; "" where nothing does."""
-    if isinstance(distribution.env, RobotEnv) and device.type == "cuda":
-        return "the first steps compile the robot's physics: a minute on a machine that has not done so before"
+def first_use(device: torch.device, fuse: bool) -> str:
+    """What of graphs takes long at their first use on a machine, in a line; "" where nothing does."""
+    if fuse and device.type in CAPTURES:
+        return "rollouts and updates are compiled at their first use: up to a minute on a machine that has not done so"
     return ""

@@ -1,5 +1,8 @@
 """The Newton solver in one kernel, on the CPU, beside the conditions that a minimum has to meet."""
 
+import contextlib
+import inspect
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 
 wp = pytest.importorskip("warp")
-pytest.importorskip("mujoco_warp")
+library = pytest.importorskip("mujoco_warp")
 
 from mujoco_warp._src import forward as steps  # noqa: E402
 from mujoco_warp._src import solver  # noqa: E402
@@ -129,6 +132,80 @@ def test_the_library_solves_as_before_after_an_error() -> None:
         assert not {solver.solve, steps.euler, steps._forward} & set(before)
         raise RuntimeError("broken")
     assert (solver.solve, steps.euler, steps._forward) == before
+
+
+class Streams:
+    """A GPU's streams as far as the order of work on them goes.
+
+    Attributes:
+        current: the stream on which work is launched now.
+        before: of each work, what is done for sure before it begins.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[str, set[str]] = {}
+        self.current = Stream()
+
+    @contextlib.contextmanager
+    def ScopedStream(self, stream: "Stream") -> Iterator[None]:  # noqa: N802
+        """See warp: the stream waits for the one before at first, which does not wait for it at the end."""
+        stream.wait_stream(self.current)
+        outer, self.current = self.current, stream
+        yield
+        self.current = outer
+
+    def get_stream(self, device: str) -> "Stream":
+        """See warp."""
+        return self.current
+
+    def work(self, name: str) -> Any:
+        """What notes that some work is launched."""
+
+        def launch(*arguments: Any) -> None:
+            self.before[name] = set(self.current.done)
+            self.current.done.add(name)
+
+        return launch
+
+
+class Stream:
+    """What is done on a stream before anything else on it begins."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
+
+    def wait_stream(self, other: "Stream") -> None:
+        """See warp."""
+        self.done |= other.done
+
+
+def test_branches_begin_after_what_they_need_and_end_before_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contacts and inertia run beside the forces: only the order in which streams wait keeps their numbers right."""
+    assert inspect.signature(wp.ScopedStream.__init__).parameters["sync_enter"].default is True  # so is the stand-in
+    streams = Streams()
+    positions = ("kinematics", "com_pos", "tendon")
+    branches = {"contacts": ("collision", "make_constraint"), "inertia": ("crb",)}
+    forces = ("transmission", "fwd_velocity", "fwd_actuation", "fwd_acceleration")
+    for name in (*positions, *sum(branches.values(), ()), *forces):
+        monkeypatch.setattr(library, name, streams.work(name))
+    monkeypatch.setattr(newton, "solve", streams.work("solve"))
+    monkeypatch.setattr(wp, "ScopedStream", streams.ScopedStream)
+    monkeypatch.setattr(wp, "get_stream", streams.get_stream)
+
+    env: Any = make_distribution("half-cheetah-direction").env
+    quick: Any = newton.QuickSteps(env.model, "cpu")
+    quick._streams = [Stream(), Stream()]
+    with quick(is_step=True):
+        steps._forward(None, None, skip_sensor=True)
+
+    before = streams.before
+    sides = {**branches, "forces": forces}
+    for side, works in sides.items():
+        beside = {work for other, others in sides.items() if other != side for work in others}
+        for work in works:
+            assert before[work] >= set(positions)
+            assert not before[work] & beside
+    assert before["solve"] >= {*positions, *branches["contacts"], *branches["inertia"], *forces}
 
 
 def test_what_the_kernel_does_not_solve_is_left_to_the_library() -> None:

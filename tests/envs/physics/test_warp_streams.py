@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from metarl.envs.physics import warp
 from metarl.envs.physics.warp import WarpEngine
 
 
@@ -96,6 +97,18 @@ def test_steps_are_captured_on_warps_own_stream_and_launched_on_torchs(stand: St
 
     run("step", 2)
     assert stand.events[len(prepared) :] == [launch, launch]
+
+
+def test_the_minute_that_compiling_takes_is_announced_once(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard error, since a command may print JSON; by whichever command steps a robot first."""
+    warp._say_that_it_compiles.cache_clear()
+    for _ in range(2):
+        engine_on(stand)._run("step", 2)
+    said = capsys.readouterr()
+    assert (
+        said.err == "the first steps compile the robot's physics: a minute on a machine that has not done so before\n"
+    )
+    assert not said.out
 
 
 def test_the_first_graph_starts_where_the_world_is(stand: Stand) -> None:

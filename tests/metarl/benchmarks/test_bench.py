@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
+from metarl.benchmarks import iteration as bench_iteration
 from metarl.benchmarks import rollouts as bench_rollouts
 from metarl.benchmarks import scaling as bench_scaling
 from metarl.benchmarks.environments import _gymnax_rate, steps_per_second
@@ -41,6 +43,27 @@ def test_figures_are_positive_and_consistent(figures: dict[str, Any]) -> None:
         assert figures[f"iteration_{outer}_s"] > figures["sampling_s"] + figures[f"meta_update_{outer}_s"]
     for phase in ("sampling", "meta_gradient", "meta_update_trpo", "iteration_trpo"):
         assert figures[f"plain_{phase}_ratio"] == pytest.approx(figures[f"plain_{phase}_s"] / figures[f"{phase}_s"])
+
+
+def test_a_way_that_is_not_captured_is_marked(monkeypatch: pytest.MonkeyPatch, figures: dict[str, Any]) -> None:
+    """A GPU's figures, of stand-ins: a fused pass that was not fused is not shown as one."""
+
+    def measure(workload: Workload, repeats: int) -> Any:
+        error = "meta_gradient is not fused: no compiler" if workload.cuda_graphs == "fused" else None
+        seconds = {name[:-2]: figures[name] for name in figures if name[:-2] in PHASES.values()}
+        return SimpleNamespace(
+            distribution=SimpleNamespace(horizon=20), batches=[], seconds=seconds, capture_error=error
+        )
+
+    monkeypatch.setattr(bench_iteration, "_measure", measure)
+    monkeypatch.setattr(bench_iteration, "peak_memory_mb", lambda device: 1.0)
+    measured = bench(Workload("point-navigation/pearl", device="cuda"), repeats=1, plain_loop=False)
+    assert measured["capture_error"] is None
+
+    table = iteration_table(measured)
+    headings = [str(column.header) for column in table.columns]
+    assert "batched" in headings and "fused graphs *" in headings and "without graphs" in headings
+    assert table.caption == "* meta_gradient is not fused: no compiler"
 
 
 def test_table_shows_the_figures(

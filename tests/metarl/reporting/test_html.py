@@ -20,7 +20,7 @@ from metarl.reporting import html
 from metarl.reporting.behaviour import behaviour_of
 from metarl.reporting.learning_curves import learning_curves
 from metarl.reporting.run_evaluation import FIGURES
-from metarl.run.config import flat_items
+from metarl.run.config import TrainConfig, flat_items
 from metarl.run.run_directory import RunDirectory
 from tests.helpers.without_figures import empty_figures
 from tests.helpers.workbench import RUN, TEST_TASKS, complaint, files_under, train, train_arguments
@@ -155,6 +155,30 @@ def test_a_trial_of_one_episode_has_no_gain(tmp_path: Path) -> None:
     header, row = Page(tmp_path / "page.html").tables[0]
     assert (header[0], row[0]) == ("episode", "1")
     assert "gain" not in (tmp_path / "page.html").read_text(encoding="utf-8").split("<h2>")[0]
+
+
+@pytest.mark.parametrize(
+    ("env", "device", "determinism", "said"),
+    [
+        ("half-cheetah-direction", "cuda:0", "off", True),
+        ("half-cheetah-direction", "cuda:0", "on", False),
+        ("half-cheetah-direction", "cpu", "off", False),
+        ("cart-pole@horizon=50", "cuda:0", "off", False),
+    ],
+)
+def test_robots_on_a_gpu_may_not_repeat_themselves(env: str, device: str, determinism: str, said: bool) -> None:
+    config = TrainConfig(env=env)
+    sentence = html._same_seed(config, {"device": device, "physics_determinism": determinism})
+    assert ("another run of the same seed may part from this one" in sentence) is said
+
+
+def test_page_says_that_the_same_seed_gives_other_numbers(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory.open(str(workplace / "runs" / RUN))
+    assert run.read_metadata()["physics_determinism"] == "on"  # what 'auto' is on a CPU
+    assert "may part" not in report(run.path).text
+    monkeypatch.setattr(html, "_same_seed", lambda config, metadata: "Another run may part.")
+    reproduce = report(run.path).text.partition("How to reproduce it")[2]
+    assert "Another run may part." in reproduce.partition("Configuration")[0]
 
 
 def test_page_tells_everything_about_the_run(workplace: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from metarl.agents.maml import MAML, MAMLConfig
 from metarl.cli.main import main
+from metarl.envs.graphs import fuse
 from metarl.envs.registry import make_distribution
 from metarl.errors import UserError
 from metarl.training.machine.accelerate import CAPTURES, compile_env, first_use, use_graphs
@@ -93,12 +94,22 @@ def test_what_cannot_be_captured_is_said_and_runs_eagerly(
     assert "more lines" not in text
 
 
-@pytest.mark.parametrize(
-    ("name", "device", "said"),
-    [("hopper-dynamics", "cuda", True), ("hopper-dynamics", "cpu", False), (FAMILY, "cuda", False)],
-)
-def test_the_minute_that_compiling_takes_is_announced(name: str, device: str, said: bool) -> None:
-    assert ("compile the robot's physics" in first_use(make_distribution(name), torch.device(device))) is said
+@pytest.mark.parametrize(("device", "fused"), [("cuda", True), ("cuda", False), ("cpu", True)])
+def test_the_minute_that_compiling_takes_is_announced(device: str, fused: bool) -> None:
+    said = "compiled at their first use" in first_use(torch.device(device), fused)
+    assert said is (device == "cuda" and fused)
+
+
+def test_training_with_fused_graphs_announces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+        raise RuntimeError("no graphs here")
+
+    monkeypatch.setitem(CAPTURES, "cpu", refuse)
+    monkeypatch.setattr(fuse, "_kernels", lambda graph, inputs: graph)
+    validation_returns(tmp_path, "--cuda-graphs", "fused")
+    assert "compiled at their first use" in " ".join(capsys.readouterr().out.split())
 
 
 def test_families_that_are_not_written_in_torch_keep_their_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
