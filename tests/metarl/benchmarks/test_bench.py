@@ -239,6 +239,23 @@ def test_exponents_come_from_the_points() -> None:
 
 
 @pytest.mark.slow
+def test_processes_do_the_same_work_as_the_other_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published MAML-TRPO takes Fisher products on all episodes, three times the work of the benchmark's."""
+    commands: list[tuple[str, ...]] = []
+
+    def noted(*arguments: str) -> str:
+        commands.append(arguments)
+        raise TrainingError("not run")
+
+    monkeypatch.setattr(bench_scaling, "_run", noted)
+    with pytest.raises(TrainingError):
+        bench_scaling._measure_job("point-navigation/pearl", Setting(processes=2), 1)
+
+    words = " ".join(commands[0])
+    assert "--fvp-fraction 0.2" in words
+    assert "--estimator lvc" in words
+
+
 def test_scaling_writes_its_points_and_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two points in processes of their own: one bench, one job of torchrun."""
     monkeypatch.setattr(bench_scaling, "AXES", {"horizon": (2,), "processes": (1,)})
