@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from metarl.cli.main import main
 from metarl.console import format_number, print_json, reserved_output, show_table
 from metarl.errors import EXIT_BAD_INPUT
 from metarl.evaluation.evaluation import NOT_HELD_OUT
-from metarl.run.run_directory import RunDirectory
 from tests.helpers.workbench import ENV, RUN, complaint, train_arguments
 
 pytest_plugins = ["tests.helpers.run_fixtures"]
@@ -60,9 +58,14 @@ def test_below_tasks_that_are_not_held_out_stands_what_was_chosen_on_them(
     split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of one seed and of two; tasks that are said to be those of training need no such line."""
-    one = RunDirectory.open("rl2-grid-navigation").path
-    other = shutil.copytree(one, tmp_path / "other")
-    for runs in ([str(one)], [str(one), str(other)]):
+    little = "--iterations 1 --num-tasks 2 --episodes 2 --test-tasks 1 --num-threads 1"
+    for seed in ("0", "1"):
+        command = f"train maml grid-navigation {little} --seed {seed} --name {seed} --run-dir"
+        assert main([*command.split(), str(tmp_path)]) == 0
+    capsys.readouterr()
+
+    one, other = str(tmp_path / "0"), str(tmp_path / "1")
+    for runs in ([one], [one, other]):
         assert main(["evaluate", *runs, "--episodes", "2", "--split", split]) == 0
         assert (NOT_HELD_OUT in capsys.readouterr().out.splitlines()) == (split == "test")
 
