@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,14 @@ class Arm(gymnasium.Env):
 FLAGS = ["--env", "my_arm:Arm", "--episodes", "5", "--steps", "2", "--measure-episodes", "2", "--no-onnx"]
 OUT = "the arm"
 UNFINISHED = Path(f"{OUT}.unfinished")
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where a shell has started the tests in the background, which makes them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
