@@ -17,7 +17,7 @@ from metarl.console import counted, format_number
 from metarl.envs.physics.robot_env import RobotEnv
 from metarl.envs.registry import env_label, is_registered, make_distribution, summary_of
 from metarl.errors import UserError
-from metarl.evaluation.evaluation import NOT_HELD_OUT
+from metarl.evaluation.evaluation import NOT_HELD_OUT, describe_tasks
 from metarl.evaluation.plots import figure_bytes
 from metarl.reporting.behaviour import Behaviour
 from metarl.reporting.evaluation_file import read_evaluation
@@ -73,9 +73,7 @@ class Section:
         task = self.data["task"]
         if task:
             return f"the task {task}, {counted(count, 'time')}"
-        if self.caveat:
-            return f"{counted(count, 'distinct task')}, not held out"
-        return counted(count, f"{self.label} task")
+        return describe_tasks(count, self.label, held_out=not self.caveat, asked=count)
 
     @property
     def caveat(self) -> str:
